@@ -1,0 +1,1 @@
+"""Layer-wise conditioning analysis of deep networks."""

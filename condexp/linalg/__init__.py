@@ -1,0 +1,1 @@
+"""Numbers from tensors: moments, spectra, Kronecker products. No I/O, no modules."""

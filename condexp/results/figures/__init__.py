@@ -1,0 +1,1 @@
+"""One file a figure, drawn from stored files alone."""

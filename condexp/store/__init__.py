@@ -1,0 +1,1 @@
+"""The results file and the run folder on disk."""
