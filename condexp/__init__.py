@@ -1,1 +1,40 @@
-"""Layer-wise conditioning analysis of deep networks."""
+"""Layer-wise conditioning analysis of deep networks, while they train.
+
+The library's face: ``analyze`` and ``Recorder`` measure a model and give a ``Snapshot`` of
+``Spectrum`` records; ``open_run`` and ``collect`` read what runs have stored.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from condexp.analysis.analyze import analyze
+    from condexp.analysis.recorder import Recorder
+    from condexp.analysis.snapshot import Snapshot
+    from condexp.linalg.spectrum import Spectrum
+    from condexp.results.collect import collect
+    from condexp.store.reader import open_run
+
+__all__ = ["Recorder", "Snapshot", "Spectrum", "analyze", "collect", "open_run"]
+
+# Looked up on first use, so that the command line answers without importing torch.
+_HOMES = {
+    "Recorder": "condexp.analysis.recorder",
+    "Snapshot": "condexp.analysis.snapshot",
+    "Spectrum": "condexp.linalg.spectrum",
+    "analyze": "condexp.analysis.analyze",
+    "collect": "condexp.results.collect",
+    "open_run": "condexp.store.reader",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -36,9 +36,9 @@ def choose(what: str, given: str, allowed: Iterable[str]) -> str:
     Raises:
         InputError: If the name is not allowed; names the nearest valid one.
 
-    >>> choose("model", "resnett", ["mlp", "resnet"])
+    >>> choose("model", "resnett", ["mlp", "resnet"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    condexp.errors.InputError: unknown model 'resnett': allowed are mlp, resnet. Did you mean 'resnet'?
+    condexp.errors.InputError: unknown model ...: allowed are mlp, resnet. Did you mean 'resnet'?
     """
     names = list(allowed)
     if given in names:

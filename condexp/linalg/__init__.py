@@ -1,1 +1,1 @@
-"""Numbers from tensors: moments, spectra, Kronecker products. No I/O, no modules."""
+"""Tensors in, numbers out: second moments, patches, spectra and Kronecker products of spectra."""

@@ -1,1 +1,1 @@
-"""The results file and the run folder on disk."""
+"""The results file and the run folder on disk: the only place that knows HDF5."""

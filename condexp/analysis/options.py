@@ -1,0 +1,102 @@
+"""What to measure: the choices of an analysis, validated once and then trusted."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from condexp.errors import InputError, choose
+from condexp.linalg.spectrum import Precision
+
+KAPPA_P = (0.5, 0.8, 0.9, 1.0)
+
+
+class Matrix(StrEnum):
+    """The matrices whose spectra are measured (``theory.md`` §3)."""
+
+    INPUT = "input"
+    GRAD_OUTPUT = "grad_output"
+    KFAC = "kfac"
+    WEIGHT = "weight"
+    WEIGHT_GRAD = "weight_grad"
+
+
+DEFAULT_MATRICES = (Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC)
+GRADIENT_MATRICES = frozenset({Matrix.GRAD_OUTPUT, Matrix.KFAC, Matrix.WEIGHT_GRAD})
+
+
+class ConvInput(StrEnum):
+    """The rows of a convolution's ``input``: flattened patches or pixels (channels)."""
+
+    PATCHES = "patches"
+    CHANNELS = "channels"
+
+
+class FisherType(StrEnum):
+    """The labels whose loss is back-propagated: those of the data."""
+
+    EMPIRICAL = "empirical"
+
+
+@dataclass(frozen=True)
+class AnalysisOptions:
+    """The choices of one analysis; plain strings are accepted and converted.
+
+    Args:
+        matrices: The matrices to measure, in any order.
+        fisher_type: Whose labels are back-propagated.
+        layers: Names, globs or the aliases ``first``, ``last_linear``, ``all`` to include.
+        exclude: The same language, taken away afterwards.
+        conv_input: The rows of a convolution's ``input``.
+        center: Subtract the mean from ``input`` and ``grad_output``.
+        bias: Append 1 to the input of layers that have a bias.
+        precision: The dtype of the products; ``auto`` starts in float32 (float64 where the rows
+            are float64) and takes a layer again in float64 where a requested κ_p needs it.
+        kappa_p: The fractions p of κ_p that ``auto`` answers for.
+        seed: Seed of everything that is drawn (nothing is, for ``empirical``).
+
+    Raises:
+        InputError: If a name is unknown or a fraction is outside (0, 1].
+    """
+
+    matrices: tuple[Matrix, ...] = DEFAULT_MATRICES
+    fisher_type: FisherType = FisherType.EMPIRICAL
+    layers: tuple[str, ...] = ("all",)
+    exclude: tuple[str, ...] = ()
+    conv_input: ConvInput = ConvInput.PATCHES
+    center: bool = False
+    bias: bool = False
+    precision: Precision = Precision.AUTO
+    kappa_p: tuple[float, ...] = KAPPA_P
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def put(field: str, value: object) -> None:
+            object.__setattr__(self, field, value)
+
+        put("matrices", tuple(Matrix(choose("matrix", m, Matrix)) for m in names(self.matrices)))
+        put("fisher_type", FisherType(choose("fisher_type", self.fisher_type, FisherType)))
+        put("conv_input", ConvInput(choose("conv_input", self.conv_input, ConvInput)))
+        put("precision", Precision(choose("precision", self.precision, Precision)))
+        put("layers", names(self.layers))
+        put("exclude", names(self.exclude))
+        put("kappa_p", tuple(float(p) for p in self.kappa_p))
+        for p in self.kappa_p:
+            if not 0 < p <= 1:
+                raise InputError(
+                    f"kappa_p must be fractions in (0, 1], got {p}: "
+                    "κ_p is λ_1 over the ⌈p·d⌉-th eigenvalue, κ_1 the classical condition number."
+                )
+
+    def wants(self, *matrices: Matrix) -> bool:
+        """Return whether any of these matrices was asked for."""
+        return any(matrix in self.matrices for matrix in matrices)
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether a matrix was asked for that exists only where a gradient reaches the layer."""
+        return self.wants(*GRADIENT_MATRICES)
+
+
+def names(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Return names as a tuple; a single string is one name, not its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)

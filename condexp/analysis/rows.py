@@ -1,0 +1,132 @@
+"""Module and tensor to rows: the only place where Linear and Conv2d differ."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from condexp.analysis.options import AnalysisOptions, ConvInput
+from condexp.errors import InputError
+from condexp.linalg.patches import unfold_patches
+
+Layer = nn.Linear | nn.Conv2d
+
+
+def count_samples(arguments: object) -> int:
+    """Return N, the first dimension of the first tensor a model is called with.
+
+    Args:
+        arguments: Nested tuples, lists and mappings of anything.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        InputError: If there is no tensor with a dimension.
+    """
+    batch = _first_tensor(arguments)
+    if batch is None or batch.ndim == 0:
+        raise InputError("the model was called without a tensor [N, ...], so N is unknown.")
+    return batch.shape[0]
+
+
+def num_groups(module: Layer) -> int:
+    """Return the number of separate blocks: a convolution's groups, 1 for a linear layer."""
+    return module.groups if isinstance(module, nn.Conv2d) else 1
+
+
+def input_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Tensor:
+    """Lay out a layer's input as the rows ``a`` of ``h = W a + b``.
+
+    Args:
+        module: The layer.
+        inputs: Linear: ``[..., d_in]``; convolution: ``[N, C_in, H, W]``.
+        options: ``conv_input`` and ``bias`` are read.
+
+    Returns:
+        ``[groups, num_rows, d_in]``; with ``bias`` a last column of ones where the layer has one.
+
+    Raises:
+        InputError: If a convolution is called without a batch dimension.
+    """
+    if isinstance(module, nn.Linear):
+        rows = inputs.reshape(1, -1, module.in_features)
+    elif inputs.ndim != 4:
+        raise InputError(
+            f"a Conv2d was called on an input of shape {tuple(inputs.shape)}: "
+            "its analysis needs a batch, [N, C, H, W]; add the batch dimension."
+        )
+    elif options.conv_input is ConvInput.CHANNELS:
+        rows = _pixel_rows(inputs, module.groups)
+    else:
+        rows = unfold_patches(
+            inputs,
+            kernel_size=module.kernel_size,
+            stride=module.stride,
+            padding=module.padding,
+            dilation=module.dilation,
+            groups=module.groups,
+            padding_mode=module.padding_mode,
+        )
+    if options.bias and module.bias is not None:
+        rows = torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
+    return rows
+
+
+def grad_output_rows(module: Layer, grad: Tensor) -> Tensor:
+    """Lay out the gradient with respect to a layer's output as rows.
+
+    Args:
+        module: The layer.
+        grad: Linear: ``[..., d_out]``; convolution: ``[N, C_out, H_out, W_out]``.
+
+    Returns:
+        ``[groups, num_rows, d_out / groups]``.
+    """
+    if isinstance(module, nn.Linear):
+        return grad.reshape(1, -1, module.out_features)
+    return _pixel_rows(grad, module.groups)
+
+
+def weight_blocks(module: Layer, tensor: Tensor) -> Tensor:
+    """Lay out a weight, or its gradient, as one matrix a group.
+
+    Args:
+        module: The layer.
+        tensor: A tensor of the weight's shape.
+
+    Returns:
+        ``[groups, d_out / groups, d_in]``, columns in the order of the patches' features.
+    """
+    groups = num_groups(module)
+    return tensor.reshape(groups, tensor.shape[0] // groups, -1)
+
+
+def unit_rows(module: Layer, inputs: Tensor) -> Tensor:
+    """Lay out a layer's input by unit: one row for each feature or channel.
+
+    Args:
+        module: The layer.
+        inputs: As for :func:`input_rows`.
+
+    Returns:
+        ``[units, samples · positions]``.
+    """
+    units_last = inputs.movedim(1, -1) if isinstance(module, nn.Conv2d) else inputs
+    return units_last.reshape(-1, units_last.shape[-1]).T
+
+
+def _pixel_rows(images: Tensor, groups: int) -> Tensor:
+    """Return ``[N, C, H, W]`` as ``[groups, N·H·W, C / groups]``."""
+    num_samples, _, height, width = images.shape
+    per_group = images.reshape(num_samples, groups, -1, height, width)
+    return per_group.permute(1, 0, 3, 4, 2).flatten(1, 3)
+
+
+def _first_tensor(nested: object) -> Tensor | None:
+    if isinstance(nested, Mapping):
+        nested = tuple(nested.values())
+    if isinstance(nested, tuple | list):
+        found = (_first_tensor(part) for part in nested)
+        return next((tensor for tensor in found if tensor is not None), None)
+    return nested if isinstance(nested, Tensor) else None

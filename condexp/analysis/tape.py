@@ -1,0 +1,235 @@
+"""What accumulates for one layer while a recorder listens; no hooks, no autograd here."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from condexp.analysis.layers import describe
+from condexp.analysis.measures import InputStatistics, domination, effective_lr, frobenius_norm
+from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.rows import Layer, grad_output_rows, input_rows, unit_rows, weight_blocks
+from condexp.analysis.snapshot import LayerSnapshot
+from condexp.errors import InputError
+from condexp.linalg.kronecker import KroneckerSpectrum
+from condexp.linalg.moments import Scale, SecondMoment
+from condexp.linalg.spectrum import Precision, Spectrum, needs_float64
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One call of the model.
+
+    Args:
+        number: Counts the calls.
+        num_samples: N, its samples.
+        denominator: D, what its loss divides by.
+    """
+
+    number: int
+    num_samples: int
+    denominator: float
+
+
+class Moment:
+    """A second moment under the precision policy of ``theory.md`` §4.
+
+    Args:
+        scale: Its 1/N.
+        options: ``center``, ``precision`` and ``kappa_p`` are read.
+        streaming: Rows will come in several portions, so ``auto`` cannot look again at them and
+            takes float64 from the start.
+    """
+
+    def __init__(self, scale: Scale, options: AnalysisOptions, *, streaming: bool) -> None:
+        self._scale, self._options, self._streaming = scale, options, streaming
+        self._moment = SecondMoment(scale, center=options.center)
+        self._spectrum: Spectrum | None = None
+
+    def add(self, rows: Tensor, num_samples: int) -> None:
+        """Add rows ``[groups, num_rows, d]`` of ``num_samples`` samples not counted before."""
+        precision, again = self._options.precision, self._moment.num_rows > 0
+        if precision is not Precision.AUTO:
+            self._extend(rows, num_samples, getattr(torch, precision.value))
+        elif again or self._streaming or rows.dtype == torch.float64:
+            self._extend(rows, num_samples, torch.float64)
+        else:
+            self._extend(rows, num_samples, torch.float32)
+            if needs_float64(self.spectrum(), self._options.kappa_p):
+                self._moment = SecondMoment(self._scale, center=self._options.center)
+                self._extend(rows, num_samples, torch.float64)
+
+    def _extend(self, rows: Tensor, num_samples: int, dtype: torch.dtype) -> None:
+        self._moment.add(rows, num_samples, dtype)
+        self._spectrum = None
+
+    def spectrum(self) -> Spectrum:
+        """Return the spectrum of what was added so far."""
+        if self._spectrum is None:
+            moment = self._moment
+            self._spectrum = Spectrum.from_matrix(
+                moment.matrix(), dtype=moment.dtype, num_rows=moment.num_rows
+            )
+        return self._spectrum
+
+
+class Tape:
+    """Everything one layer has shown so far.
+
+    Args:
+        name: The layer's name.
+        module: The layer.
+        options: What to measure.
+        streaming: See :class:`Moment`.
+    """
+
+    def __init__(
+        self, name: str, module: Layer, options: AnalysisOptions, *, streaming: bool
+    ) -> None:
+        self.name, self.module, self._options = name, module, options
+        wants = options.wants
+        self._input = (
+            Moment(Scale.MEAN, options, streaming=streaming)
+            if wants(Matrix.INPUT, Matrix.KFAC)
+            else None
+        )
+        self._grad_output = (
+            Moment(Scale.SUM, options, streaming=streaming)
+            if wants(Matrix.GRAD_OUTPUT, Matrix.KFAC)
+            else None
+        )
+        self._statistics = InputStatistics()
+        self._uses: Counter[int] = Counter()
+        self._returns: Counter[int] = Counter()
+        self._positions = 0
+        # A copy: the weight may have been updated when the snapshot is asked for.
+        self._weight: Tensor | None = None
+        self._weight_grad: Tensor | None = None
+        self._weight_grad_samples = 0
+
+    @property
+    def listens_to_gradients(self) -> bool:
+        """Whether the gradients of the layer's output are wanted."""
+        return self._grad_output is not None
+
+    def forward(self, inputs: Tensor, output: Tensor, current: Pass) -> None:
+        """Take in one call of the layer.
+
+        Args:
+            inputs: The layer's input, as the module was given it.
+            output: Its output; only the shape is read.
+            current: The pass it belongs to.
+
+        Raises:
+            InputError: If the rows are not a multiple of the samples.
+        """
+        rows = input_rows(self.module, inputs, self._options)
+        num_rows = rows.shape[1]
+        if num_rows % current.num_samples:
+            raise InputError(
+                f"layer {self.name!r} got {num_rows} rows for {current.num_samples} samples "
+                "(the first dimension of the model's input), so its rows do not belong to samples; "
+                f"leave it out with exclude=[{self.name!r}]."
+            )
+        if num_rows == 0:
+            return
+        if self._weight is None:
+            self._weight = self.module.weight.detach().clone()
+        self._uses[current.number] += 1
+        num_positions = output.numel() // (self._weight.shape[0] * current.num_samples)
+        self._positions = self._positions or num_positions
+        if self._input is not None:
+            first = self._uses[current.number] == 1
+            self._input.add(rows, current.num_samples if first else 0)
+        fan_in = weight_blocks(self.module, self._weight).shape[2]
+        self._statistics.add(rows[..., :fan_in], unit_rows(self.module, inputs))
+
+    def backward(self, grad: Tensor, current: Pass) -> None:
+        """Take in the gradient with respect to the output of one call.
+
+        Args:
+            grad: ∂L/∂h, of the output's shape.
+            current: The pass the call belonged to.
+
+        Raises:
+            InputError: If the same call was back-propagated before.
+        """
+        self._returns[current.number] += 1
+        if self._returns[current.number] > self._uses[current.number]:
+            raise InputError(
+                f"layer {self.name!r} was back-propagated twice after one forward pass, which "
+                "would count its gradients double: record one backward pass a forward pass."
+            )
+        if self._grad_output is not None:
+            # Half precision would overflow once multiplied by the denominator.
+            exact = grad.to(torch.promote_types(grad.dtype, torch.float32))
+            rows = grad_output_rows(self.module, exact * current.denominator)
+            first = self._returns[current.number] == 1
+            self._grad_output.add(rows, current.num_samples if first else 0)
+
+    def weight_backward(self, grad: Tensor, current: Pass) -> None:
+        """Take in ∂L/∂W of one backward pass; several are averaged by their samples."""
+        weighted = grad.to(torch.float64) * current.num_samples
+        self._weight_grad = weighted if self._weight_grad is None else self._weight_grad + weighted
+        self._weight_grad_samples += current.num_samples
+
+    def record(self, learning_rate: float | None) -> LayerSnapshot | None:
+        """Close the layer's record.
+
+        Args:
+            learning_rate: The optimizer's step length, or None.
+
+        Returns:
+            The record; None where the layer was never called.
+
+        Raises:
+            InputError: If a gradient was asked for and none arrived.
+        """
+        if self._weight is None:
+            return None
+        if self._options.needs_gradients and self._weight_grad is None:
+            raise InputError(
+                f"no gradient reached layer {self.name!r}: backward() did not run while "
+                "recording, or the loss does not depend on the layer; leave it out with "
+                f"exclude=[{self.name!r}] or ask for matrices=('input', 'weight') only."
+            )
+        wants, statistics = self._options.wants, self._statistics
+        inputs = None if self._input is None else self._input.spectrum()
+        grad_output = None if self._grad_output is None else self._grad_output.spectrum()
+        kfac = None
+        if inputs is not None and grad_output is not None and wants(Matrix.KFAC):
+            kfac = KroneckerSpectrum(inputs, grad_output)
+        weight = self._factor(self._weight)
+        gradient = self._mean_weight_grad()
+        weight_grad = None if gradient is None else self._factor(gradient)
+        return LayerSnapshot(
+            info=describe(
+                self.name,
+                self.module,
+                self._options,
+                positions=self._positions,
+                uses=max(self._uses.values()),
+            ),
+            input=inputs if wants(Matrix.INPUT) else None,
+            grad_output=grad_output if wants(Matrix.GRAD_OUTPUT) else None,
+            kfac=kfac,
+            weight=weight if wants(Matrix.WEIGHT) else None,
+            weight_grad=weight_grad if wants(Matrix.WEIGHT_GRAD) else None,
+            weight_norm=frobenius_norm(self._weight),
+            grad_norm=math.nan if gradient is None else frobenius_norm(gradient),
+            domination=math.nan if weight_grad is None else domination(weight_grad, weight),
+            effective_lr=effective_lr(self._weight, learning_rate),
+            input_mean_fraction=statistics.mean_fraction(),
+            dead_fraction=statistics.dead_fraction(),
+            full_fraction=statistics.full_fraction(),
+        )
+
+    def _mean_weight_grad(self) -> Tensor | None:
+        if self._weight_grad is None:
+            return None
+        return self._weight_grad / self._weight_grad_samples
+
+    def _factor(self, tensor: Tensor) -> Spectrum:
+        return Spectrum.from_factor(weight_blocks(self.module, tensor), dtype=torch.float64)

@@ -1,0 +1,183 @@
+"""From the typed configuration to objects: a group's ``name`` picks its builder from one table."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from condexp.config import Config, MultistepConfig
+from condexp.data.dataset import Dataset, Split
+from condexp.data.digits import load_digits
+from condexp.data.gaussian import load_gaussian
+from condexp.data.loaders import Batches
+from condexp.data.vision import load_fashion_mnist
+from condexp.models.linear import build_linear
+from condexp.models.mlp import build_mlp
+from condexp.models.resnet import build_resnet
+from condexp.training.evaluate import Evaluator, build_loss
+from condexp.training.optimizers import LearningRate, build_optimizer, constant, multistep
+from condexp.training.probe import Probe, ProbeMode, draw_probe
+from condexp.training.seeding import deterministic, seed_everything
+
+MODEL_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": build_mlp,
+    "resnet": build_resnet,
+    "linear": build_linear,
+}
+DATASET_LOADERS: dict[str, Callable[..., Dataset]] = {
+    "digits": load_digits,
+    "fashion_mnist": load_fashion_mnist,
+    "gaussian": load_gaussian,
+}
+EVAL_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects of a run, seeded and on their device."""
+
+    model: nn.Module
+    loss_fn: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: LearningRate
+    batches: Batches
+    probe: Probe | None
+    evaluate: Evaluator
+
+
+def assemble(config: Config, dataset: Dataset, device: torch.device, *, probed: bool) -> Parts:
+    """Build the objects of a run; the same configuration gives the same bits.
+
+    Args:
+        config: The validated configuration.
+        dataset: The data set, as :func:`load_dataset` gave it.
+        device: Where to train.
+        probed: Whether snapshots are taken from a probe.
+
+    Returns:
+        Model, optimizer, data and probe on the device.
+    """
+    if config.trainer.num_threads is not None:
+        torch.set_num_threads(config.trainer.num_threads)
+    deterministic(config.trainer.deterministic)
+    seed_everything(config.seed)
+    # Drawn on the CPU, so that a network starts the same on every device.
+    model = build_model(config, dataset).to(device)
+    loss_fn = build_loss(dataset.task)
+    batches = training_batches(config, dataset, device)
+    arguments = asdict(config.optimizer)
+    return Parts(
+        model=model,
+        loss_fn=loss_fn,
+        optimizer=build_optimizer(arguments.pop("name"), model.parameters(), **arguments),
+        schedule=_schedule(config, batches.steps_per_epoch),
+        batches=batches,
+        probe=make_probe(config, dataset, device) if probed else None,
+        evaluate=Evaluator(
+            loss_fn,
+            train=_in_order(dataset, dataset.train, device),
+            test=_in_order(dataset, dataset.test, device),
+        ),
+    )
+
+
+def build_model(config: Config, dataset: Dataset) -> nn.Module:
+    """Build the model for the data set's inputs and outputs.
+
+    Args:
+        config: The validated configuration.
+        dataset: Its shapes decide the first and the last layer.
+
+    Returns:
+        The model, drawn from torch's global generator.
+    """
+    arguments = asdict(config.model)
+    build = MODEL_BUILDERS[arguments.pop("name")]
+    return build(dataset.input_shape, dataset.num_outputs, **arguments)
+
+
+def load_dataset(config: Config) -> Dataset:
+    """Load the data set, or return the one that an earlier job of the grid loaded.
+
+    Args:
+        config: The validated configuration.
+
+    Returns:
+        The data set; it is shared, so read-only.
+    """
+    arguments = asdict(config.dataset)
+    arguments.pop("augment", None)  # drawn batch by batch, not loaded
+    for split, size in arguments.pop("subset", {}).items():
+        arguments[f"subset_{split}"] = size
+    hashable = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items()}
+    return _load(hashable.pop("name"), tuple(sorted(hashable.items())))
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, arguments: tuple[tuple[str, Any], ...]) -> Dataset:
+    return DATASET_LOADERS[name](**dict(arguments))
+
+
+def training_batches(config: Config, dataset: Dataset, device: torch.device) -> Batches:
+    """Shuffled, augmented batches of the training split.
+
+    Args:
+        config: The validated configuration.
+        dataset: The data set.
+        device: Where batches are wanted.
+
+    Returns:
+        The batches.
+    """
+    size = config.trainer.batch_size
+    return Batches(
+        dataset.train,
+        mean=dataset.mean,
+        std=dataset.std,
+        batch_size=None if isinstance(size, str) else size,
+        shuffle=True,
+        seed=config.seed,
+        augment=getattr(config.dataset, "augment", "none"),
+        device=device,
+    )
+
+
+def make_probe(config: Config, dataset: Dataset, device: torch.device) -> Probe:
+    """The fixed training samples of ``analysis.source=probe``, as stored: not augmented.
+
+    Args:
+        config: The validated configuration.
+        dataset: The data set.
+        device: Where to measure.
+
+    Returns:
+        The probe.
+    """
+    setting = config.analysis.probe
+    return draw_probe(
+        dataset,
+        size=setting.size,
+        batch_size=setting.batch_size,
+        mode=ProbeMode(setting.mode),
+        seed=config.seed,
+        device=device,
+    )
+
+
+def _in_order(dataset: Dataset, split: Split, device: torch.device) -> Batches:
+    return Batches(split, mean=dataset.mean, std=dataset.std, batch_size=EVAL_BATCH, device=device)
+
+
+def _schedule(config: Config, steps_per_epoch: int) -> LearningRate:
+    scheduler, lr = config.scheduler, config.optimizer.lr
+    if isinstance(scheduler, MultistepConfig):
+        return multistep(
+            lr,
+            milestones=scheduler.milestones,
+            gamma=scheduler.gamma,
+            steps_per_epoch=steps_per_epoch,
+        )
+    return constant(lr)

@@ -1,0 +1,197 @@
+"""The command line: one word says what to do, Hydra's overrides say with what.
+
+Nothing heavy is imported here: ``condexp --help`` answers at once, and a command imports what it
+needs.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from condexp.errors import InputError, suggestion
+
+EPILOG = """\
+examples:
+  condexp                                            the default experiment
+  condexp model=resnet model.depth=20 trainer.epochs=5
+  condexp run -m model.last_bn=false,true seed=1,2   a grid
+  condexp layers model=resnet                        what would be measured; trains nothing
+  condexp show outputs/default/mlp-digits-s1-…       a stored run
+
+overrides are Hydra's: group=choice, group.key=value, +experiment=…, --config-dir DIR for your own;
+  condexp run --cfg job prints the configuration; condexp run --hydra-help explains the rest.
+completion: eval "$(condexp -sc install=bash)"
+exit codes: 0 done (a diverged run is a result), 1 a job failed, 2 bad input and nothing was run,
+  130 Ctrl-C
+"""
+
+
+def _run(args: list[str]) -> int:
+    if args and args[0] in {"-h", "--help"}:
+        _help_parser().print_help()
+        return 0
+    from condexp.launch import launch_run
+
+    return launch_run(args)
+
+
+def _layers(args: list[str]) -> int:
+    from condexp.launch import launch_layers
+
+    return launch_layers(args)
+
+
+def _status(args: list[str]) -> int:
+    parser = _parser("status", "one row a run; exits 1 if any failed")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    from condexp import console
+
+    return console.show_status(parser.parse_args(args).folders)
+
+
+def _show(args: list[str]) -> int:
+    parser = _parser("show", "a finished or running run: setting, metrics, layers")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or results.h5")
+    parser.add_argument("--step", type=int, help="the snapshot to show (default: the last)")
+    parser.add_argument(
+        "--measure", action="append", metavar="NAME", help="show this measure instead; repeatable"
+    )
+    options = parser.parse_args(args)
+    from condexp import console
+
+    return console.show_run(options.run, options.step, options.measure)
+
+
+def _table(args: list[str]) -> int:
+    parser = _parser("table", "mean ± std (n) over the runs of each cell")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    parser.add_argument("--rows", required=True, help="config keys or measures, comma-separated")
+    parser.add_argument("--cols", default="", help="the same, for the columns")
+    parser.add_argument("--value", default="test_error", help="what is averaged")
+    parser.add_argument("--format", default="rich", help="rich or markdown")
+    parser.add_argument(
+        "--save", type=Path, metavar="STEM", help="write STEM.txt and STEM.md as well"
+    )
+    options = parser.parse_args(args)
+    from condexp import console
+
+    return console.show_table(
+        options.folders,
+        rows=_names(options.rows),
+        cols=_names(options.cols),
+        value=options.value,
+        output_format=options.format,
+        save=options.save,
+    )
+
+
+def _figure(args: list[str]) -> int:
+    parser = _parser("figure", "a figure as PDF, PNG and the CSV it was drawn from")
+    parser.add_argument("name", metavar="NAME", help="overview")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where (default: the run)")
+    options = parser.parse_args(args)
+    from condexp import console
+
+    return console.draw_figure(options.name, options.folders, options.output)
+
+
+def _validate(args: list[str]) -> int:
+    parser = _parser("validate", "check a results file against schema and checksums")
+    parser.add_argument("file", type=Path, metavar="FILE", help="results.h5 or a run folder")
+    from condexp import console
+
+    return console.validate_file(parser.parse_args(args).file)
+
+
+VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "run": (_run, "run one experiment; with -m a grid (the default command)"),
+    "layers": (_layers, "what would be measured, and what would not; trains nothing"),
+    "status": (_status, "one row a run: state, step, error, time"),
+    "show": (_show, "a finished or running run: setting, metrics, layers"),
+    "table": (_table, "mean ± std over seeds, rows x columns of any config keys"),
+    "figure": (_figure, "draw a figure from stored runs"),
+    "validate": (_validate, "check a results file against schema and checksums"),
+}
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _parser(verb: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"condexp {verb}", description=description)
+
+
+def _help_parser() -> argparse.ArgumentParser:
+    commands = "\n".join(f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items())
+    return argparse.ArgumentParser(
+        prog="condexp",
+        usage="condexp [command] [overrides or arguments]",
+        description="Layer-wise conditioning analysis of deep networks, while they train.\n\n"
+        f"commands:\n{commands}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+
+
+def split_verb(args: Sequence[str]) -> tuple[str, list[str]]:
+    """Find the command in the arguments; no command means ``run``.
+
+    Args:
+        args: The command line without the program's name.
+
+    Returns:
+        The verb and the arguments that are left.
+
+    Raises:
+        InputError: If the first word is neither a command nor an override nor an option.
+    """
+    if not args or args[0].startswith("-") or "=" in args[0] or args[0].startswith("~"):
+        return "run", list(args)
+    if args[0] in VERBS:
+        return args[0], list(args[1:])
+    raise InputError(
+        f"unknown command {args[0]!r}: commands are {', '.join(VERBS)}; an override has the form "
+        f"key=value.{suggestion(args[0], VERBS)}"
+    )
+
+
+def _hide_verb_from_completion() -> None:
+    # Hydra completes the line it finds here, and knows nothing of our verbs.
+    words = os.environ.get("COMP_LINE", "").split(" ", 2)
+    if len(words) == 3 and words[1] in {"run", "layers"}:
+        removed = len(words[1]) + 1
+        os.environ["COMP_LINE"] = f"{words[0]} {words[2]}"
+        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", removed)) - removed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; ``sys.argv`` where None.
+
+    Returns:
+        The exit code: 0 done, 1 a job failed, 2 bad input, 130 interrupted.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    _hide_verb_from_completion()
+    if args and args[0] in {"-h", "--help", "help"}:
+        _help_parser().print_help()
+        return 0
+    try:
+        verb, rest = split_verb(args)
+        return VERBS[verb][0](rest)
+    except InputError as error:
+        sys.stderr.write(f"condexp: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("condexp: interrupted\n")
+        return 130
+    except BrokenPipeError:  # the reader of a pipe went away: `condexp status … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,186 @@
+"""What a person reads: the only place that prints. Tables come from ``results``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from condexp.errors import choose
+from condexp.layers_report import layers_report
+from condexp.results.collect import collect
+from condexp.results.figures import FIGURES
+from condexp.results.report import report
+from condexp.results.status_table import read_statuses, status_table
+from condexp.results.tables import Format, make_table, render
+from condexp.store.reader import open_run
+from condexp.store.runs import State, find_runs
+from condexp.store.validate import validate_results
+
+if TYPE_CHECKING:
+    from condexp.experiment import JobResult
+    from condexp.prepare import Prepared
+
+WIDE = 200  # columns where the output is a file or a pipe: nothing is cut
+
+
+def make_console(file: TextIO | None = None) -> Console:
+    """A console for standard output, wide where that is no terminal.
+
+    Args:
+        file: Write there instead.
+
+    Returns:
+        The console.
+    """
+    console = Console(file=file, highlight=False)
+    if not console.is_terminal:
+        console.width = WIDE
+    return console
+
+
+def show_layers(prepared: "Prepared") -> None:
+    """Print what an experiment would measure, and what not.
+
+    Args:
+        prepared: The checked experiment.
+    """
+    console = make_console()
+    for part in layers_report(prepared):
+        console.print(part)
+
+
+def show_status(folders: Sequence[Path]) -> int:
+    """Print one row a run.
+
+    Args:
+        folders: Run folders, or folders of them.
+
+    Returns:
+        1 if any run failed.
+    """
+    statuses = read_statuses(folders)
+    make_console().print(status_table(statuses))
+    return int(any(status.state is State.FAILED for status in statuses.values()))
+
+
+def show_run(path: Path, step: int | None, measures: Sequence[str] | None) -> int:
+    """Print a stored run, finished or not.
+
+    Args:
+        path: The run folder or its results file.
+        step: The snapshot to show; the last where None.
+        measures: Names of measures to show instead of the overview.
+
+    Returns:
+        0.
+    """
+    make_console().print(report(open_run(path), step, measures))
+    return 0
+
+
+def show_table(
+    folders: Sequence[Path],
+    *,
+    rows: Sequence[str],
+    cols: Sequence[str],
+    value: str,
+    output_format: str,
+    save: Path | None,
+) -> int:
+    """Print mean ± std over the runs of each cell.
+
+    Args:
+        folders: Run folders, or folders of them.
+        rows: Keys of the rows.
+        cols: Keys of the columns.
+        value: What is averaged.
+        output_format: ``rich`` or ``markdown``.
+        save: Also write ``<save>.txt`` and ``<save>.md``.
+
+    Returns:
+        0.
+    """
+    table = make_table(collect(folders), rows, cols, value)
+    console = make_console()
+    rendered = render(table, output_format)
+    console.print(rendered, soft_wrap=isinstance(rendered, str), markup=False)
+    if save is not None:
+        save.parent.mkdir(parents=True, exist_ok=True)
+        with save.with_suffix(".txt").open("w", encoding="utf-8") as file:
+            make_console(file).print(render(table, Format.RICH))
+        save.with_suffix(".md").write_text(f"{render(table, Format.MARKDOWN)}\n", encoding="utf-8")
+        console.print(f"wrote {save.with_suffix('.txt')} and {save.with_suffix('.md')}")
+    return 0
+
+
+def draw_figure(name: str, folders: Sequence[Path], output: Path | None) -> int:
+    """Draw a figure from stored runs, and print what was written.
+
+    Args:
+        name: The figure's name.
+        folders: The runs.
+        output: Folder to write to; the run's own where None.
+
+    Returns:
+        0.
+    """
+    draw = FIGURES[choose("figure", name, FIGURES)]
+    for path in draw([open_run(folder) for folder in find_runs(folders)], output):
+        make_console().print(f"wrote {path}", soft_wrap=True)
+    return 0
+
+
+def validate_file(path: Path) -> int:
+    """Check a results file, and print what is wrong with it.
+
+    Args:
+        path: The file, or its run folder.
+
+    Returns:
+        1 if anything is wrong.
+    """
+    problems = validate_results(path)
+    console = make_console()
+    for problem in problems:
+        console.print(f"[red]{path}[/]: {problem}")
+    if not problems:
+        console.print(f"{path}: valid")
+    return int(bool(problems))
+
+
+def show_result(result: "JobResult") -> None:
+    """Print what a run left: the table of its layers and where its files are.
+
+    Args:
+        result: How the run ended.
+    """
+    console = make_console()
+    if result.state is State.FAILED or result.folder is None:
+        log = f"; the traceback is in {result.folder / 'run.log'}" if result.folder else ""
+        console.print(Text(f"failed: {result.message}{log}", style="red"))
+        return
+    console.print(report(open_run(result.folder)))
+    verb = "stored already" if result.stored else "wrote"
+    names = sorted(path.name for path in result.folder.iterdir() if path.suffix != ".lock")
+    console.print(f"{result.state}; {verb}: {result.folder}/{{{', '.join(names)}}}", soft_wrap=True)
+
+
+def show_grid(jobs: Sequence[Sequence[str]], results: Sequence["JobResult"]) -> None:
+    """Print one row a job of a finished grid.
+
+    Args:
+        jobs: The overrides of each job.
+        results: How each ended.
+    """
+    table = Table(title=f"grid of {len(jobs)} jobs", title_justify="left")
+    for column in ("job", "state", "overrides", "result"):
+        table.add_column(column, overflow="fold")
+    for number, (overrides, result) in enumerate(zip(jobs, results, strict=True)):
+        state = Text(str(result.state), style="red" if result.exit_code else "green")
+        state.append(" (stored)" if result.stored else "")
+        where = result.message if result.exit_code else str(result.folder)
+        table.add_row(str(number), state, Text(" ".join(overrides)), Text(where or ""))
+    make_console().print(table)

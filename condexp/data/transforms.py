@@ -1,0 +1,174 @@
+"""From raw images to a data set (subset, size, statistics), and augmentation by the batch."""
+
+from enum import StrEnum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from condexp.data.dataset import Dataset, Split, Task, checksum_of
+from condexp.errors import InputError
+
+CROP_PADDING = 4
+RESIZE_CHUNK = 1024
+
+
+class Augment(StrEnum):
+    """How training images are varied.
+
+    crop_flip: reflection padding by 4 px, a random crop of the old size, a random horizontal flip
+    (He et al. 2016, §4.2, with reflection for zeros).
+    """
+
+    NONE = "none"
+    CROP_FLIP = "crop_flip"
+
+
+def class_balanced_subset(split: Split, size: int, seed: int = 0) -> Split:
+    """Draw a random subset in which the classes are as equal in number as they can be.
+
+    Numbers differ by at most one unless a class runs out; the others then make up for it.
+
+    Args:
+        split: Samples with classes as targets.
+        size: Number of samples to draw.
+        seed: Seed of the draw.
+
+    Returns:
+        The subset, in the order of the split.
+
+    Raises:
+        InputError: If the split has not that many samples, or the size is below one.
+    """
+    if not 1 <= size <= len(split):
+        raise InputError(
+            f"a subset of {size} samples was asked for; allowed are 1 to {len(split)}."
+        )
+    shuffled = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    classes = split.targets[shuffled]
+    by_class = torch.argsort(classes, stable=True)
+    starts = torch.bincount(classes).cumsum(0) - torch.bincount(classes)
+    # The first of every class, then the second of every class, …: any prefix is balanced.
+    place = torch.empty_like(by_class)
+    place[by_class] = torch.arange(len(split)) - starts[classes[by_class]]
+    chosen = shuffled[torch.argsort(place, stable=True)[:size]]
+    return split.select(chosen.sort().values)
+
+
+def resize(split: Split, image_size: int) -> Split:
+    """Resize images to squares, bilinear and antialiased.
+
+    Args:
+        split: Images, uint8 [N, C, H, W].
+        image_size: Side of the result in px.
+
+    Returns:
+        Images, uint8 [N, C, image_size, image_size], rounded to the nearest level.
+
+    Raises:
+        InputError: If the size is below one.
+    """
+    if image_size < 1:
+        raise InputError(f"image_size is {image_size}; it must be a whole number of px from 1 on.")
+    images = split.inputs
+    if images.shape[2:] == (image_size, image_size):
+        return split
+    resized = images.new_empty((*images.shape[:2], image_size, image_size))
+    # In chunks: the whole set in floating point may be many times the size of the result.
+    for start in range(0, len(images), RESIZE_CHUNK):
+        part = images[start : start + RESIZE_CHUNK].float()
+        smooth = F.interpolate(part, (image_size, image_size), mode="bilinear", antialias=True)
+        resized[start : start + RESIZE_CHUNK] = smooth.round_().clamp_(0, 255)
+    return Split(resized, split.targets)
+
+
+def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Compute each channel's mean and standard deviation over all images and positions.
+
+    Args:
+        images: Images, uint8 [N, C, H, W].
+
+    Returns:
+        Means and (biased) standard deviations on 0 to 255; 1 in place of a deviation of zero.
+    """
+    levels = torch.arange(256, dtype=torch.float64)
+    means, deviations = [], []
+    for channel in images.unbind(1):
+        # Counts of the 256 levels are exact whatever the number of pixels.
+        share = torch.bincount(channel.reshape(-1), minlength=256).double() / channel.numel()
+        mean = (share * levels).sum()
+        deviation = (share * (levels - mean).square()).sum().sqrt()
+        means.append(mean.item())
+        deviations.append(deviation.item() or 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def image_dataset(
+    name: str,
+    train: Split,
+    test: Split,
+    num_classes: int,
+    *,
+    image_size: int | None = None,
+    subset_train: int | None = None,
+    subset_test: int | None = None,
+) -> Dataset:
+    """Build a data set of images: subset, then resize, then the training split's statistics.
+
+    Args:
+        name: Its name.
+        train: Training images, uint8 [N, C, H, W].
+        test: Test images.
+        num_classes: Number of classes.
+        image_size: Side to resize to in px; None keeps the images as they are.
+        subset_train: Size of a class-balanced subset of the training images; None takes all.
+        subset_test: The same of the test images.
+
+    Returns:
+        The data set.
+    """
+    if subset_train is not None:
+        train = class_balanced_subset(train, subset_train)
+    if subset_test is not None:
+        test = class_balanced_subset(test, subset_test)
+    if image_size is not None:
+        train, test = resize(train, image_size), resize(test, image_size)
+    mean, std = pixel_statistics(train.inputs)
+    return Dataset(
+        name=name,
+        task=Task.CLASSIFICATION,
+        train=train,
+        test=test,
+        mean=mean,
+        std=std,
+        num_outputs=num_classes,
+        checksum=checksum_of(train, test),
+    )
+
+
+def augment_batch(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Pad by reflection, crop at random and flip at random; each image for itself.
+
+    Args:
+        images: Images [B, C, H, W] of any dtype on any device, at least 5 px high and wide.
+        generator: Where the offsets and flips come from, on the CPU.
+
+    Returns:
+        Images of the same shape, dtype and device.
+    """
+    num_images, num_channels, height, width = images.shape
+    offsets = torch.randint(-CROP_PADDING, CROP_PADDING + 1, (2, num_images), generator=generator)
+    flips = torch.randint(0, 2, (num_images, 1), generator=generator).bool()
+    rows = _reflect(torch.arange(height) + offsets[0, :, None], height)
+    cols = _reflect(torch.arange(width) + offsets[1, :, None], width)
+    cols = torch.where(flips, cols.flip(1), cols)
+    # One gather of whole pixels: padding for itself would copy the batch, and knows no uint8.
+    source = (rows[:, :, None] * width + cols[:, None, :]).to(images.device)
+    source = source.view(num_images, 1, -1).expand(-1, num_channels, -1)
+    return images.flatten(2).gather(2, source).view(images.shape)
+
+
+def _reflect(positions: Tensor, size: int) -> Tensor:
+    # At 0 and at size − 1, without repeating the border.
+    positions = positions.abs()
+    return torch.where(positions < size, positions, 2 * (size - 1) - positions)

@@ -1,0 +1,109 @@
+"""Following a run: a progress bar on a terminal, plain lines elsewhere."""
+
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from condexp.console import make_console, show_result
+from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
+
+if TYPE_CHECKING:
+    from condexp.experiment import JobResult
+    from condexp.prepare import Prepared
+
+
+class Follower:
+    """The observer of a run on the command line.
+
+    Args:
+        job: Number and overrides of a grid's job, for its heading; None for a single run, which
+            ends with its table.
+    """
+
+    def __init__(self, job: str | None = None) -> None:
+        self._console = make_console()
+        self._job = job
+        self._num_snapshots = 0
+        self._scores = ""
+        self._num_steps = 0
+        columns = (BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+        self._progress = Progress(
+            TextColumn("step"),
+            *columns,
+            TextColumn("{task.description}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=None)
+
+    def started(self, prepared: "Prepared", /) -> None:
+        """Print the heading and start the bar.
+
+        Args:
+            prepared: The checked experiment.
+        """
+        plan, title = prepared.plan, prepared.spec.attributes["title"]
+        self._num_steps = plan.num_steps
+        self._say(
+            f"{f'job {self._job}: ' if self._job else ''}{title}: {plan.num_steps} steps, "
+            f"{len(plan.snapshot_steps)} snapshots of {len(prepared.catalogue.layers)} layers on "
+            f"{prepared.device}"
+        )
+        self._progress.reset(self._task, total=plan.num_steps)
+        self._progress.start()
+
+    def on_step(self, record: StepRecord, /) -> None:
+        """Move the bar.
+
+        Args:
+            record: The step.
+        """
+        self._progress.update(self._task, completed=record.step + 1)
+
+    def on_eval(self, record: EvalRecord, /) -> None:
+        """Show the scores.
+
+        Args:
+            record: The evaluation.
+        """
+        self._scores = (
+            f"epoch {record.epoch:.4g}  train loss {record.train_loss:.4g}  "
+            f"test loss {record.test_loss:.4g}  test error {record.test_error:.4g} %"
+        )
+        self._describe()
+        if not self._console.is_terminal and self._job is None:
+            self._say(f"step {record.step}/{self._num_steps}  {self._scores}")
+
+    def on_snapshot(self, _record: SnapshotRecord, /) -> None:
+        """Count it.
+
+        Args:
+            _record: The snapshot.
+        """
+        self._num_snapshots += 1
+        self._describe()
+
+    def finished(self, result: "JobResult", /) -> None:
+        """Stop the bar; print the result of a single run.
+
+        Args:
+            result: How the run ended.
+        """
+        self.close()
+        if self._job is None:
+            show_result(result)
+        else:
+            stored = " (stored already)" if result.stored else ""
+            self._say(f"job {self._job}: {result.state}{stored}  {self._scores or result.folder}")
+
+    def close(self) -> None:
+        """Give the terminal back, whatever happened."""
+        self._progress.stop()
+
+    def _describe(self) -> None:
+        text = f"{self._num_snapshots} snapshots  {self._scores}"
+        self._progress.update(self._task, description=text)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)

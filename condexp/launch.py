@@ -1,0 +1,145 @@
+"""Between Hydra and an experiment: compose, validate, run; Hydra's errors in our words."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from condexp.errors import InputError, choose
+
+
+def conf_dir() -> Path:
+    """Find the configuration files: beside the package in a checkout, inside it in a wheel.
+
+    Returns:
+        The absolute path of ``conf/``.
+
+    Raises:
+        InputError: If the installation has none.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise InputError(f"no conf/ beside or in {package}: reinstall condexp.")
+
+
+def launch_run(args: list[str]) -> int:
+    """Run an experiment, or with ``-m`` a grid.
+
+    Args:
+        args: Hydra's arguments.
+
+    Returns:
+        The exit code.
+    """
+    codes: list[int] = []
+
+    def task(composed: DictConfig) -> object:
+        from condexp.experiment import run_experiment
+        from condexp.follow import Follower
+        from condexp.validation import validate
+
+        hydra_config = HydraConfig.get()
+        in_grid = hydra_config.mode == RunMode.MULTIRUN
+        job = f"{hydra_config.job.num} ({hydra_config.job.override_dirname})" if in_grid else None
+        follower = Follower(job)
+        try:
+            config = validate(composed, experiment_name(hydra_config))
+            result = run_experiment(config, follower)
+        finally:
+            follower.close()
+        codes.append(result.exit_code)
+        return result
+
+    code = _with_hydra(task, args)
+    # A grid's code is the sweeper's: its jobs may have run in other processes.
+    return code if code or not codes or _is_multirun(args) else codes[0]
+
+
+def launch_layers(args: list[str]) -> int:
+    """Show what an experiment would measure.
+
+    Args:
+        args: Hydra's arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: If the configuration is wrong, or a grid is asked for.
+    """
+
+    def task(composed: DictConfig) -> None:
+        from condexp.console import show_layers
+        from condexp.prepare import prepare
+        from condexp.validation import validate
+
+        show_layers(prepare(validate(composed, experiment_name(HydraConfig.get()))))
+
+    if _is_multirun(args):
+        raise InputError("condexp layers shows one configuration: leave out -m.")
+    return _with_hydra(task, args)
+
+
+def experiment_name(hydra_config: HydraConf) -> str:
+    """Name the experiment preset that was chosen.
+
+    Args:
+        hydra_config: The composed ``hydra`` node.
+
+    Returns:
+        The preset's name, or ``default``.
+    """
+    return str(hydra_config.runtime.choices.get("experiment") or "default")
+
+
+def _is_multirun(args: list[str]) -> bool:
+    return "-m" in args or "--multirun" in args
+
+
+def _with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
+    # Hydra reads sys.argv, and with this variable it raises instead of printing and exiting.
+    saved, sys.argv = sys.argv, ["condexp", *args]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(explain(error)) from error
+    except SystemExit as stop:  # argparse's, and a grid's with failed jobs
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        sys.argv = saved
+    return 0
+
+
+def explain(error: Exception) -> str:
+    """Say in one line what Hydra could not compose.
+
+    Args:
+        error: Hydra's or OmegaConf's exception.
+
+    Returns:
+        The message, with the nearest valid name where there is one.
+    """
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, given = str(error.missing_cfg_file).rpartition("/")
+        try:
+            choose(group, given, error.options)
+        except InputError as unknown:
+            return str(unknown)
+    key = getattr(error.__cause__, "full_key", None) or getattr(error, "full_key", None)
+    lines = str(error).splitlines()
+    if key and "Could not override" in lines[0]:
+        from condexp.validation import unknown_key
+
+        return unknown_key(lines[0].split("'")[1])
+    return f"the configuration cannot be composed: {' '.join(lines)}"

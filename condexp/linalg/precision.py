@@ -1,0 +1,59 @@
+"""Matrix products in the precision that was asked for, whatever the process has set."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+# PyTorch's names for it: "none" is the default where nothing was set.
+_FULL_PRECISION = {"ieee", "none", None}
+
+
+@contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Keep TF32, bfloat16 and autocast out of the matrix products inside.
+
+    PyTorch's settings for that are process-wide; they are touched only where they ask for less than
+    full precision, and put back afterwards.
+
+    Args:
+        device: Where the products run.
+
+    Yields:
+        Nothing.
+    """
+    legacy = _legacy_precision()
+    backends: tuple[Any, ...] = (
+        torch.backends.cuda.matmul,
+        getattr(torch.backends.mkldnn, "matmul", None),
+    )
+    saved = [(backend, _precision(backend)) for backend in backends]
+    reduced = [(backend, setting) for backend, setting in saved if setting not in _FULL_PRECISION]
+    try:
+        if legacy is not None:
+            torch.set_float32_matmul_precision("highest")
+        for backend, _ in reduced:
+            backend.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if legacy is not None:
+            torch.set_float32_matmul_precision(legacy)
+            # The old setting overwrites the new ones of both backends.
+            reduced = [(backend, setting) for backend, setting in saved if setting is not None]
+        for backend, setting in reduced:
+            backend.fp32_precision = setting
+
+
+def _precision(backend: Any) -> str | None:
+    return getattr(backend, "fp32_precision", None)  # PyTorch ≥ 2.9
+
+
+def _legacy_precision() -> str | None:
+    """Return PyTorch's older, single setting where it is below the highest."""
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # refused where only the new settings are in use
+        return None
+    return None if precision == "highest" else precision

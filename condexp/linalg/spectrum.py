@@ -1,0 +1,250 @@
+"""Eigenvalues with a stated noise floor, and the measures of one spectrum."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from condexp.errors import InputError
+from condexp.linalg.precision import exact_products
+
+SPECTRUM_MEASURES = (
+    "lambda_max",
+    "lambda_min",
+    "trace",
+    "rank",
+    "kappa_rank",
+    "effective_rank",
+    "stable_rank",
+)
+"""The scalar measures of a spectrum, by attribute name; ``kappa(p)`` comes on top."""
+
+
+class Status(StrEnum):
+    """Whether a spectrum's numbers can be believed."""
+
+    OK = "ok"
+    ZERO = "zero"
+    """The matrix is 0 (a dead layer): rank 0, ratios NaN."""
+    UNRELIABLE = "unreliable"
+    """An eigenvalue lies below −noise floor, so rounding exceeds what was promised: all NaN."""
+    NONFINITE = "nonfinite"
+    """The matrix contains NaN or Inf: all NaN."""
+
+
+class Precision(StrEnum):
+    """Working precision of second moments (sums and eigenvalues are float64 always)."""
+
+    AUTO = "auto"
+    """float32, and float64 where a requested κ_p needs it (see ``needs_float64``)."""
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Eigenvalues of a symmetric positive semi-definite matrix of one or more diagonal blocks.
+
+    Eigenvalues under the noise floor λ_1·(4·eps(dtype) + n·eps(float64)) count as 0. Where
+    ``status`` is ``unreliable`` or ``nonfinite`` every measure is NaN; where it is ``zero`` the
+    ratios are.
+
+    Attributes:
+        blocks: ``[groups, d / groups]`` float64 on the CPU, each row descending.
+        noise_floor: In units of the eigenvalues.
+        status: Whether the numbers can be believed.
+        dtype: Working precision of the matrix's products.
+        num_rows: Rows the matrix was averaged over; its rank can't exceed them in any block.
+
+    >>> spectrum = Spectrum.from_matrix(
+    ...     torch.diag(torch.tensor([4.0, 1.0, 0.0])), dtype=torch.float64, num_rows=10
+    ... )
+    >>> spectrum.lambda_max, spectrum.rank, spectrum.kappa(0.5), spectrum.kappa(1.0)
+    (4.0, 2.0, 4.0, inf)
+    """
+
+    blocks: Tensor
+    noise_floor: float
+    status: Status
+    dtype: torch.dtype
+    num_rows: int
+
+    @classmethod
+    def from_matrix(cls, matrix: Tensor, *, dtype: torch.dtype, num_rows: int) -> "Spectrum":
+        """Compute the spectrum of a symmetric matrix, in float64 on the CPU.
+
+        Args:
+            matrix: ``[d, d]``, or ``[groups, d / groups, d / groups]`` for diagonal blocks.
+            dtype: Working precision of the products the matrix was made of; sets the noise floor.
+            num_rows: Rows the matrix was averaged over.
+
+        Returns:
+            The spectrum, of length d.
+        """
+        square = matrix.detach().to("cpu", torch.float64)
+        square = square[None] if square.ndim == 2 else square
+        side = square.shape[-1]
+        unknown = torch.full_like(square[..., 0], math.nan)
+        # LAPACK's answer to a NaN or Inf is undefined, so it never sees one.
+        if not bool(torch.isfinite(square).all()):
+            return cls(unknown, math.nan, Status.NONFINITE, dtype, num_rows)
+        values = torch.linalg.eigvalsh(square).flip(-1)
+        largest = max(float(values.max()), 0.0)
+        floor = largest * (4 * torch.finfo(dtype).eps + side * torch.finfo(torch.float64).eps)
+        if float(values.min()) < -floor:
+            return cls(unknown, floor, Status.UNRELIABLE, dtype, num_rows)
+        counted = torch.where(values > floor, values, 0.0)
+        status = Status.OK if largest > 0 else Status.ZERO
+        return cls(counted, floor, status, dtype, num_rows)
+
+    @classmethod
+    def from_factor(cls, factor: Tensor, *, dtype: torch.dtype) -> "Spectrum":
+        """Compute the eigenvalues of F Fᵀ: the squared singular values of F.
+
+        The product is taken on the smaller side, whose eigenvalues are the same but for zeros.
+
+        Args:
+            factor: ``[m, n]``, or ``[groups, m, n]`` for diagonal blocks.
+            dtype: Precision that sets the noise floor; the product itself is taken in float64.
+
+        Returns:
+            The spectrum, of length groups·min(m, n); its ``num_rows`` is n.
+        """
+        wide = factor.detach().to("cpu", torch.float64)
+        num_rows = wide.shape[-1]
+        wide = wide if wide.shape[-2] <= wide.shape[-1] else wide.mT
+        with exact_products(wide.device):
+            product = wide @ wide.mT
+        return cls.from_matrix(product, dtype=dtype, num_rows=num_rows)
+
+    @cached_property
+    def eigenvalues(self) -> Tensor:
+        """The eigenvalues of all blocks, ``[d]``, descending, zeros included."""
+        return self.blocks.flatten().sort(descending=True).values
+
+    def __len__(self) -> int:
+        return self.blocks.numel()
+
+    @property
+    def lambda_max(self) -> float:
+        """The largest eigenvalue λ_1."""
+        return float(self.eigenvalues[0])
+
+    @property
+    def lambda_min(self) -> float:
+        """The smallest eigenvalue λ_d, 0 where it is under the noise floor."""
+        return float(self.eigenvalues[-1])
+
+    @property
+    def trace(self) -> float:
+        """The sum of the eigenvalues."""
+        return float(self.eigenvalues.sum())
+
+    @property
+    def rank(self) -> float:
+        """The number of eigenvalues above the noise floor (a float, as it may be NaN)."""
+        known = self.status in {Status.OK, Status.ZERO}
+        return float((self.eigenvalues > 0).sum()) if known else math.nan
+
+    @property
+    def kappa_rank(self) -> float:
+        """λ_1 / λ_rank: the condition number on the matrix's range."""
+        if self.status is not Status.OK:
+            return math.nan
+        return self.lambda_max / float(self.eigenvalues[int(self.rank) - 1])
+
+    @property
+    def effective_rank(self) -> float:
+        """exp(−Σ q ln q) with q = λ / Σλ (Roy & Vetterli 2007, section 2)."""
+        if self.status is not Status.OK:
+            return math.nan
+        return math.exp(float(entropy(self.eigenvalues)))
+
+    @property
+    def stable_rank(self) -> float:
+        """Σλ / λ_1: the stable rank of the data matrix."""
+        return self.trace / self.lambda_max if self.status is Status.OK else math.nan
+
+    def kappa(self, p: float = 1.0) -> float:
+        """Return the generalised condition number κ_p = λ_1 / λ_{k(p)} (Huang et al. 2020).
+
+        Args:
+            p: Fraction of the spectrum, 0 < p ≤ 1; 1 gives the classical condition number.
+
+        Returns:
+            The ratio; +inf where λ_{k(p)} counts as 0; NaN where the status is not ``ok``.
+        """
+        index = kappa_index(p, len(self))
+        if self.status is not Status.OK:
+            return math.nan
+        value = float(self.eigenvalues[index - 1])
+        return self.lambda_max / value if value > 0 else math.inf
+
+
+def entropy(values: Tensor) -> Tensor:
+    """Return the entropy −Σ q ln q of q = values / Σ values, with 0·ln 0 = 0.
+
+    Args:
+        values: ``[..., n]``, non-negative.
+
+    Returns:
+        ``[...]`` in nats; NaN where all values are 0.
+    """
+    shares = values / values.sum(-1, keepdim=True)
+    return -torch.xlogy(shares, shares).sum(-1)
+
+
+def kappa_index(p: float, d: int) -> int:
+    """Return the 1-based index k(p) = min(d, max(1, ⌈p·d·(1 − 10⁻¹²)⌉)) that κ_p looks at.
+
+    The guard keeps a rounded p·d from reaching past its integer: 0.07·100 is 7.000000000000001.
+
+    Args:
+        p: Fraction of the spectrum, 0 < p ≤ 1.
+        d: Length of the spectrum.
+
+    Returns:
+        The index of the eigenvalue, counted from 1 in descending order.
+
+    Raises:
+        InputError: If p is not a fraction.
+
+    >>> kappa_index(0.07, 100), kappa_index(0.5, 5), kappa_index(1.0, 3)
+    (7, 3, 3)
+    """
+    if not 0 < p <= 1:
+        raise InputError(
+            f"kappa_p = {p!r} is not a fraction of the spectrum: give 0 < p <= 1, for example 0.5"
+        )
+    return min(d, max(1, math.ceil(p * d * (1 - 1e-12))))
+
+
+def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float]) -> bool:
+    """Return whether a spectrum must be taken again with float64 products (``Precision.AUTO``).
+
+    That is so if a requested κ_p falls on an eigenvalue between 0 and 16·eps·λ_1, where 1 %
+    accuracy ends, unless the number of rows already makes it an exact 0; or if float32 failed
+    (status ``unreliable``).
+
+    Args:
+        spectrum: From products of any precision.
+        kappa_p: The fractions p asked for.
+
+    Returns:
+        True if products in float64 could change a requested κ_p.
+    """
+    if spectrum.dtype == torch.float64 or spectrum.status in {Status.ZERO, Status.NONFINITE}:
+        return False
+    if spectrum.status is Status.UNRELIABLE:
+        return True
+    max_rank = spectrum.blocks.shape[0] * spectrum.num_rows
+    threshold = 16 * torch.finfo(spectrum.dtype).eps * spectrum.lambda_max
+    indices = [kappa_index(p, len(spectrum)) for p in kappa_p]
+    return any(
+        index <= max_rank and float(spectrum.eigenvalues[index - 1]) < threshold
+        for index in indices
+    )

@@ -1,0 +1,172 @@
+"""Every check before a run: what can be wrong is found here, before anything is trained or written.
+
+The model is built on torch's ``meta`` device, so that a grid of deep networks is checked quickly.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from condexp.analysis.layers import Catalogue, trace_layers
+from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.assemble import build_model, load_dataset, make_probe, training_batches
+from condexp.config import AnalysisConfig, Config
+from condexp.data.dataset import Dataset
+from condexp.errors import InputError
+from condexp.store.layout import FileSpec
+from condexp.store.runs import identity_yaml, run_folder
+from condexp.training.loop import Plan, Source
+from condexp.training.schedule import Schedule, evaluation_steps
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked experiment: all that is known of it before training."""
+
+    config: Config
+    folder: Path
+    device: torch.device
+    dataset: Dataset
+    catalogue: Catalogue
+    options: AnalysisOptions
+    plan: Plan
+    spec: FileSpec
+
+    @property
+    def source(self) -> Source:
+        """Which samples snapshots are taken from."""
+        return Source(self.config.analysis.source)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples N of a snapshot."""
+        if self.source is Source.PROBE:
+            return self.config.analysis.probe.size
+        size = self.config.trainer.batch_size
+        available = len(self.dataset.train)
+        return available if isinstance(size, str) else min(size, available)
+
+
+def prepare(config: Config) -> Prepared:
+    """Check everything that can be checked without training, and write nothing.
+
+    Args:
+        config: The validated configuration.
+
+    Returns:
+        The checked experiment.
+
+    Raises:
+        InputError: If the experiment cannot run: what is wrong, and the way out.
+    """
+    device = _device(config.trainer.device)
+    folder = run_folder(config.plain)
+    _check_writable(folder)
+    dataset = load_dataset(config)
+    options = _options(config.analysis, config.seed)
+    with torch.device("meta"):
+        inputs = torch.empty(2, *dataset.input_shape)
+        catalogue = trace_layers(build_model(config, dataset), inputs, options)
+    plan = _plan(config, dataset)
+    if Source(config.analysis.source) is Source.PROBE and plan.snapshot_steps:
+        make_probe(config, dataset, torch.device("cpu"))  # raises where it cannot be drawn
+    spec = _file_spec(config, catalogue, options, plan)
+    return Prepared(config, folder, device, dataset, catalogue, options, plan, spec)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    num_cuda, has_mps = torch.cuda.device_count(), torch.backends.mps.is_available()
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"trainer.device={name!r}: give auto, cpu, mps, cuda or cuda:N.") from None
+    present = {"cpu": True, "cuda": (device.index or 0) < num_cuda, "mps": has_mps}
+    if not present.get(device.type, False):
+        raise InputError(
+            f"trainer.device={name}: this machine has {num_cuda} CUDA devices and "
+            f"{'an' if has_mps else 'no'} MPS device; use trainer.device=auto or cpu."
+        )
+    return device
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise InputError(f"run.root: {folder} cannot be reached: {error}.") from error
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(
+            f"run.root: {folder} cannot be made, for {nearest} is not a folder that can be written "
+            "to; set run.root to one that can."
+        )
+
+
+def _options(analysis: AnalysisConfig, seed: int) -> AnalysisOptions:
+    return AnalysisOptions(
+        matrices=tuple(Matrix(name) for name in analysis.matrices),
+        fisher_type=analysis.fisher_type,  # type: ignore[arg-type]  # converted by the record
+        layers=tuple(analysis.layers.include),
+        exclude=tuple(analysis.layers.exclude),
+        conv_input=analysis.conv_input,  # type: ignore[arg-type]
+        center=analysis.center,
+        bias=analysis.bias,
+        precision=analysis.precision,  # type: ignore[arg-type]
+        kappa_p=tuple(analysis.kappa_p),
+        seed=seed,
+    )
+
+
+def _plan(config: Config, dataset: Dataset) -> Plan:
+    trainer, analysis = config.trainer, config.analysis
+    per_epoch = training_batches(config, dataset, torch.device("cpu")).steps_per_epoch
+    limits = (trainer.steps, trainer.epochs and trainer.epochs * per_epoch)
+    num_steps = min(limit for limit in limits if limit is not None)
+    setting = analysis.schedule
+    schedule = Schedule(
+        every_steps=setting.every_steps,
+        every_epochs=setting.every_epochs,
+        at_steps=tuple(setting.at_steps),
+        log_spaced=setting.log_spaced,
+        at_start=setting.at_start,
+        at_end=setting.at_end,
+    )
+    last = num_steps if Source(analysis.source) is Source.PROBE else num_steps - 1
+    return Plan(
+        num_steps=num_steps,
+        steps_per_epoch=per_epoch,
+        # Nothing to measure is no schedule that never fires.
+        snapshot_steps=schedule.steps(num_steps, per_epoch, last) if analysis.matrices else (),
+        eval_steps=evaluation_steps(num_steps, per_epoch, trainer.eval.every_epochs),
+    )
+
+
+def _file_spec(
+    config: Config, catalogue: Catalogue, options: AnalysisOptions, plan: Plan
+) -> FileSpec:
+    analysis = config.analysis
+    probe = analysis.source == Source.PROBE
+    return FileSpec(
+        layers=catalogue.layers,
+        not_analysed=catalogue.not_analysed,
+        matrices=options.matrices,
+        kappa_p=options.kappa_p,
+        save_spectra=analysis.save_spectra,
+        snapshot_steps=plan.snapshot_steps,
+        eval_steps=plan.eval_steps,
+        num_train_steps=plan.num_steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        config_yaml=identity_yaml(config.plain),
+        attributes={
+            "title": f"{config.model.name} on {config.dataset.name}, seed {config.seed}",
+            "fisher_type": analysis.fisher_type,
+            "source": analysis.source,
+            "bn_mode": analysis.probe.mode if probe else "train",
+            "conv_input": analysis.conv_input,
+            "center": analysis.center,
+            "bias": analysis.bias,
+        },
+    )

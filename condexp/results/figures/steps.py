@@ -1,0 +1,74 @@
+"""The axis of training steps: linear or logarithmic, as the snapshots are spaced."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StepAxis:
+    """How steps are laid out from left to right.
+
+    Attributes:
+        logarithmic: Whether the axis is linear in log(1 + step), which has a place for step 0.
+        edges: Borders of the cells of a heat map, one more than there are snapshots.
+        last: The last step of the run so far.
+    """
+
+    logarithmic: bool
+    edges: Array
+    last: float
+
+    @classmethod
+    def of(cls, steps: Array, last: float) -> "StepAxis":
+        """Choose the axis on which the snapshots are spaced more evenly.
+
+        Args:
+            steps: Steps of the snapshots, increasing; may be empty.
+            last: The last step of the run so far.
+
+        Returns:
+            The axis; each cell's borders are half-way to its neighbours.
+
+        >>> StepAxis.of(np.array([0.0, 1.0, 3.0, 10.0, 31.0, 99.0]), 99.0).logarithmic
+        True
+        """
+        logarithmic = _unevenness(np.log1p(steps)) < 0.9 * _unevenness(steps)
+        places = np.log1p(steps) if logarithmic else steps
+        if len(steps) > 1:
+            middles = (places[1:] + places[:-1]) / 2
+            first, end = places[0] - (middles[0] - places[0]), 2 * places[-1] - middles[-1]
+            edges = np.concatenate([[first], middles, [end]])
+        else:
+            # One snapshot alone still gets a cell that can be seen.
+            half = max(0.5, last / 50)
+            edges = np.concatenate([steps - half, steps + half])
+        return cls(logarithmic, np.expm1(edges) if logarithmic else edges, last)
+
+    def apply(self, axes: Axes) -> None:
+        """Set scale, limits and ticks of a panel.
+
+        Args:
+            axes: The panel.
+        """
+        # Every panel shows the same stretch of training, with half a cell before step 0.
+        low, high = min(0.0, *self.edges[:1]), max(self.last, 1.0, *self.edges[-1:])
+        if self.logarithmic:
+            axes.set_xscale("function", functions=(np.log1p, np.expm1))
+            decades = 10.0 ** np.arange(0, np.floor(np.log10(high)) + 1)
+            axes.xaxis.set_major_locator(FixedLocator([0.0, *decades]))
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlim(low, high)
+
+
+def _unevenness(places: Array) -> float:
+    # Spread of the gaps relative to their mean; 0 for even spacing.
+    gaps = np.diff(places)
+    return float(np.std(gaps) / np.mean(gaps)) if len(gaps) else 0.0

@@ -1,0 +1,101 @@
+"""The look of every figure, and the same bytes from the same numbers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe & Ito (2008): distinguishable under every common colour blindness.
+BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
+GREY, LIGHT_GREY = "#9A9A9A", "#E4E4E4"
+
+TEXT_WIDTH = 7.2  # inches: two columns of a paper
+
+_RC: dict[str, object] = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine has it
+    "font.size": 7.5,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "hatch.linewidth": 0.5,
+    "hatch.color": "#6A6A6A",
+    "figure.dpi": 100,
+    "savefig.dpi": 220,
+    "pdf.fonttype": 42,  # editable text
+    "svg.hashsalt": "condexp",
+}
+_METADATA = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in our style, whatever the user's own settings of matplotlib are.
+
+    Yields:
+        Nothing; the settings are restored afterwards.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_RC)
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Make an empty figure that belongs to no window and to no global list of figures.
+
+    Args:
+        width: In inches.
+        height: In inches.
+
+    Returns:
+        The figure, with constrained layout.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, data: pd.DataFrame, folder: Path, stem: str) -> tuple[Path, ...]:
+    """Write a figure as PDF and PNG, and the numbers it was drawn from as CSV.
+
+    The files hold no date and no version, so that the same data give the same bytes.
+
+    Args:
+        figure: The figure; to be called within `style`.
+        data: What was drawn.
+        folder: Where to; made if it does not exist.
+        stem: Name of the files without the extension.
+
+    Returns:
+        The paths of the PDF, PNG and CSV.
+    """
+    contents: dict[str, bytes] = {}
+    for extension, metadata in _METADATA.items():
+        buffer = BytesIO()
+        figure.savefig(buffer, format=extension, metadata=metadata)
+        contents[extension] = buffer.getvalue()
+    contents["csv"] = data.to_csv(index=False, lineterminator="\n").encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {extension: folder / f"{stem}.{extension}" for extension in ("pdf", "png", "csv")}
+    for extension, path in paths.items():
+        path.write_bytes(contents[extension])
+    return tuple(paths.values())

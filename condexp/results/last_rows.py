@@ -1,0 +1,56 @@
+"""The last committed rows of a results file as plain arrays: what a table over many runs can afford."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from condexp.store.fields import EVAL_NAMES, Axis
+from condexp.store.hdf5 import open_file
+from condexp.store.layout import COUNTERS
+
+
+@dataclass(frozen=True)
+class LastRows:
+    """The end of a run so far.
+
+    Attributes:
+        layers: The arrays of ``/layers``: those with steps cut to the last snapshot ``[≤ 1, L, …]``,
+            the others whole.
+        evals: The columns of ``/eval``, every committed evaluation.
+    """
+
+    layers: Mapping[str, NDArray[Any]]
+    evals: Mapping[str, NDArray[np.float64]]
+
+
+def read_last_rows(file: Path, wanted: Collection[str] | None = None) -> LastRows:
+    """Read the last snapshot and the evaluations of a run, finished or not.
+
+    Args:
+        file: The results file.
+        wanted: Names of the measures' arrays to read; all where ``None``. The arrays that describe
+            the layers are always read.
+
+    Returns:
+        The rows.
+
+    Raises:
+        InputError: If it is not a results file.
+    """
+    with open_file(file) as opened:
+        num_evals = int(opened[COUNTERS[Axis.EVAL]][()])
+        num_snapshots = int(opened[COUNTERS[Axis.SNAPSHOT]][()])
+        last = slice(max(0, num_snapshots - 1), num_snapshots)
+        group, arrays = opened["layers"], {}
+        for name in group:
+            dataset = group[name]
+            if dataset.ndim == 1:
+                arrays[name] = dataset[last] if name == "step" else dataset[:]
+            elif wanted is None or name in wanted:
+                arrays[name] = dataset[last]
+        evals = {name: opened["eval"][name][:num_evals] for name in EVAL_NAMES}
+    return LastRows(arrays, evals)

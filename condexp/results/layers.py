@@ -1,0 +1,198 @@
+"""The measures of a run's layers by name, and what stands where there is no number."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from condexp.analysis.snapshot import LAYER_MEASURES
+from condexp.errors import InputError, suggestion
+from condexp.linalg.spectrum import SPECTRUM_MEASURES
+from condexp.results.marks import Mark, kappa_mark, measure_mark, p_limit
+from condexp.results.setting import lookup
+from condexp.store.reader import Run
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Where a named measure lies in the results file.
+
+    Attributes:
+        array: Name of the array.
+        matrix: The matrix it belongs to; ``None`` for measures of the layer itself.
+        p: Index of its fraction, for condition numbers.
+    """
+
+    array: str
+    matrix: str | None = None
+    p: int | None = None
+
+
+@dataclass(frozen=True)
+class LayerMeasures:
+    """All measures of all layers at some snapshots, from one results file.
+
+    A measure is called as in the file, κ_p with its fraction: ``input_kappa_0.5``.
+
+    Attributes:
+        steps: ``[S]`` training steps of the snapshots.
+        layers: L names in execution order.
+        fractions: The fractions p of the condition numbers.
+        arrays: The file's arrays ``[S, L]``, ``[S, L, P]`` for condition numbers, and ``[L]`` for
+            the layers' sizes.
+        num_samples: N of each snapshot; ``None`` where the configuration does not tell.
+        centered: Whether the moments are about the mean, which costs them one row.
+    """
+
+    steps: NDArray[np.int64]
+    layers: tuple[str, ...]
+    fractions: tuple[float, ...]
+    arrays: Mapping[str, NDArray[Any]]
+    num_samples: int | None
+    centered: bool
+
+    @classmethod
+    def read(cls, run: Run) -> "LayerMeasures":
+        """Read every committed snapshot of a run.
+
+        Args:
+            run: The run.
+
+        Returns:
+            The measures.
+        """
+        dataset = run.measures()
+        arrays = {str(name): variable.to_numpy() for name, variable in dataset.variables.items()}
+        return cls.of(arrays, run.config)
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]], config: Mapping[str, Any]) -> "LayerMeasures":
+        """Take the arrays of a results file's ``/layers``.
+
+        Args:
+            arrays: By name, cut to the snapshots wanted.
+            config: The run's configuration.
+
+        Returns:
+            The measures.
+        """
+        return cls(
+            steps=arrays["step"],
+            layers=tuple(map(str, arrays["layer"])),
+            fractions=tuple(map(float, arrays["p"])),
+            arrays=arrays,
+            num_samples=num_samples(config),
+            centered=bool(lookup(config, "analysis.center")),
+        )
+
+    @cached_property
+    def matrices(self) -> tuple[str, ...]:
+        """The matrices measured, in the file's order."""
+        return tuple(name[2:] for name in self.arrays if name.startswith("n_"))
+
+    @cached_property
+    def measures(self) -> dict[str, Measure]:
+        """Every measure by name: those of the layer, then those of each matrix."""
+        found = {name: Measure(name) for name in LAYER_MEASURES if name in self.arrays}
+        for matrix in self.matrices:
+            for suffix in SPECTRUM_MEASURES:
+                found[f"{matrix}_{suffix}"] = Measure(f"{matrix}_{suffix}", matrix)
+            for index, p in enumerate(self.fractions):
+                found[f"{matrix}_kappa_{p}"] = Measure(f"{matrix}_kappa", matrix, index)
+        return found
+
+    def find(self, name: str) -> Measure:
+        """Look up a measure.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            Where it lies.
+
+        Raises:
+            InputError: If the run has no such measure; names the nearest.
+        """
+        if name not in self.measures:
+            raise InputError(
+                f"unknown measure {name!r}: this run has {', '.join(LAYER_MEASURES)}, and "
+                f"<matrix>_<measure> of the matrices {', '.join(self.matrices) or '(none)'} with "
+                f"{', '.join(SPECTRUM_MEASURES)} and "
+                f"{', '.join(f'kappa_{p}' for p in self.fractions)}."
+                f"{suggestion(name, self.measures)}"
+            )
+        return self.measures[name]
+
+    def values(self, name: str) -> NDArray[np.float64]:
+        """Return a measure of every layer at every snapshot.
+
+        Args:
+            name: Name of the measure.
+
+        Returns:
+            ``[S, L]``, as stored.
+        """
+        measure = self.find(name)
+        array = self.arrays[measure.array]
+        return array if measure.p is None else array[..., measure.p]
+
+    def marks(self, name: str) -> NDArray[np.object_]:
+        """Say which values of a measure are no plain numbers, and why.
+
+        Args:
+            name: Name of the measure.
+
+        Returns:
+            ``[S, L]`` of `Mark`.
+        """
+        measure, values = self.find(name), self.values(name)
+        marks = np.empty(values.shape, dtype=object)
+        for (row, layer), value in np.ndenumerate(values):
+            if measure.matrix is None:
+                marks[row, layer] = measure_mark(value)
+                continue
+            status = str(self.arrays[f"{measure.matrix}_status"][row, layer])
+            if status == "absent":
+                marks[row, layer] = Mark.MISSING
+            elif measure.p is None:
+                marks[row, layer] = measure_mark(value, status)
+            else:
+                limit = self.limits[measure.matrix][layer]
+                marks[row, layer] = kappa_mark(value, status, self.fractions[measure.p], limit)
+        return marks
+
+    @cached_property
+    def limits(self) -> dict[str, list[float]]:
+        """For each matrix, the share of each layer's spectrum that the rows can fill; else NaN."""
+        sizes = {name: self.arrays[name] for name in ("d_in", "d_out", "positions", "reused")}
+        lengths = self.arrays.get("n_input", sizes["d_in"])
+        limits: dict[str, list[float]] = {matrix: [] for matrix in self.matrices}
+        for layer in range(len(self.layers)):
+            d_in, d_out, positions, reused = (int(size[layer]) for size in sizes.values())
+            groups = max(1, int(lengths[layer]) // d_in)
+            # How often a module is reused is not stored, so its number of rows is not known.
+            known = self.num_samples is not None and not reused
+            rows = (self.num_samples or 0) * positions - self.centered
+            for matrix in self.matrices:
+                limit = p_limit(matrix, d_in, d_out, groups, rows) if known else float("nan")
+                limits[matrix].append(limit)
+        return limits
+
+
+def num_samples(config: Mapping[str, Any]) -> int | None:
+    """Find the number of samples of each snapshot in a run's configuration.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        Size of the probe or of the training batch; ``None`` for a full batch of unknown size.
+    """
+    total = lookup(config, "dataset.subset.train") or lookup(config, "dataset.num_train")
+    probe = lookup(config, "analysis.source") == "probe"
+    size = lookup(config, "analysis.probe.size" if probe else "trainer.batch_size")
+    known = [number for number in (size, total) if isinstance(number, int)]
+    return min(known) if known else None

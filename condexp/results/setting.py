@@ -1,0 +1,95 @@
+"""What a run is: its configuration in a few lines, and in one."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from condexp.store.reader import Run
+
+# The groups that say what was computed; where and on what it ran stands in provenance.json.
+GROUPS = ("model", "dataset", "optimizer", "scheduler", "trainer", "analysis")
+
+
+def lookup(config: Mapping[str, Any], key: str) -> Any:
+    """Read a key of a nested configuration.
+
+    Args:
+        config: The configuration.
+        key: Names joined by dots, such as ``model.depth``.
+
+    Returns:
+        The value; ``None`` where the configuration has no such key.
+
+    >>> lookup({"model": {"depth": 20}}, "model.depth")
+    20
+    """
+    value: Any = config
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Walk through a nested configuration.
+
+    Args:
+        config: The configuration.
+        prefix: What to put before each key.
+
+    Yields:
+        Each key joined by dots, with its value; lists as tuples, which can be compared and sorted.
+
+    >>> dict(flatten({"seed": 1, "model": {"depth": 20, "sizes": [1, 2]}}))
+    {'seed': 1, 'model.depth': 20, 'model.sizes': (1, 2)}
+    """
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
+
+
+def headline(run: Run) -> str:
+    """Say in one line what was trained, and how far where that is not to the end.
+
+    It goes by the results file alone, not by the state: a run draws its figure before it is complete.
+
+    Args:
+        run: The run.
+
+    Returns:
+        For example ``"resnet on digits, seed 1"``, or ``"… (diverged at step 17)"``.
+    """
+    title = str(run.attrs.get("title") or run.path.name)
+    losses, num_steps = run.metrics["loss"].dropna(), run.status.get("num_steps", 0)
+def setting_table(run: Run) -> Table:
+    """Lay out a run's configuration, one line a group.
+
+    Args:
+        run: The run.
+
+    Returns:
+        A table without borders; keys that are not set are left out.
+    """
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for group in GROUPS:
+        options = dict(flatten(lookup(run.config, group) or {}))
+        name = options.pop("name", None)
+        words = [] if name is None else [str(name)]
+        words += [f"{key}={_text(value)}" for key, value in options.items() if value is not None]
+        if words:
+            table.add_row(group, Text(" ".join(words)))
+    seed = lookup(run.config, "seed")
+    if seed is not None:
+        table.add_row("seed", str(seed))
+    return table
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)

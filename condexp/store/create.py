@@ -1,0 +1,150 @@
+"""Create a results file at once and whole; from then on libhdf5 never writes it."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from condexp.store.disk import as_results_error, locked, reserve, sync_folder, write_at
+from condexp.store.fields import FORMAT, SCALE_CONVENTION, VERSION, DatasetSpec, Kind
+from condexp.store.hdf5 import PAGE_BYTES, SparseFile, storage_type
+from condexp.store.layout import COUNTERS, FileSpec, datasets
+
+FILL_BYTES = 1 << 20
+
+
+def create_results(path: Path, spec: FileSpec) -> None:
+    """Create ``results.h5`` with every array at its final place and size, NaN until written.
+
+    The same specification gives the same bytes. A process killed in here leaves nothing, the older
+    file, or a complete empty one.
+
+    Args:
+        path: The file; an older one is replaced. Its folder exists.
+        spec: What the run will measure, and when.
+
+    Raises:
+        ResultsError: If there is no room or no permission, or another process writes the file.
+    """
+    file, ranges = skeleton(spec)
+    partial = path.with_name(f"{path.name}.partial")
+    with as_results_error(path, "Nothing was created"), locked(path):
+        try:
+            _write(partial, file, ranges)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def skeleton(spec: FileSpec) -> tuple[SparseFile, list[tuple[int, int]]]:
+    """Return the file, in memory, and the byte ranges that are to be NaN."""
+    sparse, ranges = SparseFile(), []
+    content = _content(spec)
+    # The oldest format with real dimension scales and no timestamps: no reader has to be new.
+    options = {"libver": ("v108", "v108"), "alignment_threshold": 8, "alignment_interval": 8}
+    with h5py.File(sparse, "w", **options) as file:
+        file.attrs.update(_attributes(spec))
+        described = datasets(spec)
+        for dataset in described:
+            stored = _add(file, dataset, content.get(dataset.path))
+            if dataset.kind is Kind.FLOAT and dataset.path not in content and dataset.num_bytes:
+                ranges.append((stored.id.get_offset(), dataset.num_bytes))
+        for dataset in described:
+            if not dataset.is_scale:
+                for axis, name in enumerate(dataset.dims):
+                    file[dataset.path].dims[axis].attach_scale(file[f"{dataset.group}/{name}"])
+    return sparse, ranges
+
+
+def _add(file: h5py.File, dataset: DatasetSpec, content: Any) -> h5py.Dataset:
+    """Return a new dataset, its place in the file fixed from the start."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.CONTIGUOUS)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    if dataset.kind is not Kind.TEXT:
+        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    stored = file.create_dataset(
+        dataset.path, dataset.shape, storage_type(dataset), dcpl=properties, track_times=False
+    )
+    if content is not None and (dataset.shape == () or dataset.num_bytes):
+        stored[...] = content
+    stored.attrs["units"] = dataset.units
+    stored.attrs["long_name"] = dataset.long_name
+    if dataset.is_scale:
+        stored.make_scale(dataset.name)
+    return stored
+
+
+def _content(spec: FileSpec) -> dict[str, Any]:
+    """Return everything that is known before the run, by path."""
+    layers = spec.layers
+    content: dict[str, Any] = {
+        # Written, as HDF5 gives a scalar no place in the file before that.
+        **dict.fromkeys(COUNTERS.values(), 0),
+        "config": spec.config_yaml,
+        "not_analysed": [f"{other.name}: {other.reason}" for other in spec.not_analysed],
+        "train/train_step": np.arange(spec.num_train_steps),
+        "eval/eval_step": spec.eval_steps,
+        "layers/p": spec.kappa_p,
+        "layers/type": [layer.type for layer in layers],
+        "layers/d_in": [layer.d_in for layer in layers],
+        "layers/d_out": [layer.d_out for layer in layers],
+        "layers/positions": [layer.positions for layer in layers],
+        "layers/reused": [layer.uses > 1 for layer in layers],
+        "layers/layer": [layer.name for layer in layers],
+    }
+    for matrix, lengths in spec.extent.lengths.items():
+        content[f"layers/n_{matrix}"] = lengths
+    for dataset in datasets(spec):
+        if dataset.name == "step":
+            content[dataset.path] = spec.snapshot_steps
+        if dataset.members:
+            content[f"{dataset.group}/layer"] = [layers[i].name for i in dataset.members]
+            content[f"{dataset.group}/layer_index"] = dataset.members
+            content[f"{dataset.group}/eig"] = np.arange(dataset.shape[2])
+    return content
+
+
+def _attributes(spec: FileSpec) -> dict[str, Any]:
+    """Return the attributes of the file; booleans as a byte, which every reader knows."""
+    own = {
+        key: np.int8(value) if isinstance(value, bool) else value
+        for key, value in spec.attributes.items()
+    }
+    return {
+        "Conventions": "CF-1.10",
+        "condexp_format": FORMAT,
+        "condexp_format_version": np.int64(VERSION),
+        "config_sha256": hashlib.sha256(spec.config_yaml.encode()).hexdigest(),
+        "scale_convention": SCALE_CONVENTION,
+        "steps_per_epoch": np.int64(spec.steps_per_epoch),
+        **own,
+    }
+
+
+def _write(partial: Path, file: SparseFile, ranges: list[tuple[int, int]]) -> None:
+    """Write the file in memory and the NaN to disk, and wait until they are there."""
+    handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        reserve(handle, file.size)
+        for page, content in sorted(file.pages.items()):
+            start = page * PAGE_BYTES
+            write_at(handle, memoryview(content)[: file.size - start], start)
+        for start, chunk in _fills(ranges):
+            write_at(handle, chunk, start)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _fills(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:
+    """Yield the byte ranges in pieces of NaN, each with its place."""
+    block = memoryview(np.full(FILL_BYTES // 8, np.nan, dtype="<f8").tobytes())
+    for start, length in ranges:
+        for offset in range(0, length, FILL_BYTES):
+            yield start + offset, block[: length - offset]

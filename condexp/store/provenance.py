@@ -1,0 +1,94 @@
+"""Where a run's numbers come from: code, packages, machine, command, data."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+GIT_SECONDS = 20
+
+
+def provenance(argv: Sequence[str], data_checksum: str, device: str) -> dict[str, Any]:
+    """Collect what is needed to trace a run's numbers back.
+
+    Args:
+        argv: The command line.
+        data_checksum: SHA-256 of the data set's arrays.
+        device: The device it runs on, ``cpu`` or ``cuda:0``.
+
+    Returns:
+        Plain values for ``provenance.json``; ``git`` is None where the code is no checkout.
+    """
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "argv": list(argv),
+        "folder": str(Path.cwd()),
+        "data_sha256": data_checksum,
+        "git": _checkout(Path(__file__).resolve()),
+        "python": sys.version,
+        "packages": _packages(),
+        "hardware": _hardware(device),
+    }
+
+
+def _checkout(source: Path) -> dict[str, str] | None:
+    """Return the checkout that a source file is a tracked part of."""
+    # An installed package may lie in someone else's repository, untracked there.
+    if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
+        return None
+    commit = _git(source.parent, "rev-parse", "HEAD")
+    diff = _git(source.parent, "diff", "HEAD", "--", ":/")
+    return {"commit": commit.strip(), "diff": diff or ""} if commit else None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return git's answer; git may be missing, slow, or not in charge of this folder."""
+    try:
+        answer = subprocess.run(
+            ("git", "-C", str(folder), *arguments),
+            capture_output=True,
+            timeout=GIT_SECONDS,
+            check=True,
+            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.decode(errors="replace")
+
+
+def _packages() -> dict[str, str]:
+    """Return every installed package with its version."""
+    found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def _hardware(device: str) -> dict[str, Any]:
+    """Return what the machine is."""
+    cuda = torch.device(device).type == "cuda"
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "num_cores": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "device": device,
+        "gpu": torch.cuda.get_device_name(device) if cuda else None,
+        "cuda": torch.version.cuda if cuda else None,
+    }
+
+
+def _processor() -> str:
+    """Return the processor's name; Linux alone says it in a file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

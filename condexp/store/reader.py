@@ -1,0 +1,197 @@
+"""Read a run, finished or running: labelled arrays of what is committed."""
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import xarray as xr
+import yaml
+
+from condexp.analysis.options import Matrix
+from condexp.errors import InputError, choose, suggestion
+from condexp.store.disk import read_json
+from condexp.store.fields import EVAL_NAMES, TRAIN_NAMES, WITHOUT_SPECTRA, Axis
+from condexp.store.hdf5 import open_file, read_extent
+from condexp.store.layout import COUNTERS, FILE_NAME, spectra_group
+from condexp.store.runs import CONFIG_NAME, STATUS_NAME
+
+BOOLEAN_ATTRIBUTES = ("center", "bias")
+
+
+def open_run(path: str | Path) -> "Run":
+    """Open a run for reading, also while it runs.
+
+    Args:
+        path: The run's folder, or its ``results.h5``.
+
+    Returns:
+        The run; each of its properties reads the file as it is at that moment.
+
+    Raises:
+        InputError: If there is no results file.
+    """
+    given = Path(path)
+    file = given / FILE_NAME if given.is_dir() else given
+    if not file.is_file():
+        parent = given.parent if given.parent.is_dir() else Path()
+        near = suggestion(given.name, (other.name for other in parent.iterdir()))
+        raise InputError(f"no run at {given}: {file} does not exist.{near}")
+    with open_file(file):
+        return Run(file)
+
+
+class Run:
+    """One run's stored results, cut to the committed rows. Made by :func:`open_run`.
+
+    Args:
+        file: Its results file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.path = file.parent
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The whole configuration; without the run's folder, the part that decides its numbers."""
+        whole = self.path / CONFIG_NAME
+        if whole.is_file():
+            text = whole.read_text(encoding="utf-8")
+        else:
+            with open_file(self.file) as file:
+                text = file["config"].asstr()[()]
+        content = yaml.safe_load(text)
+        return content if isinstance(content, dict) else {}
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The content of ``status.json``; empty if there is none."""
+        path = self.path / STATUS_NAME
+        return read_json(path) if path.is_file() else {}
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        """The attributes of the file."""
+        with open_file(self.file) as file:
+            attributes = dict(file.attrs)
+        for name in BOOLEAN_ATTRIBUTES:
+            if name in attributes:
+                attributes[name] = bool(attributes[name])
+        return {k: v.item() if isinstance(v, np.generic) else v for k, v in attributes.items()}
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the analysed layers in execution order."""
+        with open_file(self.file) as file:
+            return read_extent(file).layers
+
+    @cached_property
+    def not_analysed(self) -> tuple[str, ...]:
+        """Modules with weights that are not measured, each with the reason."""
+        with open_file(self.file) as file:
+            return tuple(file["not_analysed"].asstr()[:]) if len(file["not_analysed"]) else ()
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Training steps of the committed snapshots."""
+        with open_file(self.file) as file:
+            num = _num_committed(file, Axis.SNAPSHOT)
+            return tuple(int(step) for step in file["step"][:num])
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Losses and errors, committed rows only.
+
+        Returns:
+            Index ``step``; columns ``loss``, ``lr`` (of the update at that step), ``epoch``, and
+            ``train_loss``, ``train_error``, ``test_loss``, ``test_error`` (in percent; after that
+            many updates), NaN where a step has no such record.
+        """
+        with open_file(self.file) as file:
+            steps = _frame(
+                file["train"], "train_step", TRAIN_NAMES, _num_committed(file, Axis.TRAIN)
+            )
+            names = [name for name in EVAL_NAMES if name != "epoch"]
+            evals = _frame(file["eval"], "eval_step", names, _num_committed(file, Axis.EVAL))
+            steps_per_epoch = int(file.attrs["steps_per_epoch"])
+        joined = steps.join(evals, how="outer").rename_axis("step")
+        joined.insert(2, "epoch", joined.index.to_numpy() / steps_per_epoch)
+        return joined
+
+    def measures(self) -> xr.Dataset:
+        """Return every measure of every layer at the committed snapshots.
+
+        Returns:
+            Dimensions ``step``, ``layer`` and, for ``<matrix>_kappa``, ``p``; variables as in the
+            file (``input_lambda_max``, ``kfac_kappa``, ``domination``, ``type``, ``d_in``, …),
+            statuses and dtypes by name, ``epoch`` a coordinate of ``step``.
+        """
+        with open_file(self.file) as file:
+            num = _num_committed(file, Axis.SNAPSHOT)
+            group = file["layers"]
+            arrays = {name: _labelled(group[name], num) for name in group}
+            epoch = _labelled(file["epoch"], num)
+        names = ("step", "layer", "p")
+        coordinates = {name: arrays.pop(name) for name in names} | {"epoch": epoch}
+        return xr.Dataset(arrays, coordinates, attrs=self.attrs)
+
+    def spectrum(self, matrix: str, layer: str) -> xr.DataArray:
+        """Return the eigenvalues of a matrix of one layer at the committed snapshots.
+
+        Args:
+            matrix: ``input``, ``grad_output``, ``weight`` or ``weight_grad``.
+            layer: The layer's name.
+
+        Returns:
+            Dimensions ``step`` and ``eig``, descending along ``eig``.
+
+        Raises:
+            InputError: If there is no such matrix or layer, or its spectrum was not saved.
+        """
+        with open_file(self.file) as file:
+            num, extent = _num_committed(file, Axis.SNAPSHOT), read_extent(file)
+            measured = [str(other) for other in extent.lengths if other not in WITHOUT_SPECTRA]
+            kind = Matrix(choose("matrix with a spectrum", matrix, measured))
+            index = extent.layers.index(choose("layer", layer, extent.layers))
+            path = spectra_group(kind, extent.lengths[kind][index])
+            if path not in file:
+                raise InputError(
+                    f"{self.file} holds no spectra: they are kept with analysis.save_spectra=true"
+                )
+            group = file[path]
+            member = int(np.flatnonzero(group["layer_index"][:] == index)[0])
+            values = group["eigenvalue"][:num, member, :]
+            coordinates = {"step": group["step"][:num], "eig": group["eig"][:]}
+        return xr.DataArray(values, coordinates, ("step", "eig"), f"{matrix} of {layer}")
+
+
+def _num_committed(file: h5py.File, axis: Axis) -> int:
+    """Return a counter, read first of all: what is read after it is final below it."""
+    return int(file[COUNTERS[axis]][()])
+
+
+def _frame(group: h5py.Group, index: str, names: Iterable[str], num: int) -> pd.DataFrame:
+    """Return the committed rows of a group of columns."""
+    return pd.DataFrame({name: group[name][:num] for name in names}, index=group[index][:num])
+
+
+def _labelled(dataset: h5py.Dataset, num: int) -> xr.Variable:
+    """Return the committed rows of an array with its dimensions, codes turned into names."""
+    # A scale has no scale of its own: it is named as its dimension.
+    own = dataset.name.rpartition("/")[2]
+    dims = [axis.keys()[0] if len(axis) else own for axis in dataset.dims]
+    cut = dataset[:num] if dims[0] == "step" else dataset[:]
+    if codes := h5py.check_enum_dtype(dataset.dtype):
+        cut = np.array(sorted(codes, key=codes.__getitem__))[cut]
+    elif h5py.check_string_dtype(dataset.dtype):
+        cut = np.array([text.decode() for text in cut], dtype=np.str_)
+    elif own == "reused":
+        cut = cut.astype(bool)
+    return xr.Variable(dims, cut, {name: dataset.attrs[name] for name in ("units", "long_name")})

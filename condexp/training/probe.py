@@ -1,0 +1,119 @@
+"""A fixed set of training samples on which the network is measured, beside the training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from condexp.analysis.analyze import analyze_batches
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.state import left_as_found
+from condexp.data.dataset import Dataset
+from condexp.data.loaders import Batches
+from condexp.errors import InputError
+from condexp.training.evaluate import LossFunction
+from condexp.training.seeding import make_generator
+
+
+class ProbeMode(StrEnum):
+    """The mode of the whole network while it is probed; BatchNorm is where it matters."""
+
+    TRAIN = "train"
+    EVAL = "eval"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Batches that are measured again and again; sums over them are united.
+
+    Attributes:
+        batches: Inputs [N, …] and targets of each batch, on the model's device.
+        mode: BatchNorm takes each batch's own statistics, or the running ones.
+
+    Raises:
+        InputError: If there is no batch, or one of a single sample in train mode.
+    """
+
+    batches: Sequence[tuple[Tensor, Tensor]]
+    mode: ProbeMode
+
+    def __post_init__(self) -> None:
+        if not self.batches:
+            raise InputError("the probe holds no batch: give it at least one sample")
+        if self.mode is ProbeMode.TRAIN and any(len(inputs) < 2 for inputs, _ in self.batches):
+            raise InputError(
+                "the probe has a batch of one sample, which has no batch statistics: choose"
+                " probe.size and probe.batch_size so that none is left over, or probe.mode=eval"
+            )
+
+    def measure(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        options: AnalysisOptions,
+        learning_rate: float | None = None,
+    ) -> Snapshot:
+        """Measure the model as it is now, and leave it exactly as found.
+
+        Args:
+            model: Modes, buffers, gradients and all random states are restored, also after an
+                exception.
+            loss_fn: ``loss_fn(outputs, targets) -> scalar``.
+            options: What to measure.
+            learning_rate: For ``effective_lr``; NaN without it.
+
+        Returns:
+            One snapshot of all batches.
+        """
+        with left_as_found(model):
+            model.train(self.mode is ProbeMode.TRAIN)
+            return analyze_batches(
+                model, loss_fn, self.batches, options, learning_rate=learning_rate
+            )
+
+
+def draw_probe(
+    dataset: Dataset,
+    *,
+    size: int,
+    batch_size: int,
+    mode: ProbeMode,
+    seed: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Probe:
+    """Draw a probe from the training set: a function of the seed alone, whatever else is drawn.
+
+    Args:
+        dataset: Its training samples are drawn from, without replacement, and not augmented.
+        size: Number of samples.
+        batch_size: Samples in a batch; the last one may hold fewer.
+        mode: The mode of the network while it is probed.
+        seed: The run's seed.
+        device: Where the batches are kept.
+        dtype: Floating-point type of the batches.
+
+    Returns:
+        The probe.
+
+    Raises:
+        InputError: If there are not that many samples, or one is left over in train mode.
+    """
+    if not 1 <= size <= len(dataset.train):
+        raise InputError(
+            f"probe.size is {size}: it must lie between 1 and the {len(dataset.train)} training"
+            " samples"
+        )
+    order = torch.randperm(len(dataset.train), generator=make_generator(seed, "probe"))
+    batches = Batches(
+        dataset.train.select(order[:size].sort().values),
+        mean=dataset.mean,
+        std=dataset.std,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+    )
+    return Probe(tuple(batches.epoch()), mode)

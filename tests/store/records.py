@@ -1,0 +1,122 @@
+"""Synthetic records with every kind of number a run can produce, and the file they make."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condexp.analysis.layers import LayerInfo, NotAnalysed
+from condexp.analysis.options import Matrix
+from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
+from condexp.linalg.kronecker import KroneckerSpectrum
+from condexp.linalg.spectrum import Spectrum, Status
+from condexp.store.create import create_results
+from condexp.store.layout import FileSpec
+from condexp.store.writer import ResultsWriter
+from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
+
+LAYERS = (
+    LayerInfo("conv", "Conv2d", d_in=9, d_out=6, groups=1, positions=16, uses=1),
+    LayerInfo("groups", "Conv2d", d_in=3, d_out=6, groups=2, positions=4, uses=1),
+    LayerInfo("shared.ünit", "Linear", d_in=6, d_out=6, groups=1, positions=1, uses=2),
+    LayerInfo("fc", "Linear", d_in=6, d_out=4, groups=1, positions=1, uses=1),
+)
+KAPPA_P = (0.5, 0.9, 1.0)
+
+
+def make_spec(num_snapshots: int = 8, every: int = 3, **changes: Any) -> FileSpec:
+    """A schedule with a snapshot every few steps and an evaluation every second snapshot."""
+    num_steps = num_snapshots * every
+    evals = {*range(2 * every, num_steps, 2 * every), num_steps} if num_steps else {0}
+    fields: dict[str, Any] = {
+        "layers": LAYERS,
+        "not_analysed": (NotAnalysed("bn", "BatchNorm2d: no matrix weight"),),
+        "matrices": tuple(Matrix),
+        "kappa_p": KAPPA_P,
+        "save_spectra": True,
+        "snapshot_steps": tuple(range(0, num_steps, every)),
+        "eval_steps": tuple(sorted(evals)),
+        "num_train_steps": num_steps,
+        "steps_per_epoch": 2 * every,
+        "config_yaml": "model: {name: mlp}\nseed: 1\n",
+        "attributes": {"title": "a test λ", "source": "probe", "center": False, "bias": True},
+    }
+    return FileSpec(**fields | changes)
+
+
+def step_record(step: int) -> StepRecord:
+    """The losses of training; the fourth is not a number."""
+    return StepRecord(step, math.nan if step == 3 else 2.0 / (step + 1), 0.1 * 0.5 ** (step // 10))
+
+
+def eval_record(spec: FileSpec, step: int) -> EvalRecord:
+    """An evaluation after so many updates."""
+    return EvalRecord(step, step / spec.steps_per_epoch, 0.5 / step, 10.0 / step, 0.6 / step, 12.5)
+
+
+def snapshot_record(spec: FileSpec, step: int) -> SnapshotRecord:
+    """A snapshot as a function of its step, degenerate layers among its layers."""
+    generator = torch.Generator().manual_seed(step)
+    records = tuple(_layer(spec, info, step, generator) for info in spec.layers)
+    snapshot = Snapshot(records, num_samples=32, bn_mode=BnMode.NONE)
+    return SnapshotRecord(step, step / spec.steps_per_epoch, snapshot)
+
+
+def _layer(spec: FileSpec, info: LayerInfo, step: int, generator: torch.Generator) -> LayerSnapshot:
+    status = Status.OK
+    if info.name == "groups" and step % 2:
+        status = (Status.ZERO, Status.UNRELIABLE, Status.NONFINITE)[step % 3]
+    sides = {
+        Matrix.INPUT: info.d_in,
+        Matrix.GRAD_OUTPUT: info.d_out // info.groups,
+        Matrix.WEIGHT: min(info.d_in, info.d_out // info.groups),
+        Matrix.WEIGHT_GRAD: min(info.d_in, info.d_out // info.groups),
+    }
+    spectra = {
+        matrix: _spectrum(info.groups, side, status, generator) for matrix, side in sides.items()
+    }
+    kfac = KroneckerSpectrum(spectra[Matrix.INPUT], spectra[Matrix.GRAD_OUTPUT])
+    numbers = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
+    asked = {str(matrix): spectra.get(matrix) for matrix in sides if matrix in spec.matrices}
+    return LayerSnapshot(
+        info,
+        asked.get("input"),
+        asked.get("grad_output"),
+        kfac if Matrix.KFAC in spec.matrices else None,
+        asked.get("weight"),
+        asked.get("weight_grad"),
+        *numbers[:3],
+        math.nan,
+        *numbers[4:],
+    )
+
+
+def _spectrum(groups: int, side: int, status: Status, generator: torch.Generator) -> Spectrum:
+    values = torch.rand(groups, side, generator=generator, dtype=torch.float64)
+    # The last eigenvalue counts as zero: some condition numbers are infinite.
+    values = values.sort(1, descending=True).values
+    values[:, -1] = 0
+    if status is not Status.OK:
+        values = values * (0.0 if status is Status.ZERO else math.nan)
+    dtype = torch.float32 if side % 2 else torch.float64
+    return Spectrum(values, 1e-7 * side, status, dtype, 50)
+
+
+def write_run(path: Path, spec: FileSpec, num_steps: int | None = None, **options: Any) -> Path:
+    """Create a file and write a run's records into it, in the order of training."""
+    create_results(path, spec)
+    with ResultsWriter(path, **options) as writer:
+        feed(writer, spec, num_steps)
+    return path
+
+
+def feed(writer: ResultsWriter, spec: FileSpec, num_steps: int | None = None) -> None:
+    """Write the records of the first steps."""
+    last = spec.num_train_steps if num_steps is None else num_steps
+    for step in range(last):
+        if step in spec.snapshot_steps:
+            writer.on_snapshot(snapshot_record(spec, step))
+        writer.on_step(step_record(step))
+        if step + 1 in spec.eval_steps:
+            writer.on_eval(eval_record(spec, step + 1))

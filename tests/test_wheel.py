@@ -1,0 +1,46 @@
+"""The wheel brings its configuration and its plugin: the console script works from another folder."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_wheel_runs_from_another_folder(tmp_path: Path) -> None:
+    wheels, site, elsewhere = tmp_path / "wheels", tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(wheels)]
+    subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
+    (wheel,) = wheels.glob("condexp-*.whl")
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*install, str(site), str(wheel)], check=True, capture_output=True)
+
+    # Before the editable checkout on the path; a -m grid needs the sweeper plugin as well.
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(site / "bin" / "condexp"),
+            *("run", "-m", "trainer.steps=2", "model.depth=2", "analysis=last_layer", "seed=1,"),
+        ],
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in elsewhere.iterdir()] == ["outputs"]
+    (results,) = elsewhere.rglob("results.h5")
+    assert results.parent.name.startswith("mlp-digits-s1-")
+    where = "import condexp; print(condexp.__file__)"
+    found = subprocess.run(
+        [sys.executable, "-c", where],
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(found.stdout.strip()).is_relative_to(site)

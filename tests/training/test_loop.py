@@ -1,0 +1,224 @@
+"""What the loop reports, in which order, and how it ends."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from condexp.errors import InputError
+from condexp.training.checkpoint import load_checkpoint, save_checkpoint
+from condexp.training.loop import Outcome, RunState, Source
+from tests.training.runs import (
+    BATCH,
+    NUM_STEPS,
+    STEPS_PER_EPOCH,
+    Log,
+    Run,
+    images,
+    mlp,
+    model_state,
+)
+
+
+def plain_mlp() -> nn.Sequential:
+    return mlp(dropout=0.0)
+
+
+class Recording(nn.CrossEntropyLoss):
+    """Remembers the batches, and gives infinity once."""
+
+    def __init__(self, infinite_at: int | None = None, value: float = math.inf) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self.infinite_at, self.value = infinite_at, value
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.sizes.append(len(outputs))
+        loss = super().forward(outputs, targets)
+        return loss * self.value if len(self.sizes) - 1 == self.infinite_at else loss
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Run, Outcome]:
+    run = Run(plain_mlp, loss_fn=Recording(), snapshots=(0, 5))
+    return run, run.train()
+
+
+def test_equals_the_loop_everyone_writes(trained: tuple[Run, Outcome]) -> None:
+    reference = Run(plain_mlp)
+    model, optimizer, losses = reference.model, reference.optimizer, []
+    batches = reference.batches(reference.data.train, BATCH, shuffle=True)
+    model.train()
+    for step in range(NUM_STEPS):
+        epoch, position = divmod(step, STEPS_PER_EPOCH)
+        inputs, targets = list(batches.epoch(epoch))[position]
+        optimizer.param_groups[0]["lr"] = 0.1 * 0.5**epoch
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    run, _ = trained
+    assert [record.loss for record in run.log.steps] == losses
+    ours, theirs = run.model.state_dict(), model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_records(trained: tuple[Run, Outcome]) -> None:
+    run, _ = trained
+    assert [record.step for record in run.log.steps] == list(range(NUM_STEPS))
+    assert [record.lr for record in run.log.steps] == [0.1] * 4 + [0.05] * 2
+    assert [(record.step, record.epoch) for record in run.log.evals] == [(4, 1.0), (6, 1.5)]
+    assert [(record.step, record.epoch) for record in run.log.snapshots] == [(0, 0.0), (5, 1.25)]
+    assert all(0 <= record.test_error <= 100 for record in run.log.evals)
+
+
+def test_order_of_reports(trained: tuple[Run, Outcome]) -> None:
+    assert trained[0].log.order == [
+        ("step", 0),
+        ("snapshot", 0),
+        *[("step", step) for step in (1, 2, 3)],
+        ("eval", 4),
+        *[("step", step) for step in (4, 5)],
+        ("snapshot", 5),
+        ("eval", 6),
+    ]
+
+
+def test_outcome(trained: tuple[Run, Outcome]) -> None:
+    run, outcome = trained
+    log = run.log
+    assert outcome.state is RunState.COMPLETE
+    assert outcome.num_steps_done == NUM_STEPS
+    assert outcome.final == log.evals[-1]
+    assert outcome.best_test_error == min(e.test_error for e in log.evals)
+
+
+def test_the_last_evaluation_is_of_the_trained_network(trained: tuple[Run, Outcome]) -> None:
+    run, _ = trained
+    inputs = (run.data.test.inputs.float() - 128) / 64
+    with torch.no_grad():
+        outputs = run.model.eval()(inputs)
+    run.model.train()
+    loss = nn.functional.cross_entropy(outputs, run.data.test.targets).item()
+    # Float32 sums over other batches: a few eps.
+    assert run.log.evals[-1].test_loss == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_last_partial_batch_is_dropped(trained: tuple[Run, Outcome]) -> None:
+    loss_fn = trained[0].loss_fn
+    assert isinstance(loss_fn, Recording)
+    assert loss_fn.sizes == [BATCH] * NUM_STEPS
+
+
+def test_unless_it_is_the_only_one() -> None:
+    loss_fn = Recording()
+    run = Run(plain_mlp, data=images(3), loss_fn=loss_fn)
+    assert run.train().num_steps_done == NUM_STEPS
+    assert loss_fn.sizes == [3] * NUM_STEPS
+
+
+def test_a_probe_measures_before_the_update_and_after_the_last() -> None:
+    run = Run(plain_mlp, source=Source.PROBE, snapshots=(0, 2, NUM_STEPS))
+    untrained = run.probe().measure(run.model, run.loss_fn, run.options, 0.1 / (1 - 0.9))
+    run.train()
+    assert run.log.order[:4] == [("snapshot", 0), ("step", 0), ("step", 1), ("snapshot", 2)]
+    assert run.log.order[-2:] == [("eval", NUM_STEPS), ("snapshot", NUM_STEPS)]
+    trained = run.probe().measure(run.model, run.loss_fn, run.options)
+    for record, direct in ((run.log.snapshots[0], untrained), (run.log.snapshots[2], trained)):
+        for name in direct.layers:
+            ours, theirs = record.snapshot[name].input, direct[name].input
+            assert ours is not None
+            assert theirs is not None
+            assert torch.equal(ours.eigenvalues, theirs.eigenvalues)
+    assert run.log.snapshots[0].snapshot["1"].effective_lr == untrained["1"].effective_lr
+
+
+def test_effective_lr_of_sgd_counts_the_momentum() -> None:
+    run = Run(plain_mlp, snapshots=(0,))
+    rows = run.model.get_parameter("1.weight").detach().double().square().sum(1)
+    run.train()
+    expected = (0.1 / (1 - 0.9) / rows).quantile(0.5, interpolation="midpoint").item()
+    # Float32 weights squared: relative 1e-6.
+    assert run.log.snapshots[0].snapshot["1"].effective_lr == pytest.approx(expected, rel=1e-5)
+
+
+def test_adam_trains_without_an_effective_lr() -> None:
+    run = Run(plain_mlp, optimizer_name="adam", snapshots=(0,), num_steps=30, evals=(30,))
+    assert run.train().state is RunState.COMPLETE
+    assert math.isnan(run.log.snapshots[0].snapshot["1"].effective_lr)
+    assert run.log.steps[-1].loss < 0.8 * run.log.steps[0].loss
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("source", list(Source))
+def test_divergence(value: float, source: Source) -> None:
+    # The probe evaluates the loss too: three batches before step 3.
+    before = 3 if source is Source.PROBE else 0
+    loss_fn = Recording(infinite_at=3 + before, value=value)
+    run = Run(plain_mlp, source=source, snapshots=(3,), evals=(2, 6), loss_fn=loss_fn)
+    outcome = run.train()
+    assert outcome.state is RunState.DIVERGED
+    assert outcome.num_steps_done == 3
+    assert outcome.final is None
+    assert outcome.best_test_error == run.log.evals[0].test_error
+    assert [record.step for record in run.log.steps] == [0, 1, 2, 3]
+    assert not math.isfinite(run.log.steps[-1].loss)
+    assert [record.step for record in run.log.snapshots] == [3]
+    # No update was made from the broken gradient.
+    assert all(torch.isfinite(p).all() for p in run.model.parameters())
+
+
+def test_the_snapshot_of_a_broken_step_says_so() -> None:
+    loss_fn = Recording(infinite_at=0, value=math.nan)
+    run = Run(plain_mlp, snapshots=(0,), loss_fn=loss_fn)
+    run.train()
+    layer = run.log.snapshots[0].snapshot["6"]
+    assert layer.grad_output is not None
+    assert layer.input is not None
+    assert layer.grad_output.status == "nonfinite"
+    assert layer.input.status == "ok"
+
+
+def test_the_last_update_can_break_the_network() -> None:
+    run = Run(plain_mlp, num_steps=1, evals=(1,))
+    for group in run.optimizer.param_groups:
+        group["weight_decay"] = math.inf
+    outcome = run.train()
+    assert math.isfinite(run.log.steps[0].loss)
+    assert outcome.state is RunState.DIVERGED
+    assert outcome.final == run.log.evals[0]
+
+
+def test_a_training_batch_cannot_show_the_trained_network() -> None:
+    run = Run(plain_mlp, snapshots=(0, NUM_STEPS))
+    before = model_state(run.model)
+    with pytest.raises(InputError, match=r"planned at step 6.*last training batch.*step 5"):
+        run.train()
+    assert model_state(run.model) == before
+
+
+def test_a_probe_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(plain_mlp, source=Source.PROBE, snapshots=(0,))
+    monkeypatch.setattr(run, "probe", lambda: None)
+    with pytest.raises(InputError, match="there is no probe"):
+        run.train()
+
+
+def test_every_sink_is_told() -> None:
+    more = Log()
+    run = Run(plain_mlp, snapshots=(1,))
+    run.train([more])
+    assert more.order == run.log.order
+
+
+def test_checkpoint_of_a_run_repeats_byte_for_byte(tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        run = Run(plain_mlp)
+        run.train()
+        save_checkpoint(tmp_path / name, run.model, run.optimizer, step=NUM_STEPS)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    weights = load_checkpoint(tmp_path / "a.pt").model["1.weight"]
+    assert torch.equal(weights, run.model.get_parameter("1.weight"))
