@@ -12,7 +12,7 @@ from condexp.errors import choose
 from condexp.layers_report import layers_report
 from condexp.results.collect import collect
 from condexp.results.figures import FIGURES
-from condexp.results.report import report
+from condexp.results.report import layer_table, metrics_table, summary
 from condexp.results.status_table import read_statuses, status_table
 from condexp.results.tables import Format, make_table, render
 from condexp.store.reader import open_run
@@ -77,7 +77,9 @@ def show_run(path: Path, step: int | None, measures: Sequence[str] | None) -> in
     Returns:
         0.
     """
-    make_console().print(report(open_run(path), step, measures))
+    run = open_run(path)
+    table = layer_table(run, step, measures)
+    make_console().print(summary(run), table)
     return 0
 
 
@@ -128,8 +130,9 @@ def draw_figure(name: str, folders: Sequence[Path], output: Path | None) -> int:
         0.
     """
     draw = FIGURES[choose("figure", name, FIGURES)]
-    for path in draw([open_run(folder) for folder in find_runs(folders)], output):
-        make_console().print(f"wrote {path}", soft_wrap=True)
+    for folder in find_runs(folders):
+        for path in draw(open_run(folder), output or folder):
+            make_console().print(f"wrote {path}", soft_wrap=True)
     return 0
 
 
@@ -162,7 +165,8 @@ def show_result(result: "JobResult") -> None:
         log = f"; the traceback is in {result.folder / 'run.log'}" if result.folder else ""
         console.print(Text(f"failed: {result.message}{log}", style="red"))
         return
-    console.print(report(open_run(result.folder)))
+    run = open_run(result.folder)
+    console.print(metrics_table(run), layer_table(run))
     verb = "stored already" if result.stored else "wrote"
     names = sorted(path.name for path in result.folder.iterdir() if path.suffix != ".lock")
     console.print(f"{result.state}; {verb}: {result.folder}/{{{', '.join(names)}}}", soft_wrap=True)

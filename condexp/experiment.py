@@ -18,11 +18,11 @@ from condexp.prepare import Prepared, prepare
 from condexp.results.figures.overview import overview
 from condexp.status_keeper import StatusKeeper
 from condexp.store.create import create_results
-from condexp.store.disk import ResultsError, write_json
+from condexp.store.disk import ResultsError, locked, write_json
 from condexp.store.layout import FILE_NAME
 from condexp.store.provenance import provenance
 from condexp.store.reader import open_run
-from condexp.store.runs import State, read_status
+from condexp.store.runs import State, Status, read_status, write_status
 from condexp.store.writer import ResultsWriter
 from condexp.training.checkpoint import save_checkpoint
 from condexp.training.events import Sink
@@ -117,6 +117,8 @@ def _run(prepared: Prepared, observer: Observer) -> JobResult:
     results = folder / FILE_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with locked(results):  # a kill from here on leaves no older "complete" behind
+            write_status(folder, Status(State.PENDING, num_steps=prepared.plan.num_steps))
         create_results(results, prepared.spec)
         writer = ResultsWriter(results, config.store.durability)
     except (OSError, ResultsError) as error:  # another process is at it, or the disk is full
@@ -129,7 +131,6 @@ def _run(prepared: Prepared, observer: Observer) -> JobResult:
             keeper.write(State.RUNNING)
             observer.started(prepared)
             outcome = _train(prepared, [writer, keeper, observer], writer)
-            overview(open_run(folder), folder)
         except KeyboardInterrupt:
             logger.warning("interrupted")
             keeper.write(State.INTERRUPTED)
@@ -141,8 +142,16 @@ def _run(prepared: Prepared, observer: Observer) -> JobResult:
             return JobResult(folder, State.FAILED, message)
         state = State.COMPLETE if outcome.state is RunState.COMPLETE else State.DIVERGED
         logger.info("%s after %d steps", state, outcome.num_steps_done)
+        _draw(folder)
         keeper.write(state)
     return JobResult(folder, state)
+
+
+def _draw(folder: Path) -> None:
+    try:
+        overview(open_run(folder), folder)
+    except Exception:  # a picture can be drawn again: it must not cost the run its result
+        logger.exception("overview.png was not drawn; try: condexp figure overview %s", folder)
 
 
 def _train(prepared: Prepared, sinks: Sequence[Sink], writer: ResultsWriter) -> Outcome:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.conf import HydraConf
@@ -14,6 +15,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from condexp.errors import InputError, choose
+
+if TYPE_CHECKING:
+    from condexp.experiment import JobResult
 
 
 def conf_dir() -> Path:
@@ -41,10 +45,11 @@ def launch_run(args: list[str]) -> int:
     Returns:
         The exit code.
     """
-    codes: list[int] = []
+    results: list[JobResult] = []
 
-    def task(composed: DictConfig) -> object:
-        from condexp.experiment import run_experiment
+    def task(composed: DictConfig) -> "JobResult":
+        # Imported here, that completion and --cfg stay quick: they need no torch.
+        from condexp.experiment import JobResult, run_experiment
         from condexp.follow import Follower
         from condexp.validation import validate
 
@@ -55,14 +60,19 @@ def launch_run(args: list[str]) -> int:
         try:
             config = validate(composed, experiment_name(hydra_config))
             result = run_experiment(config, follower)
+        except InputError as error:
+            if not in_grid:
+                raise
+            result = JobResult.lost(str(error))  # the other jobs go on
+            follower.finished(result)
         finally:
             follower.close()
-        codes.append(result.exit_code)
+        results.append(result)
         return result
 
     code = _with_hydra(task, args)
     # A grid's code is the sweeper's: its jobs may have run in other processes.
-    return code if code or not codes or _is_multirun(args) else codes[0]
+    return code if _is_multirun(args) or not results else results[0].exit_code
 
 
 def launch_layers(args: list[str]) -> int:
@@ -107,17 +117,28 @@ def _is_multirun(args: list[str]) -> bool:
 
 
 def _with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
+    refused: list[InputError] = []
+
+    def quiet(composed: DictConfig) -> object:
+        try:
+            return task(composed)
+        except InputError as error:  # Hydra would announce it with a line of its own
+            refused.append(error)
+            return None
+
     # Hydra reads sys.argv, and with this variable it raises instead of printing and exiting.
     saved, sys.argv = sys.argv, ["condexp", *args]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(quiet)()
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error)) from error
     except SystemExit as stop:  # argparse's, and a grid's with failed jobs
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:
         sys.argv = saved
+    if refused:
+        raise refused[0]
     return 0
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 from condexp.errors import InputError, choose
 from condexp.linalg.spectrum import Precision
@@ -73,10 +74,10 @@ class AnalysisOptions:
         def put(field: str, value: object) -> None:
             object.__setattr__(self, field, value)
 
-        put("matrices", tuple(Matrix(choose("matrix", m, Matrix)) for m in names(self.matrices)))
-        put("fisher_type", FisherType(choose("fisher_type", self.fisher_type, FisherType)))
-        put("conv_input", ConvInput(choose("conv_input", self.conv_input, ConvInput)))
-        put("precision", Precision(choose("precision", self.precision, Precision)))
+        put("matrices", tuple(_chosen(Matrix, "matrix", m) for m in names(self.matrices)))
+        put("fisher_type", _chosen(FisherType, "fisher_type", self.fisher_type))
+        put("conv_input", _chosen(ConvInput, "conv_input", self.conv_input))
+        put("precision", _chosen(Precision, "precision", self.precision))
         put("layers", names(self.layers))
         put("exclude", names(self.exclude))
         put("kappa_p", tuple(float(p) for p in self.kappa_p))
@@ -100,3 +101,10 @@ class AnalysisOptions:
 def names(given: str | Iterable[str]) -> tuple[str, ...]:
     """Return names as a tuple; a single string is one name, not its letters."""
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def _chosen(kind: type[Choice], what: str, given: str) -> Choice:
+    return kind(choose(what, str(given), [str(allowed) for allowed in kind]))

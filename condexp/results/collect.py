@@ -1,7 +1,6 @@
 """One row a run: its configuration, its errors, and the last measures of every layer."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +8,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from condexp.results.last_rows import LastRows, read_last_rows
 from condexp.results.layers import LayerMeasures
 from condexp.results.setting import flatten, lookup
 from condexp.store.layout import FILE_NAME
-from condexp.store.reader import LastRows, Run, read_last_rows
-from condexp.store.runs import Status, find_runs, identity_config, read_status
-
-Row = dict[str, Any]
+from condexp.store.reader import Run
+from condexp.store.runs import CONFIG_NAME, Status, find_runs, identity_config, read_status
 
 
-def collect(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+def collect(
+    paths: str | Path | Iterable[str | Path], keys: Collection[str] | None = None
+) -> pd.DataFrame:
     """Gather runs in one table, finished or not.
 
     Args:
         paths: Run folders, or folders that hold run folders at any depth.
+        keys: Columns that are enough, for speed over many runs: measures that are none of them may
+            be left out. All columns where ``None``, or where no run has one of them.
 
     Returns:
         One row a run, sorted by path. Columns: ``path``, ``state``; every configuration key, joined
@@ -33,43 +35,67 @@ def collect(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
         of rows. The layer may also be called ``first`` or ``last_linear``, where all layers were
         analysed or that one was asked for by this name. What a run does not have is NaN.
     """
-    folders = find_runs([paths] if isinstance(paths, str | Path) else paths)
-    described: list[Row] = []
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    described: list[dict[str, Any]] = []
     identity_keys: dict[str, None] = {}
     measured: dict[tuple[str, ...], dict[int, NDArray[np.float64]]] = {}
-    for index, folder in enumerate(folders):
+    for index, folder in enumerate(find_runs(paths)):
         run = Run(folder / FILE_NAME)
-        config, rows = _read(run)
+        # A run that failed early may have no results, and one that is pending no configuration.
+        rows = read_last_rows(run.file, keys) if run.file.is_file() else None
+        config = run.config if rows or (folder / CONFIG_NAME).is_file() else {}
         identity_keys |= dict.fromkeys(key for key, _ in flatten(identity_config(config)))
         described.append(_describe(folder, read_status(folder), config, rows))
-        if rows is not None:
+        if rows is not None and len(rows.layers["step"]):
             columns, values = _measures(rows, config)
             measured.setdefault(columns, {})[index] = values
     # Runs of one architecture share their columns: a frame each, not a dictionary a run.
     blocks = [
         pd.DataFrame(np.stack(list(runs.values())), index=list(runs), columns=list(columns))
         for columns, runs in measured.items()
-        if columns
     ]
-    frame = pd.concat([pd.DataFrame(described), *([pd.concat(blocks)] if blocks else [])], axis=1)
+    parts = [pd.DataFrame(described), *([pd.concat(blocks)] if blocks else [])]
+    frame = pd.concat(parts, axis=1)
+    if not set(keys or ()) <= set(frame.columns):
+        return collect(paths)  # whoever asked for what is not there can be told the nearest name
     frame.attrs["identity_keys"] = tuple(identity_keys)
     return frame
 
 
-def _read(run: Run) -> tuple[Mapping[str, Any], LastRows | None]:
-    # A run that failed early has no results file; one that is pending not even a configuration.
-    rows = read_last_rows(run.file) if run.file.is_file() else None
-    return (run.config if rows or run.has_config else {}), rows
-
-
 def _describe(
     folder: Path, status: Status, config: Mapping[str, Any], rows: LastRows | None
-) -> Row:
-    row: Row = {"path": str(folder), "state": status.state.value, **dict(flatten(config))}
+) -> dict[str, Any]:
+    row = {"path": str(folder), "state": status.state.value, **dict(flatten(config))}
     row |= {"step": status.step, "seconds": status.seconds}
     for name in ("train_loss", "train_error", "test_loss", "test_error"):
-        row[name] = rows.evals[name][-1] if rows and len(rows.evals[name]) else np.nan
-    errors = rows.evals["test_error"] if rows else np.array([])
-    errors = errors[~np.isnan(errors)]
-    row["best_test_error"] = errors.min() if errors.size else np.nan
+        evals = rows.evals[name] if rows else np.empty(0)
+        row[name] = float(evals[-1]) if len(evals) else np.nan
+    errors = rows.evals["test_error"] if rows else np.empty(0)
+    row["best_test_error"] = np.fmin.reduce(errors, initial=np.nan)
     return row
+
+
+def _measures(
+    rows: LastRows, config: Mapping[str, Any]
+) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    data = LayerMeasures.of(rows.layers, config)
+    names = [*data.measures, *(f"{matrix}_p_limit" for matrix in data.limits)]
+    table = np.array([
+        *(data.values(name)[-1] for name in data.measures),
+        *data.limits.values(),
+    ]).reshape(len(names), len(data.layers))
+    layers = {name: index for index, name in enumerate(data.layers)} | _aliases(rows, config)
+    columns = tuple(f"{layer}.{name}" for layer in layers for name in names)
+    return columns, table[:, list(layers.values())].T.ravel()
+
+
+def _aliases(rows: LastRows, config: Mapping[str, Any]) -> dict[str, int]:
+    # Where only some layers were analysed, the first of them need not be the network's.
+    include = lookup(config, "analysis.layers.include") or ["all"]
+    linear = np.flatnonzero(rows.layers["type"] == "Linear")
+    found = {"first": 0, "last_linear": int(linear[-1]) if len(linear) else None}
+    return {
+        alias: index
+        for alias, index in found.items()
+        if index is not None and {"all", alias} & set(include)
+    }

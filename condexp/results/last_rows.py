@@ -1,4 +1,4 @@
-"""The last committed rows of a results file as plain arrays: what a table over many runs can afford."""
+"""The end of a results file as plain arrays: what a table over many runs can afford to read."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class LastRows:
     """The end of a run so far.
 
     Attributes:
-        layers: The arrays of ``/layers``: those with steps cut to the last snapshot ``[≤ 1, L, …]``,
-            the others whole.
+        layers: The arrays of ``/layers``: those with steps cut to the last snapshot, ``[1, L, …]``
+            (``[0, L, …]`` before the first), the others whole.
         evals: The columns of ``/eval``, every committed evaluation.
     """
 
@@ -27,13 +27,13 @@ class LastRows:
     evals: Mapping[str, NDArray[np.float64]]
 
 
-def read_last_rows(file: Path, wanted: Collection[str] | None = None) -> LastRows:
+def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
     """Read the last snapshot and the evaluations of a run, finished or not.
 
     Args:
         file: The results file.
-        wanted: Names of the measures' arrays to read; all where ``None``. The arrays that describe
-            the layers are always read.
+        keys: ``<layer>.<measure>`` keys whose arrays are enough; all arrays where ``None``. The
+            arrays that describe the layers are always read.
 
     Returns:
         The rows.
@@ -48,9 +48,11 @@ def read_last_rows(file: Path, wanted: Collection[str] | None = None) -> LastRow
         group, arrays = opened["layers"], {}
         for name in group:
             dataset = group[name]
-            if dataset.ndim == 1:
+            if name in {"layer", "type"}:
+                arrays[name] = dataset.asstr()[:]
+            elif dataset.ndim == 1:
                 arrays[name] = dataset[last] if name == "step" else dataset[:]
-            elif wanted is None or name in wanted:
+            elif keys is None or any(f".{name}" in key for key in keys):
                 arrays[name] = dataset[last]
         evals = {name: opened["eval"][name][:num_evals] for name in EVAL_NAMES}
     return LastRows(arrays, evals)

@@ -95,14 +95,14 @@ class LayerMeasures:
 
     @cached_property
     def measures(self) -> dict[str, Measure]:
-        """Every measure by name: those of the layer, then those of each matrix."""
-        found = {name: Measure(name) for name in LAYER_MEASURES if name in self.arrays}
+        """Every measure that was read, by name: those of the layer, then those of each matrix."""
+        found = {name: Measure(name) for name in LAYER_MEASURES}
         for matrix in self.matrices:
             for suffix in SPECTRUM_MEASURES:
                 found[f"{matrix}_{suffix}"] = Measure(f"{matrix}_{suffix}", matrix)
             for index, p in enumerate(self.fractions):
                 found[f"{matrix}_kappa_{p}"] = Measure(f"{matrix}_kappa", matrix, index)
-        return found
+        return {name: measure for name, measure in found.items() if measure.array in self.arrays}
 
     def find(self, name: str) -> Measure:
         """Look up a measure.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +19,7 @@ from condexp.store.reader import Run
 SYMBOLS = {
     "input": "Σx",
     "grad_output": "Σ∇h",
-    "kfac": "Σx⊗Σ∇h",
+    "kfac": "KFAC",
     "weight": "WWᵀ",
     "weight_grad": "∇W∇Wᵀ",
     "fisher": "Fisher",
@@ -32,54 +33,38 @@ EXPLANATIONS = {
 }
 
 
-def report(
-    run: Run, step: int | None = None, measures: Sequence[str] | None = None
-) -> RenderableType:
-    """Lay out what is known of a run, finished or running.
+def summary(run: Run) -> RenderableType:
+    """Lay out what a run is and how far it came: its setting and its metrics.
 
     Args:
-        run: The run.
-        step: Training step of the snapshot to show; the last where ``None``.
-        measures: Names of the measures to show of each layer; the usual ones where ``None``.
+        run: The run, finished or running.
 
     Returns:
         Something rich can print.
-
-    Raises:
-        InputError: If the run has no such snapshot or measure.
     """
-    return Group(
-        Text(headline(run), style="bold"),
-        Text(str(run.path), style="dim"),
-        Text(),
-        setting_table(run),
-        Text(),
-        metrics_table(run),
-        Text(),
-        layer_table(run, step, measures),
-    )
+    head = Text.assemble((headline(run), "bold"), "  ", (str(run.path), "dim"))
+    return Group(head, setting_table(run), metrics_table(run))
 
 
-def metrics_table(run: Run) -> Table:
-    """Lay out the loss and error at the last evaluation, and the best test error.
+def metrics_table(run: Run) -> RenderableType:
+    """Lay out how far a run is, and its loss and error at the last evaluation.
 
     Args:
         run: The run.
 
     Returns:
-        A table of the training and the test set; the caption says how far the run is.
+        A line with state, step and time, and a table of the training and the test set.
     """
     evals = run.metrics.dropna(subset=["train_loss", "test_loss"], how="all")
-    table = Table(caption=_progress(run), caption_justify="left")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    headers = ["loss", "error %", "best error %"]
-    for header in headers:
+    for header in ("loss", "error %", "best error %"):
         table.add_column(header, justify="right")
     for split in ("train", "test"):
         errors = evals[f"{split}_error"]
         values = [_last(evals[f"{split}_loss"]), _last(errors), float(errors.min())]
         table.add_row(split, *map(format_number, values))
-    return table
+    return Group(Text(_progress(run)), table)
 
 
 def layer_table(
@@ -110,7 +95,12 @@ def layer_table(
     if not len(data.steps) and step is None:
         return Text(f"{len(data.layers)} layers, no snapshot yet", style="dim")
     row = _row(data, step)
-    table = Table(title=f"layers at step {data.steps[row]}", title_justify="left")
+    table = Table(
+        title=f"layers at step {data.steps[row]}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=0,  # so that the usual columns fit a terminal of 80 columns
+    )
     table.add_column("layer", overflow="fold")
     table.add_column("type", no_wrap=True)
     for header in ("d_in", "d_out", *(_header(data, name) for name in names)):
@@ -119,13 +109,12 @@ def layer_table(
     for name in names:
         marks = data.marks(name)[row]
         columns.append(list(map(format_number, data.values(name)[row], marks)))
-        seen |= set(marks)
+        seen |= set(marks.tolist())
     sizes = [data.arrays[name] for name in ("type", "d_in", "d_out")]
     for layer, cells in enumerate(zip(*columns, strict=True) if columns else ()):
         table.add_row(Text(data.layers[layer]), *(str(size[layer]) for size in sizes), *cells)
-    table.caption = "\n".join(text for mark, text in EXPLANATIONS.items() if mark in seen) or None
-    table.caption_justify = "left"
-    return table
+    notes = [Text(text, style="dim") for mark, text in EXPLANATIONS.items() if mark in seen]
+    return Group(table, *notes)
 
 
 def _usual(data: LayerMeasures) -> list[str]:
@@ -159,7 +148,7 @@ def _row(data: LayerMeasures, step: int | None) -> int:
 def _header(data: LayerMeasures, name: str) -> str:
     measure = data.find(name)
     if measure.matrix is None:
-        return name
+        return "domi-\nnation" if name == "domination" else name.replace("_", "\n", 1)
     suffix = name.removeprefix(f"{measure.matrix}_")
     if measure.p is not None:
         suffix = f"κ {data.fractions[measure.p]}"
@@ -170,7 +159,7 @@ def _progress(run: Run) -> str:
     status = run.status
     parts = []
     if "state" in status:
-        parts.append(f"{status['state']} at step {status['step']} of {status['num_steps']}")
+        parts.append(f"{status['state']}, step {status['step']} of {status['num_steps']}")
         parts.append(f"{format_seconds(status['seconds'])} h")
     losses = run.metrics["loss"].dropna()
     if len(losses):

@@ -1,5 +1,6 @@
 """What a run is: its configuration in a few lines, and in one."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -54,16 +55,23 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def headline(run: Run) -> str:
     """Say in one line what was trained, and how far where that is not to the end.
 
-    It goes by the results file alone, not by the state: a run draws its figure before it is complete.
+    It goes by the steps that are stored, not by the state, as a run draws its figure before it is
+    called complete.
 
     Args:
         run: The run.
 
     Returns:
-        For example ``"resnet on digits, seed 1"``, or ``"… (diverged at step 17)"``.
+        ``"resnet on digits, seed 1"``, and ``"diverged at step 17"`` or ``"40 of 300 steps"``.
     """
     title = str(run.attrs.get("title") or run.path.name)
-    losses, num_steps = run.metrics["loss"].dropna(), run.status.get("num_steps", 0)
+    steps = run.metrics.dropna(subset="lr")
+    num_steps = run.status.get("num_steps") or len(steps)
+    if len(steps) and not math.isfinite(steps["loss"].iloc[-1]):
+        return f"{title}, diverged at step {steps.index[-1]}"
+    return title if len(steps) >= num_steps else f"{title}, {len(steps)} of {num_steps} steps"
+
+
 def setting_table(run: Run) -> Table:
     """Lay out a run's configuration, one line a group.
 

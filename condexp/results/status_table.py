@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -41,7 +42,9 @@ def status_table(statuses: Mapping[Path, Status]) -> Table:
     Returns:
         A table for the console; its caption counts the runs of each state.
     """
-    table = Table(caption=_count(statuses.values()), caption_justify="left")
+    table = Table(
+        caption=_count(statuses.values()), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
     table.add_column("run", overflow="fold")
     table.add_column("state", no_wrap=True)
     for header in ("step", "test error %", "best", "time"):
@@ -50,15 +53,15 @@ def status_table(statuses: Mapping[Path, Status]) -> Table:
     if remarks:
         table.add_column("error", overflow="fold")
     for folder, status in statuses.items():
-        cells = [
+        table.add_row(
             Text(str(folder)),
             Text(status.state.value, style=STATE_STYLES[status.state]),
             f"{status.step}/{status.num_steps}",
             format_number(_number(status.test_error)),
             format_number(_number(status.best_test_error)),
             format_seconds(status.seconds),
-        ]
-        table.add_row(*cells, *([Text(status.error or "")] if remarks else []))
+            *([Text(status.error or "")] if remarks else []),
+        )
     return table
 
 
@@ -75,26 +78,10 @@ def format_seconds(seconds: float) -> str:
 
 
 def _count(statuses: Iterable[Status]) -> str:
-    """Count the runs of each state, in the order of a run's life.
-
-    Args:
-        statuses: One status a run.
-
-    Returns:
-        For example ``"4 runs: 1 failed, 3 complete"``.
-    """
     states = [status.state for status in statuses]
     parts = [f"{states.count(state)} {state}" for state in State if state in states]
     return f"{len(states)} run{'s' * (len(states) != 1)}: {', '.join(parts)}"
 
 
 def _number(value: float | None) -> float:
-    """Take a number that the status may lack.
-
-    Args:
-        value: The number, or ``None`` before the first evaluation and for regression.
-
-    Returns:
-        The number, NaN in place of ``None``.
-    """
     return float("nan") if value is None else value

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -85,7 +87,7 @@ def make_table(
     )
 
 
-def render(table: ResultTable, output_format: str = Format.RICH) -> Table | str:
+def render(table: ResultTable, output_format: str = Format.RICH) -> RenderableType:
     """Lay out a table.
 
     Args:
@@ -93,7 +95,7 @@ def render(table: ResultTable, output_format: str = Format.RICH) -> Table | str:
         output_format: ``rich`` or ``markdown``.
 
     Returns:
-        A table for the console, or the text of a markdown table.
+        A table for the console, or the text of a markdown table (a ``str``), with notes below.
 
     Raises:
         InputError: If there is no such format.
@@ -106,12 +108,12 @@ def render(table: ResultTable, output_format: str = Format.RICH) -> Table | str:
     notes = _notes(table)
     if choose("table format", output_format, list(Format)) == Format.MARKDOWN:
         return _markdown(header, body, len(table.rows), notes)
-    grid = Table(title=Text(table.value), caption=Text("\n".join(notes)), caption_justify="left")
+    grid = Table(title=Text(table.value), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(header):
         grid.add_column(Text(name), justify="left" if index < len(table.rows) else "right")
     for line in body:
         grid.add_row(*map(Text, line))
-    return grid
+    return Group(grid, *(Text(note, style="dim") for note in notes))
 
 
 def _require_key(frame: pd.DataFrame, key: str) -> None:
@@ -193,4 +195,4 @@ def _markdown(
         return f"| {' | '.join(padded)} |"
 
     table = "\n".join(map(write, (lines[0], rule, *lines[1:])))
-    return "\n\n".join([table, *notes]) + "\n"
+    return "\n\n".join([table, *notes])

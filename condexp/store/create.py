@@ -42,7 +42,14 @@ def create_results(path: Path, spec: FileSpec) -> None:
 
 
 def skeleton(spec: FileSpec) -> tuple[SparseFile, list[tuple[int, int]]]:
-    """Return the file, in memory, and the byte ranges that are to be NaN."""
+    """Build the file in memory: all of it but the arrays that a run fills.
+
+    Args:
+        spec: What the run will measure, and when.
+
+    Returns:
+        The file, and the byte ranges ``(start, length)`` that are to be NaN.
+    """
     sparse, ranges = SparseFile(), []
     content = _content(spec)
     # The oldest format with real dimension scales and no timestamps: no reader has to be new.

@@ -13,7 +13,7 @@ from condexp.analysis.options import Matrix
 from condexp.errors import InputError
 from condexp.store.fields import FORMAT, VERSION, DatasetSpec, Extent, Kind
 
-PAGE_BYTES = 1 << 16
+PAGE_BYTES = 1 << 12
 
 
 class SparseFile(io.RawIOBase):

@@ -129,9 +129,9 @@ def file_size(spec: FileSpec) -> int:
         spec: What the file would be created from.
 
     Returns:
-        Bytes: those of the arrays exactly, and about 1.2 kB for the description of each.
+        Bytes: those of the arrays exactly, and about 640 for the description of each.
     """
-    return sum(dataset.num_bytes + 1200 for dataset in datasets(spec))
+    return sum(dataset.num_bytes + 640 for dataset in datasets(spec))
 
 
 def spectra_group(matrix: Matrix, length: int) -> str:

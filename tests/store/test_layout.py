@@ -1,4 +1,4 @@
-"""The layout is a contract with every reader: names, shapes, places, and what each array says of itself."""
+"""The layout is a contract with every reader: names, shapes, places, and words on each array."""
 
 import shutil
 import struct

@@ -56,8 +56,8 @@ class StepAxis:
         Args:
             axes: The panel.
         """
-        # Every panel shows the same stretch of training, with half a cell before step 0.
-        low, high = min(0.0, *self.edges[:1]), max(self.last, 1.0, *self.edges[-1:])
+        # Half a cell lies before step 0, and a run that goes on is wider than its snapshots.
+        low, high = min([0.0, *self.edges[:1]]), max([self.last, 1.0, *self.edges[-1:]])
         if self.logarithmic:
             axes.set_xscale("function", functions=(np.log1p, np.expm1))
             decades = 10.0 ** np.arange(0, np.floor(np.log10(high)) + 1)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -16,7 +17,7 @@ GREY, LIGHT_GREY = "#9A9A9A", "#E4E4E4"
 
 TEXT_WIDTH = 7.2  # inches: two columns of a paper
 
-_RC: dict[str, object] = {
+_RC: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine has it
     "font.size": 7.5,
     "axes.titlesize": 8,

@@ -1,0 +1,63 @@
+import dataclasses
+
+import pytest
+
+from condexp.analysis.options import AnalysisOptions, ConvInput, FisherType, Matrix
+from condexp.errors import InputError
+from condexp.linalg.spectrum import Precision
+
+
+def from_strings(**choices: object) -> AnalysisOptions:
+    return AnalysisOptions(**choices)  # type: ignore[arg-type]
+
+
+def test_plain_strings_become_the_records_own_types() -> None:
+    options = from_strings(
+        matrices=["weight", "input"],
+        fisher_type="empirical",
+        layers="conv*",
+        conv_input="channels",
+        precision="float64",
+        kappa_p=[1],
+    )
+    assert options.matrices == (Matrix.WEIGHT, Matrix.INPUT)
+    assert options.fisher_type is FisherType.EMPIRICAL
+    assert options.layers == ("conv*",)
+    assert options.conv_input is ConvInput.CHANNELS
+    assert options.precision is Precision.FLOAT64
+    assert options.kappa_p == (1.0,)
+    assert dataclasses.replace(options) == options
+
+
+@pytest.mark.parametrize(
+    ("matrices", "needs"),
+    [
+        (("input",), False),
+        (("input", "weight"), False),
+        (("grad_output",), True),
+        (("kfac",), True),
+        (("weight_grad",), True),
+    ],
+)
+def test_gradients_are_needed_only_where_a_matrix_is_made_of_them(
+    matrices: tuple[str, ...], needs: bool
+) -> None:
+    assert from_strings(matrices=matrices).needs_gradients is needs
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"matrices": ("inputs",)}, "unknown matrix 'inputs': .* Did you mean 'input'"),
+        ({"matrices": "grad_ouput"}, "Did you mean 'grad_output'"),
+        ({"fisher_type": "mc"}, "unknown fisher_type 'mc': allowed are empirical"),
+        ({"conv_input": "patch"}, "Did you mean 'patches'"),
+        ({"precision": "float46"}, "Did you mean 'float64'"),
+        ({"kappa_p": (0.0,)}, r"kappa_p must be fractions in \(0, 1\], got 0.0"),
+        ({"kappa_p": (0.5, 1.5)}, "got 1.5"),
+        ({"kappa_p": (float("nan"),)}, "got nan"),
+    ],
+)
+def test_unusable_choices_say_what_is_allowed(choices: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_strings(**choices)
