@@ -10,7 +10,7 @@ from condexp.analysis.options import ConvInput, FisherType, Matrix
 from condexp.data.gaussian import Shape as SpectrumShape
 from condexp.data.transforms import Augment
 from condexp.limits import one_of, within
-from condexp.linalg.spectrum import Precision
+from condexp.linalg.auto import Precision
 from condexp.models.init import Init
 from condexp.models.mlp import Activation, NormPosition
 from condexp.models.norm import Norm

@@ -179,12 +179,15 @@ def show_grid(jobs: Sequence[Sequence[str]], results: Sequence["JobResult"]) -> 
         jobs: The overrides of each job.
         results: How each ended.
     """
-    table = Table(title=f"grid of {len(jobs)} jobs", title_justify="left")
+    common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+    caption = f"all: {' '.join(sorted(common))}" if common else None
+    table = Table(title=f"grid of {len(jobs)} jobs", title_justify="left", caption=caption)
     for column in ("job", "state", "overrides", "result"):
         table.add_column(column, overflow="fold")
     for number, (overrides, result) in enumerate(zip(jobs, results, strict=True)):
         state = Text(str(result.state), style="red" if result.exit_code else "green")
         state.append(" (stored)" if result.stored else "")
+        varied = " ".join(override for override in overrides if override not in common)
         where = result.message if result.exit_code else str(result.folder)
-        table.add_row(str(number), state, Text(" ".join(overrides)), Text(where or ""))
+        table.add_row(str(number), state, Text(varied), Text(where or ""))
     make_console().print(table)

@@ -19,6 +19,8 @@ from condexp.errors import InputError, choose
 if TYPE_CHECKING:
     from condexp.experiment import JobResult
 
+PRESETS = ("experiment=", "profile=")  # the same for all jobs of a grid: said once, not by each
+
 
 def conf_dir() -> Path:
     """Find the configuration files: beside the package in a checkout, inside it in a wheel.
@@ -55,7 +57,8 @@ def launch_run(args: list[str]) -> int:
 
         hydra_config = HydraConfig.get()
         in_grid = hydra_config.mode == RunMode.MULTIRUN
-        job = f"{hydra_config.job.num} ({hydra_config.job.override_dirname})" if in_grid else None
+        varied = [o for o in hydra_config.overrides.task if not o.startswith(PRESETS)]
+        job = f"{hydra_config.job.num} ({' '.join(varied)})" if in_grid else None
         follower = Follower(job)
         try:
             config = validate(composed, experiment_name(hydra_config))

@@ -197,7 +197,7 @@ def test_layers_trains_nothing(condexp: Command, tmp_path: Path) -> None:
 
 
 def test_a_diverged_run_is_a_result(condexp: Command, tmp_path: Path) -> None:
-    code, out, _ = condexp(*TINY, "model.norm=none", "optimizer.lr=1e30", "model.init_scale=1e8")
+    code, out, _ = condexp(*TINY, "model.activation=identity", "optimizer.lr=1e30")
     (folder,) = runs(tmp_path)
     assert code == 0
     assert state(folder) == "diverged"

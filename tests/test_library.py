@@ -22,4 +22,4 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'condexp' has no attribute 'analyse'"):
-        condexp.analyse  # type: ignore[attr-defined]  # noqa: B018
+        condexp.analyse  # noqa: B018

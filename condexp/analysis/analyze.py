@@ -1,7 +1,6 @@
 """One call that measures a model and leaves it exactly as found."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -102,7 +101,9 @@ def analyze(
         kappa_p=kappa_p,
         learning_rate=learning_rate,
     )
-    return _measure(recorder, loss_fn, [(inputs, targets)], denominator)
+    snapshot = _measure(recorder, loss_fn, [(inputs, targets)], denominator)
+    _refuse_unreliable(snapshot)
+    return snapshot
 
 
 def analyze_batches(
@@ -116,6 +117,7 @@ def analyze_batches(
     """Measure a model on several batches, merged by Σ sums / Σ counts.
 
     Equal to one big batch wherever the samples do not mix, as they do in BatchNorm's training mode.
+    A spectrum that turns out unreliable keeps its status: measuring in passing stops no training.
 
     Args:
         model: As for :func:`analyze`.
@@ -128,51 +130,56 @@ def analyze_batches(
         The snapshot of all batches together.
 
     Raises:
-        InputError: If there is no batch, or as for :func:`analyze`.
-        ArithmeticError: As for :func:`analyze`.
+        InputError: If there is no batch, and as for :func:`analyze`.
     """
-    rest = iter(batches)
-    head = list(islice(rest, 2))
-    if not head:
-        raise InputError("there is no batch to analyse: give at least one (inputs, targets).")
+    streaming = not isinstance(batches, Sequence) or len(batches) > 1
     recorder = Recorder.from_options(
-        model, options, learning_rate=learning_rate, streaming=len(head) > 1
+        model, options, learning_rate=learning_rate, streaming=streaming
     )
-    return _measure(recorder, loss_fn, chain(head, rest), None)
+    return _measure(recorder, loss_fn, batches)
 
 
 def _measure(
     recorder: Recorder,
     loss_fn: LossFunction,
     batches: Iterable[tuple[Tensor, Any]],
-    denominator: float | None,
+    denominator: float | None = None,
 ) -> Snapshot:
+    num_batches = 0
     with left_as_found(recorder.model), torch.inference_mode(False), torch.enable_grad(), recorder:
         for inputs, targets in batches:
-            if not isinstance(inputs, Tensor) or inputs.ndim == 0 or len(inputs) == 0:
-                raise InputError(
-                    f"inputs must be a tensor [N, ...] with at least one sample, "
-                    f"got {_described(inputs)}; for other inputs put a Recorder around your own "
-                    "forward and backward pass."
-                )
-            recorder.denominator = (
-                loss_denominator(loss_fn, targets, len(inputs))
-                if denominator is None
-                else denominator
-            )
-            # A copy, because the first operation may work in place.
-            loss = loss_fn(recorder.model(inputs.clone()), targets)
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                raise InputError(
-                    f"loss_fn must return a scalar tensor, got {_described(loss)}; "
-                    "take the mean over the samples."
-                )
-            if loss.requires_grad and recorder.weights:
-                # Unlike backward(), this touches no .grad and goes only as far as is needed.
-                torch.autograd.grad(loss, recorder.weights, allow_unused=True)
-    snapshot = recorder.snapshot()
-    _refuse_unreliable(snapshot)
-    return snapshot
+            _pass(recorder, loss_fn, inputs, targets, denominator)
+            num_batches += 1
+    if num_batches == 0:
+        raise InputError("there is no batch to analyse: give at least one (inputs, targets).")
+    return recorder.snapshot()
+
+
+def _pass(
+    recorder: Recorder,
+    loss_fn: LossFunction,
+    inputs: Tensor,
+    targets: Any,
+    denominator: float | None,
+) -> None:
+    if not isinstance(inputs, Tensor) or inputs.ndim == 0 or len(inputs) == 0:
+        raise InputError(
+            f"inputs must be a tensor [N, ...] with at least one sample, got {_described(inputs)}; "
+            "for other inputs put a Recorder around your own forward and backward pass."
+        )
+    if denominator is None:
+        denominator = loss_denominator(loss_fn, targets, len(inputs))
+    recorder.denominator = denominator
+    # A copy, because the first operation may work in place.
+    loss = loss_fn(recorder.model(inputs.clone()), targets)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise InputError(
+            f"loss_fn must return a scalar tensor, got {_described(loss)}; "
+            "take the mean over the samples."
+        )
+    if loss.requires_grad and recorder.weights:
+        # Unlike backward(), this touches no .grad and goes only as far as is needed.
+        torch.autograd.grad(loss, recorder.weights, allow_unused=True)
 
 
 def _refuse_unreliable(snapshot: Snapshot) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from condexp.analysis.options import AnalysisOptions, ConvInput, Matrix
-from condexp.analysis.rows import Layer, num_groups
+from condexp.analysis.rows import Layer, appends_one, num_groups
 from condexp.analysis.state import left_as_found
 from condexp.errors import InputError, suggestion
 
@@ -183,7 +183,7 @@ def describe(
     convolution = isinstance(module, nn.Conv2d)
     fan_in = weight[0].numel()
     channels = convolution and options.conv_input is ConvInput.CHANNELS
-    d_in = (weight.shape[1] if channels else fan_in) + (options.bias and module.bias is not None)
+    d_in = (weight.shape[1] if channels else fan_in) + appends_one(module, options)
     return LayerInfo(
         name=name,
         type="Conv2d" if convolution else "Linear",

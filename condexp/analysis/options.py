@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from condexp.errors import InputError, choose
-from condexp.linalg.spectrum import Precision
+from condexp.linalg.auto import Precision
 
 KAPPA_P = (0.5, 0.8, 0.9, 1.0)
 
@@ -43,7 +43,7 @@ class AnalysisOptions:
     """The choices of one analysis; plain strings are accepted and converted.
 
     Args:
-        matrices: The matrices to measure, in any order.
+        matrices: The matrices to measure, in any order (named twice is named once).
         fisher_type: Whose labels are back-propagated.
         layers: Names, globs or the aliases ``first``, ``last_linear``, ``all`` to include.
         exclude: The same language, taken away afterwards.
@@ -74,13 +74,14 @@ class AnalysisOptions:
         def put(field: str, value: object) -> None:
             object.__setattr__(self, field, value)
 
-        put("matrices", tuple(_chosen(Matrix, "matrix", m) for m in names(self.matrices)))
+        matrices = (_chosen(Matrix, "matrix", m) for m in names(self.matrices))
+        put("matrices", tuple(dict.fromkeys(matrices)))
         put("fisher_type", _chosen(FisherType, "fisher_type", self.fisher_type))
         put("conv_input", _chosen(ConvInput, "conv_input", self.conv_input))
         put("precision", _chosen(Precision, "precision", self.precision))
         put("layers", names(self.layers))
         put("exclude", names(self.exclude))
-        put("kappa_p", tuple(float(p) for p in self.kappa_p))
+        put("kappa_p", tuple(dict.fromkeys(float(p) for p in self.kappa_p)))
         for p in self.kappa_p:
             if not 0 < p <= 1:
                 raise InputError(

@@ -16,7 +16,6 @@ from condexp.analysis.rows import Layer, count_samples
 from condexp.analysis.snapshot import BnMode, Snapshot
 from condexp.analysis.tape import Pass, Tape
 from condexp.errors import InputError
-from condexp.linalg.precision import exact_products
 
 
 class Recorder:
@@ -220,9 +219,9 @@ class Recorder:
                 self._tapes[name] = Tape(name, module, self.options, streaming=self._streaming)
             tape, current = self._tapes[name], self._pass
             inputs = args[0] if args else kwargs["input"]
-            with torch.no_grad(), exact_products(inputs.device):
+            with torch.no_grad():
                 tape.forward(inputs.detach(), output, current)
-            if tape.listens_to_gradients and output.requires_grad:
+            if tape.listens_to_gradients:
                 # On the tensor, not on the module: an in-place activation may follow.
                 self._on_grad(output, self._on_output_grad(tape, current))
 
@@ -230,7 +229,7 @@ class Recorder:
 
     def _on_output_grad(self, tape: Tape, current: Pass) -> Callable[[Tensor], None]:
         def hook(grad: Tensor) -> None:
-            with torch.no_grad(), exact_products(grad.device):
+            with torch.no_grad():
                 tape.backward(grad.detach(), current)
 
         return hook

@@ -35,6 +35,11 @@ def num_groups(module: Layer) -> int:
     return module.groups if isinstance(module, nn.Conv2d) else 1
 
 
+def appends_one(module: Layer, options: AnalysisOptions) -> bool:
+    """Return whether the layer's input rows end with a 1, the input of its bias."""
+    return options.bias and module.bias is not None
+
+
 def input_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Tensor:
     """Lay out a layer's input as the rows ``a`` of ``h = W a + b``.
 
@@ -68,7 +73,7 @@ def input_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Tenso
             groups=module.groups,
             padding_mode=module.padding_mode,
         )
-    if options.bias and module.bias is not None:
+    if appends_one(module, options):
         rows = torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
     return rows
 

@@ -10,12 +10,20 @@ from torch import Tensor
 from condexp.analysis.layers import describe
 from condexp.analysis.measures import InputStatistics, domination, effective_lr, frobenius_norm
 from condexp.analysis.options import AnalysisOptions, Matrix
-from condexp.analysis.rows import Layer, grad_output_rows, input_rows, unit_rows, weight_blocks
+from condexp.analysis.rows import (
+    Layer,
+    appends_one,
+    grad_output_rows,
+    input_rows,
+    unit_rows,
+    weight_blocks,
+)
 from condexp.analysis.snapshot import LayerSnapshot
 from condexp.errors import InputError
+from condexp.linalg.auto import Precision, needs_float64
 from condexp.linalg.kronecker import KroneckerSpectrum
 from condexp.linalg.moments import Scale, SecondMoment
-from condexp.linalg.spectrum import Precision, Spectrum, needs_float64
+from condexp.linalg.spectrum import Spectrum
 
 
 @dataclass(frozen=True)
@@ -69,9 +77,7 @@ class Moment:
         """Return the spectrum of what was added so far."""
         if self._spectrum is None:
             moment = self._moment
-            self._spectrum = Spectrum.from_matrix(
-                moment.matrix(), dtype=moment.dtype, num_rows=moment.num_rows
-            )
+            self._spectrum = moment.spectrum()
         return self._spectrum
 
 
@@ -143,8 +149,8 @@ class Tape:
         if self._input is not None:
             first = self._uses[current.number] == 1
             self._input.add(rows, current.num_samples if first else 0)
-        fan_in = weight_blocks(self.module, self._weight).shape[2]
-        self._statistics.add(rows[..., :fan_in], unit_rows(self.module, inputs))
+        plain = rows[..., :-1] if appends_one(self.module, self._options) else rows
+        self._statistics.add(plain, unit_rows(self.module, inputs))
 
     def backward(self, grad: Tensor, current: Pass) -> None:
         """Take in the gradient with respect to the output of one call.
@@ -156,6 +162,8 @@ class Tape:
         Raises:
             InputError: If the same call was back-propagated before.
         """
+        if grad.numel() == 0:
+            return
         self._returns[current.number] += 1
         if self._returns[current.number] > self._uses[current.number]:
             raise InputError(
@@ -203,7 +211,8 @@ class Tape:
             kfac = KroneckerSpectrum(inputs, grad_output)
         weight = self._factor(self._weight)
         gradient = self._mean_weight_grad()
-        weight_grad = None if gradient is None else self._factor(gradient)
+        # A weight is what it is; a gradient carries the rounding of its computation.
+        weight_grad = None if gradient is None else self._factor(gradient, self._weight.dtype)
         return LayerSnapshot(
             info=describe(
                 self.name,
@@ -231,5 +240,6 @@ class Tape:
             return None
         return self._weight_grad / self._weight_grad_samples
 
-    def _factor(self, tensor: Tensor) -> Spectrum:
-        return Spectrum.from_factor(weight_blocks(self.module, tensor), dtype=torch.float64)
+    def _factor(self, tensor: Tensor, row_dtype: torch.dtype = torch.float64) -> Spectrum:
+        blocks = weight_blocks(self.module, tensor)
+        return Spectrum.from_factor(blocks, dtype=torch.float64, row_dtype=row_dtype)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from condexp.errors import InputError
 from condexp.linalg.precision import exact_products
+from condexp.linalg.spectrum import Spectrum
 
 CHUNK_ROWS = 256
 """Rows of one product in working precision; the sum of products is taken in float64."""
@@ -56,7 +57,7 @@ class SecondMoment:
         self.center = center
         self.num_rows = 0
         self.num_samples = 0
-        self.dtype = torch.float64
+        self.dtype = self.row_dtype = torch.float64
         self._products = self._sum = self._shift = torch.zeros((), dtype=torch.float64)
 
     def add(self, rows: Tensor, num_samples: int, dtype: torch.dtype) -> None:
@@ -72,6 +73,7 @@ class SecondMoment:
         rows = rows.detach()
         if rows.shape[1] == 0:
             return
+        self.row_dtype = _coarser(self.row_dtype, rows.dtype)
         if self.center:
             if self.num_rows == 0:
                 self._shift = rows.mean(1, keepdim=True, dtype=torch.float64)
@@ -80,7 +82,12 @@ class SecondMoment:
         self._sum = self._sum.to(rows.device) + rows.sum(1, keepdim=True, dtype=torch.float64)
         self.num_rows += rows.shape[1]
         self.num_samples += num_samples
-        self.dtype = max(self.dtype, dtype, key=lambda kind: torch.finfo(kind).eps)
+        self.dtype = _coarser(self.dtype, dtype)
+
+    @property
+    def _count(self) -> int:
+        """The one 1/N: rows for a mean, samples for a sum over positions."""
+        return self.num_rows if self.scale is Scale.MEAN else self.num_samples
 
     def matrix(self) -> Tensor:
         """Return the second moment of all rows so far.
@@ -91,7 +98,7 @@ class SecondMoment:
         Raises:
             InputError: If no rows, or for ``SUM`` no samples, were added.
         """
-        count = self.num_rows if self.scale is Scale.MEAN else self.num_samples
+        count = self._count
         if self.num_rows == 0 or count == 0:
             raise InputError(
                 f"the second moment of {self.num_rows} rows of {self.num_samples} samples is not "
@@ -101,6 +108,21 @@ class SecondMoment:
             return self._products / count
         # Σ (r−m)(r−m)ᵀ = Σ r rᵀ − R·m mᵀ, whatever the rows were shifted by.
         return (self._products - self._sum.mT @ (self._sum / self.num_rows)) / count
+
+    def spectrum(self) -> Spectrum:
+        """Return the spectrum of the second moment, with the noise floor of products and rows.
+
+        Returns:
+            The spectrum; its ``num_rows`` is the number of rows so far.
+        """
+        power = self.mean().square().sum(1).max() * self.num_rows / self._count
+        return Spectrum.from_matrix(
+            self.matrix(),
+            dtype=self.dtype,
+            num_rows=self.num_rows,
+            row_dtype=self.row_dtype,
+            mean_square=float(power) if self.center else 0.0,
+        )
 
     def mean(self) -> Tensor:
         """Return the mean over all rows so far.
@@ -114,6 +136,10 @@ class SecondMoment:
         if self.num_rows == 0:
             raise InputError("the mean of no rows is not defined: add rows first")
         return (self._shift + self._sum / self.num_rows).squeeze(1)
+
+
+def _coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
+    return max(one, other, key=lambda kind: torch.finfo(kind).eps)
 
 
 def _sum_of_products(rows: Tensor, dtype: torch.dtype) -> Tensor:

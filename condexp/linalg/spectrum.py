@@ -1,7 +1,6 @@
 """Eigenvalues with a stated noise floor, and the measures of one spectrum."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -36,22 +35,13 @@ class Status(StrEnum):
     """The matrix contains NaN or Inf: all NaN."""
 
 
-class Precision(StrEnum):
-    """Working precision of second moments (sums and eigenvalues are float64 always)."""
-
-    AUTO = "auto"
-    """float32, and float64 where a requested κ_p needs it (see ``needs_float64``)."""
-    FLOAT32 = "float32"
-    FLOAT64 = "float64"
-
-
 @dataclass(frozen=True, eq=False)
 class Spectrum:
     """Eigenvalues of a symmetric positive semi-definite matrix of one or more diagonal blocks.
 
-    Eigenvalues under the noise floor λ_1·(4·eps(dtype) + n·eps(float64)) count as 0. Where
-    ``status`` is ``unreliable`` or ``nonfinite`` every measure is NaN; where it is ``zero`` the
-    ratios are.
+    Eigenvalues under the noise floor λ_1·(4·eps(dtype) + n·eps(float64) + 4·eps(row_dtype)²) count
+    as 0. Where ``status`` is ``unreliable`` or ``nonfinite`` every measure is NaN; where it is
+    ``zero`` the ratios are.
 
     Attributes:
         blocks: ``[groups, d / groups]`` float64 on the CPU, each row descending.
@@ -74,13 +64,25 @@ class Spectrum:
     num_rows: int
 
     @classmethod
-    def from_matrix(cls, matrix: Tensor, *, dtype: torch.dtype, num_rows: int) -> "Spectrum":
+    def from_matrix(
+        cls,
+        matrix: Tensor,
+        *,
+        dtype: torch.dtype,
+        num_rows: int,
+        row_dtype: torch.dtype = torch.float64,
+        mean_square: float = 0.0,
+    ) -> "Spectrum":
         """Compute the spectrum of a symmetric matrix, in float64 on the CPU.
 
         Args:
             matrix: ``[d, d]``, or ``[groups, d / groups, d / groups]`` for diagonal blocks.
-            dtype: Working precision of the products the matrix was made of; sets the noise floor.
+            dtype: Working precision of the products the matrix was made of.
             num_rows: Rows the matrix was averaged over.
+            row_dtype: Precision the rows themselves were computed in. In a direction in which
+                they are 0 in theory (the null vector of a softmax's gradients) their rounding
+                leaves an eigenvalue of up to 0.3·eps(row_dtype)²·λ_1 (measured), not 0.
+            mean_square: What centring took away, in units of the eigenvalues: it was rounded too.
 
         Returns:
             The spectrum, of length d.
@@ -94,7 +96,9 @@ class Spectrum:
             return cls(unknown, math.nan, Status.NONFINITE, dtype, num_rows)
         values = torch.linalg.eigvalsh(square).flip(-1)
         largest = max(float(values.max()), 0.0)
-        floor = largest * (4 * torch.finfo(dtype).eps + side * torch.finfo(torch.float64).eps)
+        eps, eps64 = torch.finfo(dtype).eps, torch.finfo(torch.float64).eps
+        row_noise = 4 * torch.finfo(row_dtype).eps ** 2
+        floor = largest * (4 * eps + side * eps64 + row_noise) + mean_square * row_noise
         if float(values.min()) < -floor:
             return cls(unknown, floor, Status.UNRELIABLE, dtype, num_rows)
         counted = torch.where(values > floor, values, 0.0)
@@ -102,7 +106,9 @@ class Spectrum:
         return cls(counted, floor, status, dtype, num_rows)
 
     @classmethod
-    def from_factor(cls, factor: Tensor, *, dtype: torch.dtype) -> "Spectrum":
+    def from_factor(
+        cls, factor: Tensor, *, dtype: torch.dtype, row_dtype: torch.dtype = torch.float64
+    ) -> "Spectrum":
         """Compute the eigenvalues of F Fᵀ: the squared singular values of F.
 
         The product is taken on the smaller side, whose eigenvalues are the same but for zeros.
@@ -110,6 +116,7 @@ class Spectrum:
         Args:
             factor: ``[m, n]``, or ``[groups, m, n]`` for diagonal blocks.
             dtype: Precision that sets the noise floor; the product itself is taken in float64.
+            row_dtype: Precision the factor was computed in; float64 where it is exact as it is.
 
         Returns:
             The spectrum, of length groups·min(m, n); its ``num_rows`` is n.
@@ -119,7 +126,7 @@ class Spectrum:
         wide = wide if wide.shape[-2] <= wide.shape[-1] else wide.mT
         with exact_products(wide.device):
             product = wide @ wide.mT
-        return cls.from_matrix(product, dtype=dtype, num_rows=num_rows)
+        return cls.from_matrix(product, dtype=dtype, num_rows=num_rows, row_dtype=row_dtype)
 
     @cached_property
     def eigenvalues(self) -> Tensor:
@@ -221,30 +228,3 @@ def kappa_index(p: float, d: int) -> int:
             f"kappa_p = {p!r} is not a fraction of the spectrum: give 0 < p <= 1, for example 0.5"
         )
     return min(d, max(1, math.ceil(p * d * (1 - 1e-12))))
-
-
-def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float]) -> bool:
-    """Return whether a spectrum must be taken again with float64 products (``Precision.AUTO``).
-
-    That is so if a requested κ_p falls on an eigenvalue between 0 and 16·eps·λ_1, where 1 %
-    accuracy ends, unless the number of rows already makes it an exact 0; or if float32 failed
-    (status ``unreliable``).
-
-    Args:
-        spectrum: From products of any precision.
-        kappa_p: The fractions p asked for.
-
-    Returns:
-        True if products in float64 could change a requested κ_p.
-    """
-    if spectrum.dtype == torch.float64 or spectrum.status in {Status.ZERO, Status.NONFINITE}:
-        return False
-    if spectrum.status is Status.UNRELIABLE:
-        return True
-    max_rank = spectrum.blocks.shape[0] * spectrum.num_rows
-    threshold = 16 * torch.finfo(spectrum.dtype).eps * spectrum.lambda_max
-    indices = [kappa_index(p, len(spectrum)) for p in kappa_p]
-    return any(
-        index <= max_rank and float(spectrum.eigenvalues[index - 1]) < threshold
-        for index in indices
-    )

@@ -12,6 +12,9 @@ from condexp.store.fields import EVAL_NAMES, Axis
 from condexp.store.hdf5 import open_file
 from condexp.store.layout import COUNTERS
 
+# What describes the layers at every step; n_<matrix> does as well.
+SIZES = frozenset({"p", "d_in", "d_out", "positions", "reused"})
+
 
 @dataclass(frozen=True)
 class LastRows:
@@ -47,12 +50,12 @@ def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
         last = slice(max(0, num_snapshots - 1), num_snapshots)
         group, arrays = opened["layers"], {}
         for name in group:
-            dataset = group[name]
+            # Opening a dataset is what takes time, so those that are not needed stay closed.
             if name in {"layer", "type"}:
-                arrays[name] = dataset.asstr()[:]
-            elif dataset.ndim == 1:
-                arrays[name] = dataset[last] if name == "step" else dataset[:]
-            elif keys is None or any(f".{name}" in key for key in keys):
-                arrays[name] = dataset[last]
+                arrays[name] = group[name].asstr()[:]
+            elif name in SIZES or name.startswith("n_"):
+                arrays[name] = group[name][:]
+            elif keys is None or name == "step" or any(f".{name}" in key for key in keys):
+                arrays[name] = group[name][last]
         evals = {name: opened["eval"][name][:num_evals] for name in EVAL_NAMES}
     return LastRows(arrays, evals)

@@ -99,9 +99,10 @@ def format_number(value: float, mark: Mark = Mark.NONE) -> str:
     mark = mark or measure_mark(value)
     if mark:
         return str(mark)
-    if value == 0 or 1e-2 <= abs(value) < 1e3:
+    # The borders are where rounding would need another digit.
+    if value == 0 or 1e-2 <= abs(value) < 999.5:
         return f"{value:.3g}"
-    if 1e3 <= abs(value) < 1e5:
+    if 999.5 <= abs(value) < 99999.5:
         return f"{value:.0f}"
     mantissa, exponent = np.format_float_scientific(value, precision=2, trim="-").split("e")
     return f"{mantissa}e{int(exponent)}"

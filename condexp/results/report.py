@@ -99,12 +99,14 @@ def layer_table(
         title=f"layers at step {data.steps[row]}",
         title_justify="left",
         box=SIMPLE_HEAD,
+        show_edge=False,
         padding=0,  # so that the usual columns fit a terminal of 80 columns
     )
     table.add_column("layer", overflow="fold")
-    table.add_column("type", no_wrap=True)
+    table.add_column("type", overflow="fold")
+    # Where there is no room a number is folded: cut, it would be another number.
     for header in ("d_in", "d_out", *(_header(data, name) for name in names)):
-        table.add_column(header, justify="right", no_wrap=True)
+        table.add_column(header, justify="right", overflow="fold")
     columns, seen = [], set()
     for name in names:
         marks = data.marks(name)[row]
@@ -160,7 +162,7 @@ def _progress(run: Run) -> str:
     parts = []
     if "state" in status:
         parts.append(f"{status['state']}, step {status['step']} of {status['num_steps']}")
-        parts.append(f"{format_seconds(status['seconds'])} h")
+        parts.append(f"time {format_seconds(status['seconds'])}")
     losses = run.metrics["loss"].dropna()
     if len(losses):
         parts.append(f"batch loss {format_number(float(losses.iloc[-1]))}")

@@ -126,7 +126,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
             if given != (FORMAT, VERSION):
                 raise InputError(
                     f"{path} is not a results file of format {FORMAT!r}, version {VERSION}: "
-                    f"it says {given[0]!r}, version {given[1]!r}"
+                    f"it says {given[0]!r}, version {given[1]}"
                 )
             yield file
 

@@ -65,7 +65,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def _packages() -> dict[str, str]:
     """Return every installed package with its version."""
-    found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    found = {d.name: d.version for d in importlib.metadata.distributions() if d.name}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 

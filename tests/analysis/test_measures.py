@@ -61,6 +61,15 @@ def test_mean_fraction_of_constant_centered_and_zero_inputs() -> None:
     assert math.isnan(statistics.mean_fraction())
 
 
+def test_a_unit_that_is_never_positive_is_not_dead() -> None:
+    """Unless it is 0: an input that no rectifier precedes may be negative."""
+    statistics = InputStatistics()
+    rows = torch.tensor([[[-1.0, 0.0, 0.5], [0.0, 0.0, 1.0]]])
+    statistics.add(rows, rows[0].T)
+    assert math.isclose(statistics.dead_fraction(), 1 / 3)
+    assert math.isclose(statistics.full_fraction(), 1 / 3)
+
+
 def hand_made() -> tuple[nn.Module, torch.Tensor]:
     """Rectified units: one dead, one full, one in between, one 0 in the first half only."""
     layer = nn.Linear(1, 4).double()
@@ -130,10 +139,18 @@ def test_measures_of_a_layer_against_closed_forms(matrices: tuple[str, ...], cen
         assert math.isclose(getattr(record, name), float(value), rel_tol=1e-10)
 
 
-def test_mean_fraction_of_a_convolution_is_that_of_its_patches() -> None:
+@pytest.mark.parametrize("bias", [False, True])
+def test_mean_fraction_of_a_convolution_is_that_of_its_rows(bias: bool) -> None:
+    """Of its patches or of its pixels, without the bias's 1."""
     inputs = torch.ones(1, 1, 2, 2, dtype=torch.float64)
     model = cases.conv_net(nn.Conv2d(1, 1, 2, padding=1), 2, 2)
-    record = condexp.analyze(model, CROSS_ENTROPY, inputs, cases.labels(1, 3))["0"]
+    targets = cases.labels(1, 3)
+    record = condexp.analyze(model, CROSS_ENTROPY, inputs, targets, bias=bias)["0"]
     # Nine windows; each of the four pixels of a window sees the image in four of them.
     mean, mean_square = 4 * (4 / 9) ** 2, 4 * 4 / 9
     assert math.isclose(record.input_mean_fraction, mean / mean_square, rel_tol=1e-12)
+    centered = inputs - torch.tensor([0.0, 0.0, 2.0, 2.0]).reshape(1, 1, 2, 2)
+    record = condexp.analyze(
+        model, CROSS_ENTROPY, centered, targets, conv_input="channels", bias=bias
+    )["0"]
+    assert record.input_mean_fraction == 0

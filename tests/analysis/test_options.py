@@ -4,7 +4,7 @@ import pytest
 
 from condexp.analysis.options import AnalysisOptions, ConvInput, FisherType, Matrix
 from condexp.errors import InputError
-from condexp.linalg.spectrum import Precision
+from condexp.linalg.auto import Precision
 
 
 def from_strings(**choices: object) -> AnalysisOptions:
@@ -27,6 +27,12 @@ def test_plain_strings_become_the_records_own_types() -> None:
     assert options.precision is Precision.FLOAT64
     assert options.kappa_p == (1.0,)
     assert dataclasses.replace(options) == options
+
+
+def test_named_twice_is_named_once() -> None:
+    options = from_strings(matrices=["weight", "input", "weight"], kappa_p=[0.5, 1, 0.5, 1.0])
+    assert options.matrices == (Matrix.WEIGHT, Matrix.INPUT)
+    assert options.kappa_p == (0.5, 1.0)
 
 
 @pytest.mark.parametrize(

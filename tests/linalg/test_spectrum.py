@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from condexp.errors import InputError
+from condexp.linalg.auto import Precision
 from condexp.linalg.moments import Scale, SecondMoment
 from condexp.linalg.spectrum import (
     SPECTRUM_MEASURES,
-    Precision,
     Spectrum,
     Status,
     kappa_index,
@@ -225,3 +225,44 @@ def test_fewer_rows_than_features_limit_the_rank() -> None:
 
 def test_precision_names() -> None:
     assert [str(name) for name in Precision] == ["auto", "float32", "float64"]
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_of_the_rows_is_no_eigenvalue(classes: int, dtype: torch.dtype) -> None:
+    # Softmax minus one-hot sums to 0 exactly; rounded to dtype, the sum is of order eps, and its
+    # square would show up as a condition number of 1/eps² in products that are exact.
+    torch.manual_seed(0)
+    probabilities = torch.softmax(torch.randn(200, classes, dtype=torch.float64), dim=1)
+    rows = probabilities - torch.nn.functional.one_hot(torch.arange(200) % classes, classes)
+    exact, rounded = SecondMoment(Scale.SUM), SecondMoment(Scale.SUM)
+    exact.add(rows[None], 200, torch.float64)
+    rounded.add(rows.to(dtype)[None], 200, torch.float64)
+    assert rounded.spectrum().rank == exact.spectrum().rank == classes - 1
+    assert math.isinf(rounded.spectrum().kappa(1.0))
+    if dtype == torch.bfloat16 and classes > 2:  # what would be published without this floor
+        naive = Spectrum.from_matrix(rounded.matrix(), dtype=torch.float64, num_rows=200)
+        assert naive.rank == classes
+    # The rest is untouched: the smallest true eigenvalue is far above the floor.
+    torch.testing.assert_close(
+        rounded.spectrum().eigenvalues[:-1],
+        exact.spectrum().eigenvalues[:-1],
+        rtol=8 * torch.finfo(dtype).eps,  # each entry is rounded once, λ_1/λ_{d-1} is below 10
+        atol=0.0,
+    )
+
+
+def test_what_centring_takes_away_was_rounded_too() -> None:
+    # A constant offset of 10⁴ σ in float32: the centred rows know the data to 10⁴·eps only.
+    torch.manual_seed(0)
+    rows = torch.randn(500, 6, dtype=torch.float64)
+    rows[:, 5] = rows[:, 4]
+    plain = SecondMoment(Scale.MEAN, center=True)
+    plain.add(rows.float()[None], 500, torch.float64)
+    offset = SecondMoment(Scale.MEAN, center=True)
+    means = torch.tensor([1e4, 2e4, 3e4, 1e4, 1e4, 3e4])
+    offset.add((rows + means).float()[None], 500, torch.float64)
+    assert plain.spectrum().rank == 5
+    assert offset.spectrum().rank == 5
+    naive = Spectrum.from_matrix(offset.matrix(), dtype=torch.float64, num_rows=500)
+    assert naive.rank == 6

@@ -221,7 +221,9 @@ def test_a_large_file_takes_no_memory() -> None:
 
 def test_a_spectrum_too_long_for_its_field_is_refused() -> None:
     huge = LayerInfo("head", "Linear", 2**16, 2**15, 1, 1, 1)
-    with pytest.raises(InputError, match=r"'head' has a matrix of 2147483648 .* layers.exclude"):
+    with pytest.raises(
+        InputError, match=r"'head' has a matrix of 2147483648 .*analysis\.layers\.exclude"
+    ):
         datasets(make_spec(layers=(huge,)))
 
 

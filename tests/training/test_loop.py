@@ -183,13 +183,18 @@ def test_the_snapshot_of_a_broken_step_says_so() -> None:
 
 
 def test_the_last_update_can_break_the_network() -> None:
-    run = Run(plain_mlp, num_steps=1, evals=(1,))
+    run = Run(plain_mlp, num_steps=1, evals=(1,), source=Source.PROBE, snapshots=(0, 1))
     for group in run.optimizer.param_groups:
         group["weight_decay"] = math.inf
     outcome = run.train()
     assert math.isfinite(run.log.steps[0].loss)
     assert outcome.state is RunState.DIVERGED
     assert outcome.final == run.log.evals[0]
+    # Measuring a broken network is not an error.
+    before, after = (record.snapshot["6"].input for record in run.log.snapshots)
+    assert before is not None
+    assert after is not None
+    assert (before.status, after.status) == ("ok", "nonfinite")
 
 
 def test_a_training_batch_cannot_show_the_trained_network() -> None:

@@ -1,5 +1,6 @@
 """A measure of every layer over training, as a heat map; what is no number has its own look."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -139,7 +140,12 @@ def _boxes(
 
 
 def _shortened(name: str) -> str:
-    if len(name) <= MAX_LETTERS:
-        return name
-    kept = MAX_LETTERS - 1
-    return f"{name[: kept // 2]}…{name[kept // 2 - kept :]}"
+    # The numbers in a name tell layers apart, so only its words lose letters, the longest first.
+    tokens = re.findall(r"[^\W\d]+|[\W\d]+", name)
+    words = [i for i, token in enumerate(tokens) if token[0].isalpha()]
+    while words and sum(map(len, tokens)) > MAX_LETTERS:
+        longest = max(words, key=lambda i: len(tokens[i]))
+        if len(tokens[longest]) == 1:
+            break
+        tokens[longest] = tokens[longest][:-1]
+    return "".join(tokens)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from condexp.results.figures.heatmap import draw_heat_map, draw_legend, label_layers, map_height
 from condexp.results.figures.steps import StepAxis
@@ -59,7 +59,7 @@ def overview(
     panels = _panels(measures, p)
     last = max([*metrics.index, *measures.steps], default=0)
     axis = StepAxis.of(measures.steps.astype(float), float(last))
-    heat = 2 * map_height(len(measures.layers)) + 0.9 if panels else 0.0
+    heat = len(panels) * map_height(len(measures.layers)) + 0.9 if panels else 0.0
     with style():
         figure = new_figure(TEXT_WIDTH, heat + 1.9)
         figure.suptitle(headline(run), fontsize=8.5)
@@ -71,22 +71,21 @@ def overview(
 
 
 def _panels(measures: LayerMeasures, p: float | None) -> list[list[str]]:
-    # Two rows of measures, λ_max above κ_p: of the factors and their product where they exist.
+    # λ_max above κ_p: of the factors and their product where they exist, else of all there are.
     main = tuple(m for m in ("input", "grad_output", "kfac") if m in measures.matrices)
     matrices = main or measures.matrices
     if not matrices or not len(measures.steps):
         return []
-    fraction = measures.fractions[0] if p is None else p
-    rows = [[f"{m}_{kind}" for m in matrices] for kind in ("lambda_max", f"kappa_{fraction}")]
-    for name in rows[1]:
-        measures.find(name)
-    return rows
+    fractions = measures.fractions[:1] if p is None else (float(p),)
+    kinds = ("lambda_max", *(f"kappa_{fraction}" for fraction in fractions))
+    return [[f"{matrix}_{kind}" for matrix in matrices] for kind in kinds]
 
 
 def _draw_heat_maps(
     figure: FigureBase, measures: LayerMeasures, panels: Sequence[Sequence[str]], axis: StepAxis
 ) -> None:
-    grid = figure.subplots(2, len(panels[0]), sharex=True, sharey=True, squeeze=False)
+    shape = len(panels), len(panels[0])
+    grid = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
     seen: set[Mark] = set()
     for axes, name in zip(grid.flat, (name for row in panels for name in row), strict=True):
         measure, marks = measures.find(name), measures.marks(name)
@@ -96,8 +95,8 @@ def _draw_heat_maps(
         draw_heat_map(axes, measures.values(name), marks, axis, rf"$\log_{{10}}\,{symbol}$")
         if kappa is None:
             axes.set_title(MATRIX_TITLES[str(measure.matrix)])
-        else:
-            axes.set_xlabel("step")
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
     for axes in grid[:, 0]:
         label_layers(axes, measures.layers)
     for axes in grid[:, 1:].flat:
@@ -115,15 +114,20 @@ def _draw_curves(figure: FigureBase, metrics: pd.DataFrame) -> None:
     positive = losses[np.isfinite(losses) & (losses > 0)]
     if positive.size and positive.max() > 10 * positive.min():
         panels[0].set_yscale("log")
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[0].yaxis.set_major_formatter("{x:g}")
+        panels[0].yaxis.set_minor_locator(NullLocator())
     panels[0].set_ylabel("loss")
     if has_errors:
         _curve(panels[1], metrics["train_error"], BLUE, "train")
         _curve(panels[1], metrics["test_error"], VERMILION, "test")
         panels[1].set_ylabel("error (%)")
         panels[1].set_ylim(bottom=0)
+    last = max([*metrics.index, 1])
     for axes in panels:
         axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlim(-0.02 * last, 1.02 * last)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
         if axes.lines:
             axes.legend(ncols=3, handlelength=1.2, columnspacing=1.0)
 

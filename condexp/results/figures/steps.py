@@ -61,10 +61,11 @@ class StepAxis:
         if self.logarithmic:
             axes.set_xscale("function", functions=(np.log1p, np.expm1))
             decades = 10.0 ** np.arange(0, np.floor(np.log10(high)) + 1)
-            axes.xaxis.set_major_locator(FixedLocator([0.0, *decades]))
+            ticks = np.outer(decades, (1, 3) if high < 1000 else (1,)).ravel()
+            axes.xaxis.set_major_locator(FixedLocator([0.0, *ticks]))
             axes.xaxis.set_minor_locator(NullLocator())
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
         axes.set_xlim(low, high)
 
 

@@ -1,0 +1,44 @@
+"""The precision of products, and when ``auto`` has to take them again."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import torch
+
+from condexp.linalg.spectrum import Spectrum, Status, kappa_index
+
+
+class Precision(StrEnum):
+    """Working precision of second moments (sums and eigenvalues are float64 always)."""
+
+    AUTO = "auto"
+    """float32, and float64 where a requested κ_p needs it (see ``needs_float64``)."""
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float]) -> bool:
+    """Return whether a spectrum must be taken again with float64 products (``Precision.AUTO``).
+
+    That is so if a requested κ_p falls on an eigenvalue between 0 and 16·eps·λ_1, where 1 %
+    accuracy ends, unless the number of rows already makes it an exact 0; or if float32 failed
+    (status ``unreliable``).
+
+    Args:
+        spectrum: From products of any precision.
+        kappa_p: The fractions p asked for.
+
+    Returns:
+        True if products in float64 could change a requested κ_p.
+    """
+    if spectrum.dtype == torch.float64 or spectrum.status in {Status.ZERO, Status.NONFINITE}:
+        return False
+    if spectrum.status is Status.UNRELIABLE:
+        return True
+    max_rank = spectrum.blocks.shape[0] * spectrum.num_rows
+    threshold = 16 * torch.finfo(spectrum.dtype).eps * spectrum.lambda_max
+    indices = [kappa_index(p, len(spectrum)) for p in kappa_p]
+    return any(
+        index <= max_rank and float(spectrum.eigenvalues[index - 1]) < threshold
+        for index in indices
+    )

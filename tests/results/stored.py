@@ -1,0 +1,153 @@
+"""Run folders made by the real store from records whose every number is known."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console, RenderableType
+
+from condexp.analysis.layers import LayerInfo, NotAnalysed
+from condexp.analysis.options import Matrix
+from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
+from condexp.linalg.kronecker import KroneckerSpectrum
+from condexp.linalg.spectrum import Spectrum
+from condexp.linalg.spectrum import Status as SpectrumStatus
+from condexp.store.create import create_results
+from condexp.store.layout import FileSpec
+from condexp.store.runs import State, Status, identity_yaml, write_status
+from condexp.store.writer import ResultsWriter
+from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
+
+NUM_SAMPLES = 4
+FRACTIONS = (0.5, 1.0)
+LAYERS = (
+    LayerInfo("conv", "Conv2d", d_in=9, d_out=4, groups=1, positions=16, uses=1),
+    LayerInfo("hidden", "Linear", d_in=8, d_out=4, groups=1, positions=1, uses=1),
+    LayerInfo("dead", "Linear", d_in=4, d_out=4, groups=1, positions=1, uses=1),
+    LayerInfo("fc", "Linear", d_in=4, d_out=3, groups=1, positions=1, uses=1),
+)
+
+
+def text_of(renderable: RenderableType, width: int = 200) -> str:
+    """What a terminal of this width shows."""
+    file = io.StringIO()
+    Console(file=file, width=width).print(renderable)
+    return file.getvalue()
+
+
+def make_config(**changes: Any) -> dict[str, Any]:
+    """A configuration as the command line resolves it; keys joined by dots are changed."""
+    config: dict[str, Any] = {
+        "experiment": "default",
+        "seed": 1,
+        "model": {"name": "mlp", "depth": 3, "last_bn": False},
+        "dataset": {"name": "digits", "root": "/data", "subset": {"train": None}},
+        "optimizer": {"name": "adam", "lr": 0.1, "betas": [0.9, 0.999]},
+        "trainer": {"batch_size": NUM_SAMPLES, "device": "cpu"},
+        "analysis": {"source": "train_batch", "center": False, "layers": {"include": ["all"]}},
+        "run": {"root": "outputs"},
+    }
+    for key, value in changes.items():
+        *groups, name = key.split("__")
+        section = config
+        for group in groups:
+            section = section[group]
+        section[name] = value
+    return config
+
+
+def lambda_max(layer: int, step: int) -> float:
+    """λ_1 of every matrix of a layer but kfac's; powers of two, so that products are exact."""
+    return float(2 ** (layer - step))
+
+
+def spectrum(info: LayerInfo, side: int, step: int) -> Spectrum:
+    """λ_1, λ_1/2, λ_1/4, …: as many as there are rows; one less for the convolution."""
+    layer, rows = LAYERS.index(info), NUM_SAMPLES * info.positions
+    rank = side - 1 if info.name == "conv" else min(side, rows)
+    values = torch.zeros(1, side, dtype=torch.float64)
+    values[0, :rank] = lambda_max(layer, step) * 0.5 ** torch.arange(rank)
+    status = SpectrumStatus.OK
+    if info.name == "dead":
+        # Dead at first, then overflowing, and no longer to be trusted in between.
+        order = (SpectrumStatus.ZERO, SpectrumStatus.UNRELIABLE, SpectrumStatus.NONFINITE)
+        status = order[step % 3]
+        values = values * (0.0 if step % 3 == 0 else math.nan)
+    return Spectrum(values, 0.0, status, torch.float64, rows)
+
+
+def layer_snapshot(info: LayerInfo, step: int) -> LayerSnapshot:
+    a, b = spectrum(info, info.d_in, step), spectrum(info, info.d_out, step)
+    small = spectrum(info, min(info.d_in, info.d_out), step)
+    numbers = {"weight_norm": 1.5, "grad_norm": 0.5, "effective_lr": math.nan}
+    shares = {"input_mean_fraction": 0.25, "dead_fraction": 0.0, "full_fraction": 1.0}
+    return LayerSnapshot(
+        info,
+        a,
+        b,
+        KroneckerSpectrum(a, b),
+        small,
+        small,
+        domination=0.125 * (LAYERS.index(info) + 1),
+        **numbers,
+        **shares,
+    )
+
+
+def write_run(
+    folder: Path,
+    *,
+    state: State = State.COMPLETE,
+    steps_done: int | None = None,
+    test_errors: Sequence[float] = (50.0, 20.0, 30.0),
+    diverges_at: int | None = None,
+    snapshot_steps: Sequence[int] = (0, 1, 2, 5),
+    layers: Sequence[LayerInfo] = LAYERS,
+    num_steps: int = 6,
+    **config: Any,
+) -> Path:
+    """Train nothing for a few steps, with an evaluation after every second one."""
+    folder.mkdir(parents=True)
+    whole = make_config(**config)
+    spec = FileSpec(
+        layers=tuple(layers),
+        not_analysed=(NotAnalysed("bn", "BatchNorm1d"),),
+        matrices=tuple(Matrix) if layers else (),
+        kappa_p=FRACTIONS,
+        save_spectra=False,
+        snapshot_steps=tuple(snapshot_steps),
+        eval_steps=tuple(range(2, num_steps + 1, 2)),
+        num_train_steps=num_steps,
+        steps_per_epoch=2,
+        config_yaml=identity_yaml(whole),
+        attributes={"title": f"mlp on digits, seed {whole['seed']}", "center": False},
+    )
+    create_results(folder / "results.h5", spec)
+    (folder / "config.yaml").write_text(yaml.safe_dump(whole))
+    done = num_steps if steps_done is None else steps_done
+    with ResultsWriter(folder / "results.h5") as writer:
+        for step in range(done):
+            if step in spec.snapshot_steps:
+                records = tuple(layer_snapshot(info, step) for info in layers)
+                snapshot = Snapshot(records, NUM_SAMPLES, BnMode.NONE)
+                writer.on_snapshot(SnapshotRecord(step, step / 2, snapshot))
+            loss = math.nan if step == diverges_at else 2.0 / (step + 1)
+            writer.on_step(StepRecord(step, loss, 0.1))
+            if step + 1 in spec.eval_steps:
+                error = test_errors[step // 2]
+                record = EvalRecord(step + 1, (step + 1) / 2, 1 / (step + 1), error / 2, 0.5, error)
+                writer.on_eval(record)
+    write_status(folder, Status(state, step=done, num_steps=num_steps, seconds=83.2))
+    return folder
+
+
+def write_early_failure(folder: Path, message: str = "no space left on device") -> Path:
+    """A run that failed before it had a results file."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(make_config(seed=9)))
+    write_status(folder, Status(State.FAILED, error=message))
+    return folder

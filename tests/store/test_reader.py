@@ -1,0 +1,168 @@
+"""A run's stored results come back under their names, cut to what is committed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from condexp.errors import InputError
+from condexp.store.create import create_results
+from condexp.store.layout import FileSpec
+from condexp.store.reader import Run, open_run
+from condexp.store.runs import CONFIG_NAME, State, Status, write_status
+from condexp.store.writer import ResultsWriter
+from tests.store.records import (
+    KAPPA_P,
+    LAYERS,
+    eval_record,
+    feed,
+    make_spec,
+    snapshot_record,
+    step_record,
+)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, FileSpec]:
+    """A run that stopped after ten of its steps."""
+    folder = tmp_path_factory.mktemp("reader") / "mlp-digits-s1"
+    folder.mkdir()
+    spec = make_spec()
+    create_results(folder / "results.h5", spec)
+    with ResultsWriter(folder / "results.h5") as writer:
+        feed(writer, spec, num_steps=10)
+    return open_run(folder), spec
+
+
+def test_measures_are_labelled_and_cut(running: tuple[Run, FileSpec]) -> None:
+    run, spec = running
+    measures = run.measures()
+    assert dict(measures.sizes) == {"step": 4, "layer": 4, "p": 3}
+    assert measures["step"].values.tolist() == [0, 3, 6, 9]
+    assert measures["epoch"].values.tolist() == [0.0, 0.5, 1.0, 1.5]
+    assert measures["layer"].values.tolist() == [info.name for info in LAYERS]
+    assert measures["p"].values.tolist() == list(KAPPA_P)
+    for step in run.steps:
+        snapshot = snapshot_record(spec, step).snapshot
+        for name in run.layers:
+            layer, found = snapshot[name], measures.sel(step=step, layer=name)
+            assert layer.input is not None
+            assert layer.kfac is not None
+            np.testing.assert_equal(float(found["input_lambda_max"]), layer.input.lambda_max)
+            np.testing.assert_equal(float(found["domination"]), layer.domination)
+            kappa = [layer.kfac.kappa(p) for p in KAPPA_P]
+            np.testing.assert_equal(found["kfac_kappa"].values, kappa)
+            assert found["input_status"] == str(layer.input.status)
+            assert found["input_dtype"] == str(layer.input.dtype).partition(".")[2]
+    assert measures["type"].values.tolist() == ["Conv2d", "Conv2d", "Linear", "Linear"]
+    assert measures["d_in"].values.tolist() == [9, 3, 6, 6]
+    assert measures["n_input"].values.tolist() == [9, 6, 6, 6]
+    assert measures["reused"].values.tolist() == [False, False, True, False]
+    assert measures["input_kappa"].attrs["units"] == "1"
+    assert measures.attrs["source"] == "probe"
+
+
+def test_spectra_are_found_by_layer(running: tuple[Run, FileSpec]) -> None:
+    run, spec = running
+    for name, length in zip(run.layers, (9, 6, 6, 6), strict=True):
+        spectrum = run.spectrum("input", name)
+        assert dict(spectrum.sizes) == {"step": 4, "eig": length}
+        for step in run.steps:
+            stored = snapshot_record(spec, step).snapshot[name].input
+            assert stored is not None
+            np.testing.assert_equal(spectrum.sel(step=step).values, stored.eigenvalues.numpy())
+
+
+def test_metrics_join_steps_and_evaluations(running: tuple[Run, FileSpec]) -> None:
+    run, spec = running
+    metrics = run.metrics
+    assert metrics.index.name == "step"
+    assert metrics.columns.tolist() == [
+        "loss",
+        "lr",
+        "epoch",
+        "train_loss",
+        "train_error",
+        "test_loss",
+        "test_error",
+    ]
+    assert metrics.index.tolist() == list(range(10))
+    assert metrics["loss"].drop(3).tolist() == [step_record(s).loss for s in range(10) if s != 3]
+    assert metrics["epoch"].tolist() == [step / 6 for step in range(10)]
+    evaluated = metrics["test_error"].dropna()
+    assert evaluated.index.tolist() == [6]
+    assert metrics.loc[6, "train_loss"] == eval_record(spec, 6).train_loss
+
+
+def test_the_last_evaluation_comes_after_the_last_step(tmp_path: Path) -> None:
+    path, spec = tmp_path / "results.h5", make_spec(num_snapshots=2)
+    create_results(path, spec)
+    with ResultsWriter(path) as writer:
+        feed(writer, spec)
+    metrics = open_run(path).metrics
+    assert metrics.index.tolist() == list(range(7))
+    assert np.isnan(metrics.loc[6, "loss"])
+    assert metrics.loc[6, "test_error"] == 12.5
+
+
+def test_an_empty_run_can_be_opened(tmp_path: Path) -> None:
+    path = tmp_path / "results.h5"
+    create_results(path, make_spec())
+    run = open_run(path)
+    assert run.steps == ()
+    assert run.measures().sizes["step"] == 0
+    assert run.spectrum("weight", "fc").shape == (0, 4)
+    assert run.metrics.empty
+    assert run.status == {}
+    assert run.not_analysed == ("bn: BatchNorm2d: no matrix weight",)
+    assert repr(run) == f"Run('{tmp_path}')"
+
+
+def test_configuration_status_and_attributes(tmp_path: Path) -> None:
+    create_results(tmp_path / "results.h5", make_spec())
+    assert open_run(tmp_path).config == {"model": {"name": "mlp"}, "seed": 1}
+    (tmp_path / CONFIG_NAME).write_text("seed: 1\nrun: {root: outputs}\n", encoding="utf-8")
+    write_status(tmp_path, Status(State.RUNNING, step=3))
+    run = open_run(str(tmp_path))
+    assert run.config == {"seed": 1, "run": {"root": "outputs"}}
+    assert run.status["state"] == "running"
+    assert run.attrs["bias"] is True
+    assert run.attrs["center"] is False
+    assert run.attrs["condexp_format_version"] == 1
+    assert len(run.attrs["config_sha256"]) == 64
+
+
+def test_a_run_goes_on_under_its_reader(tmp_path: Path) -> None:
+    path, spec = tmp_path / "results.h5", make_spec()
+    create_results(path, spec)
+    run = open_run(path)
+    with ResultsWriter(path) as writer:
+        writer.on_snapshot(snapshot_record(spec, 0))
+        assert run.steps == (0,)
+        writer.on_snapshot(snapshot_record(spec, 3))
+        assert run.steps == (0, 3)
+        assert run.measures().sizes["step"] == 2
+
+
+def test_wrong_names_are_met_with_the_right_ones(
+    running: tuple[Run, FileSpec], tmp_path: Path
+) -> None:
+    run, _ = running
+    with pytest.raises(
+        InputError, match=r"unknown matrix with a spectrum 'kfac'.* input, grad_out"
+    ):
+        run.spectrum("kfac", "fc")
+    with pytest.raises(InputError, match=r"unknown layer 'fcc': .*Did you mean 'fc'\?"):
+        run.spectrum("input", "fcc")
+    with pytest.raises(InputError, match=r"no run at .*Did you mean 'mlp-digits-s1'\?"):
+        open_run(run.path.with_name("mlp-digit-s1"))
+    with pytest.raises(InputError, match="no run at nowhere/at/all"):
+        open_run("nowhere/at/all")
+    with pytest.raises(InputError, match=r"no run at .*results.h5 does not exist"):
+        open_run(tmp_path)
+    (tmp_path / "results.h5").write_text("text")
+    with pytest.raises(InputError, match="is not an HDF5 file"):
+        open_run(tmp_path)
+    create_results(tmp_path / "results.h5", make_spec(save_spectra=False))
+    with pytest.raises(InputError, match=r"kept with analysis\.save_spectra=true"):
+        open_run(tmp_path).spectrum("input", "fc")
