@@ -18,7 +18,7 @@ def suggestion(given: str, allowed: Iterable[str]) -> str:
     Returns:
         ``" Did you mean 'x'?"``, or an empty string where nothing is near.
     """
-    near = difflib.get_close_matches(given.lower(), list(allowed), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(given.lower(), map(str, allowed), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
@@ -40,7 +40,7 @@ def choose(what: str, given: str, allowed: Iterable[str]) -> str:
     Traceback (most recent call last):
     condexp.errors.InputError: unknown model ...: allowed are mlp, resnet. Did you mean 'resnet'?
     """
-    names = list(allowed)
+    names = [str(name) for name in allowed]  # an enumeration prints as its value
     if given in names:
         return given
     raise InputError(

@@ -22,7 +22,7 @@ def test_the_wheel_runs_from_another_folder(tmp_path: Path) -> None:
         [
             sys.executable,
             str(site / "bin" / "condexp"),
-            *("run", "-m", "trainer.steps=2", "model.depth=2", "analysis=last_layer", "seed=1,"),
+            *("run", "-m", "trainer.steps=2", "model.depth=2", "analysis=last_layer", "seed=1,2"),
         ],
         cwd=elsewhere,
         env={**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"},
@@ -32,8 +32,8 @@ def test_the_wheel_runs_from_another_folder(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in elsewhere.iterdir()] == ["outputs"]
-    (results,) = elsewhere.rglob("results.h5")
-    assert results.parent.name.startswith("mlp-digits-s1-")
+    results = sorted(elsewhere.rglob("results.h5"))
+    assert [path.parent.name[:14] for path in results] == ["mlp-digits-s1-", "mlp-digits-s2-"]
     where = "import condexp; print(condexp.__file__)"
     found = subprocess.run(
         [sys.executable, "-c", where],

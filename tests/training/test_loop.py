@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from condexp.analysis.analyze import analyze_batches
 from condexp.errors import InputError
 from condexp.training.checkpoint import load_checkpoint, save_checkpoint
 from condexp.training.loop import Outcome, RunState, Source
@@ -134,6 +135,21 @@ def test_a_probe_measures_before_the_update_and_after_the_last() -> None:
             assert theirs is not None
             assert torch.equal(ours.eigenvalues, theirs.eigenvalues)
     assert run.log.snapshots[0].snapshot["1"].effective_lr == untrained["1"].effective_lr
+
+
+def test_a_training_batch_is_measured_as_analyze_would() -> None:
+    weights = torch.tensor([1.0, 2.0, 5.0])
+    run = Run(plain_mlp, loss_fn=nn.CrossEntropyLoss(weight=weights), snapshots=(0,))
+    batch = next(iter(run.batches(run.data.train, BATCH, shuffle=True).epoch(0)))
+    direct = analyze_batches(run.model.train(), run.loss_fn, [batch], run.options)
+    run.train()
+    recorded = run.log.snapshots[0].snapshot
+    assert recorded.layers == direct.layers == ("1", "6")
+    assert recorded.bn_mode == direct.bn_mode == "train"
+    for name in direct.layers:
+        for matrix in ("input", "grad_output", "weight", "weight_grad"):
+            ours, theirs = getattr(recorded[name], matrix), getattr(direct[name], matrix)
+            assert torch.equal(ours.eigenvalues, theirs.eigenvalues)
 
 
 def test_effective_lr_of_sgd_counts_the_momentum() -> None:
