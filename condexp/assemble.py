@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from condexp.config import Config, MultistepConfig
+from condexp.config import Config
+from condexp.config.training import MultistepConfig
 from condexp.data.dataset import Dataset, Split
 from condexp.data.digits import load_digits
 from condexp.data.gaussian import load_gaussian
@@ -68,12 +69,11 @@ def assemble(config: Config, dataset: Dataset, device: torch.device, *, probed: 
     model = build_model(config, dataset).to(device)
     loss_fn = build_loss(dataset.task)
     batches = training_batches(config, dataset, device)
-    arguments = asdict(config.optimizer)
     return Parts(
         model=model,
         loss_fn=loss_fn,
-        optimizer=build_optimizer(arguments.pop("name"), model.parameters(), **arguments),
-        schedule=_schedule(config, batches.steps_per_epoch),
+        optimizer=make_optimizer(config, model),
+        schedule=make_schedule(config, batches.steps_per_epoch),
         batches=batches,
         probe=make_probe(config, dataset, device) if probed else None,
         evaluate=Evaluator(
@@ -171,7 +171,30 @@ def _in_order(dataset: Dataset, split: Split, device: torch.device) -> Batches:
     return Batches(split, mean=dataset.mean, std=dataset.std, batch_size=EVAL_BATCH, device=device)
 
 
-def _schedule(config: Config, steps_per_epoch: int) -> LearningRate:
+def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer of all the model's parameters.
+
+    Args:
+        config: The validated configuration.
+        model: The model.
+
+    Returns:
+        The optimizer.
+    """
+    arguments = asdict(config.optimizer)
+    return build_optimizer(arguments.pop("name"), model.parameters(), **arguments)
+
+
+def make_schedule(config: Config, steps_per_epoch: int) -> LearningRate:
+    """Build the learning rate of each step.
+
+    Args:
+        config: The validated configuration.
+        steps_per_epoch: Updates in an epoch.
+
+    Returns:
+        A function from the step to the learning rate.
+    """
     scheduler, lr = config.scheduler, config.optimizer.lr
     if isinstance(scheduler, MultistepConfig):
         return multistep(

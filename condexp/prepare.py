@@ -11,8 +11,16 @@ import torch
 
 from condexp.analysis.layers import Catalogue, trace_layers
 from condexp.analysis.options import AnalysisOptions, Matrix
-from condexp.assemble import build_model, load_dataset, make_probe, training_batches
-from condexp.config import AnalysisConfig, Config
+from condexp.assemble import (
+    build_model,
+    load_dataset,
+    make_optimizer,
+    make_probe,
+    make_schedule,
+    training_batches,
+)
+from condexp.config import Config
+from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.store.layout import FileSpec
@@ -68,8 +76,12 @@ def prepare(config: Config) -> Prepared:
     options = _options(config.analysis, config.seed)
     with torch.device("meta"):
         inputs = torch.empty(2, *dataset.input_shape)
-        catalogue = trace_layers(build_model(config, dataset), inputs, options)
+        sketch = build_model(config, dataset)
+        catalogue = trace_layers(sketch, inputs, options)
     plan = _plan(config, dataset)
+    # These two raise where an argument is out of range.
+    make_optimizer(config, sketch)
+    make_schedule(config, plan.steps_per_epoch)
     if Source(config.analysis.source) is Source.PROBE and plan.snapshot_steps:
         make_probe(config, dataset, torch.device("cpu"))  # raises where it cannot be drawn
     spec = _file_spec(config, catalogue, options, plan)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from condexp.config import GROUPS, Config, SgdConfig
+from condexp.config import GROUPS, Config
 from condexp.errors import InputError, choose, suggestion
 from condexp.limits import check_limits
 
@@ -49,13 +49,13 @@ def validate(composed: DictConfig, experiment: str = "default") -> Config:
     return config
 
 
-def _typed_group(group: str, schema: type | dict[str, type], values: object) -> Any:
+def _typed_group(group: str, schema: type | Mapping[str, type], values: object) -> Any:
     if not isinstance(values, Mapping):
         raise InputError(
             f"{group}={values!r}: choose a file of conf/{group}/, for instance {group}="
-            f"{next(iter(schema)) if isinstance(schema, dict) else 'default'}."
+            f"{next(iter(schema)) if isinstance(schema, Mapping) else 'default'}."
         )
-    if isinstance(schema, dict):
+    if isinstance(schema, Mapping):
         schema = schema[choose(f"{group}.name", str(values.get("name")), schema)]
     return typed(schema, cast("Mapping[str, Any]", values), group)
 
@@ -109,8 +109,8 @@ def unknown_key(given: str) -> str:
     Returns:
         The message.
     """
-    records = [r for g in GROUPS.values() for r in (g.values() if isinstance(g, dict) else [g])]
-    paths = [k for k, g in GROUPS.items() for _ in (g if isinstance(g, dict) else [g])]
+    records = [r for g in GROUPS.values() for r in (g.values() if isinstance(g, Mapping) else [g])]
+    paths = [k for k, g in GROUPS.items() for _ in (g if isinstance(g, Mapping) else [g])]
     keys = {key for path, record in zip(paths, records, strict=True) for key in _keys(record, path)}
     return _unknown(given, sorted({*keys, *GROUPS, "seed"}))
 
@@ -136,11 +136,3 @@ def _check_together(config: Config) -> None:
         raise InputError(
             f"trainer.batch_size={trainer.batch_size!r}: give a whole number, or full."
         )
-    optimizer = config.optimizer
-    if isinstance(optimizer, SgdConfig):
-        if optimizer.momentum == 1:
-            raise InputError("optimizer.momentum=1: it must be at least 0 and less than 1.")
-        if optimizer.nesterov and optimizer.momentum == 0:
-            raise InputError("optimizer.nesterov=true needs optimizer.momentum greater than 0.")
-    elif len(optimizer.betas) != 2 or 1 in optimizer.betas:
-        raise InputError(f"optimizer.betas={list(optimizer.betas)}: give two numbers less than 1.")

@@ -1,6 +1,6 @@
 """Every YAML of conf/ composes, validates and, where its data is here, can be prepared: adding one adds its test."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -59,13 +59,13 @@ def test_every_experiment_in_every_profile(experiment: str, profile: str, tmp_pa
 def test_names_in_files_are_the_files_names() -> None:
     for path in PRESETS:
         group, name = choice(path)
-        if isinstance(GROUPS.get(group), dict):
+        if isinstance(GROUPS.get(group), Mapping):
             assert yaml.safe_load(path.read_text())["name"] == name
 
 
 def test_every_typed_name_has_a_file() -> None:
     for group, schema in GROUPS.items():
-        if isinstance(schema, dict):
+        if isinstance(schema, Mapping):
             assert {p.stem for p in PRESETS if choice(p)[0] == group} == set(schema)
 
 

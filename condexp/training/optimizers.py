@@ -52,7 +52,8 @@ def build_optimizer(
     if name == "adam":
         _require(momentum == 0, "momentum", momentum, "0 for adam; only sgd has momentum")
         _require(not nesterov, "nesterov", nesterov, "false for adam; only sgd has momentum")
-        _require(all(0 <= beta < 1 for beta in betas), "betas", betas, "two numbers in [0, 1)")
+        good_betas = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+        _require(good_betas, "betas", betas, "two numbers in [0, 1)")
         _require(eps >= 0, "eps", eps, "at least 0")
         return torch.optim.Adam(params, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
     _require(not nesterov or momentum > 0, "nesterov", nesterov, "false where momentum is 0")

@@ -1,0 +1,56 @@
+"""The keys of ``conf/analysis``."""
+
+from dataclasses import dataclass
+
+from condexp.analysis.options import ConvInput, FisherType, Matrix
+from condexp.limits import one_of, within
+from condexp.linalg.auto import Precision
+from condexp.training.loop import Source
+from condexp.training.probe import ProbeMode
+
+
+@dataclass(kw_only=True)
+class ProbeConfig:
+    """The fixed samples of ``analysis.source=probe``."""
+
+    size: int = within(1)
+    batch_size: int = within(1)
+    mode: str = one_of(ProbeMode)
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    """The steps that are analysed: the union of all that is set."""
+
+    every_steps: int | None = within(1)
+    every_epochs: int | None = within(1)
+    at_steps: list[int] = within(0)
+    log_spaced: int | None = within(1)
+    at_start: bool
+    at_end: bool
+
+
+@dataclass(kw_only=True)
+class LayersConfig:
+    """Which layers: globs of module names, or first, last_linear, all."""
+
+    include: list[str]
+    exclude: list[str]
+
+
+@dataclass(kw_only=True)
+class AnalysisConfig:
+    """What is measured, of which layers, when, and how exactly."""
+
+    matrices: list[str] = one_of(Matrix)
+    fisher_type: str = one_of(FisherType)
+    source: str = one_of(Source)
+    probe: ProbeConfig
+    schedule: ScheduleConfig
+    conv_input: str = one_of(ConvInput)
+    center: bool
+    bias: bool
+    precision: str = one_of(Precision)
+    kappa_p: list[float] = within(0, 1, open_low=True)
+    layers: LayersConfig
+    save_spectra: bool

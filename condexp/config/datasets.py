@@ -1,0 +1,59 @@
+"""The keys of ``conf/dataset``; a new data set adds its record here."""
+
+from dataclasses import dataclass
+
+from condexp.data.gaussian import Shape
+from condexp.data.transforms import Augment
+from condexp.limits import one_of, within
+
+
+@dataclass(kw_only=True)
+class SubsetConfig:
+    """Number of samples to keep of each split; null keeps all."""
+
+    train: int | None = within(1)
+    test: int | None = within(1)
+
+
+@dataclass(kw_only=True)
+class DatasetConfig:
+    """What every data set has: the name that picks its loader."""
+
+    name: str
+
+
+@dataclass(kw_only=True)
+class DigitsConfig(DatasetConfig):
+    """``dataset=digits``, and what all images have."""
+
+    subset: SubsetConfig
+    image_size: int | None = within(1)
+    augment: str = one_of(Augment)
+
+
+@dataclass(kw_only=True)
+class FashionMnistConfig(DigitsConfig):
+    """``dataset=fashion_mnist``."""
+
+    root: str | None
+
+
+@dataclass(kw_only=True)
+class GaussianConfig(DatasetConfig):
+    """``dataset=gaussian``: linear regression whose covariance spectrum is prescribed."""
+
+    dim: int = within(1)
+    num_outputs: int = within(1)
+    num_train: int = within(1)
+    num_test: int = within(1)
+    condition_number: float = within(1)
+    spectrum: str = one_of(Shape)
+    eigenvalues: list[float] = within(0)
+    noise: float = within(0)
+
+
+DATASETS: dict[str, type[DatasetConfig]] = {
+    "digits": DigitsConfig,
+    "fashion_mnist": FashionMnistConfig,
+    "gaussian": GaussianConfig,
+}

@@ -1,0 +1,57 @@
+"""The keys of ``conf/model``; a new model adds its record here."""
+
+from dataclasses import dataclass
+
+from condexp.limits import one_of, within
+from condexp.models.init import Init
+from condexp.models.mlp import Activation, NormPosition
+from condexp.models.norm import Norm
+from condexp.models.resnet import Shortcut
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """What every model has: the name that picks its builder."""
+
+    name: str
+
+
+@dataclass(kw_only=True)
+class LinearConfig(ModelConfig):
+    """``model=linear``: one linear layer."""
+
+    bias: bool
+    init: str = one_of(Init)
+    init_scale: float = within(0, open_low=True)
+
+
+@dataclass(kw_only=True)
+class MlpConfig(LinearConfig):
+    """``model=mlp``."""
+
+    depth: int = within(1)
+    width: int = within(1)
+    activation: str = one_of(Activation)
+    norm: str = one_of(Norm)
+    norm_position: str = one_of(NormPosition)
+    last_bn: bool
+
+
+@dataclass(kw_only=True)
+class ResNetConfig(ModelConfig):
+    """``model=resnet``: CIFAR ResNets of depth 6n + 2."""
+
+    depth: int = within(8)
+    shortcut: str = one_of(Shortcut)
+    widen_factor: int = within(1)
+    norm: str = one_of(Norm)
+    init: str = one_of(Init)
+    init_scale: float = within(0, open_low=True)
+    last_bn: bool
+
+
+MODELS: dict[str, type[ModelConfig]] = {
+    "mlp": MlpConfig,
+    "resnet": ResNetConfig,
+    "linear": LinearConfig,
+}

@@ -1,0 +1,72 @@
+"""The keys of ``conf/optimizer``, ``conf/scheduler`` and ``conf/trainer``."""
+
+from dataclasses import dataclass
+
+from condexp.limits import within
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """What every optimizer has."""
+
+    name: str
+    lr: float = within(0, open_low=True)
+    weight_decay: float = within(0)
+
+
+@dataclass(kw_only=True)
+class SgdConfig(OptimizerConfig):
+    """``optimizer=sgd``."""
+
+    momentum: float = within(0, 1)
+    nesterov: bool
+
+
+@dataclass(kw_only=True)
+class AdamConfig(OptimizerConfig):
+    """``optimizer=adam``."""
+
+    betas: tuple[float, float] = within(0, 1)
+    eps: float = within(0)
+
+
+@dataclass(kw_only=True)
+class SchedulerConfig:
+    """``scheduler=constant``, and what all schedulers have: a name."""
+
+    name: str
+
+
+@dataclass(kw_only=True)
+class MultistepConfig(SchedulerConfig):
+    """``scheduler=multistep``."""
+
+    milestones: list[int] = within(1)
+    gamma: float = within(0, open_low=True)
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """When the training and test sets are evaluated; always at the end."""
+
+    every_epochs: int | None = within(1)
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """Length, batches and hardware of a run."""
+
+    epochs: int | None = within(1)
+    steps: int | None = within(1)
+    batch_size: int | str = within(1)
+    device: str
+    deterministic: bool
+    num_threads: int | None = within(1)
+    eval: EvalConfig
+
+
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"sgd": SgdConfig, "adam": AdamConfig}
+SCHEDULERS: dict[str, type[SchedulerConfig]] = {
+    "constant": SchedulerConfig,
+    "multistep": MultistepConfig,
+}
