@@ -11,7 +11,6 @@ from rich.text import Text
 from condexp.errors import choose
 from condexp.layers_report import layers_report
 from condexp.results.collect import collect
-from condexp.results.figures import FIGURES
 from condexp.results.report import layer_table, metrics_table, summary
 from condexp.results.status_table import read_statuses, status_table
 from condexp.results.tables import Format, make_table, render
@@ -105,7 +104,7 @@ def show_table(
     Returns:
         0.
     """
-    table = make_table(collect(folders), rows, cols, value)
+    table = make_table(collect(folders, [*rows, *cols, value]), rows, cols, value)
     console = make_console()
     rendered = render(table, output_format)
     console.print(rendered, soft_wrap=isinstance(rendered, str), markup=False)
@@ -129,9 +128,13 @@ def draw_figure(name: str, folders: Sequence[Path], output: Path | None) -> int:
     Returns:
         0.
     """
+    from condexp.results.figures import FIGURES  # takes matplotlib a second
+
     draw = FIGURES[choose("figure", name, FIGURES)]
-    for folder in find_runs(folders):
-        for path in draw(open_run(folder), output or folder):
+    runs = find_runs(folders)
+    for folder in runs:
+        target = folder if output is None else output / folder.name if len(runs) > 1 else output
+        for path in draw(open_run(folder), target):
             make_console().print(f"wrote {path}", soft_wrap=True)
     return 0
 

@@ -1,4 +1,4 @@
-"""Every YAML of conf/ composes, validates and, where its data is here, can be prepared: adding one adds its test."""
+"""Every YAML of conf/ composes, validates and can be prepared: adding one adds its test."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
