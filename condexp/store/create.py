@@ -32,7 +32,8 @@ def create_results(path: Path, spec: FileSpec) -> None:
     """
     file, ranges = skeleton(spec)
     partial = path.with_name(f"{path.name}.partial")
-    with as_results_error(path, "Nothing was created"), locked(path):
+    outcome = f"Nothing was created; the file takes {file.size / 2**20:.1f} MiB"
+    with as_results_error(path, outcome), locked(path):
         try:
             _write(partial, file, ranges)
             partial.replace(path)

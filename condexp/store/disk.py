@@ -51,7 +51,7 @@ def as_results_error(path: Path, outcome: str) -> Iterator[None]:
     except OSError as error:
         free = "unknown free space"
         with suppress(OSError):
-            free = f"{shutil.disk_usage(path.parent).free / 2**20:.0f} MiB free"
+            free = f"{shutil.disk_usage(path.parent).free / 2**20:.1f} MiB free"
         name = errno.errorcode.get(error.errno or 0, type(error).__name__)
         raise ResultsError(
             f"cannot write {path}: {error.strerror or error} ({name}; {free}). {outcome}.",

@@ -8,7 +8,7 @@ import torch
 
 from condexp.analysis.layers import LayerInfo, NotAnalysed
 from condexp.analysis.options import Matrix
-from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
+from condexp.analysis.snapshot import LAYER_MEASURES, BnMode, LayerSnapshot, Snapshot
 from condexp.linalg.kronecker import KroneckerSpectrum
 from condexp.linalg.spectrum import Spectrum, Status
 from condexp.store.create import create_results
@@ -78,17 +78,16 @@ def _layer(spec: FileSpec, info: LayerInfo, step: int, generator: torch.Generato
     }
     kfac = KroneckerSpectrum(spectra[Matrix.INPUT], spectra[Matrix.GRAD_OUTPUT])
     numbers = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
-    asked = {str(matrix): spectra.get(matrix) for matrix in sides if matrix in spec.matrices}
+    numbers[3] = math.nan
+    asked = {matrix: spectra[matrix] for matrix in sides if matrix in spec.matrices}
     return LayerSnapshot(
         info,
-        asked.get("input"),
-        asked.get("grad_output"),
+        asked.get(Matrix.INPUT),
+        asked.get(Matrix.GRAD_OUTPUT),
         kfac if Matrix.KFAC in spec.matrices else None,
-        asked.get("weight"),
-        asked.get("weight_grad"),
-        *numbers[:3],
-        math.nan,
-        *numbers[4:],
+        asked.get(Matrix.WEIGHT),
+        asked.get(Matrix.WEIGHT_GRAD),
+        **dict(zip(LAYER_MEASURES, numbers, strict=True)),
     )
 
 

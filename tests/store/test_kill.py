@@ -5,6 +5,7 @@ import random
 import signal
 import struct
 import time
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -118,7 +119,7 @@ def test_fifty_kills_lose_no_committed_snapshot(
     for number in range(NUM_KILLS):
         path.write_bytes(empty)
         outlet, inlet = os.pipe()
-        with forked(lambda inlet=inlet: write_all(path, prompt, inlet)) as child:
+        with forked(partial(write_all, path, prompt, inlet)) as child:
             os.close(inlet)
             # Most from the first commit on; a few while the file is being opened.
             first = os.read(outlet, 8) if number % 10 else b""
@@ -219,7 +220,7 @@ def test_a_kill_at_any_time_while_creating_leaves_nothing_or_a_complete_file(
     duration = time.perf_counter() - began
     for number in range(20):
         path = tmp_path / f"{number}.h5"
-        with forked(lambda path=path: create_results(path, spec)) as child:
+        with forked(partial(create_results, path, spec)) as child:
             time.sleep(moments.uniform(0, 1.2 * duration))
             os.kill(child, signal.SIGKILL)
             exit_code(child)

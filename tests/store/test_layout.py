@@ -5,6 +5,7 @@ import struct
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -194,7 +195,7 @@ def test_the_same_run_makes_the_same_bytes(tmp_path: Path) -> None:
     ],
     ids=["input", "kfac", "no spectra", "all analysed", "no layers", "nothing", "no p", "one row"],
 )
-def test_less_may_be_asked_for(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_less_may_be_asked_for(tmp_path: Path, changes: dict[str, Any]) -> None:
     spec = make_spec(**changes)
     path = write_run(tmp_path / "results.h5", spec)
     assert validate_results(path) == []

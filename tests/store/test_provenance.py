@@ -1,6 +1,7 @@
 """Where a run's numbers come from is written down, also where there is no git."""
 
 import json
+import platform
 import subprocess
 from pathlib import Path
 
@@ -75,5 +76,5 @@ def test_the_processor_is_named_or_left_open(monkeypatch: pytest.MonkeyPatch) ->
         return genuine(path, encoding, errors)
 
     monkeypatch.setattr(Path, "read_text", read_text)
-    monkeypatch.setattr(module.platform, "processor", lambda: "unknown chip")
+    monkeypatch.setattr(platform, "processor", lambda: "unknown chip")
     assert provenance([], "", "cpu")["hardware"]["processor"] == "unknown chip"

@@ -5,7 +5,9 @@ import fcntl
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -16,7 +18,6 @@ from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import LAYER_MEASURES
 from condexp.errors import InputError
 from condexp.linalg.spectrum import SPECTRUM_MEASURES
-from condexp.store import writer as writer_module
 from condexp.store.create import create_results
 from condexp.store.disk import ResultsError, write_json
 from condexp.store.fields import DTYPE_CODES, STATUS_CODES
@@ -150,7 +151,7 @@ def test_training_steps_are_committed_within_a_second_and_with_every_record(
 ) -> None:
     spec, path = make_spec(), tmp_path / "results.h5"
     now = 100.0
-    monkeypatch.setattr(writer_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     create_results(path, spec)
     with ResultsWriter(path) as writer:
         writer.on_snapshot(snapshot_record(spec, 0))
@@ -257,7 +258,7 @@ def test_a_full_disk_at_any_write_loses_nothing_and_the_call_can_be_repeated(
             if step in spec.snapshot_steps:
                 before = counters(path)[0]
                 failures = _until_it_works(
-                    lambda step=step: writer.on_snapshot(snapshot_record(spec, step)),
+                    partial(writer.on_snapshot, snapshot_record(spec, step)),
                     fail,
                     # Most columns of the first snapshot, and a few of each other.
                     stride=5 if step == 0 else 101,
@@ -270,7 +271,7 @@ def test_a_full_disk_at_any_write_loses_nothing_and_the_call_can_be_repeated(
             writer.on_step(step_record(step))
             if step + 1 in spec.eval_steps:
                 _until_it_works(
-                    lambda step=step: writer.on_eval(eval_record(spec, step + 1)),
+                    partial(writer.on_eval, eval_record(spec, step + 1)),
                     fail,
                     stride=7,
                     message="committed snapshots are intact",
