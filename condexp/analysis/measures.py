@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from condexp.linalg.moments import column_sums
 from condexp.linalg.spectrum import Spectrum
 
 
@@ -82,8 +83,10 @@ class InputStatistics:
         self.lowest = lowest if self.lowest is None else torch.minimum(self.lowest, lowest)
         self.highest = highest if self.highest is None else torch.maximum(self.highest, highest)
         self.num_rows += rows.shape[1]
-        self.row_sum = self.row_sum + rows.sum(1, dtype=torch.float64)
-        self.square_sum += frobenius_norm(rows) ** 2
+        self.row_sum = self.row_sum + column_sums(rows)
+        square_sum = float(column_sums(rows.square()).sum())
+        in_range = 1e-30 < square_sum < math.inf  # of what float32 can square
+        self.square_sum += square_sum if in_range else frobenius_norm(rows) ** 2
 
     def mean_fraction(self) -> float:
         """Return ‖mean(a)‖² / E‖a‖², the share of the input's power that its mean carries.

@@ -5,6 +5,7 @@ import struct
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from condexp.linalg.spectrum import Spectrum, Status, entropy, kappa_index
 
 # Each is the state of the product if it is that of a factor, the first that applies.
 _WORST_FIRST = (Status.NONFINITE, Status.UNRELIABLE, Status.ZERO)
+
+_SORTED_UP_TO = 1 << 17
 
 # A quotient and a product round by eps / 2 each; twice that is certain.
 _ROUNDING = 2 * torch.finfo(torch.float64).eps
@@ -50,12 +53,12 @@ class KroneckerSpectrum:
         # Every block may have one dead factor though neither spectrum is zero as a whole.
         return Status.OK if self.lambda_max > 0 else Status.ZERO
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The coarser of the factors' working precisions."""
         return max(self.a.dtype, self.b.dtype, key=lambda dtype: torch.finfo(dtype).eps)
 
-    @property
+    @cached_property
     def noise_floor(self) -> float:
         """First-order bound on a product's error: the factors' floors times the other's λ_1.
 
@@ -63,28 +66,28 @@ class KroneckerSpectrum:
         """
         return self.a.noise_floor * self.b.lambda_max + self.b.noise_floor * self.a.lambda_max
 
-    @property
+    @cached_property
     def lambda_max(self) -> float:
         """The largest eigenvalue: λ_1(A)·λ_1(B)."""
         return float((self.a.blocks[:, 0] * self.b.blocks[:, 0]).max())
 
-    @property
+    @cached_property
     def lambda_min(self) -> float:
         """The smallest eigenvalue, 0 where a factor's counts as 0."""
         return float((self.a.blocks[:, -1] * self.b.blocks[:, -1]).min())
 
-    @property
+    @cached_property
     def trace(self) -> float:
         """The sum of the eigenvalues, the product of the factors' traces."""
         return float(self._block_traces.sum())
 
-    @property
+    @cached_property
     def rank(self) -> float:
         """The product of the factors' ranks (a float, as it may be NaN)."""
         known = self.status in {Status.OK, Status.ZERO}
         return float(self._block_ranks.sum()) if known else math.nan
 
-    @property
+    @cached_property
     def kappa_rank(self) -> float:
         """λ_1 / λ_rank: the condition number on the range."""
         if self.status is not Status.OK:
@@ -93,7 +96,7 @@ class KroneckerSpectrum:
         smallest = _last_counted(self.a.blocks) * _last_counted(self.b.blocks)
         return self._ratio(float(smallest[self._block_ranks > 0].min()))
 
-    @property
+    @cached_property
     def effective_rank(self) -> float:
         """exp(entropy), where the entropy of a product is the sum of its factors' entropies.
 
@@ -107,7 +110,7 @@ class KroneckerSpectrum:
         within = entropy(self.a.blocks[alive]) + entropy(self.b.blocks[alive])
         return math.exp(float((shares * within).sum() + entropy(shares)))
 
-    @property
+    @cached_property
     def stable_rank(self) -> float:
         """Σλ / λ_1."""
         return self.trace / self.lambda_max if self.status is Status.OK else math.nan
@@ -126,7 +129,17 @@ class KroneckerSpectrum:
             return math.nan
         if index > self.rank:
             return math.inf
+        if self._sorted_products is not None:
+            return self._ratio(float(self._sorted_products[-index]))
         return self._ratio(select_product(self.a.blocks, self.b.blocks, index))
+
+    @cached_property
+    def _sorted_products(self) -> Tensor | None:
+        # A small product is sorted once for every p, which is quicker than selecting for each.
+        if len(self) > _SORTED_UP_TO:
+            return None
+        products = self.a.blocks[:, :, None] * self.b.blocks[:, None, :]
+        return torch.from_numpy(np.sort(products.flatten().numpy()))
 
     def _ratio(self, value: float) -> float:
         # A product of tiny counted eigenvalues can still underflow to 0.

@@ -1,7 +1,6 @@
 """Second moments of rows, streamed over batches, and the one place of every 1/N."""
 
 from enum import StrEnum
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -12,10 +11,6 @@ from condexp.linalg.spectrum import Spectrum
 
 CHUNK_ROWS = 256
 """Rows of one product in working precision; the sum of products is taken in float64."""
-
-# Elements of a stack of chunk products: it stays in a CPU's cache, and fills a GPU.
-_STACK_ELEMENTS = {"cpu": 1 << 20}
-_STACK_ELEMENTS_ELSEWHERE = 1 << 26
 
 # Mean squares (of the largest feature) whose float32 products neither overflow nor lose
 # precision to underflow: outside it the products are taken again with rescaled rows.
@@ -79,7 +74,7 @@ class SecondMoment:
                 self._shift = rows.mean(1, keepdim=True, dtype=torch.float64)
             rows = rows.double() - self._shift
         self._products = self._products.to(rows.device) + _sum_of_products(rows, dtype)
-        self._sum = self._sum.to(rows.device) + rows.sum(1, keepdim=True, dtype=torch.float64)
+        self._sum = self._sum.to(rows.device) + column_sums(rows)[:, None]
         self.num_rows += rows.shape[1]
         self.num_samples += num_samples
         self.dtype = _coarser(self.dtype, dtype)
@@ -162,17 +157,25 @@ def _sum_of_products(rows: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _chunked_products(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    groups, num_rows, d = rows.shape
-    stack = _STACK_ELEMENTS.get(rows.device.type, _STACK_ELEMENTS_ELSEWHERE)
-    num_chunks = max(1, stack // (groups * d * max(d, CHUNK_ROWS)))
-    whole = num_rows - num_rows % CHUNK_ROWS
+    groups, _, d = rows.shape
     total = torch.zeros(groups, d, d, dtype=torch.float64, device=rows.device)
-    # Stacks of whole chunks, then what is left; the set drops an empty span.
-    edges = sorted({*range(0, whole, CHUNK_ROWS * num_chunks), whole, num_rows})
-    for start, stop in pairwise(edges):
-        piece = rows[:, start:stop].to(dtype)
-        chunks = piece.reshape(groups, -1, min(CHUNK_ROWS, stop - start), d)
-        products = chunks.mT @ chunks
-        # Adding a single product in place spares the float64 copy that `sum` makes.
-        total += products[:, 0] if products.shape[1] == 1 else products.sum(1, dtype=torch.float64)
+    product = torch.empty(groups, d, d, dtype=dtype, device=rows.device)
+    for piece in rows.split(CHUNK_ROWS, dim=1):
+        chunk = piece.to(dtype)
+        torch.bmm(chunk.mT, chunk, out=product)
+        total += product
     return total
+
+
+def column_sums(rows: Tensor) -> Tensor:
+    """Sum rows in their own precision within chunks of 256, in float64 over chunks.
+
+    Args:
+        rows: ``[groups, num_rows, features]``.
+
+    Returns:
+        ``[groups, features]`` float64.
+    """
+    whole = rows.shape[1] - rows.shape[1] % CHUNK_ROWS
+    chunks = rows[:, :whole].unflatten(1, (-1, CHUNK_ROWS)).sum(2)
+    return chunks.sum(1, dtype=torch.float64) + rows[:, whole:].sum(1, dtype=torch.float64)

@@ -136,42 +136,42 @@ class Spectrum:
     def __len__(self) -> int:
         return self.blocks.numel()
 
-    @property
+    @cached_property
     def lambda_max(self) -> float:
         """The largest eigenvalue λ_1."""
         return float(self.eigenvalues[0])
 
-    @property
+    @cached_property
     def lambda_min(self) -> float:
         """The smallest eigenvalue λ_d, 0 where it is under the noise floor."""
         return float(self.eigenvalues[-1])
 
-    @property
+    @cached_property
     def trace(self) -> float:
         """The sum of the eigenvalues."""
         return float(self.eigenvalues.sum())
 
-    @property
+    @cached_property
     def rank(self) -> float:
         """The number of eigenvalues above the noise floor (a float, as it may be NaN)."""
         known = self.status in {Status.OK, Status.ZERO}
         return float((self.eigenvalues > 0).sum()) if known else math.nan
 
-    @property
+    @cached_property
     def kappa_rank(self) -> float:
         """λ_1 / λ_rank: the condition number on the matrix's range."""
         if self.status is not Status.OK:
             return math.nan
         return self.lambda_max / float(self.eigenvalues[int(self.rank) - 1])
 
-    @property
+    @cached_property
     def effective_rank(self) -> float:
         """exp(−Σ q ln q) with q = λ / Σλ (Roy & Vetterli 2007, section 2)."""
         if self.status is not Status.OK:
             return math.nan
         return math.exp(float(entropy(self.eigenvalues)))
 
-    @property
+    @cached_property
     def stable_rank(self) -> float:
         """Σλ / λ_1: the stable rank of the data matrix."""
         return self.trace / self.lambda_max if self.status is Status.OK else math.nan

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import h5py
 import torch
 
 from condexp.analysis.layers import LayerInfo, NotAnalysed
@@ -119,3 +120,11 @@ def feed(writer: ResultsWriter, spec: FileSpec, num_steps: int | None = None) ->
         writer.on_step(step_record(step))
         if step + 1 in spec.eval_steps:
             writer.on_eval(eval_record(spec, step + 1))
+
+
+def counters(path: Path) -> tuple[int, int, int]:
+    """The committed snapshots, training steps and evaluations."""
+    with h5py.File(path) as file:
+        names = ("n_committed", "n_train_committed", "n_eval_committed")
+        first, second, third = (int(file[name][()]) for name in names)
+    return first, second, third

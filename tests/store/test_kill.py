@@ -52,9 +52,8 @@ def prompt(encoded: list[list[bytes]], monkeypatch: pytest.MonkeyPatch) -> list[
     def row(
         own: tuple[DatasetSpec, ...], extent: Extent, p: tuple[float, ...], record: SnapshotRecord
     ) -> list[bytes]:
-        step = struct.pack("<q", record.step)
-        epoch = struct.pack("<d", record.epoch)
-        return [step, epoch, *encoded[record.step // EVERY % NUM_DISTINCT][2:]]
+        own_step, own_epoch = struct.pack("<q", record.step), struct.pack("<d", record.epoch)
+        return [own_step, own_epoch, *encoded[record.step // EVERY % NUM_DISTINCT][2:]]
 
     monkeypatch.setattr(writer_module, "snapshot_row", row)
     snapshot = snapshot_record(SPEC, 0).snapshot
@@ -82,9 +81,7 @@ def last_acknowledged(pipe: int, told: bytes = b"") -> int:
 
 def check_rows(file: h5py.File, num: int, encoded: list[list[bytes]]) -> None:
     """Compare the committed rows of every column with what was to be written, byte for byte."""
-    for place, column in enumerate(columns(SPEC.extent, Axis.SNAPSHOT)):
-        if place < 2:
-            continue
+    for place, column in [*enumerate(columns(SPEC.extent, Axis.SNAPSHOT))][2:]:
         rows = file[column.path][:num]
         for kind in range(NUM_DISTINCT):
             found = rows[kind::NUM_DISTINCT]
@@ -194,9 +191,7 @@ def test_a_kill_while_creating_leaves_nothing_or_a_complete_file(
     names = ("posix_fallocate", "pwrite", "fsync")
     began, done = 0, False
     while not done:
-        folder = tmp_path / str(began)
-        folder.mkdir()
-        path = folder / "results.h5"
+        path = tmp_path / f"{began}.h5"
 
         def create(path: Path = path, last: int = began) -> None:
             _die_at_call(monkeypatch, names, last)
