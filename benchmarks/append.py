@@ -79,6 +79,7 @@ def _snapshot(model: nn.Module, data: Dataset, num_snapshots: int) -> tuple[Snap
         eval_steps=(num_snapshots,),
         num_train_steps=num_snapshots,
         steps_per_epoch=1,
+        num_samples=BATCH,
         config_yaml="{}",
     )
     return analyze_batches(model, nn.CrossEntropyLoss(), batches[:1], OPTIONS), spec

@@ -9,17 +9,34 @@ import torch
 from torch import nn
 
 from condexp.config import Config
-from condexp.config.training import MultistepConfig
+from condexp.config.training import CosineConfig, MultistepConfig
+from condexp.data.cifar import load_cifar10, load_cifar100
 from condexp.data.dataset import Dataset, Split
 from condexp.data.digits import load_digits
 from condexp.data.gaussian import load_gaussian
+from condexp.data.imagenet import load_imagenet
 from condexp.data.loaders import Batches
-from condexp.data.vision import load_fashion_mnist
+from condexp.data.mnist import load_fashion_mnist, load_mnist
+from condexp.data.svhn import load_svhn
+from condexp.models.imported import build_imported
 from condexp.models.linear import build_linear
 from condexp.models.mlp import build_mlp
+from condexp.models.preresnet import build_preresnet
 from condexp.models.resnet import build_resnet
+from condexp.models.resnet_imagenet import build_resnet_imagenet
+from condexp.models.torchvision_models import build_torchvision
+from condexp.models.vgg import build_vgg
 from condexp.training.evaluate import Evaluator, build_loss
-from condexp.training.optimizers import LearningRate, build_optimizer, constant, multistep
+from condexp.training.execution import Forward, ModelPrecision, compile_model, configure
+from condexp.training.loop import Plan
+from condexp.training.optimizers import (
+    LearningRate,
+    build_optimizer,
+    constant,
+    cosine,
+    multistep,
+    warmed_up,
+)
 from condexp.training.probe import Probe, ProbeMode, draw_probe
 from condexp.training.seeding import deterministic, seed_everything
 
@@ -27,10 +44,20 @@ MODEL_BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": build_mlp,
     "resnet": build_resnet,
     "linear": build_linear,
+    "vgg": build_vgg,
+    "preresnet": build_preresnet,
+    "resnet_imagenet": build_resnet_imagenet,
+    "torchvision": build_torchvision,
+    "import": build_imported,
 }
 DATASET_LOADERS: dict[str, Callable[..., Dataset]] = {
     "digits": load_digits,
+    "mnist": load_mnist,
     "fashion_mnist": load_fashion_mnist,
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "svhn": load_svhn,
+    "imagenet": load_imagenet,
     "gaussian": load_gaussian,
 }
 EVAL_BATCH = 1000
@@ -47,15 +74,19 @@ class Parts:
     batches: Batches
     probe: Probe | None
     evaluate: Evaluator
+    compiled: Forward | None
 
 
-def assemble(config: Config, dataset: Dataset, device: torch.device, *, probed: bool) -> Parts:
+def assemble(
+    config: Config, dataset: Dataset, device: torch.device, plan: Plan, *, probed: bool
+) -> Parts:
     """Build the objects of a run; the same configuration gives the same bits.
 
     Args:
         config: The validated configuration.
         dataset: The data set, as :func:`load_dataset` gave it.
         device: Where to train.
+        plan: The length of the run.
         probed: Whether snapshots are taken from a probe.
 
     Returns:
@@ -67,20 +98,26 @@ def assemble(config: Config, dataset: Dataset, device: torch.device, *, probed: 
     seed_everything(config.seed)
     # Drawn on the CPU, so that a network starts the same on every device.
     model = build_model(config, dataset).to(device)
+    configure(
+        model,
+        device,
+        precision=ModelPrecision(config.trainer.precision),
+        channels_last=config.trainer.channels_last,
+    )
     loss_fn = build_loss(dataset.task)
-    batches = training_batches(config, dataset, device)
     return Parts(
         model=model,
         loss_fn=loss_fn,
         optimizer=make_optimizer(config, model),
-        schedule=make_schedule(config, batches.steps_per_epoch),
-        batches=batches,
+        schedule=make_schedule(config, plan.num_steps, plan.steps_per_epoch),
+        batches=training_batches(config, dataset, device),
         probe=make_probe(config, dataset, device) if probed else None,
         evaluate=Evaluator(
             loss_fn,
             train=_in_order(dataset, dataset.train, device),
             test=_in_order(dataset, dataset.test, device),
         ),
+        compiled=compile_model(model) if config.trainer.compile else None,
     )
 
 
@@ -185,22 +222,26 @@ def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     return build_optimizer(arguments.pop("name"), model.parameters(), **arguments)
 
 
-def make_schedule(config: Config, steps_per_epoch: int) -> LearningRate:
+def make_schedule(config: Config, num_steps: int, steps_per_epoch: int) -> LearningRate:
     """Build the learning rate of each step.
 
     Args:
         config: The validated configuration.
+        num_steps: Updates of the run.
         steps_per_epoch: Updates in an epoch.
 
     Returns:
         A function from the step to the learning rate.
     """
     scheduler, lr = config.scheduler, config.optimizer.lr
-    if isinstance(scheduler, MultistepConfig):
-        return multistep(
+    rate = constant(lr)
+    if isinstance(scheduler, CosineConfig):
+        rate = cosine(lr, num_steps=num_steps)
+    elif isinstance(scheduler, MultistepConfig):
+        rate = multistep(
             lr,
             milestones=scheduler.milestones,
             gamma=scheduler.gamma,
             steps_per_epoch=steps_per_epoch,
         )
-    return constant(lr)
+    return warmed_up(rate, scheduler.warmup_steps)

@@ -106,6 +106,42 @@ def _validate(args: list[str]) -> int:
     return console.validate_file(parser.parse_args(args).file)
 
 
+def _data(args: list[str]) -> int:
+    parser = _parser("data", "fetch the files of a dataset, or verify them offline")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="fetch|verify")
+    fetch = actions.add_parser("fetch", help="download or copy the files, checksums compared")
+    verify = actions.add_parser("verify", help="compare the files with their checksums")
+    for action in (fetch, verify):
+        action.add_argument("name", metavar="NAME", help="the dataset")
+        action.add_argument("--root", type=Path, metavar="DIR", help="dataset.root (default: data)")
+    origin = fetch.add_mutually_exclusive_group()
+    origin.add_argument("--mirror", metavar="URL", help="a folder, or the file, on another server")
+    origin.add_argument("--archive", type=Path, metavar="FILE", help="a copy on this machine")
+    options = parser.parse_args(args)
+    from condexp.data_command import fetch_data, verify_data
+
+    if options.action == "verify":
+        return verify_data(options.name, options.root)
+    return fetch_data(options.name, options.root, options.mirror, options.archive)
+
+
+def _export(args: list[str]) -> int:
+    parser = _parser(
+        "export",
+        "every number of a run as CSV: step, epoch, layer, measure, p, value. Losses and errors "
+        "have no layer; kappa has a p; a status is 1 ok, 2 zero, 3 unreliable, 4 nonfinite",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="results.h5 or a run folder")
+    parser.add_argument("--output", type=Path, metavar="CSV", help="default: standard output")
+    parser.add_argument(
+        "--spectra", action="store_true", help="also the eigenvalues, numbered in a column eig"
+    )
+    options = parser.parse_args(args)
+    from condexp import console
+
+    return console.export_run(options.file, options.output, spectra=options.spectra)
+
+
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "run": (_run, "run one experiment; with -m a grid (the default command)"),
     "layers": (_layers, "what would be measured, and what would not; trains nothing"),
@@ -114,6 +150,8 @@ VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "table": (_table, "mean ± std over seeds, rows x columns of any config keys"),
     "figure": (_figure, "draw a figure from stored runs"),
     "validate": (_validate, "check a results file against schema and checksums"),
+    "export": (_export, "every number of a run as CSV in long form"),
+    "data": (_data, "fetch or verify the files of a dataset"),
 }
 
 

@@ -1,5 +1,6 @@
 """What a person reads: the only place that prints. Tables come from ``results``."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -11,9 +12,11 @@ from rich.text import Text
 from condexp.errors import choose
 from condexp.layers_report import layers_report
 from condexp.results.collect import collect
+from condexp.results.export import save_csv, write_csv
 from condexp.results.report import layer_table, metrics_table, summary
 from condexp.results.status_table import read_statuses, status_table
 from condexp.results.tables import Format, make_table, render
+from condexp.store.layout import FILE_NAME
 from condexp.store.reader import open_run
 from condexp.store.runs import State, find_runs
 from condexp.store.validate import validate_results
@@ -148,6 +151,7 @@ def validate_file(path: Path) -> int:
     Returns:
         1 if anything is wrong.
     """
+    path = path / FILE_NAME if path.is_dir() else path
     problems = validate_results(path)
     console = make_console()
     for problem in problems:
@@ -155,6 +159,26 @@ def validate_file(path: Path) -> int:
     if not problems:
         console.print(f"{path}: valid")
     return int(bool(problems))
+
+
+def export_run(path: Path, output: Path | None, *, spectra: bool) -> int:
+    """Print every number of a run as CSV, or write it to a file.
+
+    Args:
+        path: The run folder or its results file.
+        output: The file; standard output where None.
+        spectra: Whether eigenvalues are wanted too.
+
+    Returns:
+        0.
+    """
+    run = open_run(path)
+    if output is None:
+        write_csv(run, sys.stdout, spectra=spectra)
+    else:
+        save_csv(run, output, spectra=spectra)
+        make_console().print(f"wrote {output}", soft_wrap=True)
+    return 0
 
 
 def show_result(result: "JobResult") -> None:

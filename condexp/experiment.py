@@ -156,7 +156,9 @@ def _draw(folder: Path) -> None:
 
 def _train(prepared: Prepared, sinks: Sequence[Sink], writer: ResultsWriter) -> Outcome:
     probed = prepared.source is Source.PROBE and bool(prepared.plan.snapshot_steps)
-    parts = assemble(prepared.config, prepared.dataset, prepared.device, probed=probed)
+    parts = assemble(
+        prepared.config, prepared.dataset, prepared.device, prepared.plan, probed=probed
+    )
     outcome = train(
         parts.model,
         parts.loss_fn,
@@ -169,6 +171,7 @@ def _train(prepared: Prepared, sinks: Sequence[Sink], writer: ResultsWriter) -> 
         source=prepared.source,
         probe=parts.probe,
         evaluate=parts.evaluate,
+        compiled=parts.compiled,
     )
     writer.flush()
     save_checkpoint(

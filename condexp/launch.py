@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from condexp.experiment import JobResult
 
 PRESETS = ("experiment=", "profile=")  # the same for all jobs of a grid: said once, not by each
+FREE_KEYS = "model.kwargs."  # the arguments of the user's own model: any name
 
 
 def conf_dir() -> Path:
@@ -130,7 +131,9 @@ def _with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
             return None
 
     # Hydra reads sys.argv, and with this variable it raises instead of printing and exiting.
-    saved, sys.argv = sys.argv, ["condexp", *args]
+    # Its ++ sets a key whether the configuration has it or not.
+    given = [f"++{arg}" if arg.startswith(FREE_KEYS) else arg for arg in args]
+    saved, sys.argv = sys.argv, ["condexp", *given]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(quiet)()

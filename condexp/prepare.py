@@ -1,6 +1,7 @@
 """Every check before a run: what can be wrong is found here, before anything is trained or written.
 
-The model is built on torch's ``meta`` device, so that a grid of deep networks is checked quickly.
+The model is built on torch's ``meta`` device where it can be, so that a grid of deep networks is
+checked quickly.
 """
 
 import os
@@ -9,10 +10,9 @@ from pathlib import Path
 
 import torch
 
-from condexp.analysis.layers import Catalogue, trace_layers
+from condexp.analysis.layers import Catalogue
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.assemble import (
-    build_model,
     load_dataset,
     make_optimizer,
     make_probe,
@@ -23,8 +23,10 @@ from condexp.config import Config
 from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
+from condexp.rehearse import rehearse
 from condexp.store.layout import FileSpec
 from condexp.store.runs import identity_yaml, run_folder
+from condexp.training.execution import ModelPrecision, check_execution
 from condexp.training.loop import Plan, Source
 from condexp.training.schedule import Schedule, evaluation_steps
 
@@ -47,15 +49,6 @@ class Prepared:
         """Which samples snapshots are taken from."""
         return Source(self.config.analysis.source)
 
-    @property
-    def num_samples(self) -> int:
-        """Number of samples N of a snapshot."""
-        if self.source is Source.PROBE:
-            return self.config.analysis.probe.size
-        size = self.config.trainer.batch_size
-        available = len(self.dataset.train)
-        return available if isinstance(size, str) else min(size, available)
-
 
 def prepare(config: Config) -> Prepared:
     """Check everything that can be checked without training, and write nothing.
@@ -74,18 +67,21 @@ def prepare(config: Config) -> Prepared:
     _check_writable(folder)
     dataset = load_dataset(config)
     options = _options(config.analysis, config.seed)
-    with torch.device("meta"):
-        inputs = torch.empty(2, *dataset.input_shape)
-        sketch = build_model(config, dataset)
-        catalogue = trace_layers(sketch, inputs, options)
+    rehearsal = rehearse(config, dataset, options)
     plan = _plan(config, dataset)
     # These two raise where an argument is out of range.
-    make_optimizer(config, sketch)
-    make_schedule(config, plan.steps_per_epoch)
+    make_optimizer(config, rehearsal.model)
+    make_schedule(config, plan.num_steps, plan.steps_per_epoch)
     if Source(config.analysis.source) is Source.PROBE and plan.snapshot_steps:
         make_probe(config, dataset, torch.device("cpu"))  # raises where it cannot be drawn
-    spec = _file_spec(config, catalogue, options, plan)
-    return Prepared(config, folder, device, dataset, catalogue, options, plan, spec)
+    check_execution(
+        device,
+        precision=ModelPrecision(config.trainer.precision),
+        compiled=config.trainer.compile,
+    )
+    num_samples = _num_samples(config, len(dataset.train))
+    spec = _file_spec(config, rehearsal.catalogue, options, plan, num_samples)
+    return Prepared(config, folder, device, dataset, rehearsal.catalogue, options, plan, spec)
 
 
 def _device(name: str) -> torch.device:
@@ -156,8 +152,19 @@ def _plan(config: Config, dataset: Dataset) -> Plan:
     )
 
 
+def _num_samples(config: Config, available: int) -> int:
+    if Source(config.analysis.source) is Source.PROBE:
+        return config.analysis.probe.size
+    size = config.trainer.batch_size
+    return available if isinstance(size, str) else min(size, available)
+
+
 def _file_spec(
-    config: Config, catalogue: Catalogue, options: AnalysisOptions, plan: Plan
+    config: Config,
+    catalogue: Catalogue,
+    options: AnalysisOptions,
+    plan: Plan,
+    num_samples: int,
 ) -> FileSpec:
     analysis = config.analysis
     probe = analysis.source == Source.PROBE
@@ -171,9 +178,10 @@ def _file_spec(
         eval_steps=plan.eval_steps,
         num_train_steps=plan.num_steps,
         steps_per_epoch=plan.steps_per_epoch,
+        num_samples=num_samples,
         config_yaml=identity_yaml(config.plain),
         attributes={
-            "title": f"{config.model.name} on {config.dataset.name}, seed {config.seed}",
+            "title": f"{config.model.title} on {config.dataset.name}, seed {config.seed}",
             "fisher_type": analysis.fisher_type,
             "source": analysis.source,
             "bn_mode": analysis.probe.mode if probe else "train",

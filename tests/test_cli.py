@@ -13,6 +13,7 @@ import pytest
 
 from condexp.cli import VERBS, main, split_verb
 from condexp.errors import InputError
+from condexp.launch import conf_dir
 
 TINY = [
     "model.depth=2",
@@ -164,7 +165,9 @@ def test_a_run_and_all_that_can_be_asked_of_it(condexp: Command, tmp_path: Path)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
     assert condexp("show", str(folder), root=False)[0] == 0
-    code, out, _ = condexp("show", str(folder), "--measure", "weight_norm", "--step", "0", root=False)
+    code, out, _ = condexp(
+        "show", str(folder), "--measure", "weight_norm", "--step", "0", root=False
+    )
     assert code == 0
     assert "step 0" in out
     assert condexp("status", str(tmp_path), root=False)[0] == 0
@@ -269,4 +272,6 @@ def test_completion_knows_the_groups_with_and_without_a_verb() -> None:
             [sys.executable, "-c", code],
             env=environment, capture_output=True, text=True, check=True,
         )  # fmt: skip
-        assert done.stdout.split() == ["model=linear", "model=mlp", "model=resnet"]
+        assert done.stdout.split() == sorted(
+            f"model={path.stem}" for path in (conf_dir() / "model").glob("*.yaml")
+        )

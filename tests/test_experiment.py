@@ -1,4 +1,4 @@
-"""From configuration to run folder, without the command line: what a run leaves, and that it is the same again."""
+"""From configuration to run folder, without the command line: what a run leaves, and again."""
 
 import json
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 import condexp
-from condexp.experiment import JobResult, run_experiment
+from condexp.experiment import run_experiment
 from condexp.launch import conf_dir
-from condexp.prepare import Prepared, prepare
+from condexp.prepare import prepare
 from condexp.store.runs import State, identity_hash, read_status
 from condexp.store.validate import validate_results
-from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 from condexp.validation import validate
+from tests.observer import Silent
 
 TINY = [
     "trainer.steps=4",
@@ -28,29 +28,6 @@ TINY = [
 MLP = ["model.depth=3", "model.width=8"]
 RESNET = ["model=resnet", "model.depth=8", "model.last_bn=true"]
 PROBE = ["analysis.source=probe", "analysis.probe.size=20", "analysis.probe.batch_size=10"]
-
-
-class Silent:
-    """An observer that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.told: list[str] = []
-
-    def started(self, _: Prepared, /) -> None:
-        self.told.append("started")
-
-    def on_step(self, record: StepRecord, /) -> None:
-        self.losses.append(record.loss)
-
-    def on_eval(self, _: EvalRecord, /) -> None:
-        self.told.append("eval")
-
-    def on_snapshot(self, _: SnapshotRecord, /) -> None:
-        self.told.append("snapshot")
-
-    def finished(self, _: JobResult, /) -> None:
-        self.told.append("finished")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -104,6 +81,40 @@ def test_analysis_does_not_change_training(
     assert "snapshot" in seen_observer.told
     assert "snapshot" not in bare_observer.told
     assert_same(weights(seen), weights(bare))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        ["trainer.precision=bf16"],
+        ["trainer.channels_last=true"],
+        ["optimizer=adamw", "scheduler=cosine"],
+        pytest.param(["trainer.compile=true"], marks=pytest.mark.slow),
+        pytest.param(
+            ["trainer.compile=true", "trainer.precision=bf16", "trainer.channels_last=true"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=" ".join,
+)
+def test_no_way_of_running_is_changed_by_a_probe(tmp_path: Path, way: list[str]) -> None:
+    bare, bare_observer = run(tmp_path, *TINY[:-1], *RESNET, "analysis=none", *way)
+    seen, seen_observer = run(tmp_path, *TINY, *RESNET, *PROBE, *way)
+    assert seen_observer.losses == bare_observer.losses
+    assert_same(weights(seen), weights(bare))
+    # What is stored is float32, under the names it always has.
+    kinds = {name: value.dtype for name, value in weights(seen).items()}
+    assert kinds["fc.weight"] == torch.float32
+    assert set(kinds.values()) == {torch.float32, torch.int64}
+
+
+def test_the_learning_rates_that_are_stored(tmp_path: Path) -> None:
+    schedule = ["scheduler=cosine", "scheduler.warmup_steps=2", "optimizer=adamw"]
+    folder, _ = run(tmp_path, *TINY, *MLP, *schedule, "optimizer.lr=0.5")
+    # 0.5 · (1 + cos(π s/4)) / 2, times 1/2 at step 0; four steps.
+    cosine = [0.5, 0.25 * (1 + 0.5**0.5), 0.25, 0.25 * (1 - 0.5**0.5)]
+    rates = condexp.open_run(folder).metrics["lr"].dropna().tolist()
+    assert rates == pytest.approx([cosine[0] / 2, *cosine[1:]], rel=1e-12)
 
 
 def test_what_a_run_folder_holds(tmp_path: Path) -> None:

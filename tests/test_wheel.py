@@ -1,4 +1,4 @@
-"""The wheel brings its configuration and its plugin: the console script works from another folder."""
+"""The wheel brings its configuration and its plugin, and runs from another folder."""
 
 import os
 import subprocess

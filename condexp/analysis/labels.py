@@ -1,6 +1,5 @@
 """The signal that is back-propagated: the data's labels, and the denominator of their loss."""
 
-import torch
 from torch import Tensor, nn
 
 from condexp.errors import InputError
@@ -46,5 +45,5 @@ def _num_targets(loss_fn: nn.CrossEntropyLoss | nn.NLLLoss, targets: Tensor) -> 
     valid = targets[targets != loss_fn.ignore_index]
     if loss_fn.weight is None:
         return float(valid.numel())
-    weight = loss_fn.weight.detach()
-    return float(weight.to(torch.float64)[valid].sum())
+    weight = loss_fn.weight.detach().cpu().double()  # in this order: MPS has no float64
+    return float(weight[valid.cpu()].sum())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from condexp.analysis.options import AnalysisOptions, ConvInput, Matrix
-from condexp.analysis.rows import Layer, appends_one, num_groups
+from condexp.analysis.rows import Layer, appends_one, check_rows, num_groups
 from condexp.analysis.state import left_as_found
 from condexp.errors import InputError, suggestion
 
@@ -142,8 +142,9 @@ def trace_layers(model: nn.Module, inputs: Tensor, options: AnalysisOptions) -> 
         if (before := found.get(name)) is not None:
             found[name] = replace(before, uses=before.uses + 1)
         else:
-            positions = output.numel() // (module.weight.shape[0] * inputs.shape[0])
-            found[name] = describe(name, module, options, positions=positions)
+            num_rows = output.numel() // module.weight.shape[0]
+            check_rows(name, num_rows, len(inputs))
+            found[name] = describe(name, module, options, positions=num_rows // len(inputs))
 
     def hook(name: str) -> Any:
         return lambda module, _inputs, output: note(name, module, output)

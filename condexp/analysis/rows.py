@@ -78,6 +78,25 @@ def input_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Tenso
     return rows
 
 
+def check_rows(name: str, num_rows: int, num_samples: int) -> None:
+    """Refuse rows that do not belong to samples, such as those of a table of positions.
+
+    Args:
+        name: The layer's name.
+        num_rows: Rows of one call.
+        num_samples: Samples of the batch.
+
+    Raises:
+        InputError: If the rows are not a multiple of the samples.
+    """
+    if num_rows % num_samples:
+        raise InputError(
+            f"layer {name!r} got {num_rows} rows for {num_samples} samples (the first dimension of "
+            "the model's input), so its rows do not belong to samples; leave it out with "
+            f"exclude=[{name!r}]."
+        )
+
+
 def grad_output_rows(module: Layer, grad: Tensor) -> Tensor:
     """Lay out the gradient with respect to a layer's output as rows.
 

@@ -14,7 +14,7 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     """Restore a model and all random states on the way out, also after an exception.
 
     Restored bit for bit: training modes, buffers (values and identity), ``.grad`` (set aside
-    meanwhile, so nothing accumulates into it) and the random states of torch (CPU and CUDA),
+    meanwhile, so nothing accumulates into it) and the random states of torch (CPU, CUDA and MPS),
     Python and NumPy.
 
     Args:
@@ -29,6 +29,7 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     on_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.get_rng_state_all() if on_cuda else []
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     for parameter, _ in gradients:
         parameter.grad = None
@@ -49,6 +50,8 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         np.random.set_state(states[2])
         if on_cuda:
             torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
 
 
 def _restore(buffer: Tensor, value: Tensor) -> None:

@@ -13,6 +13,7 @@ from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.analysis.rows import (
     Layer,
     appends_one,
+    check_rows,
     grad_output_rows,
     input_rows,
     unit_rows,
@@ -23,6 +24,7 @@ from condexp.errors import InputError
 from condexp.linalg.auto import Precision, needs_float64
 from condexp.linalg.kronecker import KroneckerSpectrum
 from condexp.linalg.moments import Scale, SecondMoment
+from condexp.linalg.precision import summable
 from condexp.linalg.spectrum import Spectrum
 
 
@@ -56,22 +58,20 @@ class Moment:
         self._moment = SecondMoment(scale, center=options.center)
         self._spectrum: Spectrum | None = None
 
-    def add(self, rows: Tensor, num_samples: int) -> None:
-        """Add rows ``[groups, num_rows, d]`` of ``num_samples`` samples not counted before."""
+    def add(self, rows: Tensor, num_samples: int, row_dtype: torch.dtype) -> None:
+        """Add rows ``[groups, num_rows, d]``, computed in ``row_dtype``, of so many new samples."""
         precision, again = self._options.precision, self._moment.num_rows > 0
+        dtype, self._spectrum = torch.float32, None
         if precision is not Precision.AUTO:
-            self._extend(rows, num_samples, getattr(torch, precision.value))
+            dtype = getattr(torch, precision.value)
         elif again or self._streaming or rows.dtype == torch.float64:
-            self._extend(rows, num_samples, torch.float64)
-        else:
-            self._extend(rows, num_samples, torch.float32)
-            if needs_float64(self.spectrum(), self._options.kappa_p):
-                self._moment = SecondMoment(self._scale, center=self._options.center)
-                self._extend(rows, num_samples, torch.float64)
-
-    def _extend(self, rows: Tensor, num_samples: int, dtype: torch.dtype) -> None:
-        self._moment.add(rows, num_samples, dtype)
-        self._spectrum = None
+            dtype = torch.float64
+        self._moment.add(rows, num_samples, dtype, row_dtype)
+        auto = precision is Precision.AUTO and dtype == torch.float32
+        if auto and needs_float64(self.spectrum(), self._options.kappa_p):
+            self._moment = SecondMoment(self._scale, center=self._options.center)
+            self._moment.add(rows, num_samples, torch.float64, row_dtype)
+            self._spectrum = None
 
     def spectrum(self) -> Spectrum:
         """Return the spectrum of what was added so far."""
@@ -112,6 +112,7 @@ class Tape:
         self._positions = 0
         # A copy: the weight may have been updated when the snapshot is asked for.
         self._weight: Tensor | None = None
+        self._pass_dtype = torch.float64
         self._weight_grad: Tensor | None = None
         self._weight_grad_samples = 0
 
@@ -127,28 +128,22 @@ class Tape:
             inputs: The layer's input, as the module was given it.
             output: Its output; only the shape is read.
             current: The pass it belongs to.
-
-        Raises:
-            InputError: If the rows are not a multiple of the samples.
         """
+        row_dtype, inputs = inputs.dtype, summable(inputs)
         rows = input_rows(self.module, inputs, self._options)
         num_rows = rows.shape[1]
-        if num_rows % current.num_samples:
-            raise InputError(
-                f"layer {self.name!r} got {num_rows} rows for {current.num_samples} samples "
-                "(the first dimension of the model's input), so its rows do not belong to samples; "
-                f"leave it out with exclude=[{self.name!r}]."
-            )
+        check_rows(self.name, num_rows, current.num_samples)
         if num_rows == 0:
             return
         if self._weight is None:
-            self._weight = self.module.weight.detach().clone()
+            self._weight = summable(self.module.weight.detach()).clone()
+            self._pass_dtype = output.dtype  # autocast's, if there is one
         self._uses[current.number] += 1
         num_positions = output.numel() // (self._weight.shape[0] * current.num_samples)
         self._positions = self._positions or num_positions
         if self._input is not None:
             first = self._uses[current.number] == 1
-            self._input.add(rows, current.num_samples if first else 0)
+            self._input.add(rows, current.num_samples if first else 0, row_dtype)
         plain = rows[..., :-1] if appends_one(self.module, self._options) else rows
         self._statistics.add(plain, unit_rows(self.module, inputs))
 
@@ -171,15 +166,14 @@ class Tape:
                 "would count its gradients double: record one backward pass a forward pass."
             )
         if self._grad_output is not None:
-            # Half precision would overflow once multiplied by the denominator.
-            exact = grad.to(torch.promote_types(grad.dtype, torch.float32))
-            rows = grad_output_rows(self.module, exact * current.denominator)
+            # Promoted first: half precision would overflow once multiplied by the denominator.
+            rows = grad_output_rows(self.module, summable(grad) * current.denominator)
             first = self._returns[current.number] == 1
-            self._grad_output.add(rows, current.num_samples if first else 0)
+            self._grad_output.add(rows, current.num_samples if first else 0, grad.dtype)
 
     def weight_backward(self, grad: Tensor, current: Pass) -> None:
         """Take in ∂L/∂W of one backward pass; several are averaged by their samples."""
-        weighted = grad.to(torch.float64) * current.num_samples
+        weighted = summable(grad).double() * current.num_samples
         self._weight_grad = weighted if self._weight_grad is None else self._weight_grad + weighted
         self._weight_grad_samples += current.num_samples
 
@@ -212,7 +206,7 @@ class Tape:
         weight = self._factor(self._weight)
         gradient = self._mean_weight_grad()
         # A weight is what it is; a gradient carries the rounding of its computation.
-        weight_grad = None if gradient is None else self._factor(gradient, self._weight.dtype)
+        weight_grad = None if gradient is None else self._factor(gradient, self._pass_dtype)
         return LayerSnapshot(
             info=describe(
                 self.name,

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from condexp.data.augment import Augment
 from condexp.data.gaussian import Shape
-from condexp.data.transforms import Augment
 from condexp.limits import one_of, within
 
 
@@ -32,8 +32,8 @@ class DigitsConfig(DatasetConfig):
 
 
 @dataclass(kw_only=True)
-class FashionMnistConfig(DigitsConfig):
-    """``dataset=fashion_mnist``."""
+class StoredImagesConfig(DigitsConfig):
+    """Images in files that are fetched beforehand: ``condexp data fetch NAME``."""
 
     root: str | None
 
@@ -54,6 +54,11 @@ class GaussianConfig(DatasetConfig):
 
 DATASETS: dict[str, type[DatasetConfig]] = {
     "digits": DigitsConfig,
-    "fashion_mnist": FashionMnistConfig,
+    "mnist": StoredImagesConfig,
+    "fashion_mnist": StoredImagesConfig,
+    "cifar10": StoredImagesConfig,
+    "cifar100": StoredImagesConfig,
+    "svhn": StoredImagesConfig,
+    "imagenet": StoredImagesConfig,
     "gaussian": GaussianConfig,
 }

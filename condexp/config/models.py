@@ -1,12 +1,13 @@
 """The keys of ``conf/model``; a new model adds its record here."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from condexp.limits import one_of, within
 from condexp.models.init import Init
 from condexp.models.mlp import Activation, NormPosition
 from condexp.models.norm import Norm
-from condexp.models.resnet import Shortcut
+from condexp.models.residual import Shortcut
 
 
 @dataclass(kw_only=True)
@@ -14,6 +15,11 @@ class ModelConfig:
     """What every model has: the name that picks its builder."""
 
     name: str
+
+    @property
+    def title(self) -> str:
+        """The model in words, for messages and the run's title."""
+        return self.name
 
 
 @dataclass(kw_only=True)
@@ -50,8 +56,61 @@ class ResNetConfig(ModelConfig):
     last_bn: bool
 
 
+@dataclass(kw_only=True)
+class PreResNetConfig(ResNetConfig):
+    """``model=preresnet``: with its activations before the convolutions."""
+
+
+@dataclass(kw_only=True)
+class VggConfig(ModelConfig):
+    """``model=vgg``."""
+
+    depth: int
+    norm: str = one_of(Norm)
+    init: str = one_of(Init)
+    init_scale: float = within(0, open_low=True)
+    last_bn: bool
+
+
+@dataclass(kw_only=True)
+class ResNetImagenetConfig(VggConfig):
+    """``model=resnet_imagenet``: ImageNet's ResNets."""
+
+    dropout: float = within(0, 1)
+
+
+@dataclass(kw_only=True)
+class TorchvisionConfig(ModelConfig):
+    """``model=torchvision``: a classifier of torchvision's, by its name there."""
+
+    arch: str
+
+    @property
+    def title(self) -> str:
+        """The architecture."""
+        return f"{self.name} {self.arch}"
+
+
+@dataclass(kw_only=True)
+class ImportConfig(ModelConfig):
+    """``model=import``: the user's own, ``module:name`` and free keyword arguments."""
+
+    target: str
+    kwargs: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """The class or function."""
+        return f"{self.name} {self.target}"
+
+
 MODELS: dict[str, type[ModelConfig]] = {
     "mlp": MlpConfig,
     "resnet": ResNetConfig,
     "linear": LinearConfig,
+    "vgg": VggConfig,
+    "preresnet": PreResNetConfig,
+    "resnet_imagenet": ResNetImagenetConfig,
+    "torchvision": TorchvisionConfig,
+    "import": ImportConfig,
 }

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from condexp.limits import within
+from condexp.limits import one_of, within
+from condexp.training.execution import ModelPrecision
 
 
 @dataclass(kw_only=True)
@@ -24,7 +25,7 @@ class SgdConfig(OptimizerConfig):
 
 @dataclass(kw_only=True)
 class AdamConfig(OptimizerConfig):
-    """``optimizer=adam``."""
+    """``optimizer=adam`` and ``optimizer=adamw``."""
 
     betas: tuple[float, float] = within(0, 1)
     eps: float = within(0)
@@ -32,9 +33,10 @@ class AdamConfig(OptimizerConfig):
 
 @dataclass(kw_only=True)
 class SchedulerConfig:
-    """``scheduler=constant``, and what all schedulers have: a name."""
+    """``scheduler=constant``, and what all schedulers have."""
 
     name: str
+    warmup_steps: int = within(0)
 
 
 @dataclass(kw_only=True)
@@ -43,6 +45,11 @@ class MultistepConfig(SchedulerConfig):
 
     milestones: list[int] = within(1)
     gamma: float = within(0, open_low=True)
+
+
+@dataclass(kw_only=True)
+class CosineConfig(SchedulerConfig):
+    """``scheduler=cosine``: to 0 over the whole run."""
 
 
 @dataclass(kw_only=True)
@@ -60,13 +67,21 @@ class TrainerConfig:
     steps: int | None = within(1)
     batch_size: int | str = within(1)
     device: str
+    precision: str = one_of(ModelPrecision)
+    compile: bool
+    channels_last: bool
     deterministic: bool
     num_threads: int | None = within(1)
     eval: EvalConfig
 
 
-OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"sgd": SgdConfig, "adam": AdamConfig}
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
+    "sgd": SgdConfig,
+    "adam": AdamConfig,
+    "adamw": AdamConfig,
+}
 SCHEDULERS: dict[str, type[SchedulerConfig]] = {
     "constant": SchedulerConfig,
     "multistep": MultistepConfig,
+    "cosine": CosineConfig,
 }

@@ -1,10 +1,19 @@
-"""Records of a data set in memory, and its checksum."""
+"""Records of a data set, and its checksum."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Self
 
+import torch
 from torch import Tensor
+
+from condexp.data.augment import Augment, augment_batch, generator_of
+
+RESIDENT_SHARE = 0.25
+Indices = Tensor | slice
+"""Which samples: int64 [K], or a range."""
 
 
 class Task(StrEnum):
@@ -36,21 +45,65 @@ class Split:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def select(self, indices: Tensor) -> "Split":
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample as a network sees it, (C, H, W) or (d,)."""
+        return tuple(self.inputs.shape[1:])
+
+    def select(self, indices: Tensor) -> Self:
         """Take some of the samples.
 
         Args:
             indices: Which, int64 [K].
 
         Returns:
-            A split of K samples, in the order of the indices.
+            A split of K samples of the same kind, in the order of the indices.
         """
-        return Split(self.inputs[indices], self.targets[indices])
+        return replace(self, inputs=self.inputs[indices], targets=self.targets[indices])
+
+    def resident(self, device: torch.device) -> Self:
+        """Move to a device for good, if the samples fill no more than a quarter of what is free.
+
+        Args:
+            device: Where batches are wanted.
+
+        Returns:
+            The samples there, or where they are.
+        """
+        if not _fits(self, device):
+            return self
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
+    def read(
+        self, batches: Iterable[Indices], augment: Augment, *stream: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read the samples of each batch, varied.
+
+        Args:
+            batches: The samples of each.
+            augment: How images are varied.
+            *stream: What the variation is a function of, with the batch's number.
+
+        Yields:
+            Inputs as stored, [B, ...], and targets, [B, ...].
+        """
+        for number, indices in enumerate(batches, start=1):
+            inputs = self.inputs[indices]
+            if augment is Augment.CROP_FLIP:
+                inputs = augment_batch(inputs, generator_of(*stream, number))
+            yield inputs, self.targets[indices]
+
+
+def _fits(split: Split, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return split.inputs.nbytes + split.targets.nbytes <= RESIDENT_SHARE * free
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory.
+    """A data set, in memory or read from files as it is used.
 
     Args:
         name: Its name.
@@ -75,7 +128,7 @@ class Dataset:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample, (C, H, W) or (d,)."""
-        return tuple(self.train.inputs.shape[1:])
+        return self.train.shape
 
 
 def checksum_of(*splits: Split) -> str:

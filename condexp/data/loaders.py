@@ -1,25 +1,23 @@
-"""Batches from memory: normalised, augmented, in an order that (seed, epoch) determine."""
+"""Batches of a split: normalised, augmented, in an order that (seed, epoch) determine."""
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from condexp.data.dataset import Split
-from condexp.data.transforms import CROP_PADDING, Augment, augment_batch
+from condexp.data.augment import CROP_PADDING, Augment, generator_of
+from condexp.data.dataset import Indices, Split
 from condexp.errors import InputError, choose
-
-RESIDENT_SHARE = 0.25
 
 
 class Batches:
     """The batches of a split, epoch by epoch.
 
     With ``shuffle`` (training) an epoch's order is a function of (seed, epoch), and the
-    augmentation one of (seed, epoch, batch), both from own generators; the last partial batch is
-    dropped unless it is the only one. Without (evaluation), samples come in order and all are kept.
-    A full batch is the whole split in its own order.
+    augmentation one of (seed, epoch, batch) in memory and (seed, epoch, image) from files, both
+    from own generators; the last partial batch is dropped unless it is the only one. Without
+    (evaluation), samples come in order and all are kept. A full batch is the whole split in its
+    own order.
 
     Args:
         split: The samples.
@@ -67,13 +65,10 @@ class Batches:
         self.seed = seed
         self.device = torch.device(device)
         self.dtype = dtype
-        shape = (-1, *[1] * (split.inputs.dim() - 2))
+        shape = (-1, *[1] * (len(split.shape) - 1))
         self._mean = torch.tensor(mean, dtype=dtype, device=self.device).view(shape)
         self._std = torch.tensor(std, dtype=dtype, device=self.device).view(shape)
-        home = self.device if _fits(split, self.device) else torch.device("cpu")
-        self._inputs, self._targets = split.inputs.to(home), split.targets.to(home)
-        if self._targets.is_floating_point():
-            self._targets = self._targets.to(dtype)
+        self._split = split.resident(self.device)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -91,24 +86,20 @@ class Batches:
         Yields:
             Normalised inputs [B, ...] and targets [B, ...], on the device.
         """
-        order = self._order(epoch)
-        for batch in range(self.steps_per_epoch):
-            chosen: Tensor | slice = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            if order is not None:
-                chosen = order[chosen]
-            inputs = self._move(self._inputs[chosen])
-            if self.augment is Augment.CROP_FLIP:
-                inputs = augment_batch(inputs, _generator(self.seed, epoch, 1 + batch))
-            yield (
-                (inputs.to(self.dtype) - self._mean) / self._std,
-                self._move(self._targets[chosen]),
-            )
+        varied = (self.augment, self.seed, epoch)
+        for inputs, targets in self._split.read(self._chosen(epoch), *varied):
+            normalised = (self._move(inputs).to(self.dtype) - self._mean).div_(self._std)
+            there = self._move(targets)
+            yield normalised, there.to(self.dtype) if there.is_floating_point() else there
 
-    def _order(self, epoch: int) -> Tensor | None:
-        if not self.shuffle or self.batch_size == self.num_samples:
-            return None
-        order = torch.randperm(self.num_samples, generator=_generator(self.seed, epoch, 0))
-        return order.to(self._inputs.device)
+    def _chosen(self, epoch: int) -> Iterator[Indices]:
+        order = None
+        if self.shuffle and self.batch_size < self.num_samples:
+            order = torch.randperm(self.num_samples, generator=generator_of(self.seed, epoch, 0))
+            order = order.to(self._split.inputs.device)
+        for batch in range(self.steps_per_epoch):
+            span = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            yield span if order is None else order[span]
 
     def _move(self, batch: Tensor) -> Tensor:
         if batch.device == self.device:
@@ -119,22 +110,9 @@ class Batches:
         )
 
 
-def _generator(*stream: int) -> torch.Generator:
-    # Neighbouring tuples give unrelated streams, which seed + epoch would not.
-    state = np.random.SeedSequence(stream).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
-
-
 def _check_augmentable(split: Split) -> None:
-    if split.inputs.dim() != 4 or min(split.inputs.shape[2:]) <= CROP_PADDING:
+    if len(split.shape) != 3 or min(split.shape[1:]) <= CROP_PADDING:
         raise InputError(
             f"augment crop_flip needs images of more than {CROP_PADDING} px, but the inputs have "
-            f"shape {tuple(split.inputs.shape[1:])}; use augment=none."
+            f"shape {split.shape}; use augment=none."
         )
-
-
-def _fits(split: Split, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
-    return split.inputs.nbytes + split.targets.nbytes <= RESIDENT_SHARE * free

@@ -1,6 +1,6 @@
-"""From raw images to a data set (subset, size, statistics), and augmentation by the batch."""
+"""From raw images to a data set: subset, size, statistics."""
 
-from enum import StrEnum
+from typing import TypedDict, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -9,22 +9,11 @@ from torch import Tensor
 from condexp.data.dataset import Dataset, Split, Task, checksum_of
 from condexp.errors import InputError
 
-CROP_PADDING = 4
 RESIZE_CHUNK = 1024
+S = TypeVar("S", bound=Split)
 
 
-class Augment(StrEnum):
-    """How training images are varied.
-
-    crop_flip: reflection padding by 4 px, a random crop of the old size, a random horizontal flip
-    (He et al. 2016, §4.2, with reflection for zeros).
-    """
-
-    NONE = "none"
-    CROP_FLIP = "crop_flip"
-
-
-def class_balanced_subset(split: Split, size: int, seed: int = 0) -> Split:
+def class_balanced_subset(split: S, size: int, seed: int = 0) -> S:
     """Draw a random subset in which the classes are as equal in number as they can be.
 
     Numbers differ by at most one unless a class runs out; the others then make up for it.
@@ -103,6 +92,14 @@ def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
     return tuple(means), tuple(deviations)
 
 
+class ImageOptions(TypedDict, total=False):
+    """What every data set of images can be asked for; see :func:`image_dataset`."""
+
+    image_size: int | None
+    subset_train: int | None
+    subset_test: int | None
+
+
 def image_dataset(
     name: str,
     train: Split,
@@ -144,31 +141,3 @@ def image_dataset(
         num_outputs=num_classes,
         checksum=checksum_of(train, test),
     )
-
-
-def augment_batch(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pad by reflection, crop at random and flip at random; each image for itself.
-
-    Args:
-        images: Images [B, C, H, W] of any dtype on any device, at least 5 px high and wide.
-        generator: Where the offsets and flips come from, on the CPU.
-
-    Returns:
-        Images of the same shape, dtype and device.
-    """
-    num_images, num_channels, height, width = images.shape
-    offsets = torch.randint(-CROP_PADDING, CROP_PADDING + 1, (2, num_images), generator=generator)
-    flips = torch.randint(0, 2, (num_images, 1), generator=generator).bool()
-    rows = _reflect(torch.arange(height) + offsets[0, :, None], height)
-    cols = _reflect(torch.arange(width) + offsets[1, :, None], width)
-    cols = torch.where(flips, cols.flip(1), cols)
-    # One gather of whole pixels: padding for itself would copy the batch, and knows no uint8.
-    source = (rows[:, :, None] * width + cols[:, None, :]).to(images.device)
-    source = source.view(num_images, 1, -1).expand(-1, num_channels, -1)
-    return images.flatten(2).gather(2, source).view(images.shape)
-
-
-def _reflect(positions: Tensor, size: int) -> Tensor:
-    # At 0 and at size − 1, without repeating the border.
-    positions = positions.abs()
-    return torch.where(positions < size, positions, 2 * (size - 1) - positions)

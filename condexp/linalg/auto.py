@@ -21,8 +21,8 @@ def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float]) -> bool:
     """Return whether a spectrum must be taken again with float64 products (``Precision.AUTO``).
 
     That is so if a requested κ_p falls on an eigenvalue between 0 and 16·eps·λ_1, where 1 %
-    accuracy ends, unless the number of rows already makes it an exact 0; or if float32 failed
-    (status ``unreliable``).
+    accuracy ends, unless the number of rows already makes it an exact 0, or the rows themselves are
+    too coarse to tell; or if float32 failed (status ``unreliable``).
 
     Args:
         spectrum: From products of any precision.
@@ -37,6 +37,8 @@ def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float]) -> bool:
         return True
     max_rank = spectrum.blocks.shape[0] * spectrum.num_rows
     threshold = 16 * torch.finfo(spectrum.dtype).eps * spectrum.lambda_max
+    if spectrum.noise_floor > threshold:  # set by half-precision rows, whatever the products
+        return False
     indices = [kappa_index(p, len(spectrum)) for p in kappa_p]
     return any(
         index <= max_rank and float(spectrum.eigenvalues[index - 1]) < threshold

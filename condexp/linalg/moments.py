@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from condexp.errors import InputError
-from condexp.linalg.precision import exact_products
+from condexp.linalg.precision import exact_products, summable
 from condexp.linalg.spectrum import Spectrum
 
 CHUNK_ROWS = 256
@@ -55,7 +55,13 @@ class SecondMoment:
         self.dtype = self.row_dtype = torch.float64
         self._products = self._sum = self._shift = torch.zeros((), dtype=torch.float64)
 
-    def add(self, rows: Tensor, num_samples: int, dtype: torch.dtype) -> None:
+    def add(
+        self,
+        rows: Tensor,
+        num_samples: int,
+        dtype: torch.dtype,
+        row_dtype: torch.dtype | None = None,
+    ) -> None:
         """Add rows; nothing but their sums is kept.
 
         Args:
@@ -64,11 +70,12 @@ class SecondMoment:
             num_samples: Samples these rows belong to; 0 where they were counted already (a second
                 use of a module in the same pass).
             dtype: Working precision of the products.
+            row_dtype: Precision the rows were computed in, where it is not their dtype.
         """
-        rows = rows.detach()
         if rows.shape[1] == 0:
             return
-        self.row_dtype = _coarser(self.row_dtype, rows.dtype)
+        self.row_dtype = _coarser(self.row_dtype, row_dtype or rows.dtype)
+        rows = summable(rows.detach())
         if self.center:
             if self.num_rows == 0:
                 self._shift = rows.mean(1, keepdim=True, dtype=torch.float64)
@@ -88,7 +95,7 @@ class SecondMoment:
         """Return the second moment of all rows so far.
 
         Returns:
-            ``[groups, features, features]``, float64, on the rows' device.
+            ``[groups, features, features]``, float64, on the rows' device (the CPU for MPS).
 
         Raises:
             InputError: If no rows, or for ``SUM`` no samples, were added.
@@ -123,7 +130,7 @@ class SecondMoment:
         """Return the mean over all rows so far.
 
         Returns:
-            ``[groups, features]``, float64, on the rows' device.
+            ``[groups, features]``, float64, on the rows' device (the CPU for MPS).
 
         Raises:
             InputError: If no rows were added.
@@ -160,7 +167,7 @@ def _chunked_products(rows: Tensor, dtype: torch.dtype) -> Tensor:
     groups, _, d = rows.shape
     total = torch.zeros(groups, d, d, dtype=torch.float64, device=rows.device)
     product = torch.empty(groups, d, d, dtype=dtype, device=rows.device)
-    for piece in rows.split(CHUNK_ROWS, dim=1):
+    for piece in torch.split(rows, CHUNK_ROWS, dim=1):
         chunk = piece.to(dtype)
         torch.bmm(chunk.mT, chunk, out=product)
         total += product
@@ -176,6 +183,7 @@ def column_sums(rows: Tensor) -> Tensor:
     Returns:
         ``[groups, features]`` float64.
     """
-    whole = rows.shape[1] - rows.shape[1] % CHUNK_ROWS
-    chunks = rows[:, :whole].unflatten(1, (-1, CHUNK_ROWS)).sum(2)
+    groups, num_rows, d = rows.shape
+    whole = num_rows - num_rows % CHUNK_ROWS
+    chunks = rows[:, :whole].reshape(groups, -1, CHUNK_ROWS, d).sum(2)
     return chunks.sum(1, dtype=torch.float64) + rows[:, whole:].sum(1, dtype=torch.float64)

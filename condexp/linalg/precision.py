@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 # PyTorch's names for it: "none" is the default where nothing was set.
 _FULL_PRECISION = {"ieee", "none", None}
@@ -44,6 +45,20 @@ def exact_products(device: torch.device) -> Iterator[None]:
             reduced = [(backend, setting) for backend, setting in saved if setting is not None]
         for backend, setting in reduced:
             backend.fp32_precision = setting
+
+
+def summable(tensor: Tensor) -> Tensor:
+    """Return a tensor's values in a type and on a device in which they can be summed.
+
+    Args:
+        tensor: Of any floating dtype, on any device.
+
+    Returns:
+        The same values: in float32 where they had half precision, whose sums would be rounded to
+        two digits; on the CPU where they were on Apple's MPS, which has no float64.
+    """
+    promoted = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return promoted.cpu() if promoted.device.type == "mps" else promoted
 
 
 def _precision(backend: Any) -> str | None:

@@ -87,7 +87,7 @@ class Spectrum:
         Returns:
             The spectrum, of length d.
         """
-        square = matrix.detach().to("cpu", torch.float64)
+        square = matrix.detach().cpu().double()  # in this order: MPS has no float64
         square = square[None] if square.ndim == 2 else square
         side = square.shape[-1]
         unknown = torch.full_like(square[..., 0], math.nan)
@@ -121,7 +121,7 @@ class Spectrum:
         Returns:
             The spectrum, of length groups·min(m, n); its ``num_rows`` is n.
         """
-        wide = factor.detach().to("cpu", torch.float64)
+        wide = factor.detach().cpu().double()
         num_rows = wide.shape[-1]
         wide = wide if wide.shape[-2] <= wide.shape[-1] else wide.mT
         with exact_products(wide.device):

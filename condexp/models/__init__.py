@@ -1,10 +1,16 @@
 """Networks. They know nothing of measuring."""
 
+from condexp.models.imported import build_imported
 from condexp.models.init import Init, initialise
 from condexp.models.linear import build_linear
 from condexp.models.mlp import Activation, NormPosition, build_mlp
 from condexp.models.norm import BatchCenter, BatchScale, Norm, make_norm
-from condexp.models.resnet import Shortcut, build_resnet
+from condexp.models.preresnet import build_preresnet
+from condexp.models.residual import Shortcut
+from condexp.models.resnet import build_resnet
+from condexp.models.resnet_imagenet import build_resnet_imagenet
+from condexp.models.torchvision_models import build_torchvision
+from condexp.models.vgg import build_vgg
 
 __all__ = [
     "Activation",
@@ -14,9 +20,14 @@ __all__ = [
     "Norm",
     "NormPosition",
     "Shortcut",
+    "build_imported",
     "build_linear",
     "build_mlp",
+    "build_preresnet",
     "build_resnet",
+    "build_resnet_imagenet",
+    "build_torchvision",
+    "build_vgg",
     "initialise",
     "make_norm",
 ]

@@ -13,7 +13,7 @@ from condexp.store.hdf5 import open_file
 from condexp.store.layout import COUNTERS
 
 # What describes the layers at every step; n_<matrix> does as well.
-SIZES = frozenset({"p", "d_in", "d_out", "positions", "reused"})
+SIZES = frozenset({"p", "d_in", "d_out", "groups", "num_rows"})
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,6 @@ class LayerMeasures:
         fractions: The fractions p of the condition numbers.
         arrays: The file's arrays ``[S, L]``, ``[S, L, P]`` for condition numbers, and ``[L]`` for
             the layers' sizes.
-        num_samples: N of each snapshot; ``None`` where the configuration does not tell.
         centered: Whether the moments are about the mean, which costs them one row.
     """
 
@@ -51,7 +50,6 @@ class LayerMeasures:
     layers: tuple[str, ...]
     fractions: tuple[float, ...]
     arrays: Mapping[str, NDArray[Any]]
-    num_samples: int | None
     centered: bool
 
     @classmethod
@@ -84,7 +82,6 @@ class LayerMeasures:
             layers=tuple(map(str, arrays["layer"])),
             fractions=tuple(map(float, arrays["p"])),
             arrays=arrays,
-            num_samples=num_samples(config),
             centered=bool(lookup(config, "analysis.center")),
         )
 
@@ -167,32 +164,11 @@ class LayerMeasures:
     @cached_property
     def limits(self) -> dict[str, list[float]]:
         """For each matrix, the share of each layer's spectrum that the rows can fill; else NaN."""
-        sizes = {name: self.arrays[name] for name in ("d_in", "d_out", "positions", "reused")}
-        lengths = self.arrays.get("n_input", sizes["d_in"])
+        sizes = [self.arrays[name] for name in ("d_in", "d_out", "groups", "num_rows")]
         limits: dict[str, list[float]] = {matrix: [] for matrix in self.matrices}
         for layer in range(len(self.layers)):
-            d_in, d_out, positions, reused = (int(size[layer]) for size in sizes.values())
-            groups = max(1, int(lengths[layer]) // d_in)
-            # How often a module is reused is not stored, so its number of rows is not known.
-            known = self.num_samples is not None and not reused
-            rows = (self.num_samples or 0) * positions - self.centered
+            d_in, d_out, groups, num_rows = (int(size[layer]) for size in sizes)
+            rows = num_rows - self.centered
             for matrix in self.matrices:
-                limit = p_limit(matrix, d_in, d_out, groups, rows) if known else float("nan")
-                limits[matrix].append(limit)
+                limits[matrix].append(p_limit(matrix, d_in, d_out, groups, rows))
         return limits
-
-
-def num_samples(config: Mapping[str, Any]) -> int | None:
-    """Find the number of samples of each snapshot in a run's configuration.
-
-    Args:
-        config: The configuration.
-
-    Returns:
-        Size of the probe or of the training batch; ``None`` for a full batch of unknown size.
-    """
-    total = lookup(config, "dataset.subset.train") or lookup(config, "dataset.num_train")
-    probe = lookup(config, "analysis.source") == "probe"
-    size = lookup(config, "analysis.probe.size" if probe else "trainer.batch_size")
-    known = [number for number in (size, total) if isinstance(number, int)]
-    return min(known) if known else None

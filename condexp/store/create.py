@@ -102,6 +102,8 @@ def _content(spec: FileSpec) -> dict[str, Any]:
         "layers/type": [layer.type for layer in layers],
         "layers/d_in": [layer.d_in for layer in layers],
         "layers/d_out": [layer.d_out for layer in layers],
+        "layers/groups": [layer.groups for layer in layers],
+        "layers/num_rows": [spec.num_samples * layer.positions * layer.uses for layer in layers],
         "layers/positions": [layer.positions for layer in layers],
         "layers/reused": [layer.uses > 1 for layer in layers],
         "layers/layer": [layer.name for layer in layers],

@@ -48,6 +48,7 @@ class FileSpec:
         eval_steps: Finished updates at each evaluation, increasing.
         num_train_steps: Optimizer steps of the whole run.
         steps_per_epoch: Optimizer steps of one epoch.
+        num_samples: Samples N of each snapshot.
         config_yaml: The identity configuration as sorted YAML.
         attributes: fisher_type, source, bn_mode, conv_input, center, bias, title.
     """
@@ -61,6 +62,7 @@ class FileSpec:
     eval_steps: tuple[int, ...]
     num_train_steps: int
     steps_per_epoch: int
+    num_samples: int
     config_yaml: str
     attributes: Mapping[str, str | bool] = field(default_factory=dict)
 
@@ -188,6 +190,8 @@ def _layers(extent: Extent) -> Iterator[DatasetSpec]:
     yield DatasetSpec("layers/type", shape, Kind.TEXT, dims, "kind of layer")
     yield DatasetSpec("layers/d_in", shape, Kind.INT, dims, "side of a block of input")
     yield DatasetSpec("layers/d_out", shape, Kind.INT, dims, "output features or channels")
+    yield DatasetSpec("layers/groups", shape, Kind.INT, dims, "blocks on the diagonal")
+    yield DatasetSpec("layers/num_rows", shape, Kind.INT, dims, "rows of a snapshot, all uses")
     yield DatasetSpec("layers/positions", shape, Kind.INT, dims, "rows of a sample in one use")
     yield DatasetSpec("layers/reused", shape, Kind.FLAG, dims, "1 where used more than once a pass")
     for matrix in extent.lengths:

@@ -17,6 +17,7 @@ from condexp.data.loaders import Batches
 from condexp.errors import InputError
 from condexp.training.evaluate import LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
+from condexp.training.execution import Forward
 from condexp.training.optimizers import LearningRate, set_learning_rate, steady_learning_rate
 from condexp.training.probe import Probe
 
@@ -83,8 +84,12 @@ def train(
     source: Source,
     probe: Probe | None,
     evaluate: Callable[[nn.Module], tuple[float, float, float, float]],
+    compiled: Forward | None = None,
 ) -> Outcome:
     """Train, and measure at the planned steps without changing one bit of what is learned.
+
+    With ``compiled`` that holds for a probe; the update of a measured training batch is then the
+    model's own, which differs from the compiled one's by rounding.
 
     Args:
         model: Trained in place, in train mode.
@@ -98,6 +103,7 @@ def train(
         source: Snapshots are of the very pass that computes the update, or of the probe.
         probe: The samples for ``Source.PROBE``.
         evaluate: Train loss and error, test loss and error of a model, which it leaves as found.
+        compiled: The model compiled, for the steps that are not measured; None: the model itself.
 
     Returns:
         How it ended; a loss that is not finite is reported, and stops the run before its update.
@@ -105,6 +111,7 @@ def train(
     _check(plan, source, probe)
     report = _Report(plan, sinks)
     due = frozenset(plan.snapshot_steps)
+    forward = model if compiled is None else compiled
     model.train()
 
     def probe_if_due(step: int) -> None:
@@ -122,7 +129,7 @@ def train(
             report.step(step, loss, lr)
             report.snapshot(step, snapshot)
         else:
-            loss = _forward_backward(model, loss_fn, inputs, targets)
+            loss = _forward_backward(forward, loss_fn, inputs, targets)
             report.step(step, loss, lr)
         if not math.isfinite(loss):
             return report.outcome(RunState.DIVERGED, step)
@@ -139,9 +146,9 @@ def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _forward_backward(
-    model: nn.Module, loss_fn: LossFunction, inputs: Tensor, targets: Tensor
+    forward: Forward, loss_fn: LossFunction, inputs: Tensor, targets: Tensor
 ) -> float:
-    loss = loss_fn(model(inputs), targets)
+    loss = loss_fn(forward(inputs), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.item()
 

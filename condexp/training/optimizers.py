@@ -9,7 +9,11 @@ from torch import nn
 
 from condexp.errors import InputError, choose
 
-OPTIMIZERS = ("sgd", "adam")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+_ADAMS: dict[str, type[torch.optim.Adam]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
 
 LearningRate = Callable[[int], float]
 """The learning rate of each 0-based step."""
@@ -29,17 +33,19 @@ def build_optimizer(
     """Return an optimizer over the parameters, its arguments checked.
 
     Args:
-        name: ``sgd`` or ``adam``.
+        name: ``sgd``, ``adam`` or ``adamw``.
         params: The parameters to train.
         lr: Learning rate of the first step, > 0.
-        weight_decay: Factor of ``w`` added to the gradient, ≥ 0.
+        weight_decay: Factor of ``w`` added to the gradient, ≥ 0; for AdamW, whose decay is
+            decoupled (Loshchilov & Hutter 2019, algorithm 2), ``lr · weight_decay · w`` is
+            subtracted from ``w`` itself.
         momentum: SGD's heavy-ball momentum, in [0, 1).
         nesterov: Nesterov's form of that momentum.
         betas: Adam's decay rates of the first and second moment, in [0, 1).
         eps: Adam's addend to the root of the second moment, ≥ 0.
 
     Returns:
-        ``torch.optim.SGD`` or ``torch.optim.Adam``.
+        ``torch.optim.SGD``, ``torch.optim.Adam`` or ``torch.optim.AdamW``.
 
     Raises:
         InputError: If the name is unknown, a number is out of its range, or momentum is asked of an
@@ -49,13 +55,13 @@ def build_optimizer(
     _require(lr > 0 and math.isfinite(lr), "lr", lr, "a positive number")
     _require(0 <= momentum < 1, "momentum", momentum, "in [0, 1)")
     _require(weight_decay >= 0, "weight_decay", weight_decay, "at least 0")
-    if name == "adam":
-        _require(momentum == 0, "momentum", momentum, "0 for adam; only sgd has momentum")
-        _require(not nesterov, "nesterov", nesterov, "false for adam; only sgd has momentum")
+    if name in _ADAMS:
+        _require(momentum == 0, "momentum", momentum, f"0 for {name}; only sgd has momentum")
+        _require(not nesterov, "nesterov", nesterov, f"false for {name}; only sgd has momentum")
         good_betas = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
         _require(good_betas, "betas", betas, "two numbers in [0, 1)")
         _require(eps >= 0, "eps", eps, "at least 0")
-        return torch.optim.Adam(params, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
+        return _ADAMS[name](params, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
     _require(not nesterov or momentum > 0, "nesterov", nesterov, "false where momentum is 0")
     return torch.optim.SGD(
         params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
@@ -106,6 +112,55 @@ def multistep(
     )
     _require(gamma > 0 and math.isfinite(gamma), "gamma", gamma, "a positive number")
     return lambda step: lr * gamma ** bisect_right(epochs, step // steps_per_epoch)
+
+
+def cosine(lr: float, *, num_steps: int) -> LearningRate:
+    """Return a learning rate that falls to 0 over the whole run, along half a cosine.
+
+    At step s of T: ``lr · (1 + cos(π·s/T)) / 2``: full at step 0, 0 after the last step (Loshchilov
+    & Hutter 2017, equation 5, without restarts).
+
+    Args:
+        lr: Learning rate of the first step.
+        num_steps: T, the number of updates of the run.
+
+    Returns:
+        Function from the step to the learning rate.
+
+    Raises:
+        InputError: If the run has no step.
+
+    >>> rate = cosine(1.0, num_steps=2)
+    >>> rate(0), round(rate(1), 12)
+    (1.0, 0.5)
+    """
+    _require(num_steps >= 1, "num_steps", num_steps, "at least 1")
+    return lambda step: lr * (1 + math.cos(math.pi * step / num_steps)) / 2
+
+
+def warmed_up(rate: LearningRate, num_steps: int) -> LearningRate:
+    """Return a learning rate that rises linearly at first: ``rate(s) · min(1, (s + 1) / n)``.
+
+    The first step takes 1/n of what the schedule says, step n − 1 all of it. Where the schedule
+    changes meanwhile, the two are multiplied (Goyal et al. 2017, section 2.2).
+
+    Args:
+        rate: The schedule, which goes on below the warm-up.
+        num_steps: n, the steps of the warm-up; 0 for none.
+
+    Returns:
+        Function from the step to the learning rate.
+
+    Raises:
+        InputError: If the number of steps is negative.
+
+    >>> [warmed_up(constant(1.0), 4)(step) for step in (0, 1, 3, 4)]
+    [0.25, 0.5, 1.0, 1.0]
+    """
+    _require(num_steps >= 0, "warmup_steps", num_steps, "at least 0")
+    if num_steps == 0:
+        return rate
+    return lambda step: rate(step) * min(1.0, (step + 1) / num_steps)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

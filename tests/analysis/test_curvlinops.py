@@ -1,6 +1,5 @@
 """Σ_x and Σ_∇h equal the factors of another library's KFAC: same scale, nothing fitted."""
 
-import warnings
 from typing import Any
 
 import pytest
@@ -10,11 +9,7 @@ from torch import Tensor, nn
 import condexp
 from tests import cases
 from tests.analysis import oracles
-
-with warnings.catch_warnings():
-    # A dependency of curvlinops compiles TorchScript at import, which torch deprecates.
-    warnings.simplefilter("ignore")
-    import curvlinops
+from tests.analysis.curvlinops_kfac import factors
 
 NUM_CLASSES = 3
 # Both sides are float64 sums of the same products, in another order: 1e-8 is generous.
@@ -31,26 +26,6 @@ def vgg() -> tuple[nn.Module, Tensor]:
 
 def mlp() -> tuple[nn.Module, Tensor]:
     return cases.mlp((6, 8, 7, NUM_CLASSES), batch_norm=True), cases.normal(11, 6)
-
-
-def factors(
-    model: nn.Module, loss_fn: nn.Module, inputs: Tensor, targets: Tensor, *, joint_bias: bool
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The two factors of every layer by name: of the inputs and of the output gradients."""
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    kfac: Any = curvlinops.KFACLinearOperator(
-        model,
-        loss_fn,
-        [parameter for layer in layers for parameter in layer.parameters()],
-        [(inputs, targets)],
-        fisher_type=curvlinops.FisherType.EMPIRICAL,
-        kfac_approx=curvlinops.KFACType.EXPAND,
-        separate_weight_and_bias=not joint_bias,
-        check_deterministic=False,
-    )
-    kfac.compute_kronecker_factors()
-    state = kfac.state_dict()
-    return state["input_covariances"], state["gradient_covariances"]
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -6,7 +6,7 @@ import torch
 
 from condexp.data.idx import read_idx
 from condexp.errors import InputError
-from tests.data.idx_files import idx_bytes
+from tests.data.archives import idx_bytes
 
 ARRAY = torch.arange(24, dtype=torch.uint8).view(2, 3, 4)
 

@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from condexp.data import loaders
+from condexp.data import dataset
+from condexp.data.augment import Augment
 from condexp.data.dataset import Split
 from condexp.data.loaders import Batches
-from condexp.data.transforms import Augment, pixel_statistics
+from condexp.data.transforms import pixel_statistics
 from condexp.errors import InputError
 
 NUM_SAMPLES = 50
@@ -126,7 +127,7 @@ def test_augmentation_differs_between_epochs_batches_and_seeds() -> None:
 def test_a_split_that_does_not_fit_moves_batch_by_batch(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaders, "_fits", lambda split, device: False)
+    monkeypatch.setattr(dataset, "_fits", lambda split, device: False)
     batches = Batches(split, batch_size=8, shuffle=True, augment="crop_flip", device="meta")
     shapes = [(inputs.device.type, inputs.shape) for inputs, _ in batches.epoch(0)]
     assert shapes == [("meta", (8, 3, 8, 8))] * 6

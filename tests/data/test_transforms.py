@@ -4,10 +4,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from condexp.data.augment import augment_batch
 from condexp.data.dataset import Split
 from condexp.data.transforms import (
     RESIZE_CHUNK,
-    augment_batch,
     class_balanced_subset,
     image_dataset,
     pixel_statistics,

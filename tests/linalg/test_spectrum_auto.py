@@ -51,3 +51,15 @@ def test_auto_counts_rows_for_every_block() -> None:
     spectrum = Spectrum.from_matrix(matrix, dtype=torch.float32, num_rows=2)
     assert needs_float64(spectrum, [4 / 6])
     assert not needs_float64(spectrum, [3 / 6, 5 / 6, 1.0])
+
+
+def test_auto_leaves_what_the_rows_cannot_tell() -> None:
+    # bfloat16's rounding sets the floor, above float32's: products in float64 would not lower it.
+    values = torch.tensor([1.0, 0.5, 1e-4, 0.0], dtype=torch.float64)
+    settings = {"dtype": torch.float32, "num_rows": 100, "row_dtype": torch.bfloat16}
+    coarse = Spectrum.from_matrix(torch.diag(values), **settings)  # type: ignore[arg-type]
+    assert coarse.rank == 2
+    assert not needs_float64(coarse, (0.75, 1.0))
+    exact = Spectrum.from_matrix(torch.diag(values), **settings | {"row_dtype": torch.float32})  # type: ignore[arg-type]
+    assert exact.rank == 3
+    assert needs_float64(exact, (1.0,))

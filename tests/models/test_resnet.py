@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from condexp.errors import InputError
-from condexp.models.resnet import BasicBlock, Shortcut, ZeroPadShortcut, build_resnet
+from condexp.models.residual import Shortcut, ZeroPadShortcut
+from condexp.models.resnet import BasicBlock, build_resnet
 
 
 def num_parameters(depth: int, **options: object) -> int:

@@ -123,6 +123,7 @@ def write_run(
         eval_steps=tuple(range(2, num_steps + 1, 2)),
         num_train_steps=num_steps,
         steps_per_epoch=2,
+        num_samples=4,
         config_yaml=identity_yaml(whole),
         attributes={"title": f"mlp on digits, seed {whole['seed']}", "center": False},
     )

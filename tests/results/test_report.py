@@ -1,11 +1,9 @@
-import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from condexp.errors import InputError
-from condexp.results.layers import LayerMeasures, num_samples
+from condexp.results.layers import LayerMeasures
 from condexp.results.marks import Mark
 from condexp.results.report import layer_table, summary
 from condexp.results.setting import headline
@@ -132,29 +130,13 @@ def test_a_results_file_alone(tmp_path: Path) -> None:
     assert cells(copy, "hidden", None, ["input_kappa_1.0"])[-1] == "rows"
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, 4),
-        ({"trainer__batch_size": "full"}, None),
-        ({"trainer__batch_size": "full", "dataset__subset": {"train": 50}}, 50),
-        ({"trainer__batch_size": 128, "dataset__subset": {"train": 50}}, 50),
-        ({"trainer__batch_size": "full", "dataset__num_train": 60}, 60),
-        ({"analysis__source": "probe", "analysis__probe": {"size": 1024}}, 1024),
-    ],
-)
-def test_samples_of_a_snapshot(changes: dict[str, object], expected: int | None) -> None:
-    assert num_samples(make_config(**changes)) == expected
-    assert num_samples({}) is None
-
-
-def test_centred_moments_lose_a_row_and_reused_layers_are_not_judged(run: Run) -> None:
+def test_centred_moments_lose_a_row_and_a_second_use_gives_as_many_again(run: Run) -> None:
     arrays = dict(LayerMeasures.read(run).arrays)
     plain = LayerMeasures.of(arrays, run.config)
     centred = LayerMeasures.of(arrays, make_config(analysis__center=True))
     hidden = run.layers.index("hidden")
     assert (plain.limits["input"][hidden], centred.limits["input"][hidden]) == (4 / 8, 3 / 8)
-    arrays["reused"] = np.ones_like(arrays["reused"])
+    arrays["num_rows"] = 2 * arrays["num_rows"]
     reused = LayerMeasures.of(arrays, run.config)
-    assert math.isnan(reused.limits["input"][hidden])
+    assert reused.limits["input"][hidden] == 1.0
     assert reused.marks("input_kappa_1.0")[0, hidden] is Mark.INFINITE

@@ -40,6 +40,7 @@ def make_spec(num_snapshots: int = 8, every: int = 3, **changes: Any) -> FileSpe
         "eval_steps": tuple(sorted(evals)),
         "num_train_steps": num_steps,
         "steps_per_epoch": 2 * every,
+        "num_samples": 8,
         "config_yaml": "model: {name: mlp}\nseed: 1\n",
         "attributes": {"title": "a test λ", "source": "probe", "center": False, "bias": True},
     }

@@ -52,7 +52,7 @@ def test_every_array_of_the_format_is_there_in_its_shape(written: tuple[Path, Fi
     }
     for name in ("eval_step", "epoch", "train_loss", "train_error", "test_loss", "test_error"):
         expected[f"eval/{name}"] = (num_evals,)
-    for name in ("type", "d_in", "d_out", "positions", "reused"):
+    for name in ("type", "d_in", "d_out", "groups", "num_rows", "positions", "reused"):
         expected[f"layers/{name}"] = (num_layers,)
     by_layer = (num_snapshots, num_layers)
     expected |= dict.fromkeys((f"layers/{name}" for name in LAYER_MEASURES), by_layer)
@@ -97,6 +97,9 @@ def test_the_arrays_describe_themselves(written: tuple[Path, FileSpec]) -> None:
         assert file["eval/test_error"].attrs["units"] == "percent"
         assert h5py.check_enum_dtype(file["layers/kfac_status"].dtype) == STATUS_CODES
         assert file["layers/reused"][:].tolist() == [0, 0, 1, 0]
+        assert file["layers/groups"][:].tolist() == [1, 2, 1, 1]
+        # 8 samples: times 16 and 4 positions, then two uses of one module.
+        assert file["layers/num_rows"][:].tolist() == [128, 32, 16, 8]
         assert file["layers/n_kfac"][:].tolist() == [54, 18, 36, 24]
         assert file["spectra/input/n00006/layer_index"][:].tolist() == [1, 2, 3]
         assert file["spectra/input/n00006/layer"].asstr()[1] == "shared.ünit"

@@ -13,6 +13,7 @@ from condexp.data.dataset import Dataset, Split, Task
 from condexp.data.loaders import Batches
 from condexp.training.evaluate import Evaluator, LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
+from condexp.training.execution import ModelPrecision, compile_model, configure
 from condexp.training.loop import Outcome, Plan, Source, train
 from condexp.training.optimizers import build_optimizer, multistep
 from condexp.training.probe import Probe, ProbeMode, draw_probe
@@ -140,10 +141,19 @@ class Run:
     loss_fn: LossFunction = field(default_factory=nn.CrossEntropyLoss)
     log: Log = field(default_factory=Log)
     optimizer_name: str = "sgd"
+    precision: ModelPrecision = ModelPrecision.FP32
+    channels_last: bool = False
+    backend: str | Callable[..., object] | None = None
 
     def __post_init__(self) -> None:
         seed_everything(self.seed)
         self.model = self.build()
+        configure(
+            self.model,
+            torch.device("cpu"),
+            precision=self.precision,
+            channels_last=self.channels_last,
+        )
         self.optimizer = build_optimizer(
             self.optimizer_name,
             self.model.parameters(),
@@ -169,6 +179,7 @@ class Run:
                 self.batches(self.data.train, 8),
                 self.batches(self.data.test, 8),
             ),
+            compiled=compile_model(self.model, self.backend) if self.backend else None,
         )
 
     def batches(self, split: Split, batch_size: int, *, shuffle: bool = False) -> Batches:

@@ -1,5 +1,7 @@
 """Optimizers carry out their formulas; learning rates are exact functions of the step."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,9 +10,11 @@ from condexp.errors import InputError
 from condexp.training.optimizers import (
     build_optimizer,
     constant,
+    cosine,
     multistep,
     set_learning_rate,
     steady_learning_rate,
+    warmed_up,
 )
 
 
@@ -59,10 +63,40 @@ def test_adam_moves_by_the_learning_rate_at_first() -> None:
     torch.testing.assert_close(updates(optimizer, weights, 1), expected, rtol=1e-14, atol=0)
 
 
+def test_adamw_by_hand() -> None:
+    """Loshchilov & Hutter 2019, algorithm 2: the decay goes past the moments."""
+    weights, lr, decay, betas, eps = parameter(), 0.01, 0.3, (0.8, 0.95), 1e-3
+    optimizer = build_optimizer("adamw", [weights], lr=lr, weight_decay=decay, betas=betas, eps=eps)
+    result = updates(optimizer, weights, 3)
+    expected = parameter().detach()
+    first, second = torch.zeros_like(expected), torch.zeros_like(expected)
+    for step in (1, 2, 3):
+        gradient = expected
+        first = betas[0] * first + (1 - betas[0]) * gradient
+        second = betas[1] * second + (1 - betas[1]) * gradient.square()
+        corrected = first / (1 - betas[0] ** step), second / (1 - betas[1] ** step)
+        expected = expected - lr * (corrected[0] / (corrected[1].sqrt() + eps) + decay * expected)
+    # A few float64 roundings of numbers of order 1.
+    torch.testing.assert_close(result, expected, rtol=1e-14, atol=0)
+
+
+def test_adamw_is_torchs_and_not_adam() -> None:
+    ours, theirs, adam = parameter(), parameter(), parameter()
+    setting = {"lr": 0.05, "weight_decay": 0.1, "betas": (0.8, 0.95), "eps": 1e-6}
+    result = updates(build_optimizer("adamw", [ours], **setting), ours, 4)  # type: ignore[arg-type]
+    reference = updates(torch.optim.AdamW([theirs], **setting), theirs, 4)  # type: ignore[arg-type]
+    assert torch.equal(result, reference)
+    coupled = updates(build_optimizer("adam", [adam], **setting), adam, 4)  # type: ignore[arg-type]
+    assert not torch.allclose(result, coupled)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "sdg"}, "unknown optimizer 'sdg': allowed are sgd, adam. Did you mean 'sgd'?"),
+        (
+            {"name": "sdg"},
+            "unknown optimizer 'sdg': allowed are sgd, adam, adamw. Did you mean 'sgd'?",
+        ),
         ({"lr": -1.0}, "lr is -1.0: it must be a positive number"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"momentum": 1.0}, r"momentum is 1.0: it must be in \[0, 1\)"),
@@ -72,6 +106,8 @@ def test_adam_moves_by_the_learning_rate_at_first() -> None:
         ({"name": "adam", "nesterov": True}, "false for adam"),
         ({"name": "adam", "betas": (0.9, 1.0)}, "betas is"),
         ({"name": "adam", "eps": -1.0}, "eps is -1.0"),
+        ({"name": "adamw", "momentum": 0.9}, "0 for adamw; only sgd has momentum"),
+        ({"name": "adamw", "betas": (-0.1, 0.9)}, "betas is"),
     ],
 )
 def test_refused(arguments: dict[str, object], message: str) -> None:
@@ -107,6 +143,58 @@ def test_multistep_refuses_gamma() -> None:
         multistep(0.1, milestones=[1], gamma=0, steps_per_epoch=1)
 
 
+def test_cosine_by_hand() -> None:
+    rate = cosine(0.4, num_steps=6)
+    # cos of multiples of 30°; a rounding or two of numbers of order 1.
+    root = math.sqrt(3) / 2
+    expected = [0.2 * (1 + c) for c in (1, root, 0.5, 0, -0.5, -root)]
+    assert [rate(step) for step in range(6)] == pytest.approx(expected, rel=1e-14)
+    assert rate(0) == 0.4
+    assert rate(6) == 0
+
+
+def test_cosine_equals_torch() -> None:
+    num_steps = 50
+    optimizer = torch.optim.SGD([parameter()], lr=0.8)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_steps)
+    ours = cosine(0.8, num_steps=num_steps)
+    for step in range(num_steps):
+        # torch multiplies step by step, so its roundings add up: 50 · 1e-16, relative to lr.
+        assert ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-14)
+        optimizer.step()
+        theirs.step()
+
+
+def test_cosine_of_a_single_step_is_constant() -> None:
+    assert cosine(0.3, num_steps=1)(0) == 0.3
+    with pytest.raises(InputError, match="num_steps is 0: it must be at least 1"):
+        cosine(0.3, num_steps=0)
+
+
+def test_warm_up_rises_from_a_fraction_to_the_full_rate() -> None:
+    rate = warmed_up(constant(2.0), 4)
+    assert [rate(step) for step in (0, 1, 2, 3, 4, 10**6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+
+
+def test_warm_up_multiplies_what_the_schedule_does_meanwhile() -> None:
+    halving = multistep(1.0, milestones=[1], gamma=0.5, steps_per_epoch=2)
+    rate = warmed_up(halving, 4)
+    assert [rate(step) for step in range(6)] == [0.25, 0.5, 0.375, 0.5, 0.5, 0.5]
+    falling = cosine(1.0, num_steps=8)
+    rate = warmed_up(falling, 4)
+    assert [rate(step) / falling(step) for step in range(6)] == pytest.approx(
+        [0.25, 0.5, 0.75, 1, 1, 1], rel=1e-15
+    )
+
+
+def test_no_warm_up() -> None:
+    falling = cosine(1.0, num_steps=8)
+    assert warmed_up(falling, 0) is falling
+    assert [warmed_up(falling, 1)(step) for step in range(8)] == [falling(s) for s in range(8)]
+    with pytest.raises(InputError, match="warmup_steps is -1: it must be at least 0"):
+        warmed_up(falling, -1)
+
+
 def test_steady_learning_rate_is_the_drift_under_a_constant_gradient() -> None:
     weights = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = build_optimizer("sgd", [weights], lr=1.0, momentum=0.75)
@@ -121,5 +209,6 @@ def test_steady_learning_rate_is_the_drift_under_a_constant_gradient() -> None:
     assert before - weights.item() == pytest.approx(2.0, rel=1e-12)
 
 
-def test_adam_has_no_steady_learning_rate() -> None:
-    assert steady_learning_rate(build_optimizer("adam", [parameter()], lr=0.1)) is None
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_has_no_steady_learning_rate(name: str) -> None:
+    assert steady_learning_rate(build_optimizer(name, [parameter()], lr=0.1)) is None

@@ -4,17 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from condexp.data import vision
-from condexp.data.vision import IDX_STEMS, load_fashion_mnist
+from condexp.data import sources
+from condexp.data.mnist import load_fashion_mnist, load_mnist
 from condexp.errors import InputError
-from tests.data.idx_files import idx_bytes, write_mnist_like
+from tests.data.archives import IDX_STEMS, idx_bytes, write_mnist_like
 
 
 @pytest.fixture(autouse=True)
 def debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without Debian's package, until a test writes it."""
     folder = tmp_path / "debian"
-    monkeypatch.setattr(vision, "DEBIAN_FASHION_MNIST", folder)
+    monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", folder)
     return folder
 
 
@@ -47,9 +47,28 @@ def test_is_found_in_each_place(
     assert (dataset.input_shape, dataset.num_outputs) == ((1, 28, 28), 10)
 
 
+@pytest.mark.parametrize("folder", ["MNIST/raw", "."])
+def test_mnist_is_the_same_format_in_its_own_folder(tmp_path: Path, folder: str) -> None:
+    images, labels, *_ = write_mnist_like(tmp_path / folder)
+    dataset = load_mnist(tmp_path)
+    assert torch.equal(dataset.train.inputs, images.unsqueeze(1))
+    assert torch.equal(dataset.train.targets, labels.long())
+    assert (dataset.name, len(dataset.test), dataset.num_outputs) == ("mnist", 20, 10)
+
+
+def test_mnist_agrees_with_torchvision(tmp_path: Path) -> None:
+    from torchvision.datasets import MNIST
+
+    write_mnist_like(tmp_path / "MNIST" / "raw", compressed=False)
+    ours = load_mnist(tmp_path)
+    for split, theirs in ((ours.train, MNIST(tmp_path)), (ours.test, MNIST(tmp_path, train=False))):
+        assert torch.equal(split.inputs[:, 0], theirs.data)
+        assert torch.equal(split.targets, theirs.targets)
+
+
 def test_a_root_that_was_named_is_the_only_place(tmp_path: Path, debian: Path) -> None:
     write_mnist_like(debian)
-    with pytest.raises(InputError, match="not in .*elsewhere"):
+    with pytest.raises(InputError, match=r"not in .*elsewhere"):
         load_fashion_mnist(tmp_path / "elsewhere")
 
 
@@ -78,8 +97,7 @@ def test_missing_files_say_what_where_and_how(tmp_path: Path) -> None:
     assert IDX_STEMS[2] in message
     assert f"{tmp_path / 'root' / 'FashionMNIST' / 'raw'} (no such folder)" in message
     assert f"{tmp_path / 'root'} (3 of 4 there)" in message
-    assert "dataset-fashion-mnist" in message
-    assert f'FashionMNIST("{tmp_path / "root"}", download=True)' in message
+    assert f"`condexp data fetch fashion_mnist --root {tmp_path / 'root'}`" in message
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,124 @@
+"""VGG networks for small and large images: Simonyan & Zisserman 2015, table 1 (A, B, D and E).
+
+The convolutions are the published ones, with their biases, also where a normalisation follows (as
+torchvision's ``vgg16_bn`` has them; behind batch statistics a bias is without effect): 14,714,688
+parameters for depth 16 and three channels. The three linear layers of the paper are replaced by
+one on the mean over the positions that are left, which is the usual head for CIFAR.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from condexp.errors import choose
+from condexp.models.checks import check_image, check_sizes
+from condexp.models.init import Init, initialise
+from condexp.models.norm import Norm, make_norm
+
+WIDTHS = (64, 128, 256, 512, 512)
+# Convolutions of each stage; the published depth counts three linear layers.
+NUM_CONVOLUTIONS = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+
+
+class Vgg(nn.Module):
+    """Stages of convolutions, the mean over positions, a linear layer.
+
+    Args:
+        stages: The stages.
+        channels: Channels of the last stage's output.
+        num_outputs: Outputs of the last layer.
+        last_bn: Whether a BatchNorm1d stands before the last linear layer.
+    """
+
+    def __init__(
+        self, stages: nn.Sequential, channels: int, num_outputs: int, *, last_bn: bool
+    ) -> None:
+        super().__init__()
+        self.stages = stages
+        self.last_bn = nn.BatchNorm1d(channels) if last_bn else nn.Identity()
+        self.fc = nn.Linear(channels, num_outputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map images to outputs.
+
+        Args:
+            inputs: Images [N, C, H, W].
+
+        Returns:
+            Outputs [N, num_outputs].
+        """
+        features = self.stages(inputs).mean((2, 3))
+        outputs: Tensor = self.fc(self.last_bn(features))
+        return outputs
+
+
+def make_stage(c_in: int, c_out: int, number: int, norm: Norm | str) -> nn.Sequential:
+    """Build the convolutions of one stage, without its pooling.
+
+    Args:
+        c_in: Channels of the input.
+        c_out: Channels of the output.
+        number: Number of convolutions.
+        norm: Normalisation after each of them.
+
+    Returns:
+        The stage.
+    """
+    stage = nn.Sequential()
+    for _ in range(number):
+        block = OrderedDict[str, nn.Module](conv=nn.Conv2d(c_in, c_out, 3, padding=1))
+        block["norm"] = make_norm(norm, c_out, spatial=True)
+        block["activation"] = nn.ReLU(inplace=True)
+        stage.append(nn.Sequential(block))
+        c_in = c_out
+    return stage
+
+
+def build_vgg(
+    input_shape: Sequence[int],
+    num_outputs: int,
+    *,
+    depth: int,
+    norm: Norm | str = Norm.BATCH,
+    last_bn: bool = False,
+    init: Init | str = Init.HE,
+    init_scale: float = 1.0,
+) -> nn.Module:
+    """Build a VGG network with one linear layer, Simonyan & Zisserman 2015, table 1.
+
+    Layers are named ``stages.0.0.conv``, …, ``fc``. A stage ends with 2×2 max pooling as long as
+    height and width are 2 px at least: images of 32 px end at 1×1, smaller ones are pooled less.
+
+    Args:
+        input_shape: Shape of one image, (C, H, W), from 8 px on.
+        num_outputs: Outputs of the last layer.
+        depth: 11, 13, 16 or 19: the published name, which counts three linear layers.
+        norm: Normalisation after each convolution.
+        last_bn: Whether a BatchNorm1d stands before the last linear layer.
+        init: How the weights are drawn.
+        init_scale: Factor on the drawn weights.
+
+    Returns:
+        The model, images [N, C, H, W] to [N, num_outputs].
+    """
+    choose("depth of vgg", str(depth), map(str, NUM_CONVOLUTIONS))
+    channels = check_image("vgg", input_shape)
+    check_sizes("vgg", num_outputs=num_outputs)
+    side = min(input_shape[1:])
+    stages = nn.Sequential()
+    for width, number in zip(WIDTHS, NUM_CONVOLUTIONS[depth], strict=True):
+        stage = make_stage(channels, width, number, norm)
+        if side >= 2:
+            stage.add_module("pool", nn.MaxPool2d(2))
+            side //= 2
+        stages.append(stage)
+        channels = width
+    model = Vgg(stages, channels, num_outputs, last_bn=last_bn)
+    initialise(model, init, init_scale)
+    return model

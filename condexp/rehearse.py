@@ -1,0 +1,84 @@
+"""A network is tried out before a run: it can be built, called and measured on such data."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from condexp.analysis.layers import Catalogue, trace_layers
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.recorder import Recorder
+from condexp.assemble import build_model
+from condexp.config import Config
+from condexp.data.dataset import Dataset
+from condexp.errors import InputError
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A network that was tried out, not the one to be trained, and its layers."""
+
+    model: nn.Module
+    catalogue: Catalogue
+
+
+def rehearse(config: Config, dataset: Dataset, options: AnalysisOptions) -> Rehearsal:
+    """Build the model and call it on a batch of the data's shape.
+
+    Args:
+        config: The validated configuration.
+        dataset: Its shapes are those to come.
+        options: What is to be measured.
+
+    Returns:
+        The network, on the ``meta`` device where that suffices, and what will be measured.
+
+    Raises:
+        InputError: If it cannot be built or called, or its outputs are not [N, num_outputs].
+    """
+    # Two samples say all, but for normalisations that need more than one.
+    num_samples = 1 if config.trainer.batch_size == 1 else 2
+    shape = (num_samples, *dataset.input_shape)
+    # The meta device costs neither time nor memory, but has no values, which other people's code
+    # may ask for: what fails there counts only if it fails with values too.
+    for device in ("meta", "cpu"):
+        try:
+            return _attempt(config, dataset, options, shape, device)
+        except InputError:
+            raise
+        except Exception as error:
+            failure = error
+    reason = next(iter(str(failure).splitlines()), "no message").removesuffix(".")
+    images = len(dataset.input_shape) == 3
+    way_out = "dataset.image_size, another data set or another model" if images else "another model"
+    raise InputError(
+        f"model={config.model.title} fails on inputs {list(shape)} of dataset="
+        f"{config.dataset.name} with {dataset.num_outputs} outputs: {type(failure).__name__}: "
+        f"{reason}. The way out is {way_out}."
+    ) from failure
+
+
+def _attempt(
+    config: Config,
+    dataset: Dataset,
+    options: AnalysisOptions,
+    shape: tuple[int, ...],
+    device: str,
+) -> Rehearsal:
+    with torch.device(device):
+        model, inputs = build_model(config, dataset), torch.zeros(shape)
+        catalogue = trace_layers(model, inputs, options)
+        with Recorder.from_options(model, options):
+            pass  # it refuses frozen layers
+        outputs = model.train()(inputs)
+    expected = [len(inputs), dataset.num_outputs]
+    if not isinstance(outputs, Tensor) or list(outputs.shape) != expected:
+        given = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise InputError(
+            f"model={config.model.title} returns {given} in training mode for inputs "
+            f"{list(shape)}: it must return one tensor {expected}, a row of {dataset.num_outputs} "
+            "outputs a sample."
+        )
+    if not outputs.requires_grad:
+        raise InputError(f"model={config.model.title}: no parameter of it can be trained.")
+    return Rehearsal(model, catalogue)
