@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from condexp.linalg.spectrum import Spectrum, Status, entropy, kappa_index
@@ -124,7 +125,15 @@ class KroneckerSpectrum:
         Returns:
             The ratio; +inf past the rank; NaN where the status is not ``ok``.
         """
-        index = kappa_index(p, len(self))
+        if p not in self._kappas:
+            self._kappas[p] = self._kappa(kappa_index(p, len(self)))
+        return self._kappas[p]
+
+    @cached_property
+    def _kappas(self) -> dict[float, float]:
+        return {}  # by p, as they are asked for
+
+    def _kappa(self, index: int) -> float:
         if self.status is not Status.OK:
             return math.nan
         if index > self.rank:
@@ -134,12 +143,12 @@ class KroneckerSpectrum:
         return self._ratio(select_product(self.a.blocks, self.b.blocks, index))
 
     @cached_property
-    def _sorted_products(self) -> Tensor | None:
+    def _sorted_products(self) -> NDArray[np.float64] | None:
         # A small product is sorted once for every p, which is quicker than selecting for each.
         if len(self) > _SORTED_UP_TO:
             return None
         products = self.a.blocks[:, :, None] * self.b.blocks[:, None, :]
-        return torch.from_numpy(np.sort(products.flatten().numpy()))
+        return np.sort(products.flatten().numpy())
 
     def _ratio(self, value: float) -> float:
         # A product of tiny counted eigenvalues can still underflow to 0.

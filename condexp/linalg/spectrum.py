@@ -185,11 +185,15 @@ class Spectrum:
         Returns:
             The ratio; +inf where λ_{k(p)} counts as 0; NaN where the status is not ``ok``.
         """
-        index = kappa_index(p, len(self))
-        if self.status is not Status.OK:
-            return math.nan
-        value = float(self.eigenvalues[index - 1])
-        return self.lambda_max / value if value > 0 else math.inf
+        if p not in self._kappas:
+            value = float(self.eigenvalues[kappa_index(p, len(self)) - 1])
+            known = self.lambda_max / value if value > 0 else math.inf
+            self._kappas[p] = known if self.status is Status.OK else math.nan
+        return self._kappas[p]
+
+    @cached_property
+    def _kappas(self) -> dict[float, float]:
+        return {}  # by p, as they are asked for
 
 
 def entropy(values: Tensor) -> Tensor:
