@@ -61,6 +61,7 @@ DATASET_LOADERS: dict[str, Callable[..., Dataset]] = {
     "gaussian": load_gaussian,
 }
 EVAL_BATCH = 1000
+NUM_THREADS = torch.get_num_threads()  # torch's own choice, for a job after one that chose
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,7 @@ def assemble(
     Returns:
         Model, optimizer, data and probe on the device.
     """
-    if config.trainer.num_threads is not None:
-        torch.set_num_threads(config.trainer.num_threads)
+    torch.set_num_threads(config.trainer.num_threads or NUM_THREADS)
     deterministic(config.trainer.deterministic)
     seed_everything(config.seed)
     # Drawn on the CPU, so that a network starts the same on every device.

@@ -5,6 +5,7 @@ needs.
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -217,6 +218,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 a job failed, 2 bad input, 130 interrupted.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # Σ must not end a run where a terminal has none
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     _hide_verb_from_completion()
     if args and args[0] in {"-h", "--help", "help"}:
         _help_parser().print_help()
@@ -230,6 +234,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("condexp: interrupted\n")
         return 130
-    except BrokenPipeError:  # the reader of a pipe went away: `condexp status … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of a pipe went away
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        sys.stderr.write(f"condexp: {error}\n")
+        return 2

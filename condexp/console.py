@@ -1,5 +1,6 @@
 """What a person reads: the only place that prints. Tables come from ``results``."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from condexp.errors import choose
+from condexp.errors import InputError, choose
 from condexp.layers_report import layers_report
 from condexp.results.collect import collect
 from condexp.results.export import save_csv, write_csv
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 WIDE = 200  # columns where the output is a file or a pipe: nothing is cut
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on in silence where the reader of a pipe went away: rich would end the run."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def make_console(file: TextIO | None = None) -> Console:
     """A console for standard output, wide where that is no terminal.
 
@@ -37,7 +45,7 @@ def make_console(file: TextIO | None = None) -> Console:
     Returns:
         The console.
     """
-    console = Console(file=file, highlight=False)
+    console = _Console(file=file, highlight=False)
     if not console.is_terminal:
         console.width = WIDE
     return console
@@ -150,14 +158,16 @@ def validate_file(path: Path) -> int:
 
     Returns:
         1 if anything is wrong.
+
+    Raises:
+        InputError: If there is no such file.
     """
     path = path / FILE_NAME if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"there is no results file {path}.")
     problems = validate_results(path)
-    console = make_console()
-    for problem in problems:
-        console.print(f"[red]{path}[/]: {problem}")
-    if not problems:
-        console.print(f"{path}: valid")
+    for problem in problems or ["valid"]:
+        make_console().print(f"{path}: {problem}", markup=False, soft_wrap=True)
     return int(bool(problems))
 
 
@@ -189,7 +199,8 @@ def show_result(result: "JobResult") -> None:
     """
     console = make_console()
     if result.state is State.FAILED or result.folder is None:
-        log = f"; the traceback is in {result.folder / 'run.log'}" if result.folder else ""
+        log_file = result.folder and result.folder / "run.log"
+        log = f"; more in {log_file}" if log_file and log_file.exists() else ""
         console.print(Text(f"failed: {result.message}{log}", style="red"))
         return
     run = open_run(result.folder)

@@ -1,5 +1,6 @@
 """One experiment from its checked configuration to its complete run folder."""
 
+import errno
 import logging
 import sys
 import traceback
@@ -22,13 +23,14 @@ from condexp.store.disk import ResultsError, locked, write_json
 from condexp.store.layout import FILE_NAME
 from condexp.store.provenance import provenance
 from condexp.store.reader import open_run
-from condexp.store.runs import State, Status, read_status, write_status
+from condexp.store.runs import STATUS_NAME, State, read_status
 from condexp.store.writer import ResultsWriter
 from condexp.training.checkpoint import save_checkpoint
 from condexp.training.events import Sink
 from condexp.training.loop import Outcome, RunState, Source, train
 
 logger = logging.getLogger("condexp")
+HELD_BY_ANOTHER = {errno.EAGAIN, errno.EWOULDBLOCK}
 
 
 @dataclass(frozen=True)
@@ -92,59 +94,83 @@ def run_experiment(config: Config, observer: Observer) -> JobResult:
         KeyboardInterrupt: After the state ``interrupted`` was stored.
     """
     prepared = prepare(config)
-    result = _stored(prepared) or _run(prepared, observer)
+    result = stored_result(prepared) or _run(prepared, observer)
     observer.finished(result)
     return result
 
 
-def _stored(prepared: Prepared) -> JobResult | None:
-    # The result that is there already, if it is to be shown instead of run again.
+def stored_result(prepared: Prepared) -> JobResult | None:
+    """Find the result that is there already, if it is to be shown instead of run again.
+
+    Args:
+        prepared: The checked experiment.
+
+    Returns:
+        The stored result; None where the experiment is to be run.
+
+    Raises:
+        InputError: If the folder exists and must not, or says it is complete and is damaged.
+    """
     folder, on_existing = prepared.folder, prepared.config.run.on_existing
-    if not (folder / "status.json").exists() or on_existing == "restart":
+    if not (folder / STATUS_NAME).exists() or on_existing == "restart":
         return None
     if on_existing == "fail":
         raise InputError(
             f"{folder} exists already, and run.on_existing=fail: leave that out to show or finish "
             "it, or give run.on_existing=restart to run it anew."
         )
-    state = read_status(folder).state
-    finished = state in {State.COMPLETE, State.DIVERGED}
-    return JobResult(folder, state, stored=True) if finished else None
+    try:
+        state = read_status(folder).state
+        if state not in {State.COMPLETE, State.DIVERGED}:
+            return None
+        open_run(folder)
+    except InputError as damage:
+        raise InputError(
+            f"{folder} is damaged: {damage} Give run.on_existing=restart to run it anew."
+        ) from damage
+    return JobResult(folder, state, stored=True)
 
 
 def _run(prepared: Prepared, observer: Observer) -> JobResult:
-    folder, config = prepared.folder, prepared.config
-    results = folder / FILE_NAME
+    folder, results = prepared.folder, prepared.folder / FILE_NAME
+    keeper = StatusKeeper(folder, prepared.plan)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"run.root: {folder} cannot be made: {error.strerror}.") from error
+    try:
         with locked(results):  # a kill from here on leaves no older "complete" behind
-            write_status(folder, Status(State.PENDING, num_steps=prepared.plan.num_steps))
+            keeper.write(State.PENDING)
         create_results(results, prepared.spec)
-        writer = ResultsWriter(results, config.store.durability)
-    except (OSError, ResultsError) as error:  # another process is at it, or the disk is full
+        writer = ResultsWriter(results, prepared.config.store.durability)
+    except (OSError, ResultsError) as error:
+        if error.errno not in HELD_BY_ANOTHER:
+            keeper.write(State.FAILED, str(error))
         return JobResult(folder, State.FAILED, str(error))
-    keeper = StatusKeeper(folder, prepared.plan)
-    # The writer is the lock: it is kept until the last file of the folder is written.
-    with _log_file(folder / "run.log"), writer:
+    final: State | None = None
+    with _log_file(folder / "run.log"):
         try:
-            _write_setting(prepared)
-            keeper.write(State.RUNNING)
-            observer.started(prepared)
-            outcome = _train(prepared, [writer, keeper, observer], writer)
+            with writer:  # it is the lock: kept until the last file is written
+                _write_setting(prepared)
+                keeper.write(State.RUNNING)
+                observer.started(prepared)
+                outcome = _train(prepared, [writer, keeper, observer], writer)
+                final = State.COMPLETE if outcome.state is RunState.COMPLETE else State.DIVERGED
+                logger.info("%s after %d steps", final, outcome.num_steps_done)
+                keeper.write(final)
+                _draw(folder)
         except KeyboardInterrupt:
             logger.warning("interrupted")
-            keeper.write(State.INTERRUPTED)
+            keeper.write(final or State.INTERRUPTED)
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a library's exit must not end a grid
             logger.exception("failed")
-            message = "".join(traceback.format_exception_only(error)).strip()
+            known = isinstance(error, (OSError, ResultsError))
+            said = [str(error)] if known else traceback.format_exception_only(error)
+            message = "".join(said).strip()
             keeper.write(State.FAILED, message)
             return JobResult(folder, State.FAILED, message)
-        state = State.COMPLETE if outcome.state is RunState.COMPLETE else State.DIVERGED
-        logger.info("%s after %d steps", state, outcome.num_steps_done)
-        _draw(folder)
-        keeper.write(state)
-    return JobResult(folder, state)
+    return JobResult(folder, final)
 
 
 def _draw(folder: Path) -> None:
@@ -191,10 +217,15 @@ def _write_setting(prepared: Prepared) -> None:
         (prepared.folder / stale).unlink(missing_ok=True)
 
 
+class _PatientHandler(logging.FileHandler):
+    def handleError(self, _record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Lose a line rather than fill the terminal with tracebacks, on a full disk say."""
+
+
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     # This package's log goes to the run's own file, a new one for each attempt.
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler = _PatientHandler(path, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -95,7 +95,8 @@ class Follower:
             show_result(result)
         else:
             stored = " (stored already)" if result.stored else ""
-            self._say(f"job {self._job}: {result.state}{stored}  {self._scores or result.folder}")
+            what = result.message or self._scores or result.folder
+            self._say(f"job {self._job}: {result.state}{stored}  {what}")
 
     def close(self) -> None:
         """Give the terminal back, whatever happened."""

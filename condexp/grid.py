@@ -7,7 +7,7 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig
 
 from condexp.errors import InputError
-from condexp.experiment import JobResult
+from condexp.experiment import JobResult, stored_result
 from condexp.launch import experiment_name
 from condexp.prepare import prepare
 from condexp.validation import validate
@@ -23,9 +23,11 @@ def check_grid(jobs: Sequence[Sequence[str]], composed: Sequence[DictConfig]) ->
     Raises:
         InputError: At the first job that could not run; no job has started.
     """
+    if not jobs:
+        raise InputError("the grid is empty: a swept key has no values.")
     for number, (overrides, config) in enumerate(zip(jobs, composed, strict=True), start=1):
         try:
-            prepare(validate(config, experiment_name(config.hydra)))
+            stored_result(prepare(validate(config, experiment_name(config.hydra))))
         except InputError as error:
             settings = " ".join(filter_overrides(overrides))
             raise InputError(

@@ -76,7 +76,7 @@ def launch_run(args: list[str]) -> int:
 
     code = _with_hydra(task, args)
     # A grid's code is the sweeper's: its jobs may have run in other processes.
-    return code if _is_multirun(args) or not results else results[0].exit_code
+    return code or int(any(result.exit_code for result in results))
 
 
 def launch_layers(args: list[str]) -> int:
@@ -99,7 +99,7 @@ def launch_layers(args: list[str]) -> int:
 
         show_layers(prepare(validate(composed, experiment_name(HydraConfig.get()))))
 
-    if _is_multirun(args):
+    if any(arg.startswith(("-m", "--mu", "hydra.mode=")) for arg in args):
         raise InputError("condexp layers shows one configuration: leave out -m.")
     return _with_hydra(task, args)
 
@@ -114,10 +114,6 @@ def experiment_name(hydra_config: HydraConf) -> str:
         The preset's name, or ``default``.
     """
     return str(hydra_config.runtime.choices.get("experiment") or "default")
-
-
-def _is_multirun(args: list[str]) -> bool:
-    return "-m" in args or "--multirun" in args
 
 
 def _with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
@@ -137,7 +133,9 @@ def _with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(quiet)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except InputError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError(explain(error)) from error
     except SystemExit as stop:  # argparse's, and a grid's with failed jobs
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -164,7 +162,7 @@ def explain(error: Exception) -> str:
         except InputError as unknown:
             return str(unknown)
     key = getattr(error.__cause__, "full_key", None) or getattr(error, "full_key", None)
-    lines = str(error).splitlines()
+    lines = str(error).splitlines() or [type(error).__name__]
     if key and "Could not override" in lines[0]:
         from condexp.validation import unknown_key
 

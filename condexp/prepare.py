@@ -5,7 +5,7 @@ checked quickly.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -68,6 +68,8 @@ def prepare(config: Config) -> Prepared:
     dataset = load_dataset(config)
     options = _options(config.analysis, config.seed)
     rehearsal = rehearse(config, dataset, options)
+    reused = (layer.name for layer in rehearsal.catalogue.layers if layer.uses > 1)
+    options = replace(options, float64=tuple(reused))
     plan = _plan(config, dataset)
     # These two raise where an argument is out of range.
     make_optimizer(config, rehearsal.model)

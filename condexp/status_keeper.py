@@ -76,7 +76,7 @@ class StatusKeeper:
                     logger.warning("step %d: %s of layer %s is %s", *place)
 
     def write(self, state: State, error: str | None = None) -> None:
-        """Write the status as it is now.
+        """Write the status as it is now; a disk that refuses does not end the run.
 
         Args:
             state: The run's state.
@@ -84,21 +84,22 @@ class StatusKeeper:
         """
         now = datetime.now(UTC)
         self._written = time.monotonic()
-        write_status(
-            self._folder,
-            RunStatus(
-                state=state,
-                step=self._step,
-                num_steps=self._plan.num_steps,
-                epoch=self._step / self._plan.steps_per_epoch,
-                test_error=self._last.test_error if self._last else None,
-                best_test_error=self._best,
-                train_loss=self._last.train_loss if self._last else None,
-                started=self._started.isoformat(timespec="seconds"),
-                updated=now.isoformat(timespec="seconds"),
-                seconds=(now - self._started).total_seconds(),
-                pid=os.getpid(),
-                host=socket.gethostname(),
-                error=error,
-            ),
+        status = RunStatus(
+            state=state,
+            step=self._step,
+            num_steps=self._plan.num_steps,
+            epoch=self._step / self._plan.steps_per_epoch,
+            test_error=self._last.test_error if self._last else None,
+            best_test_error=self._best,
+            train_loss=self._last.train_loss if self._last else None,
+            started=self._started.isoformat(timespec="seconds"),
+            updated=now.isoformat(timespec="seconds"),
+            seconds=(now - self._started).total_seconds(),
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            error=error,
         )
+        try:
+            write_status(self._folder, status)
+        except OSError as reason:
+            logger.warning("status.json was not written: %s", reason)

@@ -80,6 +80,8 @@ def typed(schema: type[T], values: Mapping[str, Any], path: str) -> T:
         raise InputError(_unknown(f"{path}.{error.full_key}", _keys(schema, path))) from error
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
+        if "ListConfig" in reason:
+            reason = "give a list: [a,b]"
         raise InputError(f"{path}.{error.full_key}: {reason}") from error
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
@@ -112,6 +114,9 @@ def unknown_key(given: str) -> str:
     records = [r for g in GROUPS.values() for r in (g.values() if isinstance(g, Mapping) else [g])]
     paths = [k for k, g in GROUPS.items() for _ in (g if isinstance(g, Mapping) else [g])]
     keys = {key for path, record in zip(paths, records, strict=True) for key in _keys(record, path)}
+    group = given.split(".")[0]
+    if given in keys:
+        return f"{given!r} is no key of the {group} that was chosen: see conf/{group}/."
     return _unknown(given, sorted({*keys, *GROUPS, "seed"}))
 
 

@@ -104,6 +104,11 @@ def test_first_word() -> None:
         (["seed=-1"], r"seed=-1"),
         (["seed=one"], r"seed='one'"),
         (["model="], r"model"),
+        (["model=null"], r"composed"),
+        (["model.width=100000", "model.depth=3"], r"layers\.1\.linear.*eigenvalues"),
+        (["optimizer=adam", "optimizer.momentum=0.9"], r"no key of the optimizer that was chosen"),
+        (["analysis.kappa_p=0.5"], r"analysis\.kappa_p: give a list"),
+        (["trainer.batch_size=1"], r"more than 1 value per channel"),
         (["model.depth=[1"], r"composed"),
     ],
     ids=lambda value: " ".join(value)[:48] if isinstance(value, list) else "",
@@ -125,6 +130,7 @@ def test_bad_input_is_one_message_and_nothing_is_written(
 @pytest.mark.parametrize(
     "args",
     [["show", "nowhere"], ["status", "nowhere"], ["table", "nowhere", "--rows", "seed"],
+     ["validate", "nowhere"], ["layers", "--multirun"], ["-m", "seed=range(3,1)"],
      ["figure", "overwiev", "nowhere"], ["figure", "overview", "nowhere"], ["layers", "-m"]],
     ids=" ".join,
 )  # fmt: skip
@@ -262,6 +268,89 @@ def test_ctrl_c_leaves_an_interrupted_run_that_can_be_finished(
     monkeypatch.undo()
     assert condexp(*TINY)[0] == 0
     assert state(folder) == "complete"
+
+
+@pytest.mark.parametrize("stop", [SystemExit(3), OSError(28, "full")])
+def test_nothing_that_stops_a_run_leaves_it_running(
+    condexp: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: BaseException,
+) -> None:
+    def fall(*_: object, **__: object) -> None:
+        raise stop
+
+    monkeypatch.setattr("condexp.experiment.save_checkpoint", fall)
+    ended, out, err = condexp("-m", *TINY, "seed=1,2")
+    assert ended == 1
+    assert [state(folder) for folder in runs(tmp_path)] == ["failed", "failed"]
+    assert "grid of 2 jobs" in out
+    assert "Traceback" not in out + err
+
+
+def test_ctrl_c_while_the_picture_is_drawn_costs_the_picture_alone(
+    condexp: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("condexp.experiment._draw", interrupt)
+    assert condexp(*TINY)[0] == 130
+    (folder,) = runs(tmp_path)
+    assert state(folder) == "complete"
+    assert "stored already" in condexp(*TINY)[1]
+
+
+def test_a_damaged_result_is_named_and_can_be_run_anew(condexp: Command, tmp_path: Path) -> None:
+    condexp(*TINY)
+    condexp(*TINY, "seed=2")
+    first, _ = runs(tmp_path)
+    (first / "results.h5").write_bytes(b"not HDF5")
+    seed = "seed=1" if "-s1-" in first.name else "seed=2"
+    code, _, err = condexp(*TINY, seed)
+    assert code == 2
+    assert "is damaged" in err
+    assert "run.on_existing=restart" in err
+    # In a grid it is found before the other jobs start, and it hides no other run from a table.
+    code, _, err = condexp("-m", *TINY, "seed=1,2,3")
+    assert code == 2
+    assert "Nothing was run" in err
+    assert len(runs(tmp_path)) == 2
+    assert condexp("table", str(tmp_path), "--rows", "seed", root=False)[0] == 0
+    (first / "status.json").write_text("{")
+    assert condexp("status", str(tmp_path), root=False)[0] == 1
+    assert condexp(*TINY, seed, "run.on_existing=restart")[0] == 0
+
+
+def test_existing_runs_are_refused_before_a_grid_starts(condexp: Command, tmp_path: Path) -> None:
+    condexp(*TINY)
+    code, _, err = condexp("-m", *TINY, "seed=1,2", "run.on_existing=fail")
+    assert code == 2
+    assert "exists already" in err
+    assert len(runs(tmp_path)) == 1
+
+
+def test_a_closed_pipe_does_not_end_a_run(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m condexp {' '.join(TINY)} run.root={tmp_path} | head -n 1"
+    subprocess.run(["sh", "-c", command], check=True, capture_output=True)
+    (folder,) = runs(tmp_path)
+    assert state(folder) == "complete"
+
+
+def test_the_first_grid_and_its_table(condexp: Command, tmp_path: Path) -> None:
+    small = ["trainer.epochs=null", *TINY[2:]]
+    code, out, _ = condexp("-m", "experiment=table1", "profile=smoke", *small)
+    assert code == 0
+    assert "grid of 8 jobs" in out
+    stem = tmp_path / "table"
+    code, out, _ = condexp(
+        "table", str(tmp_path), "--rows", "model.depth", "--cols", "model.last_bn",
+        "--value", "last_linear.input_kappa_0.5", "--save", str(stem), root=False,
+    )  # fmt: skip
+    assert code == 0
+    rows = [line for line in stem.with_suffix(".md").read_text().splitlines() if "(2)" in line]
+    assert [row.split()[1] for row in rows] == ["8", "14"]
+    assert "model.last_bn=True" in stem.with_suffix(".txt").read_text()
 
 
 def test_completion_knows_the_groups_with_and_without_a_verb() -> None:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from condexp.analysis.layers import trace_layers
 from condexp.analysis.measures import InputStatistics
+from condexp.analysis.moment import Moment
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.analysis.recorder import Recorder
-from condexp.analysis.tape import Moment, Tape
+from condexp.analysis.tape import Tape
 from condexp.layers_report import kept_bytes, row_bytes
 from condexp.linalg.moments import SecondMoment
 from condexp.store.create import create_results

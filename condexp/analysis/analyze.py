@@ -1,6 +1,7 @@
 """One call that measures a model and leaves it exactly as found."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 from condexp.analysis.labels import loss_denominator
 from condexp.analysis.options import DEFAULT_MATRICES, KAPPA_P, AnalysisOptions
 from condexp.analysis.recorder import Recorder
-from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.snapshot import LayerSnapshot, Snapshot
 from condexp.analysis.state import left_as_found
 from condexp.errors import InputError
+from condexp.linalg.auto import Precision
 from condexp.linalg.spectrum import Status
 
 __all__ = ["analyze", "analyze_batches", "left_as_found"]
@@ -99,9 +101,15 @@ def analyze(
         center=center,
         bias=bias,
         kappa_p=kappa_p,
-        learning_rate=learning_rate,
     )
-    snapshot = _measure(recorder, loss_fn, [(inputs, targets)], denominator)
+    snapshot = _measure(
+        model,
+        loss_fn,
+        [(inputs, targets)],
+        recorder.options,
+        learning_rate=learning_rate,
+        denominator=denominator,
+    )
     _refuse_unreliable(snapshot)
     return snapshot
 
@@ -132,18 +140,44 @@ def analyze_batches(
     Raises:
         InputError: If there is no batch, and as for :func:`analyze`.
     """
-    streaming = not isinstance(batches, Sequence) or len(batches) > 1
-    recorder = Recorder.from_options(
-        model, options, learning_rate=learning_rate, streaming=streaming
-    )
-    return _measure(recorder, loss_fn, batches)
+    return _measure(model, loss_fn, batches, options, learning_rate=learning_rate)
 
 
 def _measure(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batches: Iterable[tuple[Tensor, Any]],
+    options: AnalysisOptions,
+    *,
+    learning_rate: float | None,
+    denominator: float | None = None,
+) -> Snapshot:
+    # Batches that can be gone through only once are streamed, so they are never asked for again.
+    streaming = not isinstance(batches, Sequence) or len(batches) > 1
+    recorder = Recorder.from_options(
+        model, options, learning_rate=learning_rate, loss_fn=loss_fn, streaming=streaming
+    )
+    snapshot = _record(recorder, loss_fn, batches, denominator)
+    reused = tuple(record.info.name for record in snapshot.records if _is_too_coarse(record))
+    if streaming or options.precision is not Precision.AUTO or not reused:
+        return snapshot
+    recorder = Recorder.from_options(
+        model, replace(options, float64=reused), learning_rate=learning_rate, loss_fn=loss_fn
+    )
+    return _record(recorder, loss_fn, batches, denominator)
+
+
+def _is_too_coarse(record: LayerSnapshot) -> bool:
+    """Return whether a layer used again has a first portion in float32, which nothing retook."""
+    factors = (record.input, record.grad_output, record.kfac)
+    return record.info.uses > 1 and any(f and f.dtype == torch.float32 for f in factors)
+
+
+def _record(
     recorder: Recorder,
     loss_fn: LossFunction,
     batches: Iterable[tuple[Tensor, Any]],
-    denominator: float | None = None,
+    denominator: float | None,
 ) -> Snapshot:
     num_batches = 0
     with left_as_found(recorder.model), torch.inference_mode(False), torch.enable_grad(), recorder:

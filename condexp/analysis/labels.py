@@ -1,8 +1,13 @@
-"""The signal that is back-propagated: the data's labels, and the denominator of their loss."""
+"""The signal that is back-propagated: the data's labels, their loss's denominator and rounding."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from condexp.analysis.measures import frobenius_norm
 from condexp.errors import InputError
+
+# Called as they are, torch's functions reduce as its modules do by default.
+_MODULES = ((F.cross_entropy, nn.CrossEntropyLoss), (F.nll_loss, nn.NLLLoss))
 
 
 def loss_denominator(loss_fn: object, targets: object, num_samples: int) -> float:
@@ -13,7 +18,8 @@ def loss_denominator(loss_fn: object, targets: object, num_samples: int) -> floa
     Args:
         loss_fn: The loss. Cross-entropy and NLL modules with ``reduction="mean"`` divide by the
             valid targets or, where weighted, by their classes' weights; modules with ``"sum"`` by
-            1; everything else, plain functions too, is taken as a mean over the samples.
+            1; torch's own functions are taken as these modules, everything else as a mean over the
+            samples.
         targets: What the loss is given; class indices ``[N, ...]`` or probabilities ``[N, C, ...]``
             for cross-entropy.
         num_samples: N.
@@ -24,6 +30,7 @@ def loss_denominator(loss_fn: object, targets: object, num_samples: int) -> floa
     Raises:
         InputError: If the loss has ``reduction="none"``.
     """
+    loss_fn = _as_module(loss_fn)
     reduction = getattr(loss_fn, "reduction", "mean")
     if reduction == "none":
         raise InputError(
@@ -35,6 +42,57 @@ def loss_denominator(loss_fn: object, targets: object, num_samples: int) -> floa
     if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) and isinstance(targets, Tensor):
         return _num_targets(loss_fn, targets)
     return float(num_samples)
+
+
+def subtracted_square(loss_fn: object, outputs: Tensor) -> float:
+    """Return Σ m², the squares of what the loss's gradient D·∂L/∂f is a difference of.
+
+    A trained net makes the difference small and leaves its rounding, eps·m, as it is.
+
+    Args:
+        loss_fn: The loss. Cross-entropy and NLL, p − 1_y: at most 2 for each target, times the
+            largest class weight's square. ``nn.MSELoss``, 2·(f − y), over the C outputs of a sample
+            for a mean: 2·‖2f‖², over C². Every other loss: not known, 0.
+        outputs: What the loss is given, f: ``[N, C, ...]``.
+
+    Returns:
+        The sum over the batch.
+    """
+    loss_fn = _as_module(loss_fn)
+    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
+        weight = 1.0 if loss_fn.weight is None else float(loss_fn.weight.max())
+        return 2 * weight**2 * outputs.numel() / outputs.shape[_class_dimension(outputs)]
+    if isinstance(loss_fn, nn.MSELoss):
+        per_sample = outputs.numel() / len(outputs) if loss_fn.reduction == "mean" else 1.0
+        return 2 * (2 * frobenius_norm(outputs) / per_sample) ** 2
+    return 0.0
+
+
+def remaining_square(loss_fn: object, outputs: Tensor, grad: Tensor) -> float:
+    """Return the square of the difference itself, ‖D·∂L/∂f‖².
+
+    ``nn.NLLLoss`` is given a log-softmax, in whose backward pass the difference p − 1_y is taken.
+
+    Args:
+        loss_fn: The loss.
+        outputs: What it is given, f.
+        grad: D·∂L/∂f.
+
+    Returns:
+        The sum over the batch.
+    """
+    if isinstance(_as_module(loss_fn), nn.NLLLoss):
+        probabilities = outputs.double().exp()  # p − 1 keeps the digits that log p has
+        grad = grad - probabilities * grad.sum(_class_dimension(outputs), keepdim=True)
+    return frobenius_norm(grad) ** 2
+
+
+def _as_module(loss_fn: object) -> object:
+    return next((kind() for function, kind in _MODULES if loss_fn is function), loss_fn)
+
+
+def _class_dimension(outputs: Tensor) -> int:
+    return 1 if outputs.ndim > 1 else 0
 
 
 def _num_targets(loss_fn: nn.CrossEntropyLoss | nn.NLLLoss, targets: Tensor) -> float:

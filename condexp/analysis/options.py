@@ -54,6 +54,8 @@ class AnalysisOptions:
             are float64) and takes a layer again in float64 where a requested κ_p needs it.
         kappa_p: The fractions p of κ_p that ``auto`` answers for.
         seed: Seed of everything that is drawn (nothing is, for ``empirical``).
+        float64: Names of layers whose products ``auto`` takes in float64 at once: those used more
+            than once in a pass, whose first rows are gone when the last ones come.
 
     Raises:
         InputError: If a name is unknown or a fraction is outside (0, 1].
@@ -69,6 +71,7 @@ class AnalysisOptions:
     precision: Precision = Precision.AUTO
     kappa_p: tuple[float, ...] = KAPPA_P
     seed: int = 0
+    float64: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         def put(field: str, value: object) -> None:
@@ -81,6 +84,7 @@ class AnalysisOptions:
         put("precision", _chosen(Precision, "precision", self.precision))
         put("layers", names(self.layers))
         put("exclude", names(self.exclude))
+        put("float64", names(self.float64))
         put("kappa_p", tuple(dict.fromkeys(float(p) for p in self.kappa_p)))
         for p in self.kappa_p:
             if not 0 < p <= 1:

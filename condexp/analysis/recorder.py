@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from condexp.analysis.layers import select_modules
 from condexp.analysis.options import DEFAULT_MATRICES, KAPPA_P, AnalysisOptions
+from condexp.analysis.root import RootNoise
 from condexp.analysis.rows import Layer, count_samples
 from condexp.analysis.snapshot import BnMode, Snapshot
 from condexp.analysis.tape import Pass, Tape
@@ -45,17 +47,18 @@ class Recorder:
         fisher_type: Whose labels are back-propagated.
         layers: Names, globs or aliases; None for all.
         conv_input: ``patches`` or ``channels``.
-        precision: ``auto``, ``float32`` or ``float64``.
+        precision: ``auto``, ``float32`` or ``float64``. Under ``auto`` the first of several passes,
+            or of several uses of a module, keeps float32's floor: give ``float64`` there.
         seed: Seed of drawn labels.
         exclude: Names, globs or aliases to leave out.
         center: Subtract means.
         bias: Append 1 to the inputs of layers with a bias.
         kappa_p: The fractions p that ``auto`` answers for.
-        denominator: D, what the loss divides its sum over samples by; None: N, a mean over the
-            samples. 1 for a sum; the number of valid targets where some are ignored; N / s under
-            an AMP loss scale s (the weight gradient's measures are of the scaled loss then). May be
-            set between passes.
-        learning_rate: For ``effective_lr``: lr / (1 − momentum) of SGD, None where it has none.
+        denominator: D, what the loss divides its sum over samples by; None: N, a mean. 1 for a sum;
+            the number of valid targets where some are ignored; N / s under an AMP loss scale s (the
+            weight gradient's measures are of the scaled loss then). May be set between passes.
+        learning_rate: For ``effective_lr``: lr / (1 − momentum) of SGD; None: NaN.
+        loss_fn: The loss, if one of torch's: its gradient's rounding then counts as noise.
 
     Raises:
         InputError: If an option is invalid or matches no layer.
@@ -77,6 +80,7 @@ class Recorder:
         kappa_p: Sequence[float] = KAPPA_P,
         denominator: float | None = None,
         learning_rate: float | None = None,
+        loss_fn: object | None = None,
     ) -> None:
         choices: dict[str, Any] = {  # AnalysisOptions turns plain strings into its own types
             "matrices": matrices,
@@ -94,6 +98,7 @@ class Recorder:
         self.model = model
         self.denominator = denominator
         self._learning_rate = learning_rate
+        self._root_noise = None if loss_fn is None else RootNoise(loss_fn)
         self._streaming = False
         self._modules, _ = select_modules(model, self.options)
         self._handles: list[RemovableHandle] = []
@@ -110,6 +115,7 @@ class Recorder:
         *,
         denominator: float | None = None,
         learning_rate: float | None = None,
+        loss_fn: object | None = None,
         streaming: bool = False,
     ) -> Self:
         """Make a recorder from validated options.
@@ -119,14 +125,16 @@ class Recorder:
             options: What to measure.
             denominator: See the class.
             learning_rate: See the class.
-            streaming: Several passes will follow, so ``auto`` takes float64 products at once
-                instead of looking again at the rows of the only one.
+            loss_fn: See the class.
+            streaming: Several passes will follow, so ``auto`` takes float64 products at once.
 
         Returns:
             The recorder, not yet listening.
         """
         choices: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(options)}
-        recorder = cls(model, **choices, denominator=denominator, learning_rate=learning_rate)
+        del choices["float64"]  # found by tracing, not the user's choice
+        recorder = cls(model, **choices, denominator=denominator, loss_fn=loss_fn)
+        recorder.options, recorder._learning_rate = options, learning_rate
         recorder._streaming = streaming
         return recorder
 
@@ -139,6 +147,8 @@ class Recorder:
     def __enter__(self) -> Self:
         self._refuse_frozen()
         self._keep(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
+        if self._root_noise is not None:
+            self._keep(self.model.register_forward_hook(self._end))
         for name, module in self._modules.items():
             self._keep(module.register_forward_hook(self._on_forward(name), with_kwargs=True))
             if module.weight.requires_grad:
@@ -170,7 +180,8 @@ class Recorder:
                 "block, with gradients enabled, so that it calls the selected layers "
                 f"({', '.join(self._modules)})."
             )
-        records = (tape.record(self._learning_rate) for tape in self._tapes.values())
+        excess = 0.0 if self._root_noise is None else self._root_noise.excess()
+        records = (tape.record(self._learning_rate, excess) for tape in self._tapes.values())
         return Snapshot(
             tuple(record for record in records if record is not None),
             self._num_samples,
@@ -204,6 +215,11 @@ class Recorder:
             if isinstance(module, _BatchNorm):
                 self._batch_statistics.add(module.training or module.running_mean is None)
 
+    def _end(self, _model: nn.Module, _args: tuple[Any, ...], output: object) -> None:
+        noise, current = self._root_noise, self._pass
+        if noise and current and isinstance(output, Tensor) and output.requires_grad:
+            self._on_grad(output, noise.listener(output, current.denominator))
+
     def _on_forward(self, name: str) -> Callable[..., None]:
         def hook(module: Layer, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
             if not torch.is_grad_enabled():
@@ -218,25 +234,17 @@ class Recorder:
             if name not in self._tapes:
                 self._tapes[name] = Tape(name, module, self.options, streaming=self._streaming)
             tape, current = self._tapes[name], self._pass
-            inputs = args[0] if args else kwargs["input"]
             with torch.no_grad():
-                tape.forward(inputs.detach(), output, current)
+                tape.forward((args[0] if args else kwargs["input"]).detach(), output, current)
             if tape.listens_to_gradients:
                 # On the tensor, not on the module: an in-place activation may follow.
-                self._on_grad(output, self._on_output_grad(tape, current))
-
-        return hook
-
-    def _on_output_grad(self, tape: Tape, current: Pass) -> Callable[[Tensor], None]:
-        def hook(grad: Tensor) -> None:
-            with torch.no_grad():
-                tape.backward(grad.detach(), current)
+                self._on_grad(output, partial(tape.backward, current=current))
 
         return hook
 
     def _on_weight_grad(self, name: str) -> Callable[[Tensor], None]:
         def hook(grad: Tensor) -> None:
             if self._pass is not None and name in self._tapes:
-                self._tapes[name].weight_backward(grad.detach(), self._pass)
+                self._tapes[name].weight_backward(grad, self._pass)
 
         return hook

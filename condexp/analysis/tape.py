@@ -9,6 +9,7 @@ from torch import Tensor
 
 from condexp.analysis.layers import describe
 from condexp.analysis.measures import InputStatistics, domination, effective_lr, frobenius_norm
+from condexp.analysis.moment import Moment
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.analysis.rows import (
     Layer,
@@ -21,9 +22,8 @@ from condexp.analysis.rows import (
 )
 from condexp.analysis.snapshot import LayerSnapshot
 from condexp.errors import InputError
-from condexp.linalg.auto import Precision, needs_float64
 from condexp.linalg.kronecker import KroneckerSpectrum
-from condexp.linalg.moments import Scale, SecondMoment
+from condexp.linalg.moments import Scale
 from condexp.linalg.precision import summable
 from condexp.linalg.spectrum import Spectrum
 
@@ -43,44 +43,6 @@ class Pass:
     denominator: float
 
 
-class Moment:
-    """A second moment under the precision policy of ``theory.md`` §4.
-
-    Args:
-        scale: Its 1/N.
-        options: ``center``, ``precision`` and ``kappa_p`` are read.
-        streaming: Rows will come in several portions, so ``auto`` cannot look again at them and
-            takes float64 from the start.
-    """
-
-    def __init__(self, scale: Scale, options: AnalysisOptions, *, streaming: bool) -> None:
-        self._scale, self._options, self._streaming = scale, options, streaming
-        self._moment = SecondMoment(scale, center=options.center)
-        self._spectrum: Spectrum | None = None
-
-    def add(self, rows: Tensor, num_samples: int, row_dtype: torch.dtype) -> None:
-        """Add rows ``[groups, num_rows, d]``, computed in ``row_dtype``, of so many new samples."""
-        precision, again = self._options.precision, self._moment.num_rows > 0
-        dtype, self._spectrum = torch.float32, None
-        if precision is not Precision.AUTO:
-            dtype = getattr(torch, precision.value)
-        elif again or self._streaming or rows.dtype == torch.float64:
-            dtype = torch.float64
-        self._moment.add(rows, num_samples, dtype, row_dtype)
-        auto = precision is Precision.AUTO and dtype == torch.float32
-        if auto and needs_float64(self.spectrum(), self._options.kappa_p):
-            self._moment = SecondMoment(self._scale, center=self._options.center)
-            self._moment.add(rows, num_samples, torch.float64, row_dtype)
-            self._spectrum = None
-
-    def spectrum(self) -> Spectrum:
-        """Return the spectrum of what was added so far."""
-        if self._spectrum is None:
-            moment = self._moment
-            self._spectrum = moment.spectrum()
-        return self._spectrum
-
-
 class Tape:
     """Everything one layer has shown so far.
 
@@ -88,14 +50,14 @@ class Tape:
         name: The layer's name.
         module: The layer.
         options: What to measure.
-        streaming: See :class:`Moment`.
+        streaming: See :class:`Moment`; so for the layers of ``options.float64`` in any case.
     """
 
     def __init__(
         self, name: str, module: Layer, options: AnalysisOptions, *, streaming: bool
     ) -> None:
         self.name, self.module, self._options = name, module, options
-        wants = options.wants
+        wants, streaming = options.wants, streaming or name in options.float64
         self._input = (
             Moment(Scale.MEAN, options, streaming=streaming)
             if wants(Matrix.INPUT, Matrix.KFAC)
@@ -115,6 +77,7 @@ class Tape:
         self._pass_dtype = torch.float64
         self._weight_grad: Tensor | None = None
         self._weight_grad_samples = 0
+        self._weight_grad_denominator = 0.0
 
     @property
     def listens_to_gradients(self) -> bool:
@@ -147,6 +110,7 @@ class Tape:
         plain = rows[..., :-1] if appends_one(self.module, self._options) else rows
         self._statistics.add(plain, unit_rows(self.module, inputs))
 
+    @torch.no_grad()
     def backward(self, grad: Tensor, current: Pass) -> None:
         """Take in the gradient with respect to the output of one call.
 
@@ -171,17 +135,20 @@ class Tape:
             first = self._returns[current.number] == 1
             self._grad_output.add(rows, current.num_samples if first else 0, grad.dtype)
 
+    @torch.no_grad()
     def weight_backward(self, grad: Tensor, current: Pass) -> None:
-        """Take in ∂L/∂W of one backward pass; several are averaged by their samples."""
-        weighted = summable(grad).double() * current.num_samples
+        """Take in ∂L/∂W of one backward pass; several are averaged by their denominators."""
+        weighted = summable(grad).double() * current.denominator
         self._weight_grad = weighted if self._weight_grad is None else self._weight_grad + weighted
         self._weight_grad_samples += current.num_samples
+        self._weight_grad_denominator += current.denominator
 
-    def record(self, learning_rate: float | None) -> LayerSnapshot | None:
+    def record(self, learning_rate: float | None, excess: float = 0.0) -> LayerSnapshot | None:
         """Close the layer's record.
 
         Args:
             learning_rate: The optimizer's step length, or None.
+            excess: See :meth:`condexp.analysis.root.RootNoise.excess`.
 
         Returns:
             The record; None where the layer was never called.
@@ -199,14 +166,13 @@ class Tape:
             )
         wants, statistics = self._options.wants, self._statistics
         inputs = None if self._input is None else self._input.spectrum()
-        grad_output = None if self._grad_output is None else self._grad_output.spectrum()
+        grad_output = None if self._grad_output is None else self._grad_output.spectrum(excess)
         kfac = None
         if inputs is not None and grad_output is not None and wants(Matrix.KFAC):
             kfac = KroneckerSpectrum(inputs, grad_output)
         weight = self._factor(self._weight)
         gradient = self._mean_weight_grad()
-        # A weight is what it is; a gradient carries the rounding of its computation.
-        weight_grad = None if gradient is None else self._factor(gradient, self._pass_dtype)
+        weight_grad = None if gradient is None else self._weight_grad_spectrum(gradient, excess)
         return LayerSnapshot(
             info=describe(
                 self.name,
@@ -232,7 +198,18 @@ class Tape:
     def _mean_weight_grad(self) -> Tensor | None:
         if self._weight_grad is None:
             return None
-        return self._weight_grad / self._weight_grad_samples
+        return self._weight_grad / self._weight_grad_denominator
+
+    def _weight_grad_spectrum(self, gradient: Tensor, excess: float) -> Spectrum:
+        # A weight is what it is; a gradient carries the rounding of its computation.
+        spectrum = self._factor(gradient, self._pass_dtype)
+        noise = 4 * excess * spectrum.lambda_max
+        if self._input is not None and self._grad_output is not None:
+            # A sum of N products that may cancel, each rounded on its own.
+            squares = self._input.power() * self._grad_output.power() * self._weight_grad_samples
+            relative = torch.finfo(self._pass_dtype).eps ** 2 + excess
+            noise += 4 * relative * squares / self._weight_grad_denominator**2
+        return spectrum.raised(noise)
 
     def _factor(self, tensor: Tensor, row_dtype: torch.dtype = torch.float64) -> Spectrum:
         blocks = weight_blocks(self.module, tensor)

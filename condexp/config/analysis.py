@@ -25,7 +25,7 @@ class ScheduleConfig:
     every_steps: int | None = within(1)
     every_epochs: int | None = within(1)
     at_steps: list[int] = within(0)
-    log_spaced: int | None = within(1)
+    log_spaced: int | None = within(1, 100_000)
     at_start: bool
     at_end: bool
 

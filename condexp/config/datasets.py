@@ -27,7 +27,7 @@ class DigitsConfig(DatasetConfig):
     """``dataset=digits``, and what all images have."""
 
     subset: SubsetConfig
-    image_size: int | None = within(1)
+    image_size: int | None = within(1, 1024)
     augment: str = one_of(Augment)
 
 

@@ -35,7 +35,7 @@ class LinearConfig(ModelConfig):
 class MlpConfig(LinearConfig):
     """``model=mlp``."""
 
-    depth: int = within(1)
+    depth: int = within(1, 10_000)
     width: int = within(1)
     activation: str = one_of(Activation)
     norm: str = one_of(Norm)
@@ -47,7 +47,7 @@ class MlpConfig(LinearConfig):
 class ResNetConfig(ModelConfig):
     """``model=resnet``: CIFAR ResNets of depth 6n + 2."""
 
-    depth: int = within(8)
+    depth: int = within(8, 10_000)
     shortcut: str = one_of(Shortcut)
     widen_factor: int = within(1)
     norm: str = one_of(Norm)

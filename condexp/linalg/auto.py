@@ -17,7 +17,7 @@ class Precision(StrEnum):
     FLOAT64 = "float64"
 
 
-def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float]) -> bool:
+def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float], *, whole: bool = False) -> bool:
     """Return whether a spectrum must be taken again with float64 products (``Precision.AUTO``).
 
     That is so if a requested κ_p falls on an eigenvalue between 0 and 16·eps·λ_1, where 1 %
@@ -27,6 +27,8 @@ def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float]) -> bool:
     Args:
         spectrum: From products of any precision.
         kappa_p: The fractions p asked for.
+        whole: They are asked of a Kronecker product with this factor too, whose eigenvalues are
+            made of any of the factor's: none of those may be too small.
 
     Returns:
         True if products in float64 could change a requested κ_p.
@@ -40,6 +42,8 @@ def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float]) -> bool:
     if spectrum.noise_floor > threshold:  # set by half-precision rows, whatever the products
         return False
     indices = [kappa_index(p, len(spectrum)) for p in kappa_p]
+    if whole and indices:
+        indices.append(min(len(spectrum), max_rank))  # the smallest that is no exact 0
     return any(
         index <= max_rank and float(spectrum.eigenvalues[index - 1]) < threshold
         for index in indices

@@ -117,14 +117,19 @@ class SecondMoment:
         Returns:
             The spectrum; its ``num_rows`` is the number of rows so far.
         """
-        power = self.mean().square().sum(1).max() * self.num_rows / self._count
         return Spectrum.from_matrix(
             self.matrix(),
             dtype=self.dtype,
             num_rows=self.num_rows,
             row_dtype=self.row_dtype,
-            mean_square=float(power) if self.center else 0.0,
+            mean_square=self.mean_square(),
         )
+
+    def mean_square(self) -> float:
+        """Return what centring takes away, in units of the eigenvalues; 0 without ``center``."""
+        if not self.center:
+            return 0.0
+        return float(self.mean().square().sum(1).max()) * self.num_rows / self._count
 
     def mean(self) -> Tensor:
         """Return the mean over all rows so far.

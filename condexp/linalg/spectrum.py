@@ -1,7 +1,7 @@
 """Eigenvalues with a stated noise floor, and the measures of one spectrum."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -28,7 +28,7 @@ class Status(StrEnum):
 
     OK = "ok"
     ZERO = "zero"
-    """The matrix is 0 (a dead layer): rank 0, ratios NaN."""
+    """The matrix is 0 (a dead layer), or rounding alone: rank 0, ratios NaN."""
     UNRELIABLE = "unreliable"
     """An eigenvalue lies below −noise floor, so rounding exceeds what was promised: all NaN."""
     NONFINITE = "nonfinite"
@@ -127,6 +127,19 @@ class Spectrum:
         with exact_products(wide.device):
             product = wide @ wide.mT
         return cls.from_matrix(product, dtype=dtype, num_rows=num_rows, row_dtype=row_dtype)
+
+    def raised(self, by: float) -> "Spectrum":
+        """Return the spectrum under a higher noise floor; ``zero`` where no eigenvalue stands out.
+
+        Args:
+            by: What the floor rises by, in units of the eigenvalues.
+        """
+        if self.status is not Status.OK or not by > 0:
+            return self
+        floor = self.noise_floor + by
+        counted = torch.where(self.blocks > floor, self.blocks, 0.0)
+        status = Status.OK if bool(counted.any()) else Status.ZERO
+        return replace(self, blocks=counted, noise_floor=floor, status=status)
 
     @cached_property
     def eigenvalues(self) -> Tensor:

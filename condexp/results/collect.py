@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from condexp.errors import InputError
 from condexp.results.last_rows import LastRows, read_last_rows
 from condexp.results.layers import LayerMeasures
 from condexp.results.setting import flatten, lookup
+from condexp.results.status_table import read_statuses
 from condexp.store.layout import FILE_NAME
 from condexp.store.reader import Run
-from condexp.store.runs import CONFIG_NAME, Status, find_runs, identity_config, read_status
+from condexp.store.runs import CONFIG_NAME, State, Status, identity_config
 
 
 def collect(
@@ -39,13 +41,16 @@ def collect(
     described: list[dict[str, Any]] = []
     identity_keys: dict[str, None] = {}
     measured: dict[tuple[str, ...], dict[int, NDArray[np.float64]]] = {}
-    for index, folder in enumerate(find_runs(paths)):
+    for index, (folder, status) in enumerate(read_statuses(paths).items()):
         run = Run(folder / FILE_NAME)
         # A run that failed early may have no results, and one that is pending no configuration.
-        rows = read_last_rows(run.file, keys) if run.file.is_file() else None
-        config = run.config if rows or (folder / CONFIG_NAME).is_file() else {}
+        try:
+            rows = read_last_rows(run.file, keys) if run.file.is_file() else None
+            config = run.config if rows or (folder / CONFIG_NAME).is_file() else {}
+        except InputError as damage:  # one run's damage must not hide the others
+            rows, config, status = None, {}, Status(State.FAILED, error=str(damage))
         identity_keys |= dict.fromkeys(key for key, _ in flatten(identity_config(config)))
-        described.append(_describe(folder, read_status(folder), config, rows))
+        described.append(_describe(folder, status, config, rows))
         if rows is not None and len(rows.layers["step"]):
             columns, values = _measures(rows, config)
             measured.setdefault(columns, {})[index] = values

@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from condexp.errors import InputError
 from condexp.results.marks import format_number
 from condexp.store.runs import State, Status, find_runs, read_status
 
@@ -21,7 +22,7 @@ STATE_STYLES = {
 }
 
 
-def read_statuses(paths: Iterable[Path]) -> dict[Path, Status]:
+def read_statuses(paths: Iterable[str | Path]) -> dict[Path, Status]:
     """Read the status of every run below some folders.
 
     Args:
@@ -30,7 +31,14 @@ def read_statuses(paths: Iterable[Path]) -> dict[Path, Status]:
     Returns:
         Status by run folder, in the order of the folders' names.
     """
-    return {folder: read_status(folder) for folder in find_runs(paths)}
+    return {folder: _read(folder) for folder in find_runs(paths)}
+
+
+def _read(folder: Path) -> Status:
+    try:
+        return read_status(folder)
+    except InputError as damage:  # one run's damage must not hide the others
+        return Status(State.FAILED, error=str(damage))
 
 
 def status_table(statuses: Mapping[Path, Status]) -> Table:

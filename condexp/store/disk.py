@@ -158,7 +158,7 @@ def write_json(path: Path, content: Any) -> None:
         content: Dicts, lists, strings, numbers, booleans, None.
 
     Raises:
-        OSError: If it cannot be written; the older file is then intact.
+        OSError: If it cannot be written.
     """
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -168,9 +168,15 @@ def write_json(path: Path, content: Any) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
-    except OSError:
+    except OSError as error:
         partial.unlink(missing_ok=True)
-        raise
+        if error.errno != errno.ENOSPC or not path.exists():
+            raise
+        # A full disk has no room for a second file, but for these bytes where the older ones are.
+        with path.open("r+b") as older:
+            older.write(text.encode())
+            older.truncate()
+            os.fsync(older.fileno())
     sync_folder(path.parent)
 
 

@@ -110,7 +110,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         The open file.
 
     Raises:
-        InputError: If it is not a results file of this format's version.
+        InputError: If it is not a results file of this format's version, or lacks a dataset.
     """
     try:
         stream = ExactFile(path, "r")
@@ -128,7 +128,10 @@ def open_file(path: Path) -> Iterator[h5py.File]:
                     f"{path} is not a results file of format {FORMAT!r}, version {VERSION}: "
                     f"it says {given[0]!r}, version {given[1]}"
                 )
-            yield file
+            try:
+                yield file
+            except KeyError as error:  # h5py's way to say that a dataset is missing
+                raise InputError(f"{path} is damaged: {error.args[0]}") from error
 
 
 def read_extent(file: h5py.File) -> Extent:

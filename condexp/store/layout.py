@@ -51,6 +51,9 @@ class FileSpec:
         num_samples: Samples N of each snapshot.
         config_yaml: The identity configuration as sorted YAML.
         attributes: fisher_type, source, bn_mode, conv_input, center, bias, title.
+
+    Raises:
+        InputError: If a spectrum is longer than the file can say.
     """
 
     layers: tuple[LayerInfo, ...]
@@ -66,25 +69,24 @@ class FileSpec:
     config_yaml: str
     attributes: Mapping[str, str | bool] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for layer in self.layers:
+            longest = max((layer.spectrum_length(matrix) for matrix in self.matrices), default=0)
+            if longest >= 2**31:
+                raise InputError(
+                    f"layer {layer.name!r} has a matrix of {longest} eigenvalues, more than the "
+                    "2^31 - 1 of a results file: leave it out with analysis.layers.exclude"
+                )
+
     @property
     def extent(self) -> Extent:
-        """The facts that decide names and shapes.
-
-        Raises:
-            InputError: If a spectrum is longer than the file can say.
-        """
+        """The facts that decide names and shapes."""
         # In the order of the enumeration, which is the order a file is read back in.
         lengths = {
             matrix: tuple(layer.spectrum_length(matrix) for layer in self.layers)
             for matrix in Matrix
             if matrix in self.matrices
         }
-        for layer, *sizes in zip(self.layers, *lengths.values(), strict=True):
-            if max(sizes, default=0) >= 2**31:
-                raise InputError(
-                    f"layer {layer.name!r} has a matrix of {max(sizes)} eigenvalues, more than the "
-                    "2^31 - 1 of a results file: leave it out with analysis.layers.exclude"
-                )
         return Extent(
             layers=tuple(layer.name for layer in self.layers),
             lengths=lengths,

@@ -62,14 +62,21 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The whole configuration; without the run's folder, the part that decides its numbers."""
+        """The whole configuration; without the run's folder, the part that decides its numbers.
+
+        Raises:
+            InputError: If ``config.yaml`` is damaged.
+        """
         whole = self.path / CONFIG_NAME
         if whole.is_file():
             text = whole.read_text(encoding="utf-8")
         else:
             with open_file(self.file) as file:
                 text = file["config"].asstr()[()]
-        content = yaml.load(text, Loader=SAFE_LOADER)
+        try:
+            content = yaml.load(text, Loader=SAFE_LOADER)
+        except yaml.YAMLError as error:
+            raise InputError(f"{whole} is damaged: {str(error).splitlines()[0]}") from error
         return content if isinstance(content, dict) else {}
 
     @property

@@ -39,15 +39,23 @@ def save_checkpoint(
         model: Its state dict is stored under ``model``.
         optimizer: Its state dict is stored under ``optimizer``.
         step: Number of finished updates.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left beside the older file.
+        RuntimeError: The same in the words of torch's archive writer.
     """
     content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
     partial = path.with_name(path.name + ".partial")
     # Through a file object: given a path, torch writes the file's name into the archive.
-    with partial.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError):
+        partial.unlink(missing_ok=True)
+        raise
     # The new name is durable only once the folder is.
     folder = os.open(path.parent, os.O_RDONLY)
     try:

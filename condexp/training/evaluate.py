@@ -59,6 +59,7 @@ def evaluate(
     """
     losses: list[Tensor] = []
     wrong: list[Tensor] = []
+    num_targets = 0
     sizes: list[int] = []
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -67,12 +68,15 @@ def evaluate(
             outputs = model(inputs)
             losses.append(loss_fn(outputs, targets))
             if not targets.is_floating_point():
-                wrong.append((outputs.argmax(1) != targets).float().mean())
+                wrong.append((outputs.argmax(1) != targets).sum())
+                num_targets += targets.numel()
             sizes.append(len(inputs))
     finally:
         for module, mode in modes:
             module.training = mode
-    return Score(_mean(losses, sizes), 100 * _mean(wrong, sizes))
+    # Counted, not averaged: 18 of 360 are 5 percent to the last bit.
+    error = 100 * int(torch.stack(wrong).sum()) / num_targets if num_targets else float("nan")
+    return Score(_mean(losses, sizes), error)
 
 
 def _mean(values: list[Tensor], sizes: list[int]) -> float:

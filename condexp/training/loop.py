@@ -166,6 +166,7 @@ def _recorded_pass(
         options,
         denominator=loss_denominator(loss_fn, targets, len(inputs)),
         learning_rate=steady_learning_rate(optimizer),
+        loss_fn=loss_fn,
     ) as recorder:
         loss = _forward_backward(model, loss_fn, inputs, targets)
     return loss, recorder.snapshot()

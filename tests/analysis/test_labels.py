@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import condexp
-from condexp.analysis.labels import loss_denominator
+from condexp.analysis.labels import loss_denominator, subtracted_square
 from condexp.errors import InputError
 from tests import cases
 from tests.analysis import oracles
@@ -119,3 +119,11 @@ def test_mean_squared_error_is_a_mean_over_outputs_too() -> None:
     record = condexp.analyze(layer, nn.MSELoss(), inputs, targets)["Linear"]
     matrices = oracles.grad_output_matrices(oracles.linear_rows(grads))
     oracles.close(record.grad_output, oracles.united(matrices))
+
+
+def test_torchs_functions_are_taken_as_their_modules() -> None:
+    targets, outputs = torch.tensor([0, -100, 2]), torch.zeros(3, 4)
+    assert loss_denominator(F.cross_entropy, targets, 3) == 2
+    assert loss_denominator(F.nll_loss, targets, 3) == 2
+    expected = subtracted_square(nn.CrossEntropyLoss(), outputs)
+    assert subtracted_square(F.cross_entropy, outputs) == expected == 6

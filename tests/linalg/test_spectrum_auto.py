@@ -63,3 +63,13 @@ def test_auto_leaves_what_the_rows_cannot_tell() -> None:
     exact = Spectrum.from_matrix(torch.diag(values), **settings | {"row_dtype": torch.float32})  # type: ignore[arg-type]
     assert exact.rank == 3
     assert needs_float64(exact, (1.0,))
+
+
+def test_a_kronecker_product_reads_every_eigenvalue_of_a_factor() -> None:
+    values = torch.tensor([1.0, 0.5, 0.1, SMALL], dtype=torch.float64)
+    spectrum = Spectrum.from_matrix(torch.diag(values), dtype=torch.float32, num_rows=100)
+    assert not needs_float64(spectrum, (0.5,))
+    assert needs_float64(spectrum, (0.5,), whole=True)
+    assert not needs_float64(spectrum, (), whole=True)  # nothing is asked
+    few = Spectrum.from_matrix(torch.diag(values), dtype=torch.float32, num_rows=3)
+    assert not needs_float64(few, (0.5,), whole=True)

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import math
 import os
 import tempfile
@@ -152,11 +153,22 @@ def test_json_is_whole_finite_and_replaces_the_older_one(
     assert "λ" in text
     assert "".join(text.split()) == '{"a":[1.5,null,[null,"λ"]],"b":{"c":null,"d":true}}'
 
-    def full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def failing(number: int) -> None:
+        failures, real = [number], os.fsync
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+        def fsync(handle: int) -> None:
+            if failures:
+                raise OSError(failures.pop(), os.strerror(number))
+            real(handle)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    failing(errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
         write_json(path, {})
     assert path.read_text(encoding="utf-8") == text
+    # No room for a second file: the state of a run goes where the older one is.
+    failing(errno.ENOSPC)
+    write_json(path, {"state": "failed"})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"state": "failed"}
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]

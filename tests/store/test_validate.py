@@ -111,7 +111,7 @@ def _version(file: h5py.File) -> None:
     ("change", "problem"),
     [
         (_delete("layers/domination"), "/layers/domination is missing"),
-        (_delete("layers"), "is damaged and cannot be read: KeyError"),
+        (_delete("layers"), "object 'layers' doesn't exist"),
         (_extra, "/layers/spam does not belong to the format"),
         (_other_shape, "/layers/domination has shape (8, 3), not (8, 4)"),
         (_other_type, "/layers/kfac_status has elements int8, not int8"),

@@ -92,3 +92,12 @@ def test_evaluator_scores_both_sets(model: nn.Sequential) -> None:
 def test_no_samples_no_score(model: nn.Sequential) -> None:
     assert all(math.isnan(value) for value in evaluate(model, nn.CrossEntropyLoss(), []))
     assert Score(1.0, 2.0).error == 2.0
+
+
+def test_errors_are_counted() -> None:
+    """18 of 360 are exactly 5 percent, whatever the batches."""
+    outputs = torch.eye(2)[torch.arange(360) % 2]
+    targets = torch.where(torch.arange(360) < 18, 1, 0) ^ (torch.arange(360) % 2)
+    for size in (7, 64, 360):
+        batches = zip(torch.split(outputs, size), torch.split(targets, size), strict=True)
+        assert evaluate(nn.Identity(), nn.CrossEntropyLoss(), batches).error == 5.0
