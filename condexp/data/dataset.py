@@ -88,10 +88,15 @@ class Split:
             Inputs as stored, [B, ...], and targets, [B, ...].
         """
         for number, indices in enumerate(batches, start=1):
-            inputs = self.inputs[indices]
+            inputs = _rows(self.inputs, indices)
             if augment is Augment.CROP_FLIP:
                 inputs = augment_batch(inputs, generator_of(*stream, number))
-            yield inputs, self.targets[indices]
+            yield inputs, _rows(self.targets, indices)
+
+
+def _rows(samples: Tensor, indices: Indices) -> Tensor:
+    # index_select copies whole rows: many times quicker on images than indexing by a tensor.
+    return samples[indices] if isinstance(indices, slice) else samples.index_select(0, indices)
 
 
 def _fits(split: Split, device: torch.device) -> bool:
