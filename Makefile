@@ -45,7 +45,7 @@ table1: $(VENV)/.installed ## the paper's table 1: depth x LastBN, mean and devi
 	@$(BIN)/condexp table outputs/table1 --rows model.depth --cols model.last_bn --value test_error --save outputs/table1/table
 
 bench: $(VENV)/.installed-dev ## the benchmarks: ratios measured in one process
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks --pairs 15
 
 clean: ## caches and build products; runs under outputs/ stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

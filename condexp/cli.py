@@ -228,15 +228,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         verb, rest = split_verb(args)
         return VERBS[verb][0](rest)
-    except InputError as error:
-        sys.stderr.write(f"condexp: {error}\n")
-        return 2
     except KeyboardInterrupt:
         sys.stderr.write("condexp: interrupted\n")
         return 130
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of a pipe went away
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+    except BrokenPipeError:  # the reader of a pipe went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (InputError, OSError) as error:
         sys.stderr.write(f"condexp: {error}\n")
         return 2

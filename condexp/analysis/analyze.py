@@ -16,8 +16,6 @@ from condexp.errors import InputError
 from condexp.linalg.auto import Precision
 from condexp.linalg.spectrum import Status
 
-__all__ = ["analyze", "analyze_batches", "left_as_found"]
-
 LossFunction = Callable[[Any, Any], Tensor]
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import condexp
-from condexp.analysis.analyze import analyze_batches, left_as_found
+from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.layers import trace_layers
 from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.state import left_as_found
 from tests import cases
 
 LOSS = nn.CrossEntropyLoss()

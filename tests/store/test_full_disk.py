@@ -20,16 +20,7 @@ from tests.store.records import (
     make_spec,
     snapshot_record,
     step_record,
-    write_run,
 )
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[FileSpec, bytes]:
-    spec = make_spec()
-    path = write_run(tmp_path_factory.mktemp("writer") / "results.h5", spec)
-    return spec, path.read_bytes()
-
 
 PWRITE, FDATASYNC = os.pwrite, os.fdatasync
 

@@ -28,13 +28,6 @@ from tests.store.records import (
 )
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[FileSpec, bytes]:
-    spec = make_spec()
-    path = write_run(tmp_path_factory.mktemp("writer") / "results.h5", spec)
-    return spec, path.read_bytes()
-
-
 def test_every_number_of_every_record_is_in_its_place(tmp_path: Path) -> None:
     spec = make_spec()
     path = write_run(tmp_path / "results.h5", spec)
