@@ -4,10 +4,18 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import append, loop
+from benchmarks import append, fisher, loop, memory, scaling, snapshot
 from benchmarks.timing import as_json, conditions, table
+from condexp.linalg.eigen import pin_threads
 
-BENCHMARKS = {"loop": loop.measure, "append": append.measure}
+BENCHMARKS = {
+    "loop": loop.measure,
+    "append": append.measure,
+    "snapshot": snapshot.measure,
+    "fisher": fisher.measure,
+    "scaling": scaling.measure,
+    "memory": memory.measure,
+}
 
 
 def main() -> None:
@@ -22,6 +30,7 @@ def main() -> None:
         parser.error(f"unknown benchmark {sorted(unknown)}: allowed are {', '.join(BENCHMARKS)}")
     if arguments.pairs < 1:
         parser.error(f"--pairs is {arguments.pairs}: it must be at least 1")
+    pin_threads()  # as condexp run does
     measurements = []
     for name in arguments.names or BENCHMARKS:
         measurements += BENCHMARKS[name](arguments.pairs)

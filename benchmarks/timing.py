@@ -2,9 +2,10 @@
 
 import os
 import platform
+import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,17 +22,24 @@ class Measurement:
         ours: Seconds of one unit of our way, one number a repetition.
         reference: Seconds of one unit of the other way.
         target: Largest ratio that is good enough; None where it is only told.
+        beyond: Ours is the other and something more, whose cost alone is told.
     """
 
     name: str
     ours: tuple[float, ...]
     reference: tuple[float, ...]
     target: float | None
+    beyond: bool = False
 
     @property
     def ratio(self) -> float:
         """Minimum over minimum: noise only ever adds time."""
-        return min(self.ours) / min(self.reference)
+        return min(self.ours) / min(self.reference) - self.beyond
+
+    @property
+    def median(self) -> float:
+        """The ratio of the medians."""
+        return statistics.median(self.ours) / statistics.median(self.reference) - self.beyond
 
     @property
     def reached(self) -> bool:
@@ -65,6 +73,29 @@ def alternate(
     return tuple(times[0]), tuple(times[1])
 
 
+def rounds(ways: Mapping[str, Callable[[], None]], num_rounds: int) -> dict[str, tuple[float, ...]]:
+    """Time several ways in turn, after one unmeasured call of each.
+
+    Args:
+        ways: Each returns when its work is done.
+        num_rounds: How often each is timed; every round begins with another one.
+
+    Returns:
+        Seconds of each call.
+    """
+    for run in ways.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for number in range(num_rounds):
+        first = number % len(names)
+        for name in (*names[first:], *names[:first]):
+            start = time.perf_counter()
+            ways[name]()
+            times[name].append(time.perf_counter() - start)
+    return {name: tuple(seconds) for name, seconds in times.items()}
+
+
 def table(measurements: Sequence[Measurement]) -> str:
     """Return one aligned line a measurement.
 
@@ -74,12 +105,21 @@ def table(measurements: Sequence[Measurement]) -> str:
     Returns:
         The lines, with a heading.
     """
-    lines = [f"{'':36}{'ours ms':>10}{'other ms':>10}{'ratio':>9}{'target':>8}{'n':>6}"]
+    heads = (
+        ("ours ms", 11),
+        ("other ms", 11),
+        ("ratio", 9),
+        ("median", 9),
+        ("target", 8),
+        ("n", 5),
+    )
+    lines = [" " * 42 + "".join(f"{name:>{width}}" for name, width in heads)]
     for m in measurements:
-        times = f"{m.name:36}{1e3 * min(m.ours):10.3f}{1e3 * min(m.reference):10.3f}{m.ratio:9.4f}"
+        times = f"{m.name:42}{1e3 * min(m.ours):11.3f}{1e3 * min(m.reference):11.3f}"
+        times += f"{m.ratio:9.4f}{m.median:9.4f}"
         target = "" if m.target is None else f"{m.target:.2f}"
         verdict = "" if m.target is None else "ok" if m.reached else "MISSED"
-        lines.append(f"{times}{target:>8}{len(m.ours):6d}  {verdict}".rstrip())
+        lines.append(f"{times}{target:>8}{len(m.ours):5d}  {verdict}".rstrip())
     return "\n".join(lines)
 
 
@@ -95,7 +135,8 @@ def as_json(measurements: Sequence[Measurement]) -> dict[str, object]:
     return {
         "conditions": conditions(),
         "measurements": [
-            asdict(m) | {"n": len(m.ours), "ratio": m.ratio, "reached": m.reached}
+            asdict(m)
+            | {"n": len(m.ours), "ratio": m.ratio, "median": m.median, "reached": m.reached}
             for m in measurements
         ],
     }

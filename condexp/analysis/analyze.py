@@ -1,22 +1,14 @@
 """One call that measures a model and leaves it exactly as found."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from condexp.analysis.labels import loss_denominator
-from condexp.analysis.options import DEFAULT_MATRICES, KAPPA_P, AnalysisOptions
-from condexp.analysis.recorder import Recorder
-from condexp.analysis.snapshot import LayerSnapshot, Snapshot
-from condexp.analysis.state import left_as_found
-from condexp.errors import InputError
-from condexp.linalg.auto import Precision
+from condexp.analysis.options import DEFAULT_MATRICES, KAPPA_P, AnalysisOptions, Matrix
+from condexp.analysis.passes import LossFunction, Passes
+from condexp.analysis.snapshot import Snapshot
 from condexp.linalg.spectrum import Status
-
-LossFunction = Callable[[Any, Any], Tensor]
 
 
 def analyze(
@@ -35,14 +27,17 @@ def analyze(
     center: bool = False,
     bias: bool = False,
     kappa_p: Sequence[float] = KAPPA_P,
+    mc_samples: int = 1,
+    memory_limit: int | None = None,
     denominator: float | None = None,
     learning_rate: float | None = None,
 ) -> Snapshot:
     """Measure the curvature factors of every Linear and Conv2d layer on one batch.
 
     With a = the layer's input rows, h = W a + b and g = ∂ℓ_n/∂h: ``input`` is Σ_x = E[a aᵀ] over
-    samples and positions, ``grad_output`` is Σ_∇h = E_n[Σ_t g gᵀ], ``kfac`` is Σ_x ⊗ Σ_∇h
-    (Huang et al. 2020, §3; Eschenhagen et al. 2023, KFAC-expand). Modes, buffers, gradients and
+    samples and positions, ``grad_output`` is Σ_∇h = E_n[Σ_t g gᵀ], ``kfac`` is Σ_x ⊗ Σ_∇h, which
+    approximates ``fisher``, E_n[vec(G_n) vec(G_n)ᵀ] with G_n = Σ_t g aᵀ (Huang et al. 2020, §3;
+    Eschenhagen et al. 2023, KFAC-expand). Modes, buffers, gradients and
     all random states are left as found, also after an exception; BatchNorm runs in the model's own
     mode.
 
@@ -66,16 +61,23 @@ def analyze(
         loss_fn: ``loss_fn(outputs, targets)``, a scalar.
         inputs: The batch ``[N, ...]``.
         targets: What the loss is given.
-        matrices: Which of ``input``, ``grad_output``, ``kfac``, ``weight``, ``weight_grad``.
-        fisher_type: ``empirical``: the labels of the data.
+        matrices: Which of ``input``, ``grad_output``, ``kfac``, ``fisher``, ``weight``,
+            ``weight_grad``.
+        fisher_type: Whose labels are back-propagated for ``grad_output``, ``kfac`` and ``fisher``.
+            ``empirical``: the data's; ``mc``: drawn from the model's softmax (for ``nn.MSELoss``
+            from the normal distribution around its output); ``exact``: all, which gives the
+            Gauss–Newton matrix. The weights' own gradients are of the data's loss always.
         layers: Names, globs or the aliases ``first``, ``last_linear``, ``all``; None for all.
         conv_input: Rows of a convolution's input: ``patches`` or ``channels``.
         precision: ``auto``, ``float32`` or ``float64`` products.
-        seed: Seed of drawn labels (``empirical`` draws none).
+        seed: Seed of the labels that ``mc`` draws.
         exclude: Names, globs or aliases to leave out.
         center: Subtract the means from ``input`` and ``grad_output``.
         bias: Append 1 to the inputs of layers with a bias.
         kappa_p: The fractions p that ``auto`` answers for.
+        mc_samples: Labels that ``mc`` draws for each sample.
+        memory_limit: Bytes that ``fisher`` may keep and work in; None: no limit. Layers are taken
+            in groups that fit.
         denominator: D, what the loss divides its sum over samples by; None: see
             :func:`condexp.analysis.labels.loss_denominator`.
         learning_rate: For ``effective_lr``: lr / (1 − momentum).
@@ -87,27 +89,22 @@ def analyze(
         InputError: If an option, a layer name, the inputs or the loss are not usable.
         ArithmeticError: If a spectrum is unreliable: rounding exceeded the noise floor.
     """
-    recorder = Recorder(
-        model,
-        matrices,
-        fisher_type,
-        layers,
-        conv_input,
-        precision,
-        seed,
+    options = AnalysisOptions.given(
+        matrices=matrices,
+        fisher_type=fisher_type,
+        layers=layers,
         exclude=exclude,
+        conv_input=conv_input,
         center=center,
         bias=bias,
+        precision=precision,
         kappa_p=kappa_p,
+        seed=seed,
+        mc_samples=mc_samples,
+        memory_limit=memory_limit,
     )
-    snapshot = _measure(
-        model,
-        loss_fn,
-        [(inputs, targets)],
-        recorder.options,
-        learning_rate=learning_rate,
-        denominator=denominator,
-    )
+    batches = [(inputs, targets)]
+    snapshot = Passes(model, loss_fn, batches, options, learning_rate, denominator).measure()
     _refuse_unreliable(snapshot)
     return snapshot
 
@@ -138,95 +135,18 @@ def analyze_batches(
     Raises:
         InputError: If there is no batch, and as for :func:`analyze`.
     """
-    return _measure(model, loss_fn, batches, options, learning_rate=learning_rate)
-
-
-def _measure(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    batches: Iterable[tuple[Tensor, Any]],
-    options: AnalysisOptions,
-    *,
-    learning_rate: float | None,
-    denominator: float | None = None,
-) -> Snapshot:
-    # Batches that can be gone through only once are streamed, so they are never asked for again.
-    streaming = not isinstance(batches, Sequence) or len(batches) > 1
-    recorder = Recorder.from_options(
-        model, options, learning_rate=learning_rate, loss_fn=loss_fn, streaming=streaming
-    )
-    snapshot = _record(recorder, loss_fn, batches, denominator)
-    reused = tuple(record.info.name for record in snapshot.records if _is_too_coarse(record))
-    if streaming or options.precision is not Precision.AUTO or not reused:
-        return snapshot
-    recorder = Recorder.from_options(
-        model, replace(options, float64=reused), learning_rate=learning_rate, loss_fn=loss_fn
-    )
-    return _record(recorder, loss_fn, batches, denominator)
-
-
-def _is_too_coarse(record: LayerSnapshot) -> bool:
-    """Return whether a layer used again has a first portion in float32, which nothing retook."""
-    factors = (record.input, record.grad_output, record.kfac)
-    return record.info.uses > 1 and any(f and f.dtype == torch.float32 for f in factors)
-
-
-def _record(
-    recorder: Recorder,
-    loss_fn: LossFunction,
-    batches: Iterable[tuple[Tensor, Any]],
-    denominator: float | None,
-) -> Snapshot:
-    num_batches = 0
-    with left_as_found(recorder.model), torch.inference_mode(False), torch.enable_grad(), recorder:
-        for inputs, targets in batches:
-            _pass(recorder, loss_fn, inputs, targets, denominator)
-            num_batches += 1
-    if num_batches == 0:
-        raise InputError("there is no batch to analyse: give at least one (inputs, targets).")
-    return recorder.snapshot()
-
-
-def _pass(
-    recorder: Recorder,
-    loss_fn: LossFunction,
-    inputs: Tensor,
-    targets: Any,
-    denominator: float | None,
-) -> None:
-    if not isinstance(inputs, Tensor) or inputs.ndim == 0 or len(inputs) == 0:
-        raise InputError(
-            f"inputs must be a tensor [N, ...] with at least one sample, got {_described(inputs)}; "
-            "for other inputs put a Recorder around your own forward and backward pass."
-        )
-    if denominator is None:
-        denominator = loss_denominator(loss_fn, targets, len(inputs))
-    recorder.denominator = denominator
-    # A copy, because the first operation may work in place.
-    loss = loss_fn(recorder.model(inputs.clone()), targets)
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise InputError(
-            f"loss_fn must return a scalar tensor, got {_described(loss)}; "
-            "take the mean over the samples."
-        )
-    if loss.requires_grad and recorder.weights:
-        # Unlike backward(), this touches no .grad and goes only as far as is needed.
-        torch.autograd.grad(loss, recorder.weights, allow_unused=True)
+    return Passes(model, loss_fn, batches, options, learning_rate).measure()
 
 
 def _refuse_unreliable(snapshot: Snapshot) -> None:
-    for record in snapshot.records:
-        for matrix in ("input", "grad_output", "kfac", "weight", "weight_grad"):
-            spectrum = getattr(record, matrix)
-            if spectrum is not None and spectrum.status is Status.UNRELIABLE:
-                raise ArithmeticError(
-                    f"the spectrum of {matrix!r} of layer {record.info.name!r} is unreliable: "
-                    "an eigenvalue lies further below 0 than rounding explains; "
-                    "use precision='float64'."
-                )
-
-
-def _described(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    return type(value).__name__
+    named = [
+        (f"{str(matrix)!r} of layer {record.info.name!r}", getattr(record, matrix))
+        for record in snapshot.records
+        for matrix in Matrix
+    ]
+    for what, spectrum in [*named, ("'fisher' of all layers", snapshot.fisher)]:
+        if spectrum is not None and spectrum.status is Status.UNRELIABLE:
+            raise ArithmeticError(
+                f"the spectrum of {what} is unreliable: an eigenvalue lies further below 0 than "
+                "rounding explains; use precision='float64'."
+            )

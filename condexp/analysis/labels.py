@@ -7,7 +7,23 @@ from condexp.analysis.measures import frobenius_norm
 from condexp.errors import InputError
 
 # Called as they are, torch's functions reduce as its modules do by default.
-_MODULES = ((F.cross_entropy, nn.CrossEntropyLoss), (F.nll_loss, nn.NLLLoss))
+_MODULES = (
+    (F.cross_entropy, nn.CrossEntropyLoss),
+    (F.nll_loss, nn.NLLLoss),
+    (F.mse_loss, nn.MSELoss),
+)
+
+
+def as_module(loss_fn: object) -> object:
+    """Return one of torch's functions as its module; every other loss as it is.
+
+    Args:
+        loss_fn: The loss.
+
+    Returns:
+        The module, which reduces as the function does.
+    """
+    return next((kind() for function, kind in _MODULES if loss_fn is function), loss_fn)
 
 
 def loss_denominator(loss_fn: object, targets: object, num_samples: int) -> float:
@@ -30,7 +46,7 @@ def loss_denominator(loss_fn: object, targets: object, num_samples: int) -> floa
     Raises:
         InputError: If the loss has ``reduction="none"``.
     """
-    loss_fn = _as_module(loss_fn)
+    loss_fn = as_module(loss_fn)
     reduction = getattr(loss_fn, "reduction", "mean")
     if reduction == "none":
         raise InputError(
@@ -58,7 +74,7 @@ def subtracted_square(loss_fn: object, outputs: Tensor) -> float:
     Returns:
         The sum over the batch.
     """
-    loss_fn = _as_module(loss_fn)
+    loss_fn = as_module(loss_fn)
     if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
         weight = 1.0 if loss_fn.weight is None else float(loss_fn.weight.max())
         return 2 * weight**2 * outputs.numel() / outputs.shape[_class_dimension(outputs)]
@@ -81,14 +97,10 @@ def remaining_square(loss_fn: object, outputs: Tensor, grad: Tensor) -> float:
     Returns:
         The sum over the batch.
     """
-    if isinstance(_as_module(loss_fn), nn.NLLLoss):
+    if isinstance(as_module(loss_fn), nn.NLLLoss):
         probabilities = outputs.double().exp()  # p − 1 keeps the digits that log p has
         grad = grad - probabilities * grad.sum(_class_dimension(outputs), keepdim=True)
     return frobenius_norm(grad) ** 2
-
-
-def _as_module(loss_fn: object) -> object:
-    return next((kind() for function, kind in _MODULES if loss_fn is function), loss_fn)
 
 
 def _class_dimension(outputs: Tensor) -> int:

@@ -31,6 +31,7 @@ class LayerInfo:
         positions: T, the rows a sample contributes in one use (in the first, should they differ).
         uses: How often the module is called in one pass; more than 1: its rows are united.
         fan_in: Columns of the weight matrix where they differ from ``d_in``.
+        num_weights: Side of a Fisher block where it is not d_in·d_out: under ``channels``.
     """
 
     name: str
@@ -41,9 +42,13 @@ class LayerInfo:
     positions: int
     uses: int
     fan_in: int | None = None
+    num_weights: int | None = None
 
     def spectrum_length(self, matrix: Matrix) -> int:
-        """Return the number of eigenvalues of a matrix of this layer, over all groups."""
+        """Return the number of eigenvalues of a matrix of this layer, over all groups.
+
+        A ``fisher`` spectrum has fewer where it has fewer rows.
+        """
         match matrix:
             case Matrix.INPUT:
                 return self.groups * self.d_in
@@ -51,6 +56,8 @@ class LayerInfo:
                 return self.d_out
             case Matrix.KFAC:
                 return self.d_in * self.d_out
+            case Matrix.FISHER:
+                return self.num_weights or self.d_in * self.d_out
             case Matrix.WEIGHT | Matrix.WEIGHT_GRAD:
                 return self.groups * min(self.d_out // self.groups, self.fan_in or self.d_in)
 
@@ -184,7 +191,8 @@ def describe(
     convolution = isinstance(module, nn.Conv2d)
     fan_in = weight[0].numel()
     channels = convolution and options.conv_input is ConvInput.CHANNELS
-    d_in = (weight.shape[1] if channels else fan_in) + appends_one(module, options)
+    one = appends_one(module, options)
+    d_in = (weight.shape[1] if channels else fan_in) + one
     return LayerInfo(
         name=name,
         type="Conv2d" if convolution else "Linear",
@@ -194,6 +202,7 @@ def describe(
         positions=positions,
         uses=uses,
         fan_in=None if fan_in == d_in else fan_in,
+        num_weights=(fan_in + one) * weight.shape[0] if channels else None,
     )
 
 

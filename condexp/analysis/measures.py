@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from condexp.linalg.moments import column_sums
 from condexp.linalg.spectrum import Spectrum
 
 
 def frobenius_norm(tensor: Tensor) -> float:
-    """Return ‖T‖_F, accumulated in float64."""
+    """Return ‖T‖_F: of rows in their own precision, of all in float64."""
+    if tensor.ndim > 1:
+        tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1)
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
 
@@ -50,54 +51,39 @@ def effective_lr(weight: Tensor, learning_rate: float | None) -> float:
     """
     if learning_rate is None:
         return math.nan
-    squares = weight.flatten(1).to(torch.float64).square().sum(1).tolist()
-    return statistics.median(learning_rate / s if s > 0 else math.inf for s in squares)
+    squares = torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.float64).square()
+    return statistics.median(learning_rate / s if s > 0 else math.inf for s in squares.tolist())
+
+
+def mean_fraction(mean: Tensor, power: float) -> float:
+    """Return ‖mean(a)‖² / E‖a‖², the share of the input's power that its mean carries.
+
+    Args:
+        mean: The mean of all rows, of any shape.
+        power: The mean of their squared lengths.
+
+    Returns:
+        A number in [0, 1]; NaN where the input is all zero.
+    """
+    return frobenius_norm(mean) ** 2 / power if power != 0 else math.nan
 
 
 @dataclass
-class InputStatistics:
-    """Streaming statistics of a layer's input: its mean and the extremes of its units.
+class Units:
+    """The extremes of a layer's input units, streamed.
 
     Args:
-        num_rows: Rows seen so far.
-        row_sum: ``[groups, d]`` float64, the sum of the rows.
-        square_sum: The sum of the rows' squared norms.
         lowest: ``[units]``, each unit's smallest value.
         highest: ``[units]``, each unit's largest value.
     """
 
-    num_rows: int = 0
-    row_sum: Tensor | float = 0.0
-    square_sum: float = 0.0
     lowest: Tensor | None = None
     highest: Tensor | None = None
 
-    def add(self, rows: Tensor, units: Tensor) -> None:
-        """Take in one use of the layer.
-
-        Args:
-            rows: ``[groups, num_rows, d]``, without a column for the bias.
-            units: ``[units, values]``, the same input by unit.
-        """
-        lowest, highest = units.aminmax(dim=1)
+    def add(self, lowest: Tensor, highest: Tensor) -> None:
+        """Take in the extremes of one use of the layer, ``[units]`` each."""
         self.lowest = lowest if self.lowest is None else torch.minimum(self.lowest, lowest)
         self.highest = highest if self.highest is None else torch.maximum(self.highest, highest)
-        self.num_rows += rows.shape[1]
-        self.row_sum = self.row_sum + column_sums(rows)
-        square_sum = float(column_sums(rows.square()).sum())
-        in_range = 1e-30 < square_sum < math.inf  # of what float32 can square
-        self.square_sum += square_sum if in_range else frobenius_norm(rows) ** 2
-
-    def mean_fraction(self) -> float:
-        """Return ‖mean(a)‖² / E‖a‖², the share of the input's power that its mean carries.
-
-        Returns:
-            A number in [0, 1]; NaN where the input is all zero.
-        """
-        if self.square_sum == 0:
-            return math.nan
-        total = frobenius_norm(torch.as_tensor(self.row_sum))
-        return total**2 / (self.num_rows * self.square_sum)
 
     def dead_fraction(self) -> float:
         """Return the share of the input units that are 0 on every sample and position."""

@@ -1,12 +1,60 @@
 """A second moment in float32 where that suffices, in float64 where it does not."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.linalg.auto import Precision, needs_float64
+from condexp.linalg.eigen import solve_all
 from condexp.linalg.moments import Scale, SecondMoment
+from condexp.linalg.rows import Rows
 from condexp.linalg.spectrum import Spectrum
+
+_WAITING_BYTES = 96 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class _Result:
+    spectrum: Spectrum
+    mean: Tensor | None
+    """Of the inputs; a gradient's is not asked for."""
+    mean_square: float
+    """The trace that centring took away."""
+
+    @classmethod
+    def of(cls, moment: SecondMoment, solved: tuple[Tensor, Tensor] | None = None) -> "_Result":
+        mean = moment.mean().cpu() if moment.scale is Scale.MEAN else None
+        return cls(moment.spectrum(solved), mean, moment.mean_square())
+
+
+class Waiting:
+    """Moments that wait for their spectra, which are worked out together."""
+
+    def __init__(self) -> None:
+        self._moments: list[Moment] = []
+        self._bytes = 0
+
+    def put(self, moment: "Moment", num_bytes: int) -> None:
+        """Let a moment wait, until what all keep meanwhile is too much.
+
+        Args:
+            moment: What waits.
+            num_bytes: What it keeps.
+        """
+        self._moments.append(moment)
+        self._bytes += num_bytes
+        if self._bytes > _WAITING_BYTES:
+            self.settle()
+
+    def settle(self) -> None:
+        """Work out all spectra, also those that have to be taken again."""
+        while self._moments:
+            moments, self._moments, self._bytes = self._moments, [], 0
+            matrices = [moment.unsolved() for moment in moments]
+            for moment, matrix, values in zip(moments, matrices, solve_all(matrices), strict=True):
+                moment.take(matrix, values)
 
 
 class Moment:
@@ -17,31 +65,85 @@ class Moment:
         options: ``center``, ``precision``, ``kappa_p`` and ``matrices`` are read.
         streaming: Rows will come in several portions, so ``auto`` cannot look again at them and
             takes float64 from the start.
+        waiting: Where all rows come in one portion, and do not change before the snapshot: of them
+            nothing but the spectrum is kept, once it is worked out with others. Where more come
+            they are left out, and ``came_again`` says so.
     """
 
-    def __init__(self, scale: Scale, options: AnalysisOptions, *, streaming: bool) -> None:
-        self._scale, self._options, self._streaming = scale, options, streaming
+    def __init__(
+        self,
+        scale: Scale,
+        options: AnalysisOptions,
+        *,
+        streaming: bool = False,
+        waiting: Waiting | None = None,
+    ) -> None:
+        self._scale, self._options = scale, options
+        self._streaming, self._waiting = streaming, waiting
         self._moment = SecondMoment(scale, center=options.center)
-        self._spectrum: Spectrum | None = None
+        self._portion: tuple[Rows, int, torch.dtype] | None = None
+        self._result: _Result | None = None
+        self.came_again = False
 
-    def add(self, rows: Tensor, num_samples: int, row_dtype: torch.dtype) -> None:
-        """Add rows ``[groups, num_rows, d]``, computed in ``row_dtype``, of so many new samples."""
-        precision, again = self._options.precision, self._moment.num_rows > 0
-        dtype, self._spectrum = torch.float32, None
-        if precision is not Precision.AUTO:
-            dtype = getattr(torch, precision.value)
-        elif again or self._streaming or rows.dtype == torch.float64:
-            dtype = torch.float64
+    def add(self, rows: Rows, num_samples: int, row_dtype: torch.dtype) -> None:
+        """Add rows, computed in ``row_dtype``, of so many new samples."""
+        if self._waiting is not None and (self._moment.num_rows or self._result is not None):
+            self.came_again = True
+            return
+        self._result = None
+        dtype = self._dtype(rows)
+        retakes = self._options.precision is Precision.AUTO and dtype == torch.float32
+        rows = rows if self._waiting is not None else rows.kept()
         self._moment.add(rows, num_samples, dtype, row_dtype)
-        auto = precision is Precision.AUTO and dtype == torch.float32
-        if auto and self._is_too_coarse():
-            self._moment = SecondMoment(self._scale, center=self._options.center)
-            self._moment.add(rows, num_samples, torch.float64, row_dtype)
-            self._spectrum = None
+        self._portion = (rows, num_samples, row_dtype) if retakes else None
+        if self._waiting is not None:
+            self._wait(self._waiting, rows)
+        elif retakes:
+            self._look_again(_Result.of(self._moment))
 
-    def _is_too_coarse(self) -> bool:
+    def _dtype(self, rows: Rows) -> torch.dtype:
+        precision, again = self._options.precision, self._moment.num_rows > 0
+        if precision is not Precision.AUTO:
+            dtype: torch.dtype = getattr(torch, precision.value)
+            return dtype
+        fine = again or self._streaming or rows.dtype == torch.float64
+        return torch.float64 if fine else torch.float32
+
+    def _wait(self, waiting: Waiting, rows: Rows) -> None:
+        side = min(rows.num_rows, rows.num_features)
+        waiting.put(self, rows.num_bytes + 8 * side**2)
+
+    def unsolved(self) -> Tensor:
+        """Return the matrix whose eigenvalues are waited for."""
+        return self._moment.smaller_side()
+
+    def take(self, matrix: Tensor, eigenvalues: Tensor) -> None:
+        """Take over the eigenvalues of :meth:`unsolved`."""
+        result = _Result.of(self._moment, (matrix, eigenvalues))
+        self._moment = SecondMoment(self._scale, center=self._options.center)
+        self._look_again(result)
+
+    def _look_again(self, result: _Result) -> None:
+        """Keep a result, or take it again in float64 while its rows are at hand."""
+        portion, self._portion = self._portion, None
         whole = self._options.wants(Matrix.KFAC)
-        return needs_float64(self.spectrum(), self._options.kappa_p, whole=whole)
+        if portion is None or not needs_float64(
+            result.spectrum, self._options.kappa_p, whole=whole
+        ):
+            self._result = result
+            return
+        rows, num_samples, row_dtype = portion
+        self._moment = SecondMoment(self._scale, center=self._options.center)
+        self._moment.add(rows, num_samples, torch.float64, row_dtype)
+        if self._waiting is not None:
+            self._wait(self._waiting, rows)
+
+    def _results(self) -> _Result:
+        if self._result is None and self._waiting is not None:
+            self._waiting.settle()
+        if self._result is None:
+            self._result = _Result.of(self._moment)
+        return self._result
 
     def spectrum(self, excess: float = 0.0) -> Spectrum:
         """Return the spectrum of what was added so far.
@@ -50,11 +152,16 @@ class Moment:
             excess: See :meth:`condexp.analysis.root.RootNoise.excess`; it raises the noise floor by
                 4·excess·λ_1.
         """
-        if self._spectrum is None:
-            self._spectrum = self._moment.spectrum()
-        largest = self._spectrum.lambda_max + self._moment.mean_square()
-        return self._spectrum.raised(4 * excess * largest)
+        result = self._results()
+        largest = result.spectrum.lambda_max + result.mean_square
+        return result.spectrum.raised(4 * excess * largest)
 
     def power(self) -> float:
         """Return the trace before centring: the rows' squared length, per sample or position."""
-        return self.spectrum().trace + self._moment.mean_square()
+        return self.spectrum().trace + self._results().mean_square
+
+    def mean(self) -> Tensor:
+        """Return the mean row of a ``MEAN``, ``[groups, d]`` float64 on the CPU."""
+        mean = self._results().mean
+        assert mean is not None
+        return mean

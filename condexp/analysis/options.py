@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 from condexp.errors import InputError, choose
 from condexp.linalg.auto import Precision
@@ -17,12 +17,15 @@ class Matrix(StrEnum):
     INPUT = "input"
     GRAD_OUTPUT = "grad_output"
     KFAC = "kfac"
+    FISHER = "fisher"
     WEIGHT = "weight"
     WEIGHT_GRAD = "weight_grad"
 
 
 DEFAULT_MATRICES = (Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC)
-GRADIENT_MATRICES = frozenset({Matrix.GRAD_OUTPUT, Matrix.KFAC, Matrix.WEIGHT_GRAD})
+SIGNAL_MATRICES = frozenset({Matrix.GRAD_OUTPUT, Matrix.KFAC, Matrix.FISHER})
+"""Those made of what ``fisher_type`` back-propagates; ``weight_grad`` is of the data's loss."""
+GRADIENT_MATRICES = SIGNAL_MATRICES | {Matrix.WEIGHT_GRAD}
 
 
 class ConvInput(StrEnum):
@@ -33,9 +36,14 @@ class ConvInput(StrEnum):
 
 
 class FisherType(StrEnum):
-    """The labels whose loss is back-propagated: those of the data."""
+    """The labels whose loss is back-propagated (Kunstner et al. 2019)."""
 
     EMPIRICAL = "empirical"
+    """The data's own."""
+    MC = "mc"
+    """Drawn from the model's distribution, seeded."""
+    EXACT = "exact"
+    """All labels, weighted by the model's distribution: the Gauss–Newton matrix in eval mode."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class AnalysisOptions:
 
     Args:
         matrices: The matrices to measure, in any order (named twice is named once).
-        fisher_type: Whose labels are back-propagated.
+        fisher_type: Whose labels are back-propagated for ``grad_output``, ``kfac`` and ``fisher``.
         layers: Names, globs or the aliases ``first``, ``last_linear``, ``all`` to include.
         exclude: The same language, taken away afterwards.
         conv_input: The rows of a convolution's ``input``.
@@ -53,12 +61,14 @@ class AnalysisOptions:
         precision: The dtype of the products; ``auto`` starts in float32 (float64 where the rows
             are float64) and takes a layer again in float64 where a requested κ_p needs it.
         kappa_p: The fractions p of κ_p that ``auto`` answers for.
-        seed: Seed of everything that is drawn (nothing is, for ``empirical``).
+        seed: Seed of everything that is drawn (by ``mc`` alone).
+        mc_samples: Labels that ``mc`` draws for each sample.
+        memory_limit: Bytes that ``fisher`` may keep and work in; None: no limit.
         float64: Names of layers whose products ``auto`` takes in float64 at once: those used more
             than once in a pass, whose first rows are gone when the last ones come.
 
     Raises:
-        InputError: If a name is unknown or a fraction is outside (0, 1].
+        InputError: If a name is unknown, a fraction is outside (0, 1] or a count is below 1.
     """
 
     matrices: tuple[Matrix, ...] = DEFAULT_MATRICES
@@ -71,6 +81,8 @@ class AnalysisOptions:
     precision: Precision = Precision.AUTO
     kappa_p: tuple[float, ...] = KAPPA_P
     seed: int = 0
+    mc_samples: int = 1
+    memory_limit: int | None = None
     float64: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -92,10 +104,36 @@ class AnalysisOptions:
                     f"kappa_p must be fractions in (0, 1], got {p}: "
                     "κ_p is λ_1 over the ⌈p·d⌉-th eigenvalue, κ_1 the classical condition number."
                 )
+        if self.mc_samples < 1:
+            raise InputError(f"mc_samples must be at least 1, got {self.mc_samples}.")
+        if self.memory_limit is not None and self.memory_limit < 1:
+            raise InputError(
+                f"memory_limit must be a positive number of bytes, got {self.memory_limit}; "
+                "None sets no limit."
+            )
+
+    @classmethod
+    def given(cls, *, layers: Iterable[str] | None, **choices: Any) -> Self:
+        """Validate choices as a user gives them.
+
+        Args:
+            layers: None for all.
+            **choices: The other fields, plain strings and any iterables.
+
+        Returns:
+            The record.
+        """
+        return cls(layers=("all",) if layers is None else tuple(names(layers)), **choices)
 
     def wants(self, *matrices: Matrix) -> bool:
         """Return whether any of these matrices was asked for."""
         return any(matrix in self.matrices for matrix in matrices)
+
+    @property
+    def has_several_signals(self) -> bool:
+        """Whether more than one signal may be back-propagated after a forward pass."""
+        drawn_once = self.fisher_type is FisherType.MC and self.mc_samples == 1
+        return not (self.fisher_type is FisherType.EMPIRICAL or drawn_once)
 
     @property
     def needs_gradients(self) -> bool:

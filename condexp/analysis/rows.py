@@ -1,15 +1,22 @@
 """Module and tensor to rows: the only place where Linear and Conv2d differ."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from condexp.analysis.options import AnalysisOptions, ConvInput
 from condexp.errors import InputError
-from condexp.linalg.patches import unfold_patches
+from condexp.linalg.ones import WithOne
+from condexp.linalg.patches import Window, pixel_rows, unfold_patches
+from condexp.linalg.rows import DenseRows, Rows
+from condexp.linalg.shifted import PatchRows
 
 Layer = nn.Linear | nn.Conv2d
+
+# Below, a product of shifted images is too narrow to be quick.
+MIN_SHIFTED_CHANNELS = 4
 
 
 def count_samples(arguments: object) -> int:
@@ -54,28 +61,69 @@ def input_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Tenso
     Raises:
         InputError: If a convolution is called without a batch dimension.
     """
+    rows = _plain_rows(module, inputs, options)
+    if appends_one(module, options):
+        rows = torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
+    return rows
+
+
+def _plain_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Tensor:
     if isinstance(module, nn.Linear):
-        rows = inputs.reshape(1, -1, module.in_features)
-    elif inputs.ndim != 4:
+        return inputs.reshape(1, -1, module.in_features)
+    if inputs.ndim != 4:
         raise InputError(
             f"a Conv2d was called on an input of shape {tuple(inputs.shape)}: "
             "its analysis needs a batch, [N, C, H, W]; add the batch dimension."
         )
-    elif options.conv_input is ConvInput.CHANNELS:
-        rows = _pixel_rows(inputs, module.groups)
+    if options.conv_input is ConvInput.CHANNELS:
+        return pixel_rows(inputs, module.groups)
+    return unfold_patches(inputs, window_of(module))
+
+
+def moment_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Rows:
+    """Return the rows of a layer's input as its second moment takes them.
+
+    Args:
+        module: The layer.
+        inputs: As for :func:`input_rows`, at least float32.
+        options: ``conv_input`` and ``bias`` are read.
+
+    Returns:
+        The rows of :func:`input_rows`; the patches of a convolution of stride 1 are not laid out.
+    """
+    rows: Rows
+    if isinstance(module, nn.Conv2d) and inputs.ndim == 4 and _shifts_suffice(module, options):
+        window = window_of(module)
+        if window.padding_mode != "zeros":
+            inputs, window = window.pad(inputs), replace(window, padding="valid")
+        rows = PatchRows(inputs, window)
     else:
-        rows = unfold_patches(
-            inputs,
-            kernel_size=module.kernel_size,
-            stride=module.stride,
-            padding=module.padding,
-            dilation=module.dilation,
-            groups=module.groups,
-            padding_mode=module.padding_mode,
-        )
-    if appends_one(module, options):
-        rows = torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
-    return rows
+        rows = DenseRows(_plain_rows(module, inputs, options))
+    return WithOne(rows) if appends_one(module, options) else rows
+
+
+def _shifts_suffice(module: nn.Conv2d, options: AnalysisOptions) -> bool:
+    """Return whether products of shifted images are possible and quicker than laid-out patches."""
+    area = module.kernel_size[0] * module.kernel_size[1]
+    channels = module.in_channels // module.groups
+    return (
+        options.conv_input is ConvInput.PATCHES
+        and module.stride == (1, 1)
+        and area > 1
+        and channels >= MIN_SHIFTED_CHANNELS
+    )
+
+
+def window_of(module: nn.Conv2d) -> Window:
+    """Return a convolution's geometry."""
+    return Window(
+        kernel_size=module.kernel_size,
+        stride=module.stride,
+        padding=module.padding,
+        dilation=module.dilation,
+        groups=module.groups,
+        padding_mode=module.padding_mode,
+    )
 
 
 def check_rows(name: str, num_rows: int, num_samples: int) -> None:
@@ -109,7 +157,7 @@ def grad_output_rows(module: Layer, grad: Tensor) -> Tensor:
     """
     if isinstance(module, nn.Linear):
         return grad.reshape(1, -1, module.out_features)
-    return _pixel_rows(grad, module.groups)
+    return pixel_rows(grad, module.groups)
 
 
 def weight_blocks(module: Layer, tensor: Tensor) -> Tensor:
@@ -126,25 +174,19 @@ def weight_blocks(module: Layer, tensor: Tensor) -> Tensor:
     return tensor.reshape(groups, tensor.shape[0] // groups, -1)
 
 
-def unit_rows(module: Layer, inputs: Tensor) -> Tensor:
-    """Lay out a layer's input by unit: one row for each feature or channel.
+def unit_extremes(module: Layer, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smallest and the largest value of each unit of a layer's input.
 
     Args:
-        module: The layer.
+        module: The layer, whose units are features or channels.
         inputs: As for :func:`input_rows`.
 
     Returns:
-        ``[units, samples · positions]``.
+        ``[units]`` twice.
     """
-    units_last = inputs.movedim(1, -1) if isinstance(module, nn.Conv2d) else inputs
-    return units_last.reshape(-1, units_last.shape[-1]).T
-
-
-def _pixel_rows(images: Tensor, groups: int) -> Tensor:
-    """Return ``[N, C, H, W]`` as ``[groups, N·H·W, C / groups]``."""
-    num_samples, _, height, width = images.shape
-    per_group = images.reshape(num_samples, groups, -1, height, width)
-    return per_group.permute(1, 0, 3, 4, 2).flatten(1, 3)
+    units = 1 if isinstance(module, nn.Conv2d) else inputs.ndim - 1
+    rest = [axis for axis in range(inputs.ndim) if axis != units]
+    return (inputs.amin(rest), inputs.amax(rest)) if rest else (inputs, inputs)
 
 
 def _first_tensor(nested: object) -> Tensor | None:

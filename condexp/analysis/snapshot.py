@@ -1,6 +1,6 @@
 """What was measured: frozen records of one analysis."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -47,11 +47,13 @@ class LayerSnapshot:
         input: Σ_x, ``groups · d_in`` eigenvalues.
         grad_output: Σ_∇h, ``d_out`` eigenvalues.
         kfac: Σ_x ⊗ Σ_∇h.
+        fisher: The exact Fisher block, 1/N Σ vec(G_n) vec(G_n)ᵀ over samples (and signals):
+            min(rows, d_in · d_out) eigenvalues.
         weight: W Wᵀ, ``groups · min(d_out / groups, fan_in)`` eigenvalues.
         weight_grad: (∂L/∂W)(∂L/∂W)ᵀ, the same length.
         weight_norm: ‖W‖_F.
         grad_norm: ‖∂L/∂W‖_F; NaN where no gradient arrived.
-        domination: σ_max(∂L/∂W) / σ_max(W).
+        domination_of: Works :attr:`domination` out, which few ask for and may be costly.
         effective_lr: Median over output rows of lr/‖w_i‖²; NaN without a learning rate.
         input_mean_fraction: ‖mean(a)‖² / E‖a‖².
         dead_fraction: Share of the input units that are always 0.
@@ -62,15 +64,21 @@ class LayerSnapshot:
     input: Spectrum | None
     grad_output: Spectrum | None
     kfac: KroneckerSpectrum | None
+    fisher: Spectrum | None
     weight: Spectrum | None
     weight_grad: Spectrum | None
     weight_norm: float
     grad_norm: float
-    domination: float
+    domination_of: Callable[[], float]
     effective_lr: float
     input_mean_fraction: float
     dead_fraction: float
     full_fraction: float
+
+    @cached_property
+    def domination(self) -> float:
+        """σ_max(∂L/∂W) / σ_max(W); NaN where no gradient arrived."""
+        return self.domination_of()
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +103,14 @@ class Snapshot:
         records: One record a layer, in the order of their first call.
         num_samples: N, over all batches.
         bn_mode: Whose statistics the batch normalisations used.
+        fisher: The exact Fisher matrix of all analysed layers together, min(rows, weights)
+            eigenvalues; None where it was not asked for.
     """
 
     records: tuple[LayerSnapshot, ...]
     num_samples: int
     bn_mode: BnMode
+    fisher: Spectrum | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -1,31 +1,32 @@
 """What accumulates for one layer while a recorder listens; no hooks, no autograd here."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from condexp.analysis.fisher import FisherBlock
 from condexp.analysis.layers import describe
-from condexp.analysis.measures import InputStatistics, domination, effective_lr, frobenius_norm
-from condexp.analysis.moment import Moment
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.measures import Units, mean_fraction
+from condexp.analysis.moment import Moment, Waiting
+from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
 from condexp.analysis.rows import (
     Layer,
     appends_one,
     check_rows,
     grad_output_rows,
-    input_rows,
-    unit_rows,
-    weight_blocks,
+    moment_rows,
+    unit_extremes,
 )
 from condexp.analysis.snapshot import LayerSnapshot
+from condexp.analysis.weights import WeightTape
 from condexp.errors import InputError
 from condexp.linalg.kronecker import KroneckerSpectrum
 from condexp.linalg.moments import Scale
 from condexp.linalg.precision import summable
-from condexp.linalg.spectrum import Spectrum
+from condexp.linalg.rows import DenseRows, Rows
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Pass:
         number: Counts the calls.
         num_samples: N, its samples.
         denominator: D, what its loss divides by.
+        num_signals: How many back-propagations follow it, which make one matrix together.
     """
 
     number: int
     num_samples: int
     denominator: float
+    num_signals: int = 1
 
 
 class Tape:
@@ -50,98 +53,109 @@ class Tape:
         name: The layer's name.
         module: The layer.
         options: What to measure.
+        fisher: The layer's Fisher block, if it is measured.
         streaming: See :class:`Moment`; so for the layers of ``options.float64`` in any case.
+        waiting: See :class:`Moment`; then the weight need not be copied at once either.
     """
 
     def __init__(
-        self, name: str, module: Layer, options: AnalysisOptions, *, streaming: bool
+        self,
+        name: str,
+        module: Layer,
+        options: AnalysisOptions,
+        fisher: FisherBlock | None = None,
+        *,
+        streaming: bool,
+        waiting: Waiting | None = None,
     ) -> None:
-        self.name, self.module, self._options = name, module, options
-        wants, streaming = options.wants, streaming or name in options.float64
-        self._input = (
-            Moment(Scale.MEAN, options, streaming=streaming)
-            if wants(Matrix.INPUT, Matrix.KFAC)
-            else None
-        )
-        self._grad_output = (
-            Moment(Scale.SUM, options, streaming=streaming)
-            if wants(Matrix.GRAD_OUTPUT, Matrix.KFAC)
-            else None
-        )
-        self._statistics = InputStatistics()
+        self.name, self.module, self.fisher, self._options = name, module, fisher, options
+        streaming, wants = streaming or name in options.float64, options.wants
+        waiting = None if streaming else waiting
+        moment = partial(Moment, options=options, streaming=streaming, waiting=waiting)
+        self._input = moment(Scale.MEAN) if wants(Matrix.INPUT, Matrix.KFAC) else None
+        self._grad_output = moment(Scale.SUM) if wants(Matrix.GRAD_OUTPUT, Matrix.KFAC) else None
+        self._weight = WeightTape(module, single=waiting is not None)
+        self._units, self._means = Units(), _Means()
         self._uses: Counter[int] = Counter()
         self._returns: Counter[int] = Counter()
         self._positions = 0
-        # A copy: the weight may have been updated when the snapshot is asked for.
-        self._weight: Tensor | None = None
-        self._pass_dtype = torch.float64
-        self._weight_grad: Tensor | None = None
-        self._weight_grad_samples = 0
-        self._weight_grad_denominator = 0.0
 
     @property
     def listens_to_gradients(self) -> bool:
         """Whether the gradients of the layer's output are wanted."""
-        return self._grad_output is not None
+        return self._grad_output is not None or self.fisher is not None
 
-    def forward(self, inputs: Tensor, output: Tensor, current: Pass) -> None:
+    @property
+    def came_again(self) -> bool:
+        """Whether rows were left out: the layer was used again though it was said to be single."""
+        return any(m is not None and m.came_again for m in (self._input, self._grad_output))
+
+    def forward(self, inputs: Tensor, output: Tensor, current: Pass) -> int:
         """Take in one call of the layer.
 
         Args:
             inputs: The layer's input, as the module was given it.
-            output: Its output; only the shape is read.
+            output: Its output; only the shape and dtype are read.
             current: The pass it belongs to.
+
+        Returns:
+            The number of this call within the pass, from 0.
         """
-        row_dtype, inputs = inputs.dtype, summable(inputs)
-        rows = input_rows(self.module, inputs, self._options)
-        num_rows = rows.shape[1]
+        use, num_rows = self._uses[current.number], output.numel() // len(self.module.weight)
         check_rows(self.name, num_rows, current.num_samples)
         if num_rows == 0:
-            return
-        if self._weight is None:
-            self._weight = summable(self.module.weight.detach()).clone()
-            self._pass_dtype = output.dtype  # autocast's, if there is one
+            return use
+        self._weight.forward(output.dtype)  # autocast's, if there is one
         self._uses[current.number] += 1
-        num_positions = output.numel() // (self._weight.shape[0] * current.num_samples)
-        self._positions = self._positions or num_positions
+        self._positions = self._positions or num_rows // current.num_samples
+        given, inputs = inputs, summable(inputs)
+        rows = moment_rows(self.module, inputs, self._options)
+        if not self.module.weight.requires_grad:  # or autograd would keep the input from changes
+            rows = rows.kept()
         if self._input is not None:
-            first = self._uses[current.number] == 1
-            self._input.add(rows, current.num_samples if first else 0, row_dtype)
-        plain = rows[..., :-1] if appends_one(self.module, self._options) else rows
-        self._statistics.add(plain, unit_rows(self.module, inputs))
+            self._input.add(rows, current.num_samples if use == 0 else 0, given.dtype)
+        else:
+            self._means.add(rows)
+        self._units.add(*unit_extremes(self.module, inputs))
+        if self.fisher is not None:
+            self.fisher.forward(given, current.num_samples, use)
+        return use
 
     @torch.no_grad()
-    def backward(self, grad: Tensor, current: Pass) -> None:
+    def backward(self, grad: Tensor, current: Pass, use: int) -> None:
         """Take in the gradient with respect to the output of one call.
 
         Args:
             grad: ∂L/∂h, of the output's shape.
             current: The pass the call belonged to.
+            use: The number of the call within the pass.
 
         Raises:
             InputError: If the same call was back-propagated before.
         """
         if grad.numel() == 0:
             return
+        first = self._returns[current.number] == 0
         self._returns[current.number] += 1
-        if self._returns[current.number] > self._uses[current.number]:
+        if self._returns[current.number] > self._uses[current.number] * current.num_signals:
             raise InputError(
                 f"layer {self.name!r} was back-propagated twice after one forward pass, which "
                 "would count its gradients double: record one backward pass a forward pass."
             )
+        # Promoted first: half precision would overflow once multiplied by the denominator.
+        row_dtype, grad = grad.dtype, summable(grad)
         if self._grad_output is not None:
-            # Promoted first: half precision would overflow once multiplied by the denominator.
-            rows = grad_output_rows(self.module, summable(grad) * current.denominator)
-            first = self._returns[current.number] == 1
-            self._grad_output.add(rows, current.num_samples if first else 0, grad.dtype)
+            rows = DenseRows(grad_output_rows(self.module, grad), current.denominator)
+            self._grad_output.add(rows, current.num_samples if first else 0, row_dtype)
+        if self.fisher is not None:
+            self.fisher.backward(grad * current.denominator, use, row_dtype)
+            if self._returns[current.number] == self._uses[current.number] * current.num_signals:
+                self.fisher.close()
 
     @torch.no_grad()
     def weight_backward(self, grad: Tensor, current: Pass) -> None:
-        """Take in ∂L/∂W of one backward pass; several are averaged by their denominators."""
-        weighted = summable(grad).double() * current.denominator
-        self._weight_grad = weighted if self._weight_grad is None else self._weight_grad + weighted
-        self._weight_grad_samples += current.num_samples
-        self._weight_grad_denominator += current.denominator
+        """Take in ∂L/∂W of one backward pass of the data's loss."""
+        self._weight.backward(grad, current.num_samples, current.denominator)
 
     def record(self, learning_rate: float | None, excess: float = 0.0) -> LayerSnapshot | None:
         """Close the layer's record.
@@ -156,23 +170,25 @@ class Tape:
         Raises:
             InputError: If a gradient was asked for and none arrived.
         """
-        if self._weight is None:
+        if not self._weight.was_used:
             return None
-        if self._options.needs_gradients and self._weight_grad is None:
+        if self._options.needs_gradients and not self._weight.has_gradient:
             raise InputError(
                 f"no gradient reached layer {self.name!r}: backward() did not run while "
                 "recording, or the loss does not depend on the layer; leave it out with "
                 f"exclude=[{self.name!r}] or ask for matrices=('input', 'weight') only."
             )
-        wants, statistics = self._options.wants, self._statistics
+        wants = self._options.wants
+        # Signals of other labels are not differences that a loss has taken.
+        of_signals = excess if self._options.fisher_type is FisherType.EMPIRICAL else 0.0
         inputs = None if self._input is None else self._input.spectrum()
-        grad_output = None if self._grad_output is None else self._grad_output.spectrum(excess)
-        kfac = None
+        grad_output = None if self._grad_output is None else self._grad_output.spectrum(of_signals)
+        kfac, power = None, 0.0
+        if self._input is not None and self._grad_output is not None:
+            power = self._input.power() * self._grad_output.power()
         if inputs is not None and grad_output is not None and wants(Matrix.KFAC):
             kfac = KroneckerSpectrum(inputs, grad_output)
-        weight = self._factor(self._weight)
-        gradient = self._mean_weight_grad()
-        weight_grad = None if gradient is None else self._weight_grad_spectrum(gradient, excess)
+        of_weight = self._weight.measures(self._options, learning_rate, excess=excess, power=power)
         return LayerSnapshot(
             info=describe(
                 self.name,
@@ -184,33 +200,40 @@ class Tape:
             input=inputs if wants(Matrix.INPUT) else None,
             grad_output=grad_output if wants(Matrix.GRAD_OUTPUT) else None,
             kfac=kfac,
-            weight=weight if wants(Matrix.WEIGHT) else None,
-            weight_grad=weight_grad if wants(Matrix.WEIGHT_GRAD) else None,
-            weight_norm=frobenius_norm(self._weight),
-            grad_norm=math.nan if gradient is None else frobenius_norm(gradient),
-            domination=math.nan if weight_grad is None else domination(weight_grad, weight),
-            effective_lr=effective_lr(self._weight, learning_rate),
-            input_mean_fraction=statistics.mean_fraction(),
-            dead_fraction=statistics.dead_fraction(),
-            full_fraction=statistics.full_fraction(),
+            fisher=None if self.fisher is None else self.fisher.spectrum(of_signals),
+            input_mean_fraction=self._mean_fraction(),
+            dead_fraction=self._units.dead_fraction(),
+            full_fraction=self._units.full_fraction(),
+            **vars(of_weight),
         )
 
-    def _mean_weight_grad(self) -> Tensor | None:
-        if self._weight_grad is None:
-            return None
-        return self._weight_grad / self._weight_grad_denominator
+    def _mean_fraction(self) -> float:
+        if self._input is None:
+            mean, power = self._means.mean, self._means.power
+        else:
+            mean, power = self._input.mean(), self._input.power()
+        if appends_one(self.module, self._options):  # no unit, once a block
+            mean, power = mean[:, :-1], power - len(mean)
+        return mean_fraction(mean, power)
 
-    def _weight_grad_spectrum(self, gradient: Tensor, excess: float) -> Spectrum:
-        # A weight is what it is; a gradient carries the rounding of its computation.
-        spectrum = self._factor(gradient, self._pass_dtype)
-        noise = 4 * excess * spectrum.lambda_max
-        if self._input is not None and self._grad_output is not None:
-            # A sum of N products that may cancel, each rounded on its own.
-            squares = self._input.power() * self._grad_output.power() * self._weight_grad_samples
-            relative = torch.finfo(self._pass_dtype).eps ** 2 + excess
-            noise += 4 * relative * squares / self._weight_grad_denominator**2
-        return spectrum.raised(noise)
 
-    def _factor(self, tensor: Tensor, row_dtype: torch.dtype = torch.float64) -> Spectrum:
-        blocks = weight_blocks(self.module, tensor)
-        return Spectrum.from_factor(blocks, dtype=torch.float64, row_dtype=row_dtype)
+@dataclass
+class _Means:
+    """The mean row, and the mean of the rows' squared lengths, where there is no moment."""
+
+    num_rows: int = 0
+    row_sum: Tensor | float = 0.0
+    square_sum: float = 0.0
+
+    def add(self, rows: Rows) -> None:
+        self.num_rows += rows.num_rows
+        self.row_sum = self.row_sum + rows.sums().cpu()
+        self.square_sum += rows.square_sum()
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.as_tensor(self.row_sum) / self.num_rows
+
+    @property
+    def power(self) -> float:
+        return self.square_sum / self.num_rows

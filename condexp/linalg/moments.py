@@ -1,20 +1,16 @@
 """Second moments of rows, streamed over batches, and the one place of every 1/N."""
 
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from condexp.errors import InputError
-from condexp.linalg.precision import exact_products, summable
+from condexp.linalg.precision import exact_products
+from condexp.linalg.rows import DenseRows, Rows
 from condexp.linalg.spectrum import Spectrum
-
-CHUNK_ROWS = 256
-"""Rows of one product in working precision; the sum of products is taken in float64."""
-
-# Mean squares (of the largest feature) whose float32 products neither overflow nor lose
-# precision to underflow: outside it the products are taken again with rescaled rows.
-_SAFE_MEAN_SQUARES = (1e-24, 1e30)
 
 
 class Scale(StrEnum):
@@ -30,12 +26,15 @@ class SecondMoment:
     """Second moment of rows that arrive in pieces, one matrix for each block.
 
     ``MEAN``: M = 1/R Σ r rᵀ over all R rows. ``SUM``: M = 1/N Σ r rᵀ over the same rows, N samples.
-    With ``center`` the rows' mean m is taken off first: Σ_x − m mᵀ, and Σ_∇h − T·ḡ ḡᵀ with T = R/N;
-    everything is then accumulated relative to the first batch's mean, because the difference of two
-    large float32 moments has no correct digits.
+    With ``center`` the rows' mean m is taken off first: Σ_x − m mᵀ, and Σ_∇h − T·ḡ ḡᵀ with T = R/N.
+
+    While there are fewer rows than features the rows are kept, and the spectrum comes from their
+    Gram matrix r_i·r_j, whose non-zero eigenvalues are the same (Dangel et al. 2022).
 
     Products are taken in a chosen dtype over chunks of 256 rows and summed in float64, so that the
-    error does not grow with the number of rows. TF32 and autocast are kept out of them.
+    error does not grow with the number of rows. From the rows of a ``MEAN``, and with ``center``,
+    about their mean is subtracted before and added again after, in float64: float32 products of
+    large constants have no digits left for what varies. TF32 and autocast are kept out.
 
     Args:
         scale: What to divide by.
@@ -53,38 +52,38 @@ class SecondMoment:
         self.num_rows = 0
         self.num_samples = 0
         self.dtype = self.row_dtype = torch.float64
-        self._products = self._sum = self._shift = torch.zeros((), dtype=torch.float64)
+        self._kept: list[Rows] = []
+        self._sums: _Sums | None = None
 
     def add(
         self,
-        rows: Tensor,
+        rows: Rows | Tensor,
         num_samples: int,
         dtype: torch.dtype,
         row_dtype: torch.dtype | None = None,
     ) -> None:
-        """Add rows; nothing but their sums is kept.
+        """Add rows; while they are few they are kept as they are, later only their sums.
 
         Args:
-            rows: ``[groups, num_rows, features]``, any floating dtype and device. No rows: no
-                effect.
+            rows: Rows, or a tensor ``[groups, num_rows, features]`` of any floating dtype and
+                device. No rows: no effect.
             num_samples: Samples these rows belong to; 0 where they were counted already (a second
                 use of a module in the same pass).
             dtype: Working precision of the products.
             row_dtype: Precision the rows were computed in, where it is not their dtype.
         """
-        if rows.shape[1] == 0:
+        if isinstance(rows, Tensor):
+            rows, row_dtype = DenseRows.of(rows), row_dtype or rows.dtype
+        if rows.num_rows == 0:
             return
         self.row_dtype = _coarser(self.row_dtype, row_dtype or rows.dtype)
-        rows = summable(rows.detach())
-        if self.center:
-            if self.num_rows == 0:
-                self._shift = rows.mean(1, keepdim=True, dtype=torch.float64)
-            rows = rows.double() - self._shift
-        self._products = self._products.to(rows.device) + _sum_of_products(rows, dtype)
-        self._sum = self._sum.to(rows.device) + column_sums(rows)[:, None]
-        self.num_rows += rows.shape[1]
-        self.num_samples += num_samples
         self.dtype = _coarser(self.dtype, dtype)
+        self.num_rows += rows.num_rows
+        self.num_samples += num_samples
+        self._kept.append(rows)
+        if self._sums is not None or self.num_rows >= rows.num_features:
+            self._sums = self._all_sums()
+            self._kept.clear()
 
     @property
     def _count(self) -> int:
@@ -100,36 +99,48 @@ class SecondMoment:
         Raises:
             InputError: If no rows, or for ``SUM`` no samples, were added.
         """
-        count = self._count
-        if self.num_rows == 0 or count == 0:
-            raise InputError(
-                f"the second moment of {self.num_rows} rows of {self.num_samples} samples is not "
-                "defined: add rows of at least one sample first"
-            )
-        if not self.center:
-            return self._products / count
-        # Σ (r−m)(r−m)ᵀ = Σ r rᵀ − R·m mᵀ, whatever the rows were shifted by.
-        return (self._products - self._sum.mT @ (self._sum / self.num_rows)) / count
+        self._refuse_nothing()
+        sums = self._all_sums()
+        return sums.second_moment(self.num_rows, center=self.center) / self._count
 
-    def spectrum(self) -> Spectrum:
-        """Return the spectrum of the second moment, with the noise floor of products and rows.
+    def smaller_side(self) -> Tensor:
+        """Return the matrix that has the spectrum's non-zero part: this one, or its dual.
 
         Returns:
-            The spectrum; its ``num_rows`` is the number of rows so far.
+            ``[groups, n, n]`` float64 on the CPU.
         """
+        self._refuse_nothing()
+        return (self._gram() / self._count if self._kept else self.matrix()).cpu()
+
+    def spectrum(self, solved: tuple[Tensor, Tensor] | None = None) -> Spectrum:
+        """Return the spectrum of the second moment, with the noise floor of products and rows.
+
+        Args:
+            solved: :meth:`smaller_side` and its eigenvalues, if they are known.
+
+        Returns:
+            The spectrum, of length groups·features; its ``num_rows`` is the number of rows so far.
+        """
+        matrix, eigenvalues = (self.smaller_side(), None) if solved is None else solved
+        cancelled = 0.0
+        if self._sums is not None:
+            cancelled = self._sums.cancelled(self.num_rows, center=self.center) / self._count
         return Spectrum.from_matrix(
-            self.matrix(),
+            matrix,
             dtype=self.dtype,
             num_rows=self.num_rows,
             row_dtype=self.row_dtype,
             mean_square=self.mean_square(),
+            cancelled=cancelled,
+            length=self._kept[0].num_features if self._kept else None,
+            eigenvalues=eigenvalues,
         )
 
     def mean_square(self) -> float:
-        """Return what centring takes away, in units of the eigenvalues; 0 without ``center``."""
+        """Return the trace that centring takes away, of all blocks; 0 without ``center``."""
         if not self.center:
             return 0.0
-        return float(self.mean().square().sum(1).max()) * self.num_rows / self._count
+        return float(self.mean().square().sum()) * self.num_rows / self._count
 
     def mean(self) -> Tensor:
         """Return the mean over all rows so far.
@@ -142,53 +153,94 @@ class SecondMoment:
         """
         if self.num_rows == 0:
             raise InputError("the mean of no rows is not defined: add rows first")
-        return (self._shift + self._sum / self.num_rows).squeeze(1)
+        if self._sums is not None:
+            return self._sums.mean(self.num_rows)
+        return torch.stack([rows.sums() for rows in self._kept]).sum(0) / self.num_rows
+
+    def _refuse_nothing(self) -> None:
+        if self.num_rows == 0 or self._count == 0:
+            raise InputError(
+                f"the second moment of {self.num_rows} rows of {self.num_samples} samples is not "
+                "defined: add rows of at least one sample first"
+            )
+
+    def _all_sums(self) -> "_Sums":
+        """Return the sums of all rows, those of the kept ones included."""
+        total = self._sums
+        shifts = self.center or self.scale is Scale.MEAN
+        for rows in self._kept:
+            with exact_products(rows.device):
+                if total is None:
+                    total = _Sums.of(rows, rows.reference() if shifts else None, self.dtype)
+                else:
+                    total += _Sums.of(rows, total.reference, self.dtype)
+        assert total is not None
+        return total
+
+    def _gram(self) -> Tensor:
+        """Return (r_i − m)·(r_j − m) of the kept rows, m = 0 without ``center``."""
+        rows = self._kept[0]
+        if self.center or len(self._kept) > 1:
+            rows = DenseRows(torch.cat([each.dense() for each in self._kept], dim=1))
+        if self.center:
+            rows = rows.less(rows.reference(), self.dtype)
+        with exact_products(rows.device):
+            products = rows.gram(self.dtype)
+        if self.center:  # of the mean's last digits
+            products = products - products.mean(1, keepdim=True)
+            products = products - products.mean(2, keepdim=True)
+        return products
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Sums over rows r' = r − reference.
+
+    Args:
+        reference: What was subtracted; None: nothing.
+        spread: The same by feature, ``[groups, d]``.
+        rows: Σ r', ``[groups, d]``.
+        products: Σ r' r'ᵀ, ``[groups, d, d]``.
+    """
+
+    reference: Tensor | None
+    spread: Tensor
+    rows: Tensor
+    products: Tensor
+
+    @classmethod
+    def of(cls, rows: Rows, reference: Tensor | None, dtype: torch.dtype) -> Self:
+        if reference is None:
+            sums = rows.sums()
+            return cls(None, torch.zeros_like(sums), sums, rows.products(dtype))
+        shifted = rows.less(reference, dtype)
+        return cls(reference, rows.spread(reference), shifted.sums(), shifted.products(dtype))
+
+    def __add__(self, other: Self) -> Self:
+        device = other.rows.device
+        rows, products = self.rows.to(device), self.products.to(device)
+        return replace(other, rows=rows + other.rows, products=products + other.products)
+
+    def mean(self, num_rows: int) -> Tensor:
+        return self.spread + self.rows / num_rows
+
+    def second_moment(self, num_rows: int, *, center: bool) -> Tensor:
+        """Return Σ r rᵀ, or Σ (r − m)(r − m)ᵀ."""
+        sums, spread = self.rows[:, None], self.spread[:, None]
+        if center:  # Σ r' r'ᵀ − R·m' m'ᵀ, whatever the rows were shifted by
+            return torch.baddbmm(self.products, sums.mT, sums / -num_rows)
+        if self.reference is None:
+            return self.products
+        left, right = torch.cat([sums, spread], 1), torch.cat([spread, sums + num_rows * spread], 1)
+        return torch.baddbmm(self.products, left.mT, right)
+
+    def cancelled(self, num_rows: int, *, center: bool) -> float:
+        """Return the squares of what is subtracted before products and added after, or reversed."""
+        if self.reference is None:
+            return 0.0
+        parts = (self.rows / num_rows,) if center else (self.rows / num_rows, self.spread)
+        return sum(float(part.square().sum(-1).max()) for part in parts) * num_rows
 
 
 def _coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
     return max(one, other, key=lambda kind: torch.finfo(kind).eps)
-
-
-def _sum_of_products(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return Σ r rᵀ for each block: ``[groups, num_rows, d]`` → ``[groups, d, d]`` float64."""
-    with exact_products(rows.device):
-        products = _chunked_products(rows, dtype)
-        if dtype == torch.float64:
-            return products
-        low, high = _SAFE_MEAN_SQUARES
-        mean_square = float(products.diagonal(dim1=-2, dim2=-1).max()) / rows.shape[1]
-        if low <= mean_square <= high:
-            return products
-        # An exploding or vanishing layer: its squares leave float32 long before its values do.
-        largest = rows.abs().max()
-        if not (0 < float(largest) < float("inf")):
-            return products
-        exponent = int(torch.frexp(largest.double()).exponent)
-        rescaled = _chunked_products(rows.double() * 2.0**-exponent, dtype)
-        return rescaled * 2.0**exponent * 2.0**exponent
-
-
-def _chunked_products(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    groups, _, d = rows.shape
-    total = torch.zeros(groups, d, d, dtype=torch.float64, device=rows.device)
-    product = torch.empty(groups, d, d, dtype=dtype, device=rows.device)
-    for piece in torch.split(rows, CHUNK_ROWS, dim=1):
-        chunk = piece.to(dtype)
-        torch.bmm(chunk.mT, chunk, out=product)
-        total += product
-    return total
-
-
-def column_sums(rows: Tensor) -> Tensor:
-    """Sum rows in their own precision within chunks of 256, in float64 over chunks.
-
-    Args:
-        rows: ``[groups, num_rows, features]``.
-
-    Returns:
-        ``[groups, features]`` float64.
-    """
-    groups, num_rows, d = rows.shape
-    whole = num_rows - num_rows % CHUNK_ROWS
-    chunks = rows[:, :whole].reshape(groups, -1, CHUNK_ROWS, d).sum(2)
-    return chunks.sum(1, dtype=torch.float64) + rows[:, whole:].sum(1, dtype=torch.float64)

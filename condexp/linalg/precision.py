@@ -31,6 +31,9 @@ def exact_products(device: torch.device) -> Iterator[None]:
     )
     saved = [(backend, _precision(backend)) for backend in backends]
     reduced = [(backend, setting) for backend, setting in saved if setting not in _FULL_PRECISION]
+    if legacy is None and not reduced and not torch.is_autocast_enabled(device.type):
+        yield
+        return
     try:
         if legacy is not None:
             torch.set_float32_matmul_precision("highest")

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from condexp.errors import InputError
+from condexp.linalg.eigen import descending_eigenvalues
 from condexp.linalg.precision import exact_products
 
 SPECTRUM_MEASURES = (
@@ -28,7 +30,7 @@ class Status(StrEnum):
 
     OK = "ok"
     ZERO = "zero"
-    """The matrix is 0 (a dead layer), or rounding alone: rank 0, ratios NaN."""
+    """The matrix is 0 (a dead layer), or rounding: rank 0, ratios NaN."""
     UNRELIABLE = "unreliable"
     """An eigenvalue lies below −noise floor, so rounding exceeds what was promised: all NaN."""
     NONFINITE = "nonfinite"
@@ -72,6 +74,9 @@ class Spectrum:
         num_rows: int,
         row_dtype: torch.dtype = torch.float64,
         mean_square: float = 0.0,
+        cancelled: float = 0.0,
+        length: int | None = None,
+        eigenvalues: Tensor | None = None,
     ) -> "Spectrum":
         """Compute the spectrum of a symmetric matrix, in float64 on the CPU.
 
@@ -79,31 +84,36 @@ class Spectrum:
             matrix: ``[d, d]``, or ``[groups, d / groups, d / groups]`` for diagonal blocks.
             dtype: Working precision of the products the matrix was made of.
             num_rows: Rows the matrix was averaged over.
-            row_dtype: Precision the rows themselves were computed in. In a direction in which
-                they are 0 in theory (the null vector of a softmax's gradients) their rounding
-                leaves an eigenvalue of up to 0.3·eps(row_dtype)²·λ_1 (measured), not 0.
-            mean_square: What centring took away, in units of the eigenvalues: it was rounded too.
+            row_dtype: Precision the rows were computed in. Where they are 0 in theory (the null
+                vector of a softmax's gradients) their rounding leaves an eigenvalue of up to
+                0.3·eps(row_dtype)²·λ_1 (measured), not 0.
+            mean_square: What centring took away, as an eigenvalue: it was rounded too.
+            cancelled: What was added and subtracted again in float64, as an eigenvalue.
+            length: Eigenvalues of a block, if ``matrix`` is a dual of fewer; the rest are 0.
+            eigenvalues: The matrix's, if they are known.
 
         Returns:
             The spectrum, of length d.
         """
         square = matrix.detach().cpu().double()  # in this order: MPS has no float64
         square = square[None] if square.ndim == 2 else square
-        side = square.shape[-1]
-        unknown = torch.full_like(square[..., 0], math.nan)
-        # LAPACK's answer to a NaN or Inf is undefined, so it never sees one.
-        if not bool(torch.isfinite(square).all()):
+        side, length = square.shape[-1], length or square.shape[-1]
+        unknown = torch.full((len(square), length), math.nan, dtype=torch.float64)
+        if not math.isfinite(float(square.sum())):
             return cls(unknown, math.nan, Status.NONFINITE, dtype, num_rows)
-        values = torch.linalg.eigvalsh(square).flip(-1)
+        solved = descending_eigenvalues(square) if eigenvalues is None else eigenvalues
+        values = solved.numpy()  # whose calls cost less than torch's
         largest = max(float(values.max()), 0.0)
         eps, eps64 = torch.finfo(dtype).eps, torch.finfo(torch.float64).eps
         row_noise = 4 * torch.finfo(row_dtype).eps ** 2
-        floor = largest * (4 * eps + side * eps64 + row_noise) + mean_square * row_noise
-        if float(values.min()) < -floor:
+        floor = largest * (4 * eps + side * eps64 + row_noise)
+        floor += mean_square * row_noise + cancelled * side * eps64
+        if not float(values.min()) >= -floor:  # NaN too: no solver converged
             return cls(unknown, floor, Status.UNRELIABLE, dtype, num_rows)
-        counted = torch.where(values > floor, values, 0.0)
-        status = Status.OK if largest > 0 else Status.ZERO
-        return cls(counted, floor, status, dtype, num_rows)
+        counted = np.zeros((len(values), length))
+        counted[:, :side] = np.where(values > floor, values, 0.0)
+        status = Status.OK if counted.any() else Status.ZERO
+        return cls(torch.from_numpy(counted), floor, status, dtype, num_rows)
 
     @classmethod
     def from_factor(
@@ -123,17 +133,13 @@ class Spectrum:
         """
         wide = factor.detach().cpu().double()
         num_rows = wide.shape[-1]
-        wide = wide if wide.shape[-2] <= wide.shape[-1] else wide.mT
+        wide = wide if wide.shape[-2] <= num_rows else wide.mT
         with exact_products(wide.device):
             product = wide @ wide.mT
         return cls.from_matrix(product, dtype=dtype, num_rows=num_rows, row_dtype=row_dtype)
 
     def raised(self, by: float) -> "Spectrum":
-        """Return the spectrum under a higher noise floor; ``zero`` where no eigenvalue stands out.
-
-        Args:
-            by: What the floor rises by, in units of the eigenvalues.
-        """
+        """Return the spectrum under a noise floor higher ``by`` that much."""
         if self.status is not Status.OK or not by > 0:
             return self
         floor = self.noise_floor + by
@@ -144,6 +150,8 @@ class Spectrum:
     @cached_property
     def eigenvalues(self) -> Tensor:
         """The eigenvalues of all blocks, ``[d]``, descending, zeros included."""
+        if len(self.blocks) == 1:
+            return self.blocks[0]
         return self.blocks.flatten().sort(descending=True).values
 
     def __len__(self) -> int:
@@ -152,12 +160,12 @@ class Spectrum:
     @cached_property
     def lambda_max(self) -> float:
         """The largest eigenvalue λ_1."""
-        return float(self.eigenvalues[0])
+        return float(self.blocks[:, 0].max())
 
     @cached_property
     def lambda_min(self) -> float:
         """The smallest eigenvalue λ_d, 0 where it is under the noise floor."""
-        return float(self.eigenvalues[-1])
+        return float(self.blocks[:, -1].min())
 
     @cached_property
     def trace(self) -> float:
@@ -198,15 +206,10 @@ class Spectrum:
         Returns:
             The ratio; +inf where λ_{k(p)} counts as 0; NaN where the status is not ``ok``.
         """
-        if p not in self._kappas:
-            value = float(self.eigenvalues[kappa_index(p, len(self)) - 1])
-            known = self.lambda_max / value if value > 0 else math.inf
-            self._kappas[p] = known if self.status is Status.OK else math.nan
-        return self._kappas[p]
-
-    @cached_property
-    def _kappas(self) -> dict[float, float]:
-        return {}  # by p, as they are asked for
+        value = float(self.eigenvalues[kappa_index(p, len(self)) - 1])
+        if self.status is not Status.OK:
+            return math.nan
+        return self.lambda_max / value if value > 0 else math.inf
 
 
 def entropy(values: Tensor) -> Tensor:

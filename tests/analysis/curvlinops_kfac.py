@@ -1,9 +1,10 @@
-"""The factors of another library's KFAC-expand, the empirical Fisher's."""
+"""Another library's curvature: KFAC-expand's factors of the empirical Fisher, and the GGN."""
 
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 with warnings.catch_warnings():
@@ -37,3 +38,17 @@ def factors(
     kfac.compute_kronecker_factors()
     state = kfac.state_dict()
     return state["input_covariances"], state["gradient_covariances"]
+
+
+def gauss_newton(
+    model: nn.Module, loss_fn: nn.Module, inputs: Tensor, targets: Tensor, names: Sequence[str]
+) -> Tensor:
+    """The dense Gauss–Newton matrix of some layers' weights."""
+    weights = [model.get_parameter(f"{name}.weight") for name in names]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # as at the import, for parts loaded late
+        operator: Any = curvlinops.GGNLinearOperator(
+            model, loss_fn, weights, [(inputs, targets)], check_deterministic=False
+        )
+        dense: Tensor = operator @ torch.eye(operator.shape[1], dtype=inputs.dtype)
+    return dense

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import condexp
-from tests import cases
+from tests import cases, reference
 from tests.analysis import oracles
-from tests.analysis.curvlinops_kfac import factors
+from tests.analysis.curvlinops_kfac import factors, gauss_newton
 
 NUM_CLASSES = 3
 # Both sides are float64 sums of the same products, in another order: 1e-8 is generous.
@@ -18,6 +18,10 @@ RELATIVE = 1e-8
 
 def resnet20() -> tuple[nn.Module, Tensor]:
     return cases.resnet(num_blocks=3, width=16), cases.normal(5, 2, 8, 8)
+
+
+def small_resnet() -> tuple[nn.Module, Tensor]:
+    return cases.resnet(width=2), cases.normal(3, 2, 8, 8)
 
 
 def vgg() -> tuple[nn.Module, Tensor]:
@@ -62,3 +66,23 @@ def test_mean_squared_error_differs_by_the_number_of_outputs() -> None:
     for name in snapshot.layers:
         expected = oracles.united(theirs[name][None]) / NUM_CLASSES
         oracles.close(snapshot[name].grad_output, expected, RELATIVE)
+
+
+@pytest.mark.parametrize("loss_fn", [nn.CrossEntropyLoss(), nn.MSELoss()])
+@pytest.mark.parametrize("case", [mlp, vgg, small_resnet])
+def test_exact_fisher_equals_the_gauss_newton_matrix(case: Any, loss_fn: nn.Module) -> None:
+    """In eval mode: the network's, and a layer's block of it."""
+    model, inputs = case()
+    model.eval()
+    targets = cases.labels(len(inputs), NUM_CLASSES)
+    num_signals = NUM_CLASSES - 1
+    if isinstance(loss_fn, nn.MSELoss):
+        targets, num_signals = cases.normal(len(inputs), NUM_CLASSES, seed=4), NUM_CLASSES
+    snapshot = condexp.analyze(model, loss_fn, inputs, targets, "fisher", "exact")
+    length = num_signals * len(inputs)
+    for names in (snapshot.layers, snapshot.layers[-1:]):
+        dense = gauss_newton(model, loss_fn, inputs, targets, names)
+        given = snapshot.fisher if len(names) > 1 else snapshot[names[0]].fisher
+        expected = reference.eigenvalues(dense)
+        oracles.close(given, expected[:length], RELATIVE)
+        assert float(expected[length:].abs().sum()) < RELATIVE * float(expected[0])

@@ -146,7 +146,10 @@ def test_sizes(conv_input: str, bias: bool) -> None:
     first, second = trace_layers(model, cases.normal(2, 4, 7, 5), choice).layers
     d_in = {"patches": 12, "channels": 2}[conv_input] + bias
     fan_in = None if d_in == 12 else 12
-    assert first == LayerInfo("0", "Conv2d", d_in, 6, 2, positions=12, uses=1, fan_in=fan_in)
+    num_weights = 6 * (12 + bias) if conv_input == "channels" else None
+    assert first == LayerInfo("0", "Conv2d", d_in, 6, 2, 12, 1, fan_in, num_weights)
+    # A weight's gradient is of the patches, whatever rows Σ_x is made of.
+    assert first.spectrum_length(Matrix.FISHER) == 6 * (12 + bias)
     linear_fan_in = 72 if bias else None
     assert second == LayerInfo("3", "Linear", 72 + bias, 3, 1, 1, 1, fan_in=linear_fan_in)
 
@@ -168,14 +171,14 @@ def test_the_catalogue_foretells_the_snapshot(
     assert catalogue.layers == tuple(record.info for record in snapshot.records)
     assert any(info.uses == 3 for info in catalogue.layers) is reused
     for record in snapshot.records:
-        for matrix in Matrix:
-            assert len(getattr(record, matrix)) == record.info.spectrum_length(matrix)
+        for matrix in ALL:
+            assert len(getattr(record, matrix)) == record.info.spectrum_length(Matrix(matrix))
 
 
 def test_grouped_spectra_have_the_foretold_length() -> None:
     model = cases.conv_net(nn.Conv2d(4, 8, 3, groups=4), 5, 5)
     inputs, targets = cases.normal(2, 4, 5, 5), cases.labels(2, 3)
     record = condexp.analyze(model, nn.CrossEntropyLoss(), inputs, targets, ALL)["0"]
-    lengths = [record.info.spectrum_length(matrix) for matrix in Matrix]
+    lengths = [record.info.spectrum_length(Matrix(matrix)) for matrix in ALL]
     assert lengths == [36, 8, 72, 8, 8]
-    assert [len(getattr(record, matrix)) for matrix in Matrix] == lengths
+    assert [len(getattr(record, matrix)) for matrix in ALL] == lengths

@@ -8,7 +8,13 @@ from torch import nn
 
 import condexp
 from condexp.analysis.analyze import analyze_batches
-from condexp.analysis.measures import InputStatistics, domination, effective_lr, frobenius_norm
+from condexp.analysis.measures import (
+    Units,
+    domination,
+    effective_lr,
+    frobenius_norm,
+    mean_fraction,
+)
 from condexp.analysis.options import AnalysisOptions
 from condexp.linalg.spectrum import Spectrum
 from tests import cases
@@ -50,24 +56,21 @@ def test_norms_are_accumulated_in_float64() -> None:
 
 
 def test_mean_fraction_of_constant_centered_and_zero_inputs() -> None:
-    constant, zero = torch.full((1, 5, 2), 3.0), torch.zeros(1, 5, 2)
-    centered = torch.tensor([[[1.0, -2.0], [-1.0, 2.0]]])
-    for rows, expected in [(constant, 1.0), (centered, 0.0)]:
-        statistics = InputStatistics()
-        statistics.add(rows, rows[0].T)
-        assert math.isclose(statistics.mean_fraction(), expected, abs_tol=1e-12)
-    statistics = InputStatistics()
-    statistics.add(zero, zero[0].T)
-    assert math.isnan(statistics.mean_fraction())
+    for rows, expected in [
+        (torch.full((5, 2), 3.0), 1.0),
+        (torch.tensor([[1.0, -2.0], [-1.0, 2.0]]), 0.0),
+    ]:
+        power = float(rows.square().sum(1).mean())
+        assert math.isclose(mean_fraction(rows.mean(0), power), expected, abs_tol=1e-12)
+    assert math.isnan(mean_fraction(torch.zeros(2), 0.0))
 
 
 def test_a_unit_that_is_never_positive_is_not_dead() -> None:
     """Unless it is 0: an input that no rectifier precedes may be negative."""
-    statistics = InputStatistics()
-    rows = torch.tensor([[[-1.0, 0.0, 0.5], [0.0, 0.0, 1.0]]])
-    statistics.add(rows, rows[0].T)
-    assert math.isclose(statistics.dead_fraction(), 1 / 3)
-    assert math.isclose(statistics.full_fraction(), 1 / 3)
+    units = Units()
+    units.add(torch.tensor([-1.0, 0.0, 0.5]), torch.tensor([0.0, 0.0, 1.0]))
+    assert math.isclose(units.dead_fraction(), 1 / 3)
+    assert math.isclose(units.full_fraction(), 1 / 3)
 
 
 def hand_made() -> tuple[nn.Module, torch.Tensor]:

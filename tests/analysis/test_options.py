@@ -29,6 +29,22 @@ def test_plain_strings_become_the_records_own_types() -> None:
     assert dataclasses.replace(options) == options
 
 
+def test_none_given_means_all_layers() -> None:
+    assert AnalysisOptions.given(layers=None, matrices=["fisher"]).layers == ("all",)
+    given = AnalysisOptions.given(layers=iter(["fc", "conv1"]), fisher_type="mc")
+    assert given.layers == ("fc", "conv1")
+    assert given.fisher_type is FisherType.MC
+
+
+@pytest.mark.parametrize(
+    ("fisher_type", "mc_samples", "several"),
+    [("empirical", 3, False), ("mc", 1, False), ("mc", 2, True), ("exact", 1, True)],
+)
+def test_several_signals(fisher_type: str, mc_samples: int, several: bool) -> None:
+    options = from_strings(fisher_type=fisher_type, mc_samples=mc_samples)
+    assert options.has_several_signals is several
+
+
 def test_named_twice_is_named_once() -> None:
     options = from_strings(matrices=["weight", "input", "weight"], kappa_p=[0.5, 1, 0.5, 1.0])
     assert options.matrices == (Matrix.WEIGHT, Matrix.INPUT)
@@ -43,6 +59,7 @@ def test_named_twice_is_named_once() -> None:
         (("grad_output",), True),
         (("kfac",), True),
         (("weight_grad",), True),
+        (("fisher",), True),
     ],
 )
 def test_gradients_are_needed_only_where_a_matrix_is_made_of_them(
@@ -56,7 +73,9 @@ def test_gradients_are_needed_only_where_a_matrix_is_made_of_them(
     [
         ({"matrices": ("inputs",)}, "unknown matrix 'inputs': .* Did you mean 'input'"),
         ({"matrices": "grad_ouput"}, "Did you mean 'grad_output'"),
-        ({"fisher_type": "mc"}, "unknown fisher_type 'mc': allowed are empirical"),
+        ({"fisher_type": "exakt"}, "unknown fisher_type 'exakt': .* Did you mean 'exact'"),
+        ({"mc_samples": 0}, "mc_samples must be at least 1, got 0"),
+        ({"memory_limit": 0}, "memory_limit must be a positive number of bytes, got 0"),
         ({"conv_input": "patch"}, "Did you mean 'patches'"),
         ({"precision": "float46"}, "Did you mean 'float64'"),
         ({"kappa_p": (0.0,)}, r"kappa_p must be fractions in \(0, 1\], got 0.0"),

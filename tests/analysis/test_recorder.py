@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import condexp
+from condexp.analysis.listener import Listener
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.recorder import Recorder
 from condexp.analysis.snapshot import Snapshot
@@ -297,7 +298,7 @@ def test_auto_is_never_coarser_than_the_rows() -> None:
 def test_auto_takes_float64_where_it_cannot_look_again() -> None:
     """Streamed batches, and whatever follows the first portion."""
     layer, options = nn.Linear(2, 1), AnalysisOptions()
-    with Recorder.from_options(layer, options, streaming=True) as recorder:
+    with Listener(layer, options, streaming=True) as recorder:
         layer(graded_inputs(50, 0.1)).sum().backward()
     assert recorder.snapshot()["Linear"].input.dtype == torch.float64  # type: ignore[union-attr]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import condexp
 from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.labels import remaining_square, subtracted_square
+from condexp.analysis.listener import Listener
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.analysis.root import RootNoise
 from condexp.analysis.snapshot import Snapshot
@@ -61,7 +62,7 @@ class Trained:
             def __init__(self, batch: tuple[Tensor, Tensor]) -> None:
                 self._batch = batch
 
-            def epoch(self, epoch: int = 0) -> list[tuple[Tensor, Tensor]]:
+            def epoch(self, epoch: int = 0, *, first: int = 0) -> list[tuple[Tensor, Tensor]]:
                 return [self._batch]
 
         log, model = Log(), copy.deepcopy(self.model)
@@ -205,7 +206,7 @@ def test_auto_measures_a_reused_module_in_float64() -> None:
 def test_named_layers_are_taken_in_float64_at_once() -> None:
     model, inputs, targets = Again(), torch.randn(50, 6), torch.arange(50) % 6
     options = replace(AnalysisOptions(("input",)), float64=("shared",))  # type: ignore[arg-type]
-    with condexp.Recorder.from_options(model, options) as recorder:
+    with Listener(model, options) as recorder:
         nn.functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
     spectrum = recorder.snapshot()["shared"].input
     assert spectrum

@@ -118,6 +118,26 @@ def test_analysing_changes_nothing(case: tuple[nn.Module, Tensor], training: boo
     assert state_of(model, inputs) == before
 
 
+FISHER = ("fisher", "kfac")
+
+
+@pytest.mark.parametrize("fisher_type", ["empirical", "mc", "exact"])
+def test_an_exact_fisher_matrix_changes_nothing(
+    case: tuple[nn.Module, Tensor], fisher_type: str
+) -> None:
+    model, inputs = case
+    model.train(fisher_type == "empirical")
+    targets, options = (
+        cases.labels(6, 3),
+        AnalysisOptions.given(layers=None, matrices=FISHER, fisher_type=fisher_type),
+    )
+    before = state_of(model, inputs)
+    condexp.analyze(model, LOSS, inputs, targets, FISHER, fisher_type, memory_limit=10**6)
+    assert state_of(model, inputs) == before
+    analyze_batches(model, LOSS, [(inputs[:3], targets[:3]), (inputs[3:], targets[3:])], options)
+    assert state_of(model, inputs) == before
+
+
 class BoomError(Exception):
     """Raised on purpose."""
 
@@ -180,12 +200,27 @@ def test_an_exception_in_the_analysis_itself_changes_nothing(
     """In the forward hooks (input), in the backward hooks (grad_output), in the spectra."""
     model, inputs = case
     before = state_of(model, inputs)
-    for target in ("input_rows", "grad_output_rows", "frobenius_norm", "describe"):
+    for target in ("moment_rows", "grad_output_rows", "mean_fraction", "describe"):
         with monkeypatch.context() as patch:
             patch.setattr(f"condexp.analysis.tape.{target}", fail_in_forward)
             with pytest.raises(BoomError):
                 condexp.analyze(model, LOSS, inputs, cases.labels(6, 3))
         assert state_of(model, inputs) == before
+
+
+@pytest.mark.parametrize(
+    "target", ["fisher.Call", "calls.grad_output_rows", "fisher.grams", "passes._sweep"]
+)
+def test_an_exception_in_the_exact_fisher_matrix_changes_nothing(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the forward hooks, in the backward hooks, in the products, between the signals."""
+    model, inputs = cases.resnet().eval(), cases.normal(6, 2, 8, 8)
+    before = state_of(model, inputs)
+    monkeypatch.setattr(f"condexp.analysis.{target}", fail_in_forward)
+    with pytest.raises(BoomError):
+        condexp.analyze(model, LOSS, inputs, cases.labels(6, 3), FISHER, "exact")
+    assert state_of(model, inputs) == before
 
 
 def test_no_gradient_appears_where_there_was_none() -> None:
@@ -246,7 +281,7 @@ def probe(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
 
 
 def whole(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-    condexp.analyze(model, LOSS, inputs, targets, ("weight", "weight_grad", "kfac"))
+    condexp.analyze(model, LOSS, inputs, targets, ("weight", "weight_grad", "kfac", "fisher"))
 
 
 def failing(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
@@ -266,7 +301,9 @@ def train(case: Callable[[], tuple[nn.Module, Tensor]], analysis: Analysis | Non
         if analysis is not None and analysis is not recorded:
             analysis(model, inputs, targets)
         optimizer.zero_grad()
-        with condexp.Recorder(model) if analysis is recorded else nullcontext() as recorder:
+        matrices = ("grad_output", "kfac", "fisher")
+        around = condexp.Recorder(model, matrices) if analysis is recorded else nullcontext()
+        with around as recorder:
             loss = LOSS(model(inputs), targets)
             loss.backward()
         optimizer.step()

@@ -137,7 +137,7 @@ def test_everything_of_a_layer(
         for number in (0, 1):
             current = Pass(number, 7, 7.0)
             tape.forward(place(inputs.to(row_dtype)), place(output), current)
-            tape.backward(place(output.sin()), current)
+            tape.backward(place(output.sin()), current, 0)
             tape.weight_backward(place(weight.cos()), current)
         record = tape.record(0.1)
         assert record is not None

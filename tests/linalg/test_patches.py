@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from condexp.linalg.patches import unfold_patches
+from condexp.linalg.patches import Window, unfold_patches
 from tests.reference import conv_patches
 
 Mode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -32,7 +32,7 @@ def test_patches_equal_loops_over_pixels(kernel_size: Pair, groups: int, mode: M
         arguments = (kernel_size, stride, padding, dilation, groups, mode)
         expected = conv_patches(inputs, *arguments).flatten(1, 2)
         # Patches are copies: not a bit may differ.
-        assert torch.equal(unfold_patches(inputs, *arguments), expected), arguments
+        assert torch.equal(unfold_patches(inputs, Window(*arguments)), expected), arguments
 
 
 # An even kernel's asymmetric padding makes torch itself warn that it copies the input.
@@ -72,7 +72,7 @@ def test_patches_times_the_weight_are_the_convolution(
         dtype=torch.float64,
     )
     inputs = images(3, 6, 8, 7)
-    patches = unfold_patches(inputs, kernel_size, stride, padding, dilation, groups, mode)
+    patches = unfold_patches(inputs, Window(kernel_size, stride, padding, dilation, groups, mode))
     weight = conv.weight.flatten(1).reshape(groups, 9 // groups, -1)
     outputs: Tensor = conv(inputs)
     expected = outputs.flatten(2).mT.flatten(0, 1)  # [N·T, d_out]
@@ -83,14 +83,14 @@ def test_patches_times_the_weight_are_the_convolution(
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_patches_of_any_memory_layout_and_of_views(layout: torch.memory_format) -> None:
     inputs = images(4, 4, 6, 6)
-    arguments = ((3, 3), (1, 1), (0, 0), (1, 1), 2, "zeros")
-    expected = unfold_patches(inputs, *arguments)
-    assert torch.equal(unfold_patches(inputs.to(memory_format=layout), *arguments), expected)
+    window = Window((3, 3), groups=2)
+    expected = unfold_patches(inputs, window)
+    assert torch.equal(unfold_patches(inputs.to(memory_format=layout), window), expected)
     # A view that starts inside its storage, without a padded copy.
-    view = unfold_patches(inputs[1:, :, 1:, :], *arguments)
-    assert torch.equal(view, unfold_patches(inputs[1:, :, 1:, :].clone(), *arguments))
+    view = unfold_patches(inputs[1:, :, 1:, :], window)
+    assert torch.equal(view, unfold_patches(inputs[1:, :, 1:, :].clone(), window))
 
 
 def test_a_kernel_larger_than_the_image_is_an_error() -> None:
     with pytest.raises(RuntimeError):
-        unfold_patches(images(1, 1, 2, 2), (4, 4), (1, 1), (0, 0), (1, 1), 1, "zeros")
+        unfold_patches(images(1, 1, 2, 2), Window((4, 4)))

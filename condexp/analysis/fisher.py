@@ -1,0 +1,237 @@
+"""The exact Fisher block of one layer, and of all layers together (``theory.md`` §3)."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from condexp.analysis.calls import Call, joined_grads, joined_inputs
+from condexp.analysis.options import AnalysisOptions, ConvInput
+from condexp.analysis.rows import Layer, appends_one, num_groups
+from condexp.errors import InputError
+from condexp.linalg.auto import Precision
+from condexp.linalg.fisher_gram import (
+    WORKING_NUMBERS,
+    Batch,
+    Shape,
+    form_gradients,
+    grams,
+    grams_of_gradients,
+)
+from condexp.linalg.precision import exact_products
+from condexp.linalg.spectrum import Spectrum
+
+
+class FisherBlock:
+    """The Fisher block of one layer, ``1/N Σ vec(G_n) vec(G_n)ᵀ`` with ``G_n = Σ_t g aᵀ``.
+
+    The samples' gradients are formed as the g arrive where that takes no more memory than the rows
+    (T ≥ d_in); otherwise input and gradients are kept until the pass is complete. ``auto`` works in
+    float64: by the time the whole network's spectrum shows that it needs it, the rows are gone.
+
+    Args:
+        name: The layer's name.
+        module: The layer.
+        options: ``bias``, ``precision`` and ``memory_limit`` are read. Convolutions are looked at
+            by patches always, for these are what the weight is multiplied with.
+        network: Takes the layer's Gram matrix.
+        streaming: Several passes follow, whose samples make one matrix: the rows are kept until the
+            spectrum is asked for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: Layer,
+        options: AnalysisOptions,
+        network: "NetworkFisher",
+        *,
+        streaming: bool,
+    ) -> None:
+        self.name, self._module, self._network, self._streaming = name, module, network, streaming
+        self._options = replace(options, conv_input=ConvInput.PATCHES)
+        single = options.precision is Precision.FLOAT32
+        self.dtype = torch.float32 if single else torch.float64
+        self.row_dtype = torch.float64
+        groups, weight = num_groups(module), module.weight
+        d_in = weight[0].numel() + appends_one(module, options)
+        self._shape = Shape(groups, 1, d_in, weight.shape[0] // groups)
+        self._forms = False  # decided by the first call for all
+        self._calls: dict[int, Call] = {}
+        self._formed: list[Tensor] = []  # of this pass, one for each signal
+        self._batches: list[Batch] = []  # of the passes that are complete; so is the next
+        self._gradients: list[Tensor] = []
+        self._num_samples = 0
+        self._spectrum: Spectrum | None = None
+
+    @property
+    def num_weights(self) -> int:
+        """d, the length of vec(G)."""
+        return self._shape.num_weights
+
+    def forward(self, inputs: Tensor, num_samples: int, use: int) -> None:
+        """Take in one call of the layer.
+
+        Args:
+            inputs: Its input, detached.
+            num_samples: N of the pass.
+            use: Which call of the pass this is, from 0.
+
+        Raises:
+            InputError: If the block is complete, or the pass before is not.
+        """
+        if self._spectrum is not None or use in self._calls:
+            raise InputError(
+                f"layer {self.name!r} was called again: the samples of 'fisher' make one matrix, "
+                "so record one forward pass and its backward pass, on all samples at once, and no "
+                "re-entrant checkpoint of a layer that is used more than once."
+            )
+        call = Call(self.name, self._module, self._options, inputs, num_samples)
+        if use == 0 and self._num_samples == 0:
+            self._forms = call.positions >= self._shape.d_in
+        self._calls[use] = call
+        self.row_dtype = _coarser(self.row_dtype, inputs.dtype)
+
+    def backward(self, grad: Tensor, use: int, row_dtype: torch.dtype) -> None:
+        """Take in the gradient of one call's output, for the next signal.
+
+        Args:
+            grad: ``∂ℓ_n/∂h`` in at least float32, of the output's shape.
+            use: Which call of the pass it belongs to.
+            row_dtype: The precision it was computed in.
+        """
+        call = self._calls[use]
+        call.num_signals += 1
+        self.row_dtype = _coarser(self.row_dtype, row_dtype)
+        if not self._forms:
+            call.grads.append(grad)
+            return
+        with exact_products(grad.device):
+            gradients = form_gradients(self._batch([call], [[grad]]), 0, self.dtype)
+        if call.num_signals > len(self._formed):
+            self._formed.append(gradients)
+        else:  # of an earlier call
+            self._formed[call.num_signals - 1] += gradients
+
+    def close(self) -> None:
+        """Say that the pass is complete: its last signal is in."""
+        calls = [call for call in self._calls.values() if call.num_signals]
+        self._calls = {}
+        if not calls:
+            return
+        self._num_samples += calls[0].num_samples
+        self._gradients, self._formed = self._gradients + self._formed, []
+        if not self._forms:
+            self._batches.append(self._batch(calls, [call.grads for call in calls]))
+        if not self._streaming:
+            self._compute()
+
+    def spectrum(self, excess: float = 0.0) -> Spectrum | None:
+        """Return the spectrum, min(rows, d) eigenvalues; None where no gradient arrived.
+
+        Args:
+            excess: See :meth:`condexp.analysis.root.RootNoise.excess`; it raises the noise floor by
+                4·excess·λ_1.
+        """
+        if self._spectrum is None:
+            self.close()
+            if self._spectrum is None and self._num_samples:
+                self._compute()
+        if self._spectrum is None:
+            return None
+        return self._spectrum.raised(4 * excess * self._spectrum.lambda_max)
+
+    def kept_bytes(self, num_signals: int, *, inputs: bool) -> int:
+        """Return what the calls of this pass will keep until it is complete.
+
+        Args:
+            num_signals: Back-propagations to come.
+            inputs: Whether inputs count; while a graph lives, it keeps them as well.
+        """
+        calls = list(self._calls.values())
+        if self._forms:
+            num_samples = calls[0].num_samples if calls else 0
+            return num_signals * num_samples * self.num_weights * self.dtype.itemsize
+        total = 0
+        for call in calls:
+            size = torch.promote_types(call.inputs.dtype, torch.float32).itemsize
+            rows = call.num_samples * call.positions
+            total += num_signals * rows * len(self._module.weight) * size
+            total += inputs * call.inputs.numel() * call.inputs.dtype.itemsize
+        return total
+
+    def _batch(self, calls: list[Call], grads: list[list[Tensor]]) -> Batch:
+        """Return the calls of a pass as one; the gradients are by call and signal."""
+        shape = replace(self._shape, positions=sum(call.positions for call in calls))
+        signals = (joined_grads(calls, list(of_signal)) for of_signal in zip(*grads, strict=True))
+        return Batch(shape, calls[0].num_samples, joined_inputs(calls), tuple(signals))
+
+    def _compute(self) -> None:
+        limit = self._options.memory_limit
+        budget = WORKING_NUMBERS if limit is None else max(1, min(WORKING_NUMBERS, limit // 32))
+        with exact_products(self._module.weight.device):
+            if self._forms:
+                found = grams_of_gradients(_joined(self._gradients), self.dtype)
+            else:
+                found = grams(self._batches, self.dtype, budget)
+        self._batches, self._gradients = [], []
+        self._spectrum = Spectrum.from_matrix(
+            found.smaller / self._num_samples,
+            dtype=self.dtype,
+            num_rows=len(found.rows),
+            row_dtype=self.row_dtype,
+        )
+        self._network.add(found.rows / self._num_samples, self)
+
+
+class NetworkFisher:
+    """The whole network's Fisher matrix: the Gram matrices of its layers add up to its dual."""
+
+    def __init__(self) -> None:
+        self._gram: Tensor | None = None
+        self._num_weights = 0
+        self._dtype = self._row_dtype = torch.float64
+
+    def add(self, gram: Tensor, block: FisherBlock) -> None:
+        """Add one layer.
+
+        Args:
+            gram: Its ``[rows, rows]`` float64.
+            block: The layer.
+
+        Raises:
+            InputError: If it saw other samples than the layers before.
+        """
+        if self._gram is not None and len(gram) != len(self._gram):
+            raise InputError(
+                f"layer {block.name!r} has {len(gram)} gradients where others have "
+                f"{len(self._gram)}, for it was not called in every batch: the samples of the "
+                f"layers do not correspond; leave it out with exclude=[{block.name!r}]."
+            )
+        self._gram = gram if self._gram is None else self._gram + gram
+        self._num_weights += block.num_weights
+        self._dtype = _coarser(self._dtype, block.dtype)
+        self._row_dtype = _coarser(self._row_dtype, block.row_dtype)
+
+    def spectrum(self, excess: float = 0.0) -> Spectrum | None:
+        """Return the spectrum, min(rows, weights) eigenvalues; None where there was no layer.
+
+        Args:
+            excess: As for :meth:`FisherBlock.spectrum`.
+        """
+        if self._gram is None:
+            return None
+        rows = len(self._gram)
+        spectrum = Spectrum.from_matrix(
+            self._gram, dtype=self._dtype, num_rows=rows, row_dtype=self._row_dtype
+        )
+        spectrum = spectrum.raised(4 * excess * spectrum.lambda_max)
+        return replace(spectrum, blocks=spectrum.blocks[:, : self._num_weights])
+
+
+def _joined(gradients: list[Tensor]) -> Tensor:
+    return torch.cat(gradients) if len(gradients) > 1 else gradients[0]
+
+
+def _coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
+    return max(one, other, key=lambda kind: torch.finfo(kind).eps)

@@ -1,0 +1,98 @@
+"""Eigenvalues of symmetric matrices, in float64 on the CPU, one or many at a time."""
+
+import math
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class _Workers:
+    """Threads on which torch itself has one thread: the solver is bound by memory, not by cores."""
+
+    num_threads = 0  # not pinned
+    pool: ThreadPoolExecutor | None = None
+
+    @classmethod
+    def start(cls) -> ThreadPoolExecutor:
+        if cls.pool is None:
+            cls.pool = ThreadPoolExecutor(cls.num_threads, thread_name_prefix="condexp")
+            all_there = threading.Barrier(cls.num_threads)
+
+            def settle_in() -> None:
+                all_there.wait()
+                torch.get_num_threads()  # or the thread's first operation would set it anew
+                torch.set_num_threads(1)
+
+            for started in [cls.pool.submit(settle_in) for _ in range(cls.num_threads)]:
+                started.result()
+            torch.set_num_threads(cls.num_threads)  # for threads that are made later
+        return cls.pool
+
+    @classmethod
+    def forget(cls) -> None:
+        cls.pool = None
+
+
+os.register_at_fork(after_in_child=_Workers.forget)  # a child has none of its parent's threads
+
+
+def pin_threads(num_threads: int | None = None) -> None:
+    """Fix the number of torch's threads for the process, and let it solve several problems at once.
+
+    Without it they are solved one after the other: setting the number of threads for the first time
+    may change how the libraries below divide a network's own products, and so their last bits.
+
+    Args:
+        num_threads: The number; None: the one that torch has chosen.
+    """
+    num_threads = torch.get_num_threads() if num_threads is None else num_threads
+    torch.set_num_threads(num_threads)
+    if num_threads != _Workers.num_threads:
+        _Workers.num_threads = num_threads
+        _Workers.forget()
+
+
+def solve_all(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Return the eigenvalues of many matrices; several at a time where threads were pinned.
+
+    Args:
+        matrices: As for :func:`descending_eigenvalues`, of any sizes.
+
+    Returns:
+        The eigenvalues of each.
+    """
+    if _Workers.num_threads < 2 or len(matrices) < 2:
+        return [descending_eigenvalues(matrix) for matrix in matrices]
+    # The largest first, that no thread is left with one at the end.
+    order = sorted(range(len(matrices)), key=lambda i: -matrices[i].numel())
+    solved = _Workers.start().map(descending_eigenvalues, [matrices[i] for i in order])
+    values = dict(zip(order, solved, strict=True))
+    return [values[i] for i in range(len(matrices))]
+
+
+def descending_eigenvalues(matrices: Tensor) -> Tensor:
+    """Return the eigenvalues of symmetric matrices; a solver that fails is followed by another.
+
+    Args:
+        matrices: ``[..., n, n]`` float64 on the CPU.
+
+    Returns:
+        ``[..., n]``, descending; NaN where no solver converged, or the matrices are not finite.
+    """
+    unknown = torch.full_like(matrices[..., 0], torch.nan)
+    if not math.isfinite(float(matrices.sum())):  # LAPACK's answer would be undefined
+        return unknown
+    try:
+        values: Tensor = torch.linalg.eigvalsh(matrices)
+        return values.flip(-1)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, says its docs
+        pass
+    try:
+        return torch.from_numpy(np.linalg.eigvalsh(matrices.numpy())).flip(-1)
+    except np.linalg.LinAlgError:
+        return unknown
