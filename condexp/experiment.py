@@ -2,69 +2,26 @@
 
 import errno
 import logging
-import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
-import yaml
-
-from condexp.assemble import assemble
+from condexp.attempt import Attempt, run_log
 from condexp.config import Config
 from condexp.errors import InputError
+from condexp.job_result import JobResult
 from condexp.prepare import Prepared, prepare
-from condexp.results.figures.overview import overview
 from condexp.status_keeper import StatusKeeper
-from condexp.store.create import create_results
-from condexp.store.disk import ResultsError, locked, write_json
+from condexp.stopping import Stopped, stop_requests
+from condexp.store.disk import ResultsError, as_results_error, locked
 from condexp.store.layout import FILE_NAME
-from condexp.store.provenance import provenance
 from condexp.store.reader import open_run
-from condexp.store.runs import STATUS_NAME, State, read_status
-from condexp.store.writer import ResultsWriter
-from condexp.training.checkpoint import save_checkpoint
+from condexp.store.runs import STATUS_NAME, State, Status, read_status
 from condexp.training.events import Sink
-from condexp.training.loop import Outcome, RunState, Source, train
 
 logger = logging.getLogger("condexp")
 HELD_BY_ANOTHER = {errno.EAGAIN, errno.EWOULDBLOCK}
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """How one experiment ended.
-
-    Attributes:
-        folder: The run folder; None where the job was lost before it had one.
-        state: Complete, diverged or failed.
-        message: The error of a failed job.
-        stored: Whether the result was there already, and nothing was run.
-    """
-
-    folder: Path | None
-    state: State
-    message: str | None = None
-    stored: bool = False
-
-    @property
-    def exit_code(self) -> int:
-        """1 for a failed job; a diverged run is a result."""
-        return int(self.state is State.FAILED)
-
-    @classmethod
-    def lost(cls, message: str) -> "JobResult":
-        """A job that ended without a result.
-
-        Args:
-            message: What is known of it.
-
-        Returns:
-            A failed job without a folder.
-        """
-        return cls(None, State.FAILED, message)
 
 
 class Observer(Sink, Protocol):
@@ -78,7 +35,7 @@ class Observer(Sink, Protocol):
 
 
 def run_experiment(config: Config, observer: Observer) -> JobResult:
-    """Run one experiment, or find that its result is stored.
+    """Run one experiment, go on with it, or find that its result is stored.
 
     Whatever happens after the checks ends in ``status.json`` and ``run.log``.
 
@@ -90,20 +47,24 @@ def run_experiment(config: Config, observer: Observer) -> JobResult:
         How it ended; an exception of the training is a failed result, its traceback in the log.
 
     Raises:
-        InputError: If the experiment cannot run as configured; nothing was written.
-        KeyboardInterrupt: After the state ``interrupted`` was stored.
+        InputError: If the experiment cannot run as configured, or the run that is there cannot go
+            on; nothing was written.
+        Stopped: If a signal asked for it, after the checkpoint and the state ``interrupted`` were
+            written.
+        KeyboardInterrupt: At a second Ctrl-C, after the state ``interrupted`` was stored.
     """
     prepared = prepare(config)
-    result = stored_result(prepared) or _run(prepared, observer)
+    result = stored_result(prepared.folder, config.run.on_existing) or _run(prepared, observer)
     observer.finished(result)
     return result
 
 
-def stored_result(prepared: Prepared) -> JobResult | None:
+def stored_result(folder: Path, on_existing: str) -> JobResult | None:
     """Find the result that is there already, if it is to be shown instead of run again.
 
     Args:
-        prepared: The checked experiment.
+        folder: The run folder.
+        on_existing: ``resume``, ``restart`` or ``fail``.
 
     Returns:
         The stored result; None where the experiment is to be run.
@@ -111,7 +72,6 @@ def stored_result(prepared: Prepared) -> JobResult | None:
     Raises:
         InputError: If the folder exists and must not, or says it is complete and is damaged.
     """
-    folder, on_existing = prepared.folder, prepared.config.run.on_existing
     if not (folder / STATUS_NAME).exists() or on_existing == "restart":
         return None
     if on_existing == "fail":
@@ -133,104 +93,44 @@ def stored_result(prepared: Prepared) -> JobResult | None:
 
 def _run(prepared: Prepared, observer: Observer) -> JobResult:
     folder, results = prepared.folder, prepared.folder / FILE_NAME
-    keeper = StatusKeeper(folder, prepared.plan)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run.root: {folder} cannot be made: {error.strerror}.") from error
-    try:
-        with locked(results):  # a kill from here on leaves no older "complete" behind
-            keeper.write(State.PENDING)
-        create_results(results, prepared.spec)
-        writer = ResultsWriter(results, prepared.config.store.durability)
-    except (OSError, ResultsError) as error:
-        if error.errno not in HELD_BY_ANOTHER:
-            keeper.write(State.FAILED, str(error))
-        return JobResult(folder, State.FAILED, str(error))
-    final: State | None = None
-    with _log_file(folder / "run.log"):
+    earlier = _earlier(prepared)
+    keeper = StatusKeeper(folder, prepared.plan, earlier)
+    with stop_requests() as stop, ExitStack() as log:
+        attempt = Attempt(prepared, keeper, stop)
         try:
-            with writer:  # it is the lock: kept until the last file is written
-                _write_setting(prepared)
-                keeper.write(State.RUNNING)
-                observer.started(prepared)
-                outcome = _train(prepared, [writer, keeper, observer], writer)
-                final = State.COMPLETE if outcome.state is RunState.COMPLETE else State.DIVERGED
-                logger.info("%s after %d steps", final, outcome.num_steps_done)
-                keeper.write(final)
-                _draw(folder)
-        except KeyboardInterrupt:
+            with as_results_error(results, "Nothing was changed"), locked(results):
+                log.enter_context(run_log(folder / "run.log", append=earlier is not None))
+                attempt.begin()
+        except ResultsError as error:
+            return _failed(folder, keeper, error)
+        observer.started(prepared)
+        try:
+            return JobResult(folder, attempt.run(observer))
+        except (KeyboardInterrupt, Stopped):
             logger.warning("interrupted")
-            keeper.write(final or State.INTERRUPTED)
+            keeper.write(attempt.final or State.INTERRUPTED)
             raise
         except (Exception, SystemExit) as error:  # a library's exit must not end a grid
             logger.exception("failed")
-            known = isinstance(error, (OSError, ResultsError))
-            said = [str(error)] if known else traceback.format_exception_only(error)
-            message = "".join(said).strip()
-            keeper.write(State.FAILED, message)
-            return JobResult(folder, State.FAILED, message)
-    return JobResult(folder, final)
+            return _failed(folder, keeper, error)
 
 
-def _draw(folder: Path) -> None:
-    try:
-        overview(open_run(folder), folder)
-    except Exception:  # a picture can be drawn again: it must not cost the run its result
-        logger.exception("overview.png was not drawn; try: condexp figure overview %s", folder)
+def _earlier(prepared: Prepared) -> Status | None:
+    """Return what an earlier attempt left, if this one goes on with its run."""
+    anew = prepared.config.run.on_existing == "restart"
+    there = (prepared.folder / STATUS_NAME).exists()
+    return read_status(prepared.folder) if there and not anew else None
 
 
-def _train(prepared: Prepared, sinks: Sequence[Sink], writer: ResultsWriter) -> Outcome:
-    probed = prepared.source is Source.PROBE and bool(prepared.plan.snapshot_steps)
-    parts = assemble(
-        prepared.config, prepared.dataset, prepared.device, prepared.plan, probed=probed
-    )
-    outcome = train(
-        parts.model,
-        parts.loss_fn,
-        parts.optimizer,
-        parts.schedule,
-        parts.batches,
-        prepared.plan,
-        sinks,
-        options=prepared.options,
-        source=prepared.source,
-        probe=parts.probe,
-        evaluate=parts.evaluate,
-        compiled=parts.compiled,
-    )
-    writer.flush()
-    save_checkpoint(
-        prepared.folder / "checkpoint.pt", parts.model, parts.optimizer, step=outcome.num_steps_done
-    )
-    return outcome
-
-
-def _write_setting(prepared: Prepared) -> None:
-    config = yaml.safe_dump(prepared.config.plain, sort_keys=True, allow_unicode=True)
-    (prepared.folder / "config.yaml").write_text(config)
-    write_json(
-        prepared.folder / "provenance.json",
-        provenance(sys.argv, prepared.dataset.checksum, str(prepared.device)),
-    )
-    for stale in ("overview.png", "overview.pdf", "overview.csv", "checkpoint.pt"):
-        (prepared.folder / stale).unlink(missing_ok=True)
-
-
-class _PatientHandler(logging.FileHandler):
-    def handleError(self, _record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Lose a line rather than fill the terminal with tracebacks, on a full disk say."""
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    # This package's log goes to the run's own file, a new one for each attempt.
-    handler = _PatientHandler(path, mode="w", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
+def _failed(folder: Path, keeper: StatusKeeper, error: BaseException) -> JobResult:
+    known = isinstance(error, (OSError, ResultsError, InputError))
+    said = [str(error)] if known else traceback.format_exception_only(error)
+    message = "".join(said).strip()
+    # What another process holds is that one's to describe.
+    if not (isinstance(error, ResultsError) and error.errno in HELD_BY_ANOTHER):
+        keeper.write(State.FAILED, message)
+    return JobResult(folder, State.FAILED, message)

@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from math import nan
 from pathlib import Path
@@ -27,15 +28,34 @@ class StatusKeeper:
     Args:
         folder: The run folder.
         plan: How long the run is.
+        earlier: What an earlier attempt at the run left, whose time and number are counted on.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        self._folder, self._plan = folder, plan
+    def __init__(self, folder: Path, plan: Plan, earlier: RunStatus | None = None) -> None:
+        self._folder, self._plan, self._earlier = folder, plan, earlier
         self._started = datetime.now(UTC)
         self._written = 0.0
         self._step = 0
         self._last: EvalRecord | None = None
         self._best = nan
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at the run this is, from 1 on: what was interrupted goes on as the same."""
+        if self._earlier is None:
+            return 1
+        return self._earlier.attempts + (self._earlier.state is State.FAILED)
+
+    def resume(self, step: int, evaluations: Iterable[EvalRecord]) -> None:
+        """Take over what the run has behind it.
+
+        Args:
+            step: Finished updates.
+            evaluations: The evaluations made.
+        """
+        self._step = step
+        for record in evaluations:
+            self._remember(record)
 
     def on_step(self, record: StepRecord, /) -> None:
         """Count the step; write at most every few seconds.
@@ -53,8 +73,7 @@ class StatusKeeper:
         Args:
             record: The evaluation.
         """
-        self._last = record
-        self._best = float(fmin(self._best, record.test_error))  # fmin: NaN loses
+        self._remember(record)
         logger.info(
             "step %d: train loss %.4g, test error %.4g %%",
             record.step,
@@ -84,6 +103,8 @@ class StatusKeeper:
         """
         now = datetime.now(UTC)
         self._written = time.monotonic()
+        earlier = self._earlier
+        began, spent = (earlier.started, earlier.seconds) if earlier else ("", 0.0)
         status = RunStatus(
             state=state,
             step=self._step,
@@ -92,14 +113,19 @@ class StatusKeeper:
             test_error=self._last.test_error if self._last else None,
             best_test_error=self._best,
             train_loss=self._last.train_loss if self._last else None,
-            started=self._started.isoformat(timespec="seconds"),
+            started=began or self._started.isoformat(timespec="seconds"),
             updated=now.isoformat(timespec="seconds"),
-            seconds=(now - self._started).total_seconds(),
+            seconds=spent + (now - self._started).total_seconds(),
             pid=os.getpid(),
             host=socket.gethostname(),
             error=error,
+            attempts=self.attempt,
         )
         try:
             write_status(self._folder, status)
         except OSError as reason:
             logger.warning("status.json was not written: %s", reason)
+
+    def _remember(self, record: EvalRecord) -> None:
+        self._last = record
+        self._best = float(fmin(self._best, record.test_error))  # fmin: NaN loses

@@ -75,7 +75,7 @@ class Split:
         return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
     def read(
-        self, batches: Iterable[Indices], augment: Augment, *stream: int
+        self, batches: Iterable[Indices], augment: Augment, *stream: int, first: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Read the samples of each batch, varied.
 
@@ -83,11 +83,12 @@ class Split:
             batches: The samples of each.
             augment: How images are varied.
             *stream: What the variation is a function of, with the batch's number.
+            first: Number of the first of the batches.
 
         Yields:
             Inputs as stored, [B, ...], and targets, [B, ...].
         """
-        for number, indices in enumerate(batches, start=1):
+        for number, indices in enumerate(batches, start=first + 1):
             inputs = _rows(self.inputs, indices)
             if augment is Augment.CROP_FLIP:
                 inputs = augment_batch(inputs, generator_of(*stream, number))

@@ -65,7 +65,11 @@ class ImageFiles(Split):
         return self
 
     def read(
-        self, batches: Iterable[Indices], augment: Augment, *stream: int
+        self,
+        batches: Iterable[Indices],
+        augment: Augment,
+        *stream: int,
+        first: int = 0,  # noqa: ARG002
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Read the images of each batch; the workers are as many as torch has threads.
 
@@ -73,6 +77,7 @@ class ImageFiles(Split):
             batches: The images of each.
             augment: How they are varied; none is the centre crop of the resized image.
             *stream: What the variation is a function of, with the image's index.
+            first: Number of the first of the batches; it makes no difference.
 
         Yields:
             Images, uint8 [B, 3, crop, crop], and classes, int64 [B].

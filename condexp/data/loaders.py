@@ -77,27 +77,28 @@ class Batches:
             return self.num_samples // self.batch_size
         return -(-self.num_samples // self.batch_size)
 
-    def epoch(self, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int = 0, *, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of one epoch.
 
         Args:
             epoch: Which, from 0 on.
+            first: The batch to begin with; those before it are not read.
 
         Yields:
             Normalised inputs [B, ...] and targets [B, ...], on the device.
         """
         varied = (self.augment, self.seed, epoch)
-        for inputs, targets in self._split.read(self._chosen(epoch), *varied):
+        for inputs, targets in self._split.read(self._chosen(epoch, first), *varied, first=first):
             normalised = (self._move(inputs).to(self.dtype) - self._mean).div_(self._std)
             there = self._move(targets)
             yield normalised, there.to(self.dtype) if there.is_floating_point() else there
 
-    def _chosen(self, epoch: int) -> Iterator[Indices]:
+    def _chosen(self, epoch: int, first: int) -> Iterator[Indices]:
         order = None
         if self.shuffle and self.batch_size < self.num_samples:
             order = torch.randperm(self.num_samples, generator=generator_of(self.seed, epoch, 0))
             order = order.to(self._split.inputs.device)
-        for batch in range(self.steps_per_epoch):
+        for batch in range(first, self.steps_per_epoch):
             span = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
             yield span if order is None else order[span]
 

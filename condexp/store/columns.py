@@ -1,16 +1,21 @@
 """From records to the bytes of their rows: one column after the other, in file order."""
 
+import zlib
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from condexp.analysis.snapshot import LayerSnapshot
+from condexp.analysis.options import Matrix
 from condexp.linalg.kronecker import KroneckerSpectrum
 from condexp.linalg.spectrum import Spectrum
 from condexp.store.fields import DTYPE_CODES, STATUS_CODES, DatasetSpec, Extent, Kind
+from condexp.store.matrices import NETWORK
 from condexp.training.events import SnapshotRecord
+
+# With one of these spectra the other comes cheap enough.
+_SINGULAR_VALUES = {Matrix.WEIGHT, Matrix.WEIGHT_GRAD}
 
 Row = NDArray[np.generic]
 AnySpectrum = Spectrum | KroneckerSpectrum
@@ -47,13 +52,20 @@ def snapshot_row(
     for column in columns:
         if column.name in own:
             values = np.asarray(own[column.name])
+        elif column.measure == "domination" and not _SINGULAR_VALUES & extent.lengths.keys():
+            # Its singular values would cost more than all else that was asked for.
+            values = np.full(len(layers), np.nan)
         elif column.matrix is None:
             values = np.array([getattr(layer, column.measure, np.nan) for layer in layers])
-        elif column.members:
-            values = _eigenvalues(column, [layers[i] for i in column.members])
         else:
-            spectra = [_spectrum(column, layer) for layer in layers]
-            values = _measure(column, spectra, kappa_p)
+            # A network's spectrum lies beside those of its layers, under the same name.
+            measured = [record.snapshot] if column.group == NETWORK else layers
+            spectra = [getattr(each, column.matrix, None) for each in measured]
+            if column.measure == "eigenvalue":
+                chosen = [spectra[i] for i in column.members] or spectra
+                values = _eigenvalues(column, chosen)
+            else:
+                values = _measure(column, spectra, kappa_p)
         rows.append(_encode(column, values))
     return rows
 
@@ -71,18 +83,14 @@ def plain_rows(columns: tuple[DatasetSpec, ...], records: Mapping[str, list[floa
     return [np.asarray(records[c.measure], dtype=c.kind.value).tobytes() for c in columns]
 
 
-def _spectrum(column: DatasetSpec, layer: LayerSnapshot | None) -> AnySpectrum | None:
-    """Return the spectrum that a column is about."""
-    return getattr(layer, str(column.matrix), None)
-
-
 def _measure(
     column: DatasetSpec, spectra: list[AnySpectrum | None], kappa_p: tuple[float, ...]
 ) -> Row:
-    """Return one measure of every layer's spectrum."""
+    """Return one measure of every spectrum."""
     # An absent spectrum is None; a spectrum's own truth would be that of its length.
     read = _readers(kappa_p).get(column.measure, attrgetter(column.measure))
-    absent: object = 0 if column.kind.codes else np.full(column.shape[2:], np.nan)
+    shape = (len(kappa_p),) if column.measure == "kappa" else ()
+    absent: object = 0 if column.kind.codes else np.full(shape, np.nan)
     return np.array([absent if s is None else read(s) for s in spectra])
 
 
@@ -95,14 +103,13 @@ def _readers(kappa_p: tuple[float, ...]) -> dict[str, Callable[[AnySpectrum], ob
     }
 
 
-def _eigenvalues(column: DatasetSpec, layers: list[LayerSnapshot | None]) -> Row:
-    values = np.full(column.shape[1:], np.nan)
-    for row, layer in zip(values, layers, strict=True):
-        spectrum = _spectrum(column, layer)
+def _eigenvalues(column: DatasetSpec, spectra: list[AnySpectrum | None]) -> Row:
+    values = np.full((len(spectra), column.shape[-1]), np.nan)
+    for row, spectrum in zip(values, spectra, strict=True):
         if isinstance(spectrum, Spectrum):
             if len(spectrum) != len(row):
                 raise ValueError(
-                    f"{column.matrix} of a layer has {len(spectrum)} eigenvalues, "
+                    f"{column.matrix} has {len(spectrum)} eigenvalues, "
                     f"its place in the results file is for {len(row)}"
                 )
             row[:] = spectrum.eigenvalues.numpy()
@@ -114,3 +121,18 @@ def _encode(column: DatasetSpec, values: Row) -> bytes:
     # A file without layers, or without fractions p, has rows of no elements and any dimensions.
     stored = Kind.FLAG if column.kind.codes else column.kind
     return values.reshape(column.shape[1:]).astype(stored.value).tobytes()
+
+
+def checksum(rows: list[bytes]) -> bytes:
+    """Return the stored checksum of a row.
+
+    Args:
+        rows: The bytes of its columns.
+
+    Returns:
+        Their CRC-32 on four bytes, never 0: that is a row not written.
+    """
+    value = 0
+    for data in rows:
+        value = zlib.crc32(data, value)
+    return np.array(value or 1, dtype="<u4").tobytes()

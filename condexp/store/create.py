@@ -1,20 +1,22 @@
 """Create a results file at once and whole; from then on libhdf5 never writes it."""
 
 import hashlib
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from condexp.store.disk import as_results_error, locked, reserve, sync_folder, write_at
+from condexp.store.disk import as_results_error, locked, replacing, reserve, write_at
 from condexp.store.fields import FORMAT, SCALE_CONVENTION, VERSION, DatasetSpec, Kind
-from condexp.store.hdf5 import PAGE_BYTES, SparseFile, storage_type
+from condexp.store.file_objects import PAGE_BYTES, SparseFile
+from condexp.store.hdf5 import storage_type
 from condexp.store.layout import COUNTERS, FileSpec, datasets
 
 FILL_BYTES = 1 << 20
+# The oldest format with real dimension scales and no timestamps: no reader has to be new.
+FILE_OPTIONS = {"libver": ("v108", "v108"), "alignment_threshold": 8, "alignment_interval": 8}
 
 
 def create_results(path: Path, spec: FileSpec) -> None:
@@ -31,15 +33,9 @@ def create_results(path: Path, spec: FileSpec) -> None:
         ResultsError: If there is no room or no permission, or another process writes the file.
     """
     file, ranges = skeleton(spec)
-    partial = path.with_name(f"{path.name}.partial")
     outcome = f"Nothing was created; the file takes {file.size / 2**20:.1f} MiB"
-    with as_results_error(path, outcome), locked(path):
-        try:
-            _write(partial, file, ranges)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        sync_folder(path.parent)
+    with as_results_error(path, outcome), locked(path), replacing(path) as handle:
+        _write(handle, file, ranges)
 
 
 def skeleton(spec: FileSpec) -> tuple[SparseFile, list[tuple[int, int]]]:
@@ -53,19 +49,14 @@ def skeleton(spec: FileSpec) -> tuple[SparseFile, list[tuple[int, int]]]:
     """
     sparse, ranges = SparseFile(), []
     content = _content(spec)
-    # The oldest format with real dimension scales and no timestamps: no reader has to be new.
-    options = {"libver": ("v108", "v108"), "alignment_threshold": 8, "alignment_interval": 8}
-    with h5py.File(sparse, "w", **options) as file:
+    with h5py.File(sparse, "w", **FILE_OPTIONS) as file:
         file.attrs.update(_attributes(spec))
         described = datasets(spec)
         for dataset in described:
             stored = _add(file, dataset, content.get(dataset.path))
             if dataset.kind is Kind.FLOAT and dataset.path not in content and dataset.num_bytes:
                 ranges.append((stored.id.get_offset(), dataset.num_bytes))
-        for dataset in described:
-            if not dataset.is_scale:
-                for axis, name in enumerate(dataset.dims):
-                    file[dataset.path].dims[axis].attach_scale(file[f"{dataset.group}/{name}"])
+        attach_scales(file, described)
     return sparse, ranges
 
 
@@ -81,11 +72,34 @@ def _add(file: h5py.File, dataset: DatasetSpec, content: Any) -> h5py.Dataset:
     )
     if content is not None and (dataset.shape == () or dataset.num_bytes):
         stored[...] = content
+    describe(stored, dataset)
+    return stored
+
+
+def describe(stored: h5py.Dataset, dataset: DatasetSpec) -> None:
+    """Say in the file what a dataset holds.
+
+    Args:
+        stored: The dataset in the file.
+        dataset: What it is.
+    """
     stored.attrs["units"] = dataset.units
     stored.attrs["long_name"] = dataset.long_name
     if dataset.is_scale:
         stored.make_scale(dataset.name)
-    return stored
+
+
+def attach_scales(file: h5py.File, described: Iterable[DatasetSpec]) -> None:
+    """Give every dimension of every dataset its scale.
+
+    Args:
+        file: The file, which holds all the datasets.
+        described: The datasets.
+    """
+    for dataset in described:
+        if not dataset.is_scale:
+            for axis, name in enumerate(dataset.dims):
+                file[dataset.path].dims[axis].attach_scale(file[f"{dataset.group}/{name}"])
 
 
 def _content(spec: FileSpec) -> dict[str, Any]:
@@ -108,8 +122,12 @@ def _content(spec: FileSpec) -> dict[str, Any]:
         "layers/reused": [layer.uses > 1 for layer in layers],
         "layers/layer": [layer.name for layer in layers],
     }
-    for matrix, lengths in spec.extent.lengths.items():
+    extent = spec.extent
+    for matrix, lengths in extent.lengths.items():
         content[f"layers/n_{matrix}"] = lengths
+    if extent.network_length:
+        content["network/eig"] = np.arange(extent.network_length)
+        content["network/p"] = spec.kappa_p
     for dataset in datasets(spec):
         if dataset.name == "step":
             content[dataset.path] = spec.snapshot_steps
@@ -122,10 +140,12 @@ def _content(spec: FileSpec) -> dict[str, Any]:
 
 def _attributes(spec: FileSpec) -> dict[str, Any]:
     """Return the attributes of the file; booleans as a byte, which every reader knows."""
-    own = {
+    own: dict[str, Any] = {
         key: np.int8(value) if isinstance(value, bool) else value
         for key, value in spec.attributes.items()
     }
+    if spec.num_signals > 1:
+        own["num_signals"] = np.int64(spec.num_signals)
     return {
         "Conventions": "CF-1.10",
         "condexp_format": FORMAT,
@@ -137,19 +157,14 @@ def _attributes(spec: FileSpec) -> dict[str, Any]:
     }
 
 
-def _write(partial: Path, file: SparseFile, ranges: list[tuple[int, int]]) -> None:
-    """Write the file in memory and the NaN to disk, and wait until they are there."""
-    handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        reserve(handle, file.size)
-        for page, content in sorted(file.pages.items()):
-            start = page * PAGE_BYTES
-            write_at(handle, memoryview(content)[: file.size - start], start)
-        for start, chunk in _fills(ranges):
-            write_at(handle, chunk, start)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _write(handle: int, file: SparseFile, ranges: list[tuple[int, int]]) -> None:
+    """Write the file in memory and the NaN to disk."""
+    reserve(handle, file.size)
+    for page, content in sorted(file.pages.items()):
+        start = page * PAGE_BYTES
+        write_at(handle, memoryview(content)[: file.size - start], start)
+    for start, chunk in _fills(ranges):
+        write_at(handle, chunk, start)
 
 
 def _fills(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:

@@ -150,6 +150,60 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def replacing(path: Path, *, older: Path | None = None) -> Iterator[int]:
+    """Write a file that is there whole or not at all, also after a kill or a power cut.
+
+    Args:
+        path: The file. ``<name>.partial`` beside it is used on the way.
+        older: The name that the file there is kept under; None: it is replaced.
+
+    Yields:
+        The descriptor of an empty file, open for reading and writing.
+
+    Raises:
+        OSError: If it cannot be written, or not made sure of: the older file is there, or the new.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            yield handle
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        if older is not None and path.exists():
+            path.replace(older)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is there whole or not at all.
+
+    Args:
+        path: The file; an older one is replaced.
+        text: Its content.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    try:
+        with replacing(path) as handle:
+            write_at(handle, text.encode(), 0)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or not path.exists():
+            raise
+        # A full disk has no room for a second file, but for these bytes where the older ones are.
+        with path.open("r+b", buffering=0) as older:
+            write_at(older.fileno(), text.encode(), 0)
+            older.truncate(len(text.encode()))
+            os.fsync(older.fileno())
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file that is there whole or not at all; NaN and infinities become ``null``.
 
@@ -160,24 +214,8 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        if error.errno != errno.ENOSPC or not path.exists():
-            raise
-        # A full disk has no room for a second file, but for these bytes where the older ones are.
-        with path.open("r+b") as older:
-            older.write(text.encode())
-            older.truncate()
-            os.fsync(older.fileno())
-    sync_folder(path.parent)
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, f"{text}\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

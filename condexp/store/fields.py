@@ -35,6 +35,7 @@ MATRIX_NAMES = {
     Matrix.INPUT: "second moment of the layer's input",
     Matrix.GRAD_OUTPUT: "second moment of the gradient at the layer's output",
     Matrix.KFAC: "Kronecker product of input and grad_output",
+    Matrix.FISHER: "Fisher block, the second moment of the samples' weight gradients",
     Matrix.WEIGHT: "W W^T",
     Matrix.WEIGHT_GRAD: "(dL/dW)(dL/dW)^T",
 }
@@ -164,6 +165,7 @@ class Extent:
     Attributes:
         layers: Names of the analysed layers in execution order.
         lengths: For each measured matrix, the length of each layer's spectrum.
+        network_length: Length of the spectrum of the whole network's Fisher; 0 is absent.
         num_p: Fractions p of the condition numbers.
         save_spectra: Whether eigenvalues are kept, not only their measures.
         num_snapshots: Scheduled snapshots.
@@ -174,6 +176,7 @@ class Extent:
 
     layers: tuple[str, ...]
     lengths: Mapping[Matrix, tuple[int, ...]]
+    network_length: int
     num_p: int
     save_spectra: bool
     num_snapshots: int

@@ -1,6 +1,5 @@
-"""HDF5 through Python file objects: one in memory, page by page, and one read without locks."""
+"""Open a results file without locks, and read back what it was made from."""
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,91 +11,7 @@ from numpy.typing import DTypeLike
 from condexp.analysis.options import Matrix
 from condexp.errors import InputError
 from condexp.store.fields import FORMAT, VERSION, DatasetSpec, Extent, Kind
-
-PAGE_BYTES = 1 << 12
-
-
-class SparseFile(io.RawIOBase):
-    """A file in memory of which only the written pages exist.
-
-    HDF5 writes descriptions, not the arrays, when a skeleton is built: a file of many gigabytes
-    takes a few hundred kilobytes here.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pages: dict[int, bytearray] = {}
-        self.size = 0
-        self._position = 0
-
-    def readable(self) -> bool:
-        """Return whether it can be read."""
-        return True
-
-    def writable(self) -> bool:
-        """Return whether it can be written."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return whether it has positions."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Return the position moved to."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def truncate(self, size: int | None = None, /) -> int:
-        """Return the size set; what is added is zeros that take no memory."""
-        self.size = self._position if size is None else size
-        return self.size
-
-    # A buffer's type has no name before Python 3.12.
-    def readinto(self, buffer, /) -> int:  # type: ignore[no-untyped-def]
-        """Return the bytes read into a buffer; pages that do not exist are zeros."""
-        view = memoryview(buffer).cast("B")
-        view = view[: max(0, self.size - self._position)]
-        for page, start, chunk in self._pieces(view):
-            content = self.pages.get(page)
-            chunk[:] = content[start : start + len(chunk)] if content else bytes(len(chunk))
-        return len(view)
-
-    def write(self, data, /) -> int:  # type: ignore[no-untyped-def]
-        """Return the bytes written at the position."""
-        view = memoryview(data).cast("B")
-        for page, start, chunk in self._pieces(view):
-            content = self.pages.setdefault(page, bytearray(PAGE_BYTES))
-            content[start : start + len(chunk)] = chunk
-        self.size = max(self.size, self._position)
-        return len(view)
-
-    def _pieces(self, view: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-        """Yield a buffer cut at the borders of the pages, and move the position along."""
-        while view:
-            page, start = divmod(self._position, PAGE_BYTES)
-            chunk = view[: PAGE_BYTES - start]
-            self._position += len(chunk)
-            view = view[len(chunk) :]
-            yield page, start, chunk
-
-
-class ExactFile(io.FileIO):
-    """A file read without a buffer: nothing before it is asked for, and nothing short.
-
-    A buffer could hold a row from before its commit beside a counter from after it.
-    """
-
-    def readinto(self, buffer, /) -> int:  # type: ignore[no-untyped-def]
-        """Return the bytes read into a buffer, in as many reads as it takes."""
-        view, total = memoryview(buffer).cast("B"), 0
-        while total < len(view) and (count := super().readinto(view[total:])):
-            total += count
-        return total
+from condexp.store.file_objects import ExactFile
 
 
 @contextmanager
@@ -151,6 +66,7 @@ def read_extent(file: h5py.File) -> Extent:
             for matrix in Matrix
             if f"n_{matrix}" in layers
         },
+        network_length=len(file["network/eig"]) if "network" in file else 0,
         num_p=len(layers["p"]),
         save_spectra="spectra" in file,
         num_snapshots=len(file["step"]),

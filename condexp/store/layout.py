@@ -9,23 +9,13 @@ from dataclasses import dataclass, field
 
 from condexp.analysis.layers import LayerInfo, NotAnalysed
 from condexp.analysis.options import Matrix
-from condexp.analysis.snapshot import LAYER_MEASURES
 from condexp.errors import InputError
-from condexp.linalg.spectrum import SPECTRUM_MEASURES
-from condexp.store.fields import (
-    EVAL_NAMES,
-    MATRIX_NAMES,
-    MEASURE_NAMES,
-    TRAIN_NAMES,
-    WITHOUT_SPECTRA,
-    Axis,
-    DatasetSpec,
-    Extent,
-    Kind,
-)
+from condexp.store.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec, Extent, Kind
+from condexp.store.matrices import NETWORK, measures, network, spectra
 
 FILE_NAME = "results.h5"
 CRC = "crc32"
+SEALED = "condexp_sealed"  # the attribute of a file that no run will add to
 COUNTERS = {
     Axis.SNAPSHOT: "n_committed",
     Axis.TRAIN: "n_train_committed",
@@ -49,6 +39,7 @@ class FileSpec:
         num_train_steps: Optimizer steps of the whole run.
         steps_per_epoch: Optimizer steps of one epoch.
         num_samples: Samples N of each snapshot.
+        num_signals: Back-propagations of each sample: labels drawn or weighted, 1 for the data's.
         config_yaml: The identity configuration as sorted YAML.
         attributes: fisher_type, source, bn_mode, conv_input, center, bias, title.
 
@@ -67,29 +58,41 @@ class FileSpec:
     steps_per_epoch: int
     num_samples: int
     config_yaml: str
+    num_signals: int = 1
     attributes: Mapping[str, str | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for layer in self.layers:
-            longest = max((layer.spectrum_length(matrix) for matrix in self.matrices), default=0)
+            longest = max((self._length(layer, matrix) for matrix in self.matrices), default=0)
             if longest >= 2**31:
                 raise InputError(
                     f"layer {layer.name!r} has a matrix of {longest} eigenvalues, more than the "
                     "2^31 - 1 of a results file: leave it out with analysis.layers.exclude"
                 )
+            if layer.name == NETWORK and Matrix.FISHER in self.matrices:
+                raise InputError(
+                    f"a layer is called {NETWORK!r}, as tables call the Fisher matrix of all "
+                    "layers together: rename the module, or leave fisher out of analysis.matrices"
+                )
+
+    @property
+    def fisher_rows(self) -> int:
+        """Gradients that a Fisher matrix averages: one for each sample and signal."""
+        return self.num_samples * self.num_signals
 
     @property
     def extent(self) -> Extent:
         """The facts that decide names and shapes."""
         # In the order of the enumeration, which is the order a file is read back in.
         lengths = {
-            matrix: tuple(layer.spectrum_length(matrix) for layer in self.layers)
+            matrix: tuple(self._length(layer, matrix) for layer in self.layers)
             for matrix in Matrix
             if matrix in self.matrices
         }
         return Extent(
             layers=tuple(layer.name for layer in self.layers),
             lengths=lengths,
+            network_length=self._network_length(),
             num_p=len(self.kappa_p),
             save_spectra=self.save_spectra,
             num_snapshots=len(self.snapshot_steps),
@@ -97,6 +100,16 @@ class FileSpec:
             num_evals=len(self.eval_steps),
             num_not_analysed=len(self.not_analysed),
         )
+
+    def _length(self, layer: LayerInfo, matrix: Matrix) -> int:
+        length = layer.spectrum_length(matrix)
+        return min(self.fisher_rows, length) if matrix is Matrix.FISHER else length
+
+    def _network_length(self) -> int:
+        if Matrix.FISHER not in self.matrices:
+            return 0
+        num_weights = sum(layer.spectrum_length(Matrix.FISHER) for layer in self.layers)
+        return min(self.fisher_rows, num_weights)
 
 
 def datasets(spec: FileSpec | Extent) -> tuple[DatasetSpec, ...]:
@@ -109,7 +122,7 @@ def datasets(spec: FileSpec | Extent) -> tuple[DatasetSpec, ...]:
         The datasets in file order.
     """
     extent = spec.extent if isinstance(spec, FileSpec) else spec
-    parts = (_root, _training, _layers, _measures, _spectra)
+    parts = (_root, _training, _layers, measures, network, spectra)
     return tuple(dataset for part in parts for dataset in part(extent))
 
 
@@ -136,22 +149,6 @@ def file_size(spec: FileSpec) -> int:
         Bytes: those of the arrays exactly, and about 640 for the description of each.
     """
     return sum(dataset.num_bytes + 640 for dataset in datasets(spec))
-
-
-def spectra_group(matrix: Matrix, length: int) -> str:
-    """Name the group of the spectra of one length.
-
-    Args:
-        matrix: The matrix.
-        length: Number of eigenvalues.
-
-    Returns:
-        The path of the group.
-
-    >>> spectra_group(Matrix.INPUT, 512)
-    'spectra/input/n00512'
-    """
-    return f"spectra/{matrix}/n{length:05d}"
 
 
 def _root(extent: Extent) -> Iterator[DatasetSpec]:
@@ -199,42 +196,3 @@ def _layers(extent: Extent) -> Iterator[DatasetSpec]:
     for matrix in extent.lengths:
         name = f"number of eigenvalues of {matrix}; 0 is absent"
         yield DatasetSpec(f"layers/n_{matrix}", shape, Kind.COUNT, dims, name)
-
-
-def _measures(extent: Extent) -> Iterator[DatasetSpec]:
-    """Yield the measures of every layer at every snapshot."""
-    shape, dims = (extent.num_snapshots, len(extent.layers)), ("step", "layer")
-    axis = Axis.SNAPSHOT
-    for measure in LAYER_MEASURES:
-        name = MEASURE_NAMES[measure]
-        yield DatasetSpec(f"layers/{measure}", shape, Kind.FLOAT, dims, name, axis=axis)
-    kinds = dict.fromkeys((*SPECTRUM_MEASURES, "noise_floor", "kappa"), Kind.FLOAT)
-    kinds |= {"status": Kind.STATUS, "dtype": Kind.DTYPE}
-    for matrix in extent.lengths:
-        for measure, kind in kinds.items():
-            path = f"layers/{matrix}_{measure}"
-            name = f"{MEASURE_NAMES[measure]}: {MATRIX_NAMES[matrix]}"
-            full = (*shape, extent.num_p) if measure == "kappa" else shape
-            names = (*dims, "p") if measure == "kappa" else dims
-            yield DatasetSpec(path, full, kind, names, name, axis=axis, matrix=matrix)
-
-
-def _spectra(extent: Extent) -> Iterator[DatasetSpec]:
-    """Yield the eigenvalues: a group a length, as a group a layer would open too slowly."""
-    stored = [matrix for matrix in extent.lengths if matrix not in WITHOUT_SPECTRA]
-    for matrix in stored if extent.save_spectra else ():
-        lengths = extent.lengths[matrix]
-        for length in sorted(set(lengths) - {0}):
-            group = spectra_group(matrix, length)
-            members = tuple(i for i, other in enumerate(lengths) if other == length)
-            shape, dims = (extent.num_snapshots, len(members), length), ("step", "layer", "eig")
-            yield DatasetSpec(f"{group}/step", shape[:1], Kind.INT, dims[:1], "training step")
-            yield DatasetSpec(f"{group}/layer", shape[1:2], Kind.TEXT, dims[1:2], "layer")
-            name = "index of the layer among all layers"
-            yield DatasetSpec(f"{group}/layer_index", shape[1:2], Kind.INT, dims[1:2], name)
-            name = "0-based index of the eigenvalue, the largest first"
-            yield DatasetSpec(f"{group}/eig", shape[2:], Kind.INT, dims[2:], name)
-            path, name = f"{group}/eigenvalue", f"eigenvalues, descending: {MATRIX_NAMES[matrix]}"
-            yield DatasetSpec(
-                path, shape, Kind.FLOAT, dims, name, "1", Axis.SNAPSHOT, matrix, members
-            )

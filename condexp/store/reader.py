@@ -16,7 +16,8 @@ from condexp.errors import InputError, choose, suggestion
 from condexp.store.disk import read_json
 from condexp.store.fields import EVAL_NAMES, TRAIN_NAMES, WITHOUT_SPECTRA, Axis
 from condexp.store.hdf5 import open_file, read_extent
-from condexp.store.layout import COUNTERS, FILE_NAME, spectra_group
+from condexp.store.layout import COUNTERS, FILE_NAME, STEPS
+from condexp.store.matrices import NETWORK, spectra_group
 from condexp.store.runs import CONFIG_NAME, STATUS_NAME
 
 # libyaml, ten times faster over a thousand runs, where PyYAML was built with it.
@@ -124,11 +125,8 @@ class Run:
             many updates), NaN where a step has no such record.
         """
         with open_file(self.file) as file:
-            steps = _frame(
-                file["train"], "train_step", TRAIN_NAMES, _num_committed(file, Axis.TRAIN)
-            )
-            names = [name for name in EVAL_NAMES if name != "epoch"]
-            evals = _frame(file["eval"], "eval_step", names, _num_committed(file, Axis.EVAL))
+            steps = _frame(file, Axis.TRAIN, TRAIN_NAMES)
+            evals = _frame(file, Axis.EVAL, [name for name in EVAL_NAMES if name != "epoch"])
             steps_per_epoch = int(file.attrs["steps_per_epoch"])
         joined = steps.join(evals, how="outer").rename_axis("step")
         joined.insert(2, "epoch", joined.index.to_numpy() / steps_per_epoch)
@@ -143,19 +141,32 @@ class Run:
             statuses and dtypes by name, ``epoch`` a coordinate of ``step``.
         """
         with open_file(self.file) as file:
-            num = _num_committed(file, Axis.SNAPSHOT)
-            group = file["layers"]
-            arrays = {name: _labelled(group[name], num) for name in group}
-            epoch = _labelled(file["epoch"], num)
-        names = ("step", "layer", "p")
-        coordinates = {name: arrays.pop(name) for name in names} | {"epoch": epoch}
-        return xr.Dataset(arrays, coordinates, attrs=self.attrs)
+            return _table(file, "layers").assign_attrs(self.attrs)
+
+    def network(self) -> xr.Dataset:
+        """Return the Fisher matrix of all analysed layers together at the committed snapshots.
+
+        Returns:
+            Dimensions ``step``, ``eig`` and, for ``fisher_kappa``, ``p``; variables as in the file:
+            ``fisher_eigenvalue``, descending, unless spectra were not saved, and its measures
+            (``fisher_lambda_max``, …); ``epoch`` a coordinate of ``step``.
+
+        Raises:
+            InputError: If it was not measured.
+        """
+        with open_file(self.file) as file:
+            if NETWORK not in file:
+                raise InputError(
+                    f"{self.file} holds no Fisher matrix of the network: it is measured where "
+                    "analysis.matrices has fisher, as with analysis=fisher"
+                )
+            return _table(file, NETWORK).assign_attrs(self.attrs)
 
     def spectrum(self, matrix: str, layer: str) -> xr.DataArray:
         """Return the eigenvalues of a matrix of one layer at the committed snapshots.
 
         Args:
-            matrix: ``input``, ``grad_output``, ``weight`` or ``weight_grad``.
+            matrix: ``input``, ``grad_output``, ``fisher``, ``weight`` or ``weight_grad``.
             layer: The layer's name.
 
         Returns:
@@ -178,17 +189,34 @@ class Run:
             member = int(np.flatnonzero(group["layer_index"][:] == index)[0])
             values = group["eigenvalue"][:num, member, :]
             coordinates = {"step": group["step"][:num], "eig": group["eig"][:]}
-        return xr.DataArray(values, coordinates, ("step", "eig"), f"{matrix} of {layer}")
+            read = xr.DataArray(values, coordinates, ("step", "eig"), f"{matrix} of {layer}")
+            return read.isel(step=slice(_num_committed(file, Axis.SNAPSHOT)))
 
 
 def _num_committed(file: h5py.File, axis: Axis) -> int:
-    """Return a counter, read first of all: what is read after it is final below it."""
+    """Return a counter; read before the rows, and after them.
+
+    What is below it is final, unless the run goes back to its checkpoint meanwhile: then it sinks
+    before rows are emptied.
+    """
     return int(file[COUNTERS[axis]][()])
 
 
-def _frame(group: h5py.Group, index: str, names: Iterable[str], num: int) -> pd.DataFrame:
+def _frame(file: h5py.File, axis: Axis, names: Iterable[str]) -> pd.DataFrame:
     """Return the committed rows of a group of columns."""
-    return pd.DataFrame({name: group[name][:num] for name in names}, index=group[index][:num])
+    num, (group, _, index) = _num_committed(file, axis), STEPS[axis].partition("/")
+    columns = {name: file[group][name][:num] for name in names}
+    frame = pd.DataFrame(columns, index=file[group][index][:num])
+    return frame.iloc[: _num_committed(file, axis)]
+
+
+def _table(file: h5py.File, name: str) -> xr.Dataset:
+    """Return the committed rows of a group, its scales and the epochs as coordinates."""
+    num, group = _num_committed(file, Axis.SNAPSHOT), file[name]
+    arrays = {each: _labelled(group[each], num) for each in group}
+    scales = {each: arrays.pop(each) for each in [*arrays] if group[each].is_scale}
+    table = xr.Dataset(arrays, scales | {"epoch": _labelled(file["epoch"], num)})
+    return table.isel(step=slice(_num_committed(file, Axis.SNAPSHOT)))
 
 
 def _labelled(dataset: h5py.Dataset, num: int) -> xr.Variable:

@@ -59,7 +59,7 @@ class Status:
         pid: The process that runs it.
         host: The machine it runs on.
         error: Message of what ended it, if something did.
-        attempts: How often it was started.
+        attempts: How often it was begun: anew, or after a failure; an interruption is none.
     """
 
     state: State

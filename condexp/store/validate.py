@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import h5py
@@ -16,11 +16,12 @@ from condexp.store.layout import COUNTERS, CRC, STEPS, columns, datasets
 BLOCK_BYTES = 1 << 24
 
 
-def validate_results(path: Path) -> list[str]:
+def validate_results(path: Path, counts: Mapping[Axis, int] | None = None) -> list[str]:
     """Check a results file, also one that is being written.
 
     Args:
         path: The file.
+        counts: How many rows of each kind to look at; None: those that are committed.
 
     Returns:
         What is wrong with it, one sentence each; empty where it is valid. No file makes it raise.
@@ -28,7 +29,7 @@ def validate_results(path: Path) -> list[str]:
     try:
         with open_file(Path(path)) as file:
             # What is committed can only grow: first the counters, then the rows under them.
-            counts = {axis: int(file[name][()]) for axis, name in COUNTERS.items()}
+            counts = counts or {axis: int(file[name][()]) for axis, name in COUNTERS.items()}
             # Only a file that has the right shape can be read further.
             return list(_schema(file)) or [
                 *_counters(file, counts),
@@ -88,14 +89,14 @@ def _dataset(file: h5py.File, expected: DatasetSpec) -> Iterator[str]:
             yield f"{where}, dimension {axis}: its scale is {given}, not {scale.name}"
 
 
-def _counters(file: h5py.File, counts: dict[Axis, int]) -> Iterator[str]:
+def _counters(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str]:
     """Yield the counters that say more than there is room for."""
     for axis, count in counts.items():
         if not 0 <= count <= len(file[STEPS[axis]]):
             yield f"/{COUNTERS[axis]} is {count}, the file has {len(file[STEPS[axis]])} rows"
 
 
-def _schedule(file: h5py.File, counts: dict[Axis, int]) -> Iterator[str]:
+def _schedule(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str]:
     """Yield where steps or epochs do not go forward, or groups tell different steps."""
     for path in STEPS.values():
         if np.any(np.diff(file[path][:]) <= 0):
@@ -113,7 +114,7 @@ def _schedule(file: h5py.File, counts: dict[Axis, int]) -> Iterator[str]:
         yield f"/train/lr, committed row {row}: {rates[row]} is no learning rate"
 
 
-def _rows(file: h5py.File, counts: dict[Axis, int]) -> Iterator[str]:
+def _rows(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str]:
     """Yield the committed snapshots whose bytes do not match their checksum."""
     stored = file[CRC][: max(0, counts[Axis.SNAPSHOT])]
     computed = [0] * len(stored)

@@ -2,7 +2,6 @@
 
 import os
 import time
-import zlib
 from contextlib import AbstractContextManager, ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Self
 
 import numpy as np
 
-from condexp.errors import InputError, choose
-from condexp.store.columns import plain_rows, snapshot_row
+from condexp.errors import choose
+from condexp.store.columns import checksum, plain_rows, snapshot_row
 from condexp.store.disk import as_results_error, locked, write_at
 from condexp.store.fields import Axis
-from condexp.store.hdf5 import open_file, read_extent
-from condexp.store.layout import COUNTERS, CRC, STEPS, columns, datasets
-from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
+from condexp.store.layout import COUNTERS, CRC
+from condexp.store.places import blank, by_axis, read_places
+from condexp.training.events import EvalRecord, RowCounts, SnapshotRecord, StepRecord
 
 FLUSH_SECONDS = 1.0
 
@@ -47,19 +46,25 @@ class ResultsWriter:
     def __init__(self, path: Path, durability: str = Durability.KILL) -> None:
         self.path = path
         self._sync = choose("durability", durability, list(Durability)) == Durability.POWER
-        self._committed = dict.fromkeys(Axis, 0)
         self._pending: dict[int, StepRecord] = {}
         self._last_flush = time.monotonic()
         self._resources = ExitStack()
         try:
             with as_results_error(path, "Nothing was written"):
                 self._resources.enter_context(locked(path))
-                self._read_layout()
+                self._places = read_places(path)
+                self._committed = dict(self._places.committed)
                 self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             self._resources.callback(os.close, self._handle)
         except BaseException:
             self._resources.close()
             raise
+
+    @property
+    def committed(self) -> RowCounts:
+        """The rows that are final."""
+        done = self._committed
+        return RowCounts(done[Axis.SNAPSHOT], done[Axis.TRAIN], done[Axis.EVAL])
 
     @property
     def num_committed(self) -> int:
@@ -96,9 +101,9 @@ class ResultsWriter:
         row = self._committed[Axis.EVAL]
         self._expect(Axis.EVAL, row, record.step)
         self.flush()
-        names = (column.measure for column in self._columns[Axis.EVAL])
+        names = (column.measure for column in self._places.columns[Axis.EVAL])
         rows = plain_rows(
-            self._columns[Axis.EVAL], {name: [getattr(record, name)] for name in names}
+            self._places.columns[Axis.EVAL], {name: [getattr(record, name)] for name in names}
         )
         with self._guarded():
             self._append(Axis.EVAL, rows, num_rows=1)
@@ -116,9 +121,11 @@ class ResultsWriter:
         row = self._committed[Axis.SNAPSHOT]
         self._expect(Axis.SNAPSHOT, row, record.step)
         self.flush()
-        rows = snapshot_row(self._columns[Axis.SNAPSHOT], self._extent, self._kappa_p, record)
+        rows = snapshot_row(
+            self._places.columns[Axis.SNAPSHOT], self._places.extent, self._places.kappa_p, record
+        )
         with self._guarded():
-            write_at(self._handle, checksum(rows), self._offsets[CRC] + 4 * row)
+            write_at(self._handle, checksum(rows), self._places.offsets[CRC] + 4 * row)
             self._append(Axis.SNAPSHOT, rows, num_rows=1)
 
     def flush(self) -> None:
@@ -131,11 +138,52 @@ class ResultsWriter:
         if not self._pending:
             return
         steps = list(self._pending.values())
-        names = (column.measure for column in self._columns[Axis.TRAIN])
+        names = (column.measure for column in self._places.columns[Axis.TRAIN])
         records = {name: [getattr(step, name) for step in steps] for name in names}
         with self._guarded():
-            self._append(Axis.TRAIN, plain_rows(self._columns[Axis.TRAIN], records), len(steps))
+            self._append(
+                Axis.TRAIN, plain_rows(self._places.columns[Axis.TRAIN], records), len(steps)
+            )
         self._pending.clear()
+
+    def secure(self) -> RowCounts:
+        """Commit the training steps that were taken, and wait until the disk has every row.
+
+        Returns:
+            The rows that are final now, and stay so.
+
+        Raises:
+            ResultsError: If the file cannot be written.
+        """
+        self.flush()
+        with self._guarded():
+            os.fdatasync(self._handle)
+        return self.committed
+
+    def rewind(self, counts: RowCounts) -> None:
+        """Take rows back, as if they had never been written.
+
+        First the counters say so, then the rows are emptied: dying in between leaves a file that
+        can be rewound again.
+
+        Args:
+            counts: The rows that stay.
+
+        Raises:
+            ValueError: If there are fewer rows than are to stay.
+            ResultsError: If the file cannot be written.
+        """
+        kept = by_axis(counts)
+        if any(not 0 <= kept[axis] <= self._committed[axis] for axis in Axis):
+            raise ValueError(f"{self.path} has {self.committed}, too few for {counts}")
+        self._pending.clear()
+        with self._guarded():
+            for axis, num_rows in kept.items():
+                self._count(axis, num_rows)
+            os.fdatasync(self._handle)
+            for axis, num_rows in kept.items():
+                blank(self._handle, self._places, axis, num_rows)
+            os.fdatasync(self._handle)
 
     def close(self) -> None:
         """Commit what is left, and let the file go; may be repeated.
@@ -160,26 +208,6 @@ class ResultsWriter:
         finally:
             self._resources.close()
 
-    def _read_layout(self) -> None:
-        with open_file(self.path) as file:
-            if "condexp_sealed" in file.attrs:
-                raise InputError(f"{self.path} is sealed: its run is complete")
-            self._extent = read_extent(file)
-            self._kappa_p = tuple(float(p) for p in file["layers/p"][:])
-            self._columns = {axis: columns(self._extent, axis) for axis in Axis}
-            self._steps = {axis: file[path][:] for axis, path in STEPS.items()}
-            self._offsets = {}
-            for dataset in datasets(self._extent):
-                offset = file[dataset.path].id.get_offset()
-                if dataset.num_bytes >= 8 and (offset is None or offset % 8):
-                    raise InputError(
-                        f"{self.path}: /{dataset.path} has no fixed place on 8 bytes; "
-                        "the file was not created by condexp, or was rewritten"
-                    )
-                self._offsets[dataset.path] = offset
-            for axis, name in COUNTERS.items():
-                self._committed[axis] = int(file[name][()])
-
     def _guarded(self) -> AbstractContextManager[None]:
         return as_results_error(
             self.path,
@@ -188,7 +216,7 @@ class ResultsWriter:
         )
 
     def _expect(self, axis: Axis, row: int, step: int) -> None:
-        schedule = self._steps[axis]
+        schedule = self._places.steps[axis]
         if row >= len(schedule):
             raise ValueError(f"{self.path}: no {axis} row is left for step {step}")
         if step != schedule[row]:
@@ -199,31 +227,22 @@ class ResultsWriter:
     def _append(self, axis: Axis, rows: list[bytes], num_rows: int) -> None:
         """Write the next rows of every column, then the counter that makes them final."""
         first = self._committed[axis]
-        for column, data in zip(self._columns[axis], rows, strict=True):
+        for column, data in zip(self._places.columns[axis], rows, strict=True):
             if data:
-                write_at(self._handle, data, self._offsets[column.path] + first * column.row_bytes)
+                write_at(
+                    self._handle, data, self._places.offsets[column.path] + first * column.row_bytes
+                )
         self._flush_disk()
-        counter = np.array(first + num_rows, dtype="<i8").tobytes()
-        write_at(self._handle, counter, self._offsets[COUNTERS[axis]])
+        self._count(axis, first + num_rows)
         self._flush_disk()
-        self._committed[axis] = first + num_rows
+
+    def _count(self, axis: Axis, num_rows: int) -> None:
+        """Write a counter: what is below it is final."""
+        counter = np.array(num_rows, dtype="<i8").tobytes()
+        write_at(self._handle, counter, self._places.offsets[COUNTERS[axis]])
+        self._committed[axis] = num_rows
 
     def _flush_disk(self) -> None:
         """Wait for the disk where that was asked for; the order of the two waits is the commit."""
         if self._sync:
             os.fdatasync(self._handle)
-
-
-def checksum(rows: list[bytes]) -> bytes:
-    """Return the stored checksum of a row.
-
-    Args:
-        rows: The bytes of its columns.
-
-    Returns:
-        Their CRC-32 on four bytes, never 0: that is a row not written.
-    """
-    value = 0
-    for data in rows:
-        value = zlib.crc32(data, value)
-    return np.array(value or 1, dtype="<u4").tobytes()

@@ -1,86 +1,140 @@
-"""The weights on disk: written whole or not at all, read without executing anything."""
+"""What a run goes on from: everything that its next step depends on, read without executing it."""
 
-import os
-import pickle
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from condexp.errors import InputError
+from condexp.training.events import RowCounts
+from condexp.training.loop import RunState
+from condexp.training.seeding import restore_random_state
+
+VERSION = 1
+
+
+class Stream(Protocol):
+    """Where bytes are written one after the other."""
+
+    def write(self, data: bytes, /) -> int:
+        """Take some bytes."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds; the file is a dictionary with these keys.
+    """A run between two updates; the file is a dictionary with these keys, and ``version``.
+
+    The learning rate is a function of the step, and so are the batches of (seed, epoch, position):
+    neither has a state of its own.
 
     Attributes:
         model: The model's state dict, parameters and buffers.
         optimizer: The optimizer's state dict.
+        random: The states of the global generators.
         step: Number of finished updates.
+        epoch: The epoch of the next update.
+        position: Batches of that epoch that are behind.
+        committed: The rows of the results file that belong to the finished updates.
+        config_sha256: Of the identity configuration as YAML.
+        data_sha256: Checksum of the data set.
+        state: Whether there is more to train; a finished run lacks its last files only.
     """
 
-    model: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    random: Mapping[str, Any]
     step: int
+    epoch: int
+    position: int
+    committed: RowCounts
+    config_sha256: str
+    data_sha256: str
+    state: RunState
+
+    def write(self, stream: Stream) -> None:
+        """Write the file's bytes; the same state gives the same ones.
+
+        Args:
+            stream: Takes them. (A path's name would be written into the archive.)
+        """
+        names = ("model", "optimizer", "random", "step", "epoch", "position", "state")
+        content = {name: getattr(self, name) for name in (*names, "config_sha256", "data_sha256")}
+        content |= {"version": VERSION, "committed": asdict(self.committed)}
+        # Texts read from a file are other objects than the program's own.
+        torch.save(_interned(content), stream)  # type: ignore[arg-type]  # it only writes
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put model, optimizer and the global generators in this state.
+
+        Args:
+            model: Of the same architecture, on its device.
+            optimizer: Over the model's parameters.
+
+        Raises:
+            InputError: If they are not those of this checkpoint.
+        """
+        try:
+            model.load_state_dict(self.model)
+            optimizer.load_state_dict(dict(self.optimizer))
+            restore_random_state(self.random)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            said = " ".join(str(error).split()).rstrip(".")  # torch's runs over many lines
+            raise InputError(
+                f"the checkpoint is of another network or optimizer: {said}. Give "
+                "run.on_existing=restart to run the experiment anew."
+            ) from error
 
 
-def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int
-) -> None:
-    """Write a checkpoint atomically: a kill leaves the old file or the new one, complete.
-
-    The same state gives the same bytes.
-
-    Args:
-        path: The file; its folder exists. ``<name>.partial`` beside it is used on the way.
-        model: Its state dict is stored under ``model``.
-        optimizer: Its state dict is stored under ``optimizer``.
-        step: Number of finished updates.
-
-    Raises:
-        OSError: If it cannot be written; nothing is left beside the older file.
-        RuntimeError: The same in the words of torch's archive writer.
-    """
-    content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-    partial = path.with_name(path.name + ".partial")
-    # Through a file object: given a path, torch writes the file's name into the archive.
-    try:
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError):
-        partial.unlink(missing_ok=True)
-        raise
-    # The new name is durable only once the folder is.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; nothing in the file is executed (``weights_only=True``).
 
     Args:
         path: The file.
-        device: Where its tensors are put.
 
     Returns:
-        The checkpoint.
+        The checkpoint, its tensors on the CPU.
 
     Raises:
         InputError: If there is no such file, or it is damaged or not a checkpoint of condexp.
     """
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-        return Checkpoint(content["model"], content["optimizer"], content["step"])
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["version"] != VERSION:
+            raise InputError(
+                f"{path} has version {content['version']}; this condexp reads version {VERSION}"
+            )
+        return Checkpoint(
+            model=content["model"],
+            optimizer=content["optimizer"],
+            random=content["random"],
+            step=int(content["step"]),
+            epoch=int(content["epoch"]),
+            position=int(content["position"]),
+            committed=RowCounts(**content["committed"]),
+            config_sha256=content["config_sha256"],
+            data_sha256=content["data_sha256"],
+            state=RunState(content["state"]),
+        )
     except FileNotFoundError:
         raise InputError(f"there is no checkpoint {path}") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged or not a checkpoint of condexp: {error}") from error
+    except InputError:
+        raise
+    # A damaged file can make torch, and whatever reads its numbers, fail in any way.
+    except Exception as error:
+        said = str(error).splitlines() or [type(error).__name__]
+        raise InputError(f"{path} is damaged or not a checkpoint of condexp: {said[0]}") from error
+
+
+def _interned(content: Any) -> Any:
+    """Return the same content with every text one object: pickle writes an object once."""
+    if isinstance(content, str):
+        return sys.intern(str(content))
+    if type(content) is dict:
+        return {_interned(key): _interned(value) for key, value in content.items()}
+    if type(content) in {list, tuple}:
+        return type(content)(map(_interned, content))
+    return content

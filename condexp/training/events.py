@@ -58,6 +58,21 @@ class SnapshotRecord:
     snapshot: Snapshot
 
 
+@dataclass(frozen=True)
+class RowCounts:
+    """How many records of each kind a results file holds for good.
+
+    Attributes:
+        snapshots: Snapshots.
+        steps: Training steps.
+        evaluations: Evaluations.
+    """
+
+    snapshots: int
+    steps: int
+    evaluations: int
+
+
 class Sink(Protocol):
     """Who wants to know: the store, the console, a test. Called in the order of training."""
 

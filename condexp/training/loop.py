@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from condexp.analysis.labels import loss_denominator
+from condexp.analysis.listener import Listener
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.recorder import Recorder
 from condexp.analysis.snapshot import Snapshot
 from condexp.data.loaders import Batches
 from condexp.errors import InputError
@@ -30,8 +30,9 @@ class Source(StrEnum):
 
 
 class RunState(StrEnum):
-    """How training ended."""
+    """How far training came."""
 
+    UNFINISHED = "unfinished"
     COMPLETE = "complete"
     DIVERGED = "diverged"
 
@@ -59,16 +60,26 @@ class Outcome:
     """What training came to.
 
     Attributes:
-        state: Complete, or diverged: a loss was NaN or infinite.
+        state: Complete, diverged (a loss was NaN or infinite), or unfinished: told to pause.
         num_steps_done: Number of finished updates.
-        final: Evaluation of the trained network; None where the run diverged on the way.
-        best_test_error: Smallest test error of all evaluations, in percent; NaN if there is none.
+        final: Evaluation of the trained network; None where the run ended on the way.
     """
 
     state: RunState
     num_steps_done: int
     final: EvalRecord | None
-    best_test_error: float
+
+
+def never(_step: int) -> bool:
+    """Train to the end.
+
+    Args:
+        _step: Number of finished updates.
+
+    Returns:
+        False.
+    """
+    return False
 
 
 def train(
@@ -85,6 +96,8 @@ def train(
     probe: Probe | None,
     evaluate: Callable[[nn.Module], tuple[float, float, float, float]],
     compiled: Forward | None = None,
+    start: int = 0,
+    pause: Callable[[int], bool] = never,
 ) -> Outcome:
     """Train, and measure at the planned steps without changing one bit of what is learned.
 
@@ -104,6 +117,9 @@ def train(
         probe: The samples for ``Source.PROBE``.
         evaluate: Train loss and error, test loss and error of a model, which it leaves as found.
         compiled: The model compiled, for the steps that are not measured; None: the model itself.
+        start: Updates that the model and the optimizer have behind them already.
+        pause: Called between updates, with the number of the finished ones; true ends the training
+            there, and ``start`` can go on from it.
 
     Returns:
         How it ended; a loss that is not finite is reported, and stops the run before its update.
@@ -119,7 +135,10 @@ def train(
             rate = steady_learning_rate(optimizer)
             report.snapshot(step, probe.measure(model, loss_fn, options, rate))
 
-    for step, (inputs, targets) in zip(range(plan.num_steps), _endless(batches), strict=False):
+    ahead = _endless(batches, *divmod(start, plan.steps_per_epoch))
+    for step, (inputs, targets) in zip(range(start, plan.num_steps), ahead, strict=False):
+        if pause(step):
+            return report.outcome(RunState.UNFINISHED, step)
         lr = schedule(step)
         set_learning_rate(optimizer, lr)
         probe_if_due(step)
@@ -140,8 +159,9 @@ def train(
     return report.outcome(RunState.COMPLETE, plan.num_steps)
 
 
-def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
-    for epoch in count():
+def _endless(batches: Batches, first_epoch: int, position: int) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from batches.epoch(first_epoch, first=position)
+    for epoch in count(first_epoch + 1):
         yield from batches.epoch(epoch)
 
 
@@ -161,14 +181,20 @@ def _recorded_pass(
     targets: Tensor,
     options: AnalysisOptions,
 ) -> tuple[float, Snapshot]:
-    with Recorder.from_options(
+    with Listener(
         model,
         options,
         denominator=loss_denominator(loss_fn, targets, len(inputs)),
         learning_rate=steady_learning_rate(optimizer),
         loss_fn=loss_fn,
+        single=True,  # layers that are used again are known by name
     ) as recorder:
         loss = _forward_backward(model, loss_fn, inputs, targets)
+    if again := recorder.came_again:
+        raise InputError(
+            f"{', '.join(again)}: used more often in training than in the pass that was traced "
+            "before; leave it out with analysis.layers.exclude"
+        )
     return loss, recorder.snapshot()
 
 
@@ -184,12 +210,12 @@ def _check(plan: Plan, source: Source, probe: Probe | None) -> None:
 
 
 class _Report:
-    """Tells every sink, and remembers the evaluations."""
+    """Tells every sink, and remembers the last evaluation."""
 
     def __init__(self, plan: Plan, sinks: Sequence[Sink]) -> None:
         self.evaluations_due = frozenset(plan.eval_steps)
         self._plan, self._sinks = plan, sinks
-        self._evaluations: list[EvalRecord] = []
+        self._last: EvalRecord | None = None
 
     def step(self, step: int, loss: float, lr: float) -> None:
         record = StepRecord(step, loss, lr)
@@ -203,16 +229,13 @@ class _Report:
 
     def evaluation(self, step: int, scores: tuple[float, float, float, float]) -> None:
         record = EvalRecord(step, step / self._plan.steps_per_epoch, *scores)
-        self._evaluations.append(record)
+        self._last = record
         for sink in self._sinks:
             sink.on_eval(record)
 
     def outcome(self, state: RunState, num_steps_done: int) -> Outcome:
-        complete = state is RunState.COMPLETE and self._evaluations
-        final = self._evaluations[-1] if complete else None
+        final = self._last if state is RunState.COMPLETE else None
         # The last update has no loss after it: the evaluation is its witness.
         if final is not None and not math.isfinite(final.train_loss):
             state = RunState.DIVERGED
-        errors = [record.test_error for record in self._evaluations]
-        best = min((error for error in errors if not math.isnan(error)), default=math.nan)
-        return Outcome(state, num_steps_done, final, best)
+        return Outcome(state, num_steps_done, final)

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,53 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of every global generator that training can draw from.
+
+    Returns:
+        Tensors and plain values: Python's, numpy's, torch's on the CPU, and torch's on the CUDA
+        devices and the MPS device, where they are in use.
+    """
+    version, internal, gauss_next = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": {
+            "version": version,
+            "internal": torch.tensor(internal),
+            "gauss_next": gauss_next,
+        },
+        "numpy": {
+            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached_gaussian": float(cached),
+        },
+        "torch": torch.get_rng_state(),
+        # Asking a GPU that nobody uses would start it.
+        "cuda": torch.cuda.get_rng_state_all() if _cuda_in_use() else [],
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+    }
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Let every global generator go on from a state; devices that are not here are left out.
+
+    Args:
+        state: As :func:`random_state` gave it.
+    """
+    python, numpy = state["python"], state["numpy"]
+    internal = tuple(python["internal"].tolist())
+    random.setstate((python["version"], internal, python["gauss_next"]))
+    keys = numpy["keys"].numpy().astype(np.uint32)
+    drawn = (numpy["position"], numpy["has_gauss"], numpy["cached_gaussian"])
+    np.random.set_state(("MT19937", keys, *drawn))
+    torch.set_rng_state(state["torch"])
+    for index, device_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(device_state, index)
+    if state["mps"] is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
 
 
 def make_generator(seed: int, *stream: int | str) -> torch.Generator:
@@ -71,3 +120,7 @@ def deterministic(enabled: bool) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = (  # type: ignore[attr-defined]
         not enabled
     )
+
+
+def _cuda_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

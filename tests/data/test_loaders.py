@@ -54,6 +54,21 @@ def test_training_drops_the_last_partial_batch(split: Split) -> None:
     assert len({index for epoch in range(30) for index in order(batches, epoch)}) == NUM_SAMPLES
 
 
+@pytest.mark.parametrize("augment", list(Augment))
+@pytest.mark.parametrize("batch_size", [8, None])
+def test_an_epoch_can_be_entered_anywhere(
+    split: Split, augment: Augment, batch_size: int | None
+) -> None:
+    batches = Batches(split, batch_size=batch_size, shuffle=True, seed=3, augment=augment)
+    whole = [*batches.epoch(2)]
+    for first in range(batches.steps_per_epoch + 1):
+        rest = [*batches.epoch(2, first=first)]
+        assert len(rest) == len(whole) - first
+        for (inputs, targets), (others, other_targets) in zip(rest, whole[first:], strict=True):
+            assert torch.equal(inputs, others)
+            assert torch.equal(targets, other_targets)
+
+
 @pytest.mark.parametrize("batch_size", [None, NUM_SAMPLES, 1000])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_the_only_batch_is_kept_and_in_order(

@@ -61,7 +61,13 @@ def snapshot_record(spec: FileSpec, step: int) -> SnapshotRecord:
     """A snapshot as a function of its step, degenerate layers among its layers."""
     generator = torch.Generator().manual_seed(step)
     records = tuple(_layer(spec, info, step, generator) for info in spec.layers)
-    snapshot = Snapshot(records, num_samples=32, bn_mode=BnMode.NONE)
+    network = _spectrum(1, max(1, spec.extent.network_length), Status.OK, generator)
+    snapshot = Snapshot(
+        records,
+        num_samples=32,
+        bn_mode=BnMode.NONE,
+        fisher=network if spec.extent.network_length else None,
+    )
     return SnapshotRecord(step, step / spec.steps_per_epoch, snapshot)
 
 
@@ -79,17 +85,23 @@ def _layer(spec: FileSpec, info: LayerInfo, step: int, generator: torch.Generato
         matrix: _spectrum(info.groups, side, status, generator) for matrix, side in sides.items()
     }
     kfac = KroneckerSpectrum(spectra[Matrix.INPUT], spectra[Matrix.GRAD_OUTPUT])
+    length = min(spec.fisher_rows, info.d_in * info.d_out)
+    spectra[Matrix.FISHER] = _spectrum(1, length, status, generator)
     numbers = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
     numbers[3] = math.nan
-    asked = {matrix: spectra[matrix] for matrix in sides if matrix in spec.matrices}
+    measures = dict(zip(LAYER_MEASURES, numbers, strict=True))
+    domination = measures.pop("domination")
+    asked = {matrix: spectra[matrix] for matrix in spectra if matrix in spec.matrices}
     return LayerSnapshot(
         info,
-        asked.get(Matrix.INPUT),
-        asked.get(Matrix.GRAD_OUTPUT),
-        kfac if Matrix.KFAC in spec.matrices else None,
-        asked.get(Matrix.WEIGHT),
-        asked.get(Matrix.WEIGHT_GRAD),
-        **dict(zip(LAYER_MEASURES, numbers, strict=True)),
+        input=asked.get(Matrix.INPUT),
+        grad_output=asked.get(Matrix.GRAD_OUTPUT),
+        kfac=kfac if Matrix.KFAC in spec.matrices else None,
+        fisher=asked.get(Matrix.FISHER),
+        weight=asked.get(Matrix.WEIGHT),
+        weight_grad=asked.get(Matrix.WEIGHT_GRAD),
+        domination_of=lambda: domination,
+        **measures,
     )
 
 

@@ -1,5 +1,6 @@
 """The layout is a contract with every reader: names, shapes, places, and words on each array."""
 
+import hashlib
 import shutil
 import struct
 import subprocess
@@ -56,7 +57,7 @@ def test_every_array_of_the_format_is_there_in_its_shape(written: tuple[Path, Fi
         expected[f"layers/{name}"] = (num_layers,)
     by_layer = (num_snapshots, num_layers)
     expected |= dict.fromkeys((f"layers/{name}" for name in LAYER_MEASURES), by_layer)
-    for matrix in ("input", "grad_output", "kfac", "weight", "weight_grad"):
+    for matrix in ("input", "grad_output", "kfac", "fisher", "weight", "weight_grad"):
         for name in (*SPECTRUM_MEASURES, "noise_floor", "status", "dtype"):
             expected[f"layers/{matrix}_{name}"] = by_layer
         expected[f"layers/{matrix}_kappa"] = (*by_layer, 3)
@@ -68,6 +69,7 @@ def test_every_array_of_the_format_is_there_in_its_shape(written: tuple[Path, Fi
         "grad_output/n00004": (1, 4),
         "grad_output/n00006": (3, 6),
     }
+    groups["fisher/n00008"] = (4, 8)  # eight samples, and more weights in each layer
     for matrix in ("weight", "weight_grad"):
         groups |= {f"{matrix}/n00004": (1, 4), f"{matrix}/n00006": (3, 6)}
     for group, (members, length) in groups.items():
@@ -76,6 +78,11 @@ def test_every_array_of_the_format_is_there_in_its_shape(written: tuple[Path, Fi
         expected[f"spectra/{group}/layer_index"] = (members,)
         expected[f"spectra/{group}/eig"] = (length,)
         expected[f"spectra/{group}/eigenvalue"] = (num_snapshots, members, length)
+    for name in (*SPECTRUM_MEASURES, "noise_floor", "status", "dtype"):
+        expected[f"network/fisher_{name}"] = (num_snapshots,)
+    expected["network/fisher_kappa"] = (num_snapshots, 3)
+    expected["network/fisher_eigenvalue"] = (num_snapshots, 8)
+    expected |= {"network/step": (num_snapshots,), "network/eig": (8,), "network/p": (3,)}
     found: dict[str, tuple[int, ...]] = {}
     with h5py.File(path) as file:
         file.visititems(
@@ -108,6 +115,54 @@ def test_the_arrays_describe_themselves(written: tuple[Path, FileSpec]) -> None:
         assert file.attrs["title"] == "a test λ"
         assert file.attrs["center"] == 0
         assert "1/N sum of g g^T" in file.attrs["scale_convention"]
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "num_signals", "lengths", "network"),
+    [
+        (20, 1, [20, 18, 20, 20], 20),  # the second layer has 18 weights
+        (5, 4, [20, 18, 20, 20], 20),
+        (30, 1, [30, 18, 30, 24], 30),
+        (131, 1, [54, 18, 36, 24], 131),
+        (200, 1, [54, 18, 36, 24], 132),
+    ],
+)
+def test_a_fisher_spectrum_has_as_many_eigenvalues_as_rows_or_weights(
+    num_samples: int, num_signals: int, lengths: list[int], network: int, tmp_path: Path
+) -> None:
+    spec = make_spec(num_samples=num_samples, num_signals=num_signals)
+    path = write_run(tmp_path / "results.h5", spec)
+    assert validate_results(path) == []
+    with h5py.File(path) as file:
+        assert file["layers/n_fisher"][:].tolist() == lengths
+        assert len(file["network/eig"]) == file["network/fisher_eigenvalue"].shape[1] == network
+        # The rows of the inputs; those of the gradients are as many times more.
+        assert file["layers/num_rows"][3] == num_samples
+        assert file.attrs.get("num_signals", 1) == num_signals
+
+
+def test_what_has_no_fisher_matrix_is_laid_out_as_ever() -> None:
+    """Places and words of format 1 as they were before it held Fisher matrices."""
+    without = tuple(matrix for matrix in Matrix if matrix is not Matrix.FISHER)
+    words = "\n".join(
+        f"{d.path} {d.shape} {d.kind} {d.dims} {d.long_name} {d.units} {d.axis}"
+        for d in datasets(make_spec(matrices=without))
+    )
+    digest = hashlib.sha256(words.encode()).hexdigest()
+    assert digest == "04b393b411f89a3a0d8bb00644231bf0918e194e5cb40f5589921c343f8cb17f"
+    file, _ = skeleton(make_spec(matrices=without))
+    with h5py.File(file, "r") as opened:
+        assert set(opened.attrs) == {
+            "Conventions", "condexp_format", "condexp_format_version", "config_sha256",
+            "scale_convention", "steps_per_epoch", "title", "source", "center", "bias",
+        }  # fmt: skip
+
+
+def test_a_layer_may_not_be_called_as_the_network(tmp_path: Path) -> None:
+    layers = (LayerInfo("network", "Linear", 3, 2, 1, 1, 1),)
+    with pytest.raises(InputError, match=r"a layer is called 'network'.*leave fisher out"):
+        make_spec(layers=layers)
+    write_run(tmp_path / "results.h5", make_spec(layers=layers, matrices=(Matrix.INPUT,)))
 
 
 def test_every_status_measure_and_matrix_has_its_word() -> None:
@@ -163,6 +218,11 @@ def test_another_library_reads_it_while_it_is_written(tmp_path: Path) -> None:
             eigenvalues = tree["spectra/input/n00006/eigenvalue"]
             assert eigenvalues.dims == ("step", "layer", "eig")
             assert eigenvalues.sel(layer="fc", step=6, eig=0) == value
+            network = tree["network"].to_dataset()
+            assert network["fisher_eigenvalue"].dims == ("step", "eig")
+            assert network["fisher_kappa"].dims == ("step", "p")
+            value = network["fisher_eigenvalue"].sel(step=6, eig=0)
+            assert value == network["fisher_lambda_max"].sel(step=6)
             assert tree["train/loss"].dims == ("train_step",)
             assert tree["eval/test_error"].dims == ("eval_step",)
         # The command-line tools of HDF5 are not everywhere; where they are, they must agree.
@@ -189,6 +249,8 @@ def test_the_same_run_makes_the_same_bytes(tmp_path: Path) -> None:
     [
         {"matrices": (Matrix.INPUT,)},
         {"matrices": (Matrix.KFAC,)},
+        {"matrices": (Matrix.FISHER,)},
+        {"matrices": (Matrix.FISHER,), "save_spectra": False, "kappa_p": ()},
         {"save_spectra": False},
         {"not_analysed": ()},
         {"matrices": (), "layers": ()},
@@ -196,8 +258,9 @@ def test_the_same_run_makes_the_same_bytes(tmp_path: Path) -> None:
         {"kappa_p": ()},
         {"kappa_p": (1.0,), "layers": LAYERS[3:], "snapshot_steps": (5,)},
     ],
-    ids=["input", "kfac", "no spectra", "all analysed", "no layers", "nothing", "no p", "one row"],
-)
+    ids=["input", "kfac", "fisher", "fisher's measures", "no spectra", "all analysed", "no layers",
+         "nothing", "no p", "one row"],
+)  # fmt: skip
 def test_less_may_be_asked_for(tmp_path: Path, changes: dict[str, Any]) -> None:
     spec = make_spec(**changes)
     path = write_run(tmp_path / "results.h5", spec)

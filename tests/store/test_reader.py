@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from condexp.analysis.options import Matrix
 from condexp.errors import InputError
 from condexp.store.create import create_results
 from condexp.store.layout import FileSpec
@@ -71,6 +72,37 @@ def test_spectra_are_found_by_layer(running: tuple[Run, FileSpec]) -> None:
             stored = snapshot_record(spec, step).snapshot[name].input
             assert stored is not None
             np.testing.assert_equal(spectrum.sel(step=step).values, stored.eigenvalues.numpy())
+
+
+def test_fisher_blocks_and_the_network(running: tuple[Run, FileSpec]) -> None:
+    run, spec = running
+    network = run.network()
+    assert dict(network.sizes) == {"step": 4, "eig": 8, "p": 3}
+    assert network["epoch"].values.tolist() == [0.0, 0.5, 1.0, 1.5]
+    assert network.attrs["source"] == "probe"
+    for step in run.steps:
+        snapshot = snapshot_record(spec, step).snapshot
+        found, stored = network.sel(step=step), snapshot.fisher
+        assert stored is not None
+        np.testing.assert_equal(found["fisher_eigenvalue"].values, stored.eigenvalues.numpy())
+        assert found["fisher_lambda_max"] == stored.lambda_max
+        np.testing.assert_equal(found["fisher_kappa"].values, [stored.kappa(p) for p in KAPPA_P])
+        assert found["fisher_status"] == "ok"
+        for name in run.layers:
+            block = snapshot[name].fisher
+            assert block is not None
+            spectrum = run.spectrum("fisher", name).sel(step=step)
+            np.testing.assert_equal(spectrum.values, block.eigenvalues.numpy())
+
+
+def test_a_run_without_a_fisher_matrix_says_how_to_get_one(tmp_path: Path) -> None:
+    create_results(tmp_path / "results.h5", make_spec(matrices=(Matrix.INPUT,)))
+    with pytest.raises(InputError, match=r"no Fisher matrix of the network.*analysis=fisher"):
+        open_run(tmp_path).network()
+    create_results(tmp_path / "results.h5", make_spec(save_spectra=False))
+    network = open_run(tmp_path).network()
+    assert dict(network.sizes) == {"step": 0, "eig": 8, "p": 3}
+    assert "fisher_eigenvalue" not in network
 
 
 def test_metrics_join_steps_and_evaluations(running: tuple[Run, FileSpec]) -> None:

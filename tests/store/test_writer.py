@@ -1,6 +1,7 @@
 """Every number arrives in its place, and only what the schedule allows."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -10,11 +11,12 @@ import pytest
 from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import LAYER_MEASURES
 from condexp.linalg.spectrum import SPECTRUM_MEASURES
+from condexp.store.columns import checksum
 from condexp.store.create import create_results
 from condexp.store.fields import DTYPE_CODES, STATUS_CODES
 from condexp.store.layout import FileSpec
 from condexp.store.validate import validate_results
-from condexp.store.writer import ResultsWriter, checksum
+from condexp.store.writer import ResultsWriter
 from condexp.training.events import SnapshotRecord
 from tests.store.records import (
     KAPPA_P,
@@ -54,6 +56,14 @@ def test_every_number_of_every_record_is_in_its_place(tmp_path: Path) -> None:
                         group = file[f"spectra/{matrix}/n{len(spectrum):05d}"]
                         member = group["layer_index"][:].tolist().index(column)
                         equal(group["eigenvalue"][row, member], spectrum.eigenvalues.numpy())
+            whole, network = record.snapshot.fisher, file["network"]
+            assert whole is not None
+            for name in (*SPECTRUM_MEASURES, "noise_floor"):
+                equal(network[f"fisher_{name}"][row], getattr(whole, name))
+            equal(network["fisher_kappa"][row], [whole.kappa(p) for p in KAPPA_P])
+            equal(network["fisher_eigenvalue"][row], whole.eigenvalues.numpy())
+            assert network["fisher_status"][row] == STATUS_CODES[whole.status]
+            assert network["fisher_dtype"][row] == DTYPE_CODES["float64"]
         for step in range(spec.num_train_steps):
             equal(file["train/loss"][step], step_record(step).loss)
             assert file["train/lr"][step] == step_record(step).lr
@@ -72,13 +82,16 @@ def test_a_layer_that_is_not_measured_this_time_is_absent(tmp_path: Path) -> Non
     spec, path = make_spec(), tmp_path / "results.h5"
     create_results(path, spec)
     whole = snapshot_record(spec, 0)
-    part = type(whole.snapshot)(whole.snapshot.records[1:], 32, whole.snapshot.bn_mode)
+    part = replace(whole.snapshot, records=whole.snapshot.records[1:], fisher=None)
     with ResultsWriter(path) as writer:
         writer.on_snapshot(SnapshotRecord(0, 0.0, part))
     with h5py.File(path) as file:
         assert file["layers/input_status"][0].tolist()[0] == STATUS_CODES["absent"]
         assert np.isnan(file["layers/kfac_kappa"][0, 0]).all()
         assert np.isnan(file["spectra/input/n00009/eigenvalue"][0]).all()
+        assert file["network/fisher_status"][0] == STATUS_CODES["absent"]
+        for name in ("lambda_max", "kappa", "eigenvalue"):
+            assert np.isnan(file[f"network/fisher_{name}"][0]).all()
         assert file["layers/weight_norm"][0, 1] == part.records[0].weight_norm
     assert validate_results(path) == []
 

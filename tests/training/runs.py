@@ -14,7 +14,7 @@ from condexp.data.loaders import Batches
 from condexp.training.evaluate import Evaluator, LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
 from condexp.training.execution import ModelPrecision, compile_model, configure
-from condexp.training.loop import Outcome, Plan, Source, train
+from condexp.training.loop import Outcome, Plan, Source, never, train
 from condexp.training.optimizers import build_optimizer, multistep
 from condexp.training.probe import Probe, ProbeMode, draw_probe
 from condexp.training.seeding import seed_everything
@@ -162,7 +162,13 @@ class Run:
             momentum=0.9 if self.optimizer_name == "sgd" else 0.0,
         )
 
-    def train(self, more_sinks: Sequence[Sink] = ()) -> Outcome:
+    def train(
+        self,
+        more_sinks: Sequence[Sink] = (),
+        *,
+        start: int = 0,
+        pause: Callable[[int], bool] = never,
+    ) -> Outcome:
         return train(
             self.model,
             self.loss_fn,
@@ -180,6 +186,8 @@ class Run:
                 self.batches(self.data.test, 8),
             ),
             compiled=compile_model(self.model, self.backend) if self.backend else None,
+            start=start,
+            pause=pause,
         )
 
     def batches(self, split: Split, batch_size: int, *, shuffle: bool = False) -> Batches:

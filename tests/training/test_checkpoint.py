@@ -1,72 +1,119 @@
-"""A checkpoint comes back bit for bit, replaces the old one whole, and executes nothing."""
+"""A checkpoint comes back bit for bit, refuses what it is not, and executes nothing."""
 
-import os
+import io
 import pickle
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from condexp.errors import InputError
-from condexp.training.checkpoint import load_checkpoint, save_checkpoint
+from condexp.training.checkpoint import Checkpoint, read_checkpoint
+from condexp.training.events import RowCounts
+from condexp.training.loop import RunState
 from condexp.training.optimizers import build_optimizer
+from condexp.training.seeding import random_state
+
+Trained = tuple[nn.Module, torch.optim.Optimizer]
 
 
-@pytest.fixture
-def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
+def fresh(name: str = "sgd") -> Trained:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
-    optimizer = build_optimizer("sgd", model.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(2):
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+    momentum = 0.9 if name == "sgd" else 0.0
+    return model, build_optimizer(name, model.parameters(), lr=0.1, momentum=momentum)
+
+
+def train(trained: Trained, num_steps: int) -> None:
+    model, optimizer = trained
+    for _ in range(num_steps):
         optimizer.zero_grad()
         model(torch.randn(8, 3)).square().mean().backward()
         optimizer.step()
-    return model, optimizer
 
 
-def test_round_trip(tmp_path: Path, trained: tuple[nn.Module, torch.optim.Optimizer]) -> None:
+def capture(trained: Trained, step: int) -> Checkpoint:
     model, optimizer = trained
-    save_checkpoint(tmp_path / "checkpoint.pt", model, optimizer, step=2)
-    loaded = load_checkpoint(tmp_path / "checkpoint.pt")
-    assert loaded.step == 2
-    assert loaded.model.keys() == model.state_dict().keys()
-    for name, value in model.state_dict().items():
-        assert torch.equal(loaded.model[name], value)
-    for index, state in optimizer.state_dict()["state"].items():
-        buffer = loaded.optimizer["state"][index]["momentum_buffer"]
-        assert torch.equal(buffer, state["momentum_buffer"])
+    return Checkpoint(
+        model=model.state_dict(),
+        optimizer=optimizer.state_dict(),
+        random=random_state(),
+        step=step,
+        epoch=0,
+        position=step,
+        committed=RowCounts(1, step, 0),
+        config_sha256="c" * 64,
+        data_sha256="d" * 64,
+        state=RunState.UNFINISHED,
+    )
 
 
-def test_the_contract(tmp_path: Path, trained: tuple[nn.Module, torch.optim.Optimizer]) -> None:
+def written(checkpoint: Checkpoint) -> bytes:
+    stream = io.BytesIO()
+    checkpoint.write(stream)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    trained = fresh()
+    train(trained, 2)
+    (tmp_path / "checkpoint.pt").write_bytes(written(capture(trained, 2)))
+    return tmp_path / "checkpoint.pt"
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_training_goes_on_to_the_last_bit(tmp_path: Path, name: str) -> None:
+    trained = fresh(name)
+    train(trained, 2)
     path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, *trained, step=2)
-    trained[0].load_state_dict(torch.load(path, weights_only=True)["model"])
+    path.write_bytes(written(capture(trained, 2)))
+    train(trained, 3)
+    expected = written(capture(trained, 5))
+    resumed = fresh(name)
+    torch.rand(9)  # what was drawn since must not matter
+    read_checkpoint(path).restore(*resumed)
+    train(resumed, 3)
+    # Weights, buffers, optimizer and random states are all in there.
+    assert written(capture(resumed, 5)) == expected
 
 
-def test_same_state_same_bytes(
-    tmp_path: Path, trained: tuple[nn.Module, torch.optim.Optimizer]
-) -> None:
-    save_checkpoint(tmp_path / "a.pt", *trained, step=2)
-    save_checkpoint(tmp_path / "b.pt", *trained, step=2)
-    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+def test_round_trip(path: Path) -> None:
+    trained = fresh()
+    train(trained, 2)
+    expected, loaded = capture(trained, 2), read_checkpoint(path)
+    for name in ("step", "epoch", "position", "committed", "config_sha256", "data_sha256", "state"):
+        assert getattr(loaded, name) == getattr(expected, name)
+    assert loaded.model.keys() == expected.model.keys()
+    assert all(torch.equal(loaded.model[name], value) for name, value in expected.model.items())
 
 
-def test_a_failed_write_leaves_the_old_checkpoint(
-    tmp_path: Path,
-    trained: tuple[nn.Module, torch.optim.Optimizer],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, *trained, step=1)
+def test_the_contract(path: Path) -> None:
+    fresh()[0].load_state_dict(torch.load(path, weights_only=True)["model"])
 
-    def full_disk(_: int) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(path, *trained, step=2)
-    assert load_checkpoint(path).step == 1
+def test_it_holds_tensors_and_plain_types_alone(path: Path) -> None:
+    def check(value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                assert type(key) in {str, int}
+                check(inner)
+        elif isinstance(value, list | tuple):
+            for inner in value:
+                check(inner)
+        else:
+            assert type(value) in {torch.Tensor, str, int, float, bool, type(None)}
+
+    check(torch.load(path, weights_only=True))
+
+
+def test_same_state_same_bytes() -> None:
+    trained = fresh()
+    assert written(capture(trained, 0)) == written(capture(trained, 0))
 
 
 class Malice:
@@ -79,34 +126,64 @@ class Malice:
         return Path.touch, (self.path,)
 
 
-def test_nothing_is_executed(tmp_path: Path) -> None:
-    torch.save({"model": Malice(tmp_path / "harm")}, tmp_path / "checkpoint.pt")
+@pytest.mark.parametrize("place", ["model", "optimizer", "random", "step", "state", "version"])
+def test_nothing_is_executed(path: Path, place: str) -> None:
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {place: Malice(path.with_name("harm"))}, path)
     with pytest.raises(InputError, match="damaged or not a checkpoint"):
-        load_checkpoint(tmp_path / "checkpoint.pt")
-    assert not (tmp_path / "harm").exists()
+        read_checkpoint(path)
+    # Nor by a plain pickle, which is what torch's oldest format is.
+    path.write_bytes(pickle.dumps(Malice(path.with_name("harm"))))
+    with pytest.raises(InputError, match="damaged or not a checkpoint"):
+        read_checkpoint(path)
+    assert not path.with_name("harm").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", pickle.dumps({"model": 1}, protocol=2)])
-def test_damaged(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "checkpoint.pt").write_bytes(content)
+def test_damaged(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
     with pytest.raises(InputError, match=r"checkpoint.pt is damaged or not a checkpoint"):
-        load_checkpoint(tmp_path / "checkpoint.pt")
+        read_checkpoint(path)
 
 
-def test_cut_short(tmp_path: Path, trained: tuple[nn.Module, torch.optim.Optimizer]) -> None:
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, *trained, step=2)
-    path.write_bytes(path.read_bytes()[:-500])
+@pytest.mark.parametrize("num_bytes", [500, 5000, 15000])
+def test_cut_short(path: Path, num_bytes: int) -> None:
+    path.write_bytes(path.read_bytes()[:-num_bytes])
     with pytest.raises(InputError, match="is damaged or not a checkpoint"):
-        load_checkpoint(path)
+        read_checkpoint(path)
 
 
-def test_foreign_dictionary(tmp_path: Path) -> None:
-    torch.save({"state_dict": {}}, tmp_path / "checkpoint.pt")
-    with pytest.raises(InputError, match="damaged or not a checkpoint of condexp: 'model'"):
-        load_checkpoint(tmp_path / "checkpoint.pt")
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: {"state_dict": {}}, "damaged or not a checkpoint of condexp: 'version'"),
+        (lambda c: c | {"version": 2}, "has version 2; this condexp reads version 1"),
+        (lambda c: c | {"committed": {"rows": 1}}, "unexpected keyword"),
+        (lambda c: c | {"state": "won"}, "'won' is not a valid RunState"),
+        (lambda c: c | {"step": [1]}, "damaged"),
+        (lambda c: [c], "damaged"),
+    ],
+)
+def test_foreign_content(path: Path, change: Change, message: str) -> None:
+    torch.save(change(torch.load(path, weights_only=True)), path)
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(path)
 
 
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no checkpoint"):
-        load_checkpoint(tmp_path / "checkpoint.pt")
+        read_checkpoint(tmp_path / "checkpoint.pt")
+
+
+def test_another_network_is_refused(path: Path) -> None:
+    checkpoint = read_checkpoint(path)
+    other = nn.Sequential(nn.Linear(3, 5))
+    optimizer = build_optimizer("sgd", other.parameters(), lr=0.1)
+    with pytest.raises(InputError, match=r"another network or optimizer.*run.on_existing=restart"):
+        checkpoint.restore(other, optimizer)
+    damaged = replace(checkpoint, random=dict(checkpoint.random) | {"torch": torch.zeros(3)})
+    with pytest.raises(InputError, match="another network or optimizer"):
+        damaged.restore(*fresh())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import condexp
 from condexp.analysis.snapshot import LayerSnapshot, Snapshot
 from condexp.errors import InputError
-from condexp.linalg.patches import unfold_patches
+from condexp.linalg.patches import Window, unfold_patches
 from condexp.linalg.spectrum import Spectrum
 from condexp.training.execution import (
     ModelPrecision,
@@ -165,7 +165,7 @@ def test_bf16_spectra_are_those_of_the_very_rows_of_the_pass() -> None:
         groups = module.groups if isinstance(module, nn.Conv2d) else 1
         if isinstance(module, nn.Conv2d):
             kernel = (module.kernel_size, module.stride, module.padding, module.dilation)
-            a = unfold_patches(a, *kernel, groups, module.padding_mode)
+            a = unfold_patches(a, Window(*kernel, groups, module.padding_mode))
             g = torch.stack(g.movedim(1, -1).flatten(0, 2).tensor_split(groups, dim=1))
         else:
             a, g = a[None], g[None]

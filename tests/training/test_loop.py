@@ -1,7 +1,7 @@
 """What the loop reports, in which order, and how it ends."""
 
 import math
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from condexp.analysis.analyze import analyze_batches
 from condexp.errors import InputError
-from condexp.training.checkpoint import load_checkpoint, save_checkpoint
 from condexp.training.loop import Outcome, RunState, Source
+from condexp.training.seeding import random_state, restore_random_state
 from tests.training.runs import (
     BATCH,
     NUM_STEPS,
@@ -94,7 +94,6 @@ def test_outcome(trained: tuple[Run, Outcome]) -> None:
     assert outcome.state is RunState.COMPLETE
     assert outcome.num_steps_done == NUM_STEPS
     assert outcome.final == log.evals[-1]
-    assert outcome.best_test_error == min(e.test_error for e in log.evals)
 
 
 def test_the_last_evaluation_is_of_the_trained_network(trained: tuple[Run, Outcome]) -> None:
@@ -179,7 +178,6 @@ def test_divergence(value: float, source: Source) -> None:
     assert outcome.state is RunState.DIVERGED
     assert outcome.num_steps_done == 3
     assert outcome.final is None
-    assert outcome.best_test_error == run.log.evals[0].test_error
     assert [record.step for record in run.log.steps] == [0, 1, 2, 3]
     assert not math.isfinite(run.log.steps[-1].loss)
     assert [record.step for record in run.log.snapshots] == [3]
@@ -235,11 +233,54 @@ def test_every_sink_is_told() -> None:
     assert more.order == run.log.order
 
 
-def test_checkpoint_of_a_run_repeats_byte_for_byte(tmp_path: Path) -> None:
-    for name in ("a.pt", "b.pt"):
-        run = Run(plain_mlp)
-        run.train()
-        save_checkpoint(tmp_path / name, run.model, run.optimizer, step=NUM_STEPS)
-    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
-    weights = load_checkpoint(tmp_path / "a.pt").model["1.weight"]
-    assert torch.equal(weights, run.model.get_parameter("1.weight"))
+class Pause:
+    """Remembers when it was asked, and says yes once."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at, self.asked = at, list[int]()
+
+    def __call__(self, step: int) -> bool:
+        self.asked.append(step)
+        return step == self.at
+
+
+@pytest.mark.parametrize("at", range(NUM_STEPS))
+@pytest.mark.parametrize("source", list(Source))
+def test_a_paused_run_goes_on_to_the_last_bit(at: int, source: Source) -> None:
+    def run() -> Run:
+        last = NUM_STEPS if source is Source.PROBE else NUM_STEPS - 1
+        noisy = partial(mlp, dropout=0.5, noise=True)
+        return Run(noisy, source=source, snapshots=(0, 3, 4, last), evals=(1, 4, 6))
+
+    whole = run()
+    expected = whole.train()
+    first = run()
+    pause = Pause(at)
+    outcome = first.train(pause=pause)
+    assert outcome == Outcome(RunState.UNFINISHED, at, None)
+    assert pause.asked == list(range(at + 1))
+    model, optimizer = first.model.state_dict(), first.optimizer.state_dict()
+    state = random_state()
+    second = run()  # seeds everything anew
+    second.model.load_state_dict(model)
+    second.optimizer.load_state_dict(optimizer)
+    restore_random_state(state)
+    assert second.train(start=at) == expected
+    assert second.state() == whole.state()
+    # Every record once, in order, and the same.
+    assert first.log.order + second.log.order == whole.log.order
+    assert first.log.steps + second.log.steps == whole.log.steps
+    assert first.log.evals + second.log.evals == whole.log.evals
+    for ours, theirs in zip(
+        first.log.snapshots + second.log.snapshots, whole.log.snapshots, strict=True
+    ):
+        for one, other in zip(ours.snapshot.records, theirs.snapshot.records, strict=True):
+            assert one.input is not None
+            assert other.input is not None
+            assert torch.equal(one.input.eigenvalues, other.input.eigenvalues)
+
+
+def test_a_run_is_not_paused_once_all_is_done() -> None:
+    pause = Pause(NUM_STEPS)
+    assert Run(plain_mlp).train(pause=pause).state is RunState.COMPLETE
+    assert pause.asked == list(range(NUM_STEPS))

@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from condexp.errors import InputError
-from condexp.training.seeding import deterministic, make_generator, seed_everything
+from condexp.training.seeding import (
+    deterministic,
+    make_generator,
+    random_state,
+    restore_random_state,
+    seed_everything,
+)
 
 
 def draw() -> tuple[float, float, float]:
@@ -24,6 +30,21 @@ def test_one_seed_for_every_generator() -> None:
     assert draw() == first
     seed_everything(6)
     assert all(a != b for a, b in zip(first, draw(), strict=True))
+
+
+@pytest.mark.parametrize("gauss", [False, True])
+def test_every_generator_goes_on_from_a_state(gauss: bool) -> None:
+    seed_everything(5)
+    draw()
+    if gauss:  # of these two are drawn, and one is kept
+        random.gauss(0, 1)
+        np.random.randn()
+    state = random_state()
+    expected = random.gauss(0, 1), float(np.random.randn()), *draw()
+    seed_everything(6)
+    draw()
+    restore_random_state(state)
+    assert (random.gauss(0, 1), float(np.random.randn()), *draw()) == expected
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])

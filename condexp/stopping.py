@@ -1,0 +1,76 @@
+"""Requests to stop: a signal is noted when it comes, and heeded where a run can be left."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+INTERRUPTED, TEMPORARY_FAILURE = 130, 75  # Ctrl-C's code, and sysexits.h's "try again later"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """A run ended because a signal asked for it; its checkpoint is written.
+
+    Args:
+        by: The signal.
+    """
+
+    def __init__(self, by: signal.Signals) -> None:
+        super().__init__(by)
+        self.signal = by
+
+    def __str__(self) -> str:
+        return f"stopped by {self.signal.name}; the same command goes on from there"
+
+    @property
+    def exit_code(self) -> int:
+        """130 for Ctrl-C, 75 for the signals of schedulers."""
+        return INTERRUPTED if self.signal is signal.SIGINT else TEMPORARY_FAILURE
+
+
+class StopRequests:
+    """What was asked for so far. Made by :func:`stop_requests`."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def note(self, number: int, _frame: FrameType | None) -> None:
+        """Note a signal; Ctrl-C after any other request is obeyed at once.
+
+        Args:
+            number: The signal.
+
+        Raises:
+            KeyboardInterrupt: At Ctrl-C when a request is noted already.
+        """
+        given = signal.Signals(number)
+        if self and given is signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = self.signal or given
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequests]:
+    """Note SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 instead of dying by them.
+
+    Signals belong to the main thread: in another one nothing is noted, and nothing changed.
+
+    Yields:
+        What was asked for so far; true as soon as there is something.
+    """
+    requests = StopRequests()
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
+    before = {number: signal.signal(number, requests.note) for number in SIGNALS}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            # None is a handler that was not installed from Python: it cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
