@@ -18,6 +18,7 @@ from condexp.data.imagenet import load_imagenet
 from condexp.data.loaders import Batches
 from condexp.data.mnist import load_fashion_mnist, load_mnist
 from condexp.data.svhn import load_svhn
+from condexp.linalg.eigen import pin_threads
 from condexp.models.imported import build_imported
 from condexp.models.linear import build_linear
 from condexp.models.mlp import build_mlp
@@ -93,7 +94,7 @@ def assemble(
     Returns:
         Model, optimizer, data and probe on the device.
     """
-    torch.set_num_threads(config.trainer.num_threads or NUM_THREADS)
+    pin_threads(config.trainer.num_threads or NUM_THREADS)
     deterministic(config.trainer.deterministic)
     seed_everything(config.seed)
     # Drawn on the CPU, so that a network starts the same on every device.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from condexp.errors import InputError, suggestion
+from condexp.stopping import Stopped
 
 EPILOG = """\
 examples:
@@ -25,7 +26,7 @@ overrides are Hydra's: group=choice, group.key=value, +experiment=…, --config-
   condexp run --cfg job prints the configuration; condexp run --hydra-help explains the rest.
 completion: eval "$(condexp -sc install=bash)"
 exit codes: 0 done (a diverged run is a result), 1 a job failed, 2 bad input and nothing was run,
-  130 Ctrl-C
+  75 stopped by SIGTERM, SIGUSR1, SIGUSR2 or a time limit, 130 by Ctrl-C: the same command goes on
 """
 
 
@@ -215,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; ``sys.argv`` where None.
 
     Returns:
-        The exit code: 0 done, 1 a job failed, 2 bad input, 130 interrupted.
+        The exit code: 0 done, 1 a job failed, 2 bad input, 75 or 130 stopped.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):  # Σ must not end a run where a terminal has none
@@ -231,6 +232,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("condexp: interrupted\n")
         return 130
+    except Stopped as stop:
+        sys.stderr.write(f"condexp: {stop}\n")
+        return stop.exit_code
     except BrokenPipeError:  # the reader of a pipe went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

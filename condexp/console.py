@@ -1,4 +1,8 @@
-"""What a person reads: the only place that prints. Tables come from ``results``."""
+"""What a person reads: the only place that prints. Tables come from ``results``.
+
+What a command alone needs it imports itself: ``condexp status``, and a process that only waits for
+a grid's job, need neither torch nor pandas.
+"""
 
 import os
 import sys
@@ -6,24 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.control import Control
+from rich.segment import ControlType
 from rich.text import Text
 
 from condexp.errors import InputError, choose
-from condexp.layers_report import layers_report
-from condexp.results.collect import collect
-from condexp.results.export import save_csv, write_csv
-from condexp.results.report import layer_table, metrics_table, summary
+from condexp.job_result import JobResult
 from condexp.results.status_table import read_statuses, status_table
-from condexp.results.tables import Format, make_table, render
-from condexp.store.layout import FILE_NAME
-from condexp.store.reader import open_run
 from condexp.store.runs import State, find_runs
-from condexp.store.validate import validate_results
 
 if TYPE_CHECKING:
-    from condexp.experiment import JobResult
     from condexp.prepare import Prepared
 
 WIDE = 200  # columns where the output is a file or a pipe: nothing is cut
@@ -51,15 +48,38 @@ def make_console(file: TextIO | None = None) -> Console:
     return console
 
 
+def say(text: str) -> None:
+    """Print a line as it is, in place of the bar that a killed process may have left.
+
+    Args:
+        text: The line.
+    """
+    console = make_console()
+    console.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
+    console.show_cursor()
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def show(*parts: RenderableType) -> None:
+    """Print tables and texts.
+
+    Args:
+        parts: One below the other.
+    """
+    console = make_console()
+    for part in parts:
+        console.print(part)
+
+
 def show_layers(prepared: "Prepared") -> None:
     """Print what an experiment would measure, and what not.
 
     Args:
         prepared: The checked experiment.
     """
-    console = make_console()
-    for part in layers_report(prepared):
-        console.print(part)
+    from condexp.layers_report import layers_report
+
+    show(*layers_report(prepared))
 
 
 def show_status(folders: Sequence[Path]) -> int:
@@ -87,6 +107,9 @@ def show_run(path: Path, step: int | None, measures: Sequence[str] | None) -> in
     Returns:
         0.
     """
+    from condexp.results.report import layer_table, summary
+    from condexp.store.reader import open_run
+
     run = open_run(path)
     table = layer_table(run, step, measures)
     make_console().print(summary(run), table)
@@ -115,6 +138,9 @@ def show_table(
     Returns:
         0.
     """
+    from condexp.results.collect import collect
+    from condexp.results.tables import Format, make_table, render
+
     table = make_table(collect(folders, [*rows, *cols, value]), rows, cols, value)
     console = make_console()
     rendered = render(table, output_format)
@@ -139,7 +165,8 @@ def draw_figure(name: str, folders: Sequence[Path], output: Path | None) -> int:
     Returns:
         0.
     """
-    from condexp.results.figures import FIGURES  # takes matplotlib a second
+    from condexp.results.figures import FIGURES
+    from condexp.store.reader import open_run
 
     draw = FIGURES[choose("figure", name, FIGURES)]
     runs = find_runs(folders)
@@ -162,6 +189,9 @@ def validate_file(path: Path) -> int:
     Raises:
         InputError: If there is no such file.
     """
+    from condexp.store.layout import FILE_NAME
+    from condexp.store.validate import validate_results
+
     path = path / FILE_NAME if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"there is no results file {path}.")
@@ -182,6 +212,9 @@ def export_run(path: Path, output: Path | None, *, spectra: bool) -> int:
     Returns:
         0.
     """
+    from condexp.results.export import save_csv, write_csv
+    from condexp.store.reader import open_run
+
     run = open_run(path)
     if output is None:
         write_csv(run, sys.stdout, spectra=spectra)
@@ -191,12 +224,15 @@ def export_run(path: Path, output: Path | None, *, spectra: bool) -> int:
     return 0
 
 
-def show_result(result: "JobResult") -> None:
+def show_result(result: JobResult) -> None:
     """Print what a run left: the table of its layers and where its files are.
 
     Args:
         result: How the run ended.
     """
+    from condexp.results.report import layer_table, metrics_table
+    from condexp.store.reader import open_run
+
     console = make_console()
     if result.state is State.FAILED or result.folder is None:
         log_file = result.folder and result.folder / "run.log"
@@ -208,24 +244,3 @@ def show_result(result: "JobResult") -> None:
     verb = "stored already" if result.stored else "wrote"
     names = sorted(path.name for path in result.folder.iterdir() if path.suffix != ".lock")
     console.print(f"{result.state}; {verb}: {result.folder}/{{{', '.join(names)}}}", soft_wrap=True)
-
-
-def show_grid(jobs: Sequence[Sequence[str]], results: Sequence["JobResult"]) -> None:
-    """Print one row a job of a finished grid.
-
-    Args:
-        jobs: The overrides of each job.
-        results: How each ended.
-    """
-    common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
-    caption = f"all: {' '.join(sorted(common))}" if common else None
-    table = Table(title=f"grid of {len(jobs)} jobs", title_justify="left", caption=caption)
-    for column in ("job", "state", "overrides", "result"):
-        table.add_column(column, overflow="fold")
-    for number, (overrides, result) in enumerate(zip(jobs, results, strict=True)):
-        state = Text(str(result.state), style="red" if result.exit_code else "green")
-        state.append(" (stored)" if result.stored else "")
-        varied = " ".join(override for override in overrides if override not in common)
-        where = result.message if result.exit_code else str(result.folder)
-        table.add_row(str(number), state, Text(varied), Text(where or ""))
-    make_console().print(table)

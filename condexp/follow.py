@@ -8,7 +8,7 @@ from condexp.console import make_console, show_result
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 if TYPE_CHECKING:
-    from condexp.experiment import JobResult
+    from condexp.job_result import JobResult
     from condexp.prepare import Prepared
 
 
@@ -18,9 +18,10 @@ class Follower:
     Args:
         job: Number and overrides of a grid's job, for its heading; None for a single run, which
             ends with its table.
+        bar: Whether the terminal is its own, so that it may draw a bar there.
     """
 
-    def __init__(self, job: str | None = None) -> None:
+    def __init__(self, job: str | None = None, *, bar: bool = True) -> None:
         self._console = make_console()
         self._job = job
         self._num_snapshots = 0
@@ -33,7 +34,7 @@ class Follower:
             TextColumn("{task.description}"),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not (bar and self._console.is_terminal),
         )
         self._task = self._progress.add_task("", total=None)
 

@@ -1,55 +1,86 @@
-"""A grid as a whole: every job is validated before the first one starts, and all are reported."""
+"""A grid as a whole: its jobs are launched, stopped together, and reported."""
 
-from collections.abc import Sequence
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides
-from omegaconf import DictConfig
+from hydra.core.utils import JobReturn, JobStatus
 
+from condexp.console import show
 from condexp.errors import InputError
-from condexp.experiment import JobResult, stored_result
-from condexp.launch import experiment_name
-from condexp.prepare import prepare
-from condexp.validation import validate
+from condexp.grid_plan import GridJob, own_settings
+from condexp.grid_report import result_table
+from condexp.job_process import Order
+from condexp.job_result import JobResult
+from condexp.jobs import Board, GridTask
+from condexp.stopping import SIGNALS, Stopped, StopRequests, stop_requests
+from condexp.store.runs import State, read_status
+
+Launch = Callable[[GridTask, Sequence[Sequence[str]]], Sequence[JobReturn]]
+"""Has Hydra's launcher run jobs, given by their overrides; what it brings back may be short of the
+last ones where the grid was stopped."""
 
 
-def check_grid(jobs: Sequence[Sequence[str]], composed: Sequence[DictConfig]) -> None:
-    """Validate every job as if it were to start now.
-
-    Args:
-        jobs: The overrides of each job.
-        composed: The configuration of each job.
-
-    Raises:
-        InputError: At the first job that could not run; no job has started.
-    """
-    if not jobs:
-        raise InputError("the grid is empty: a swept key has no values.")
-    for number, (overrides, config) in enumerate(zip(jobs, composed, strict=True), start=1):
-        try:
-            stored_result(prepare(validate(config, experiment_name(config.hydra))))
-        except InputError as error:
-            settings = " ".join(filter_overrides(overrides))
-            raise InputError(
-                f"job {number} of {len(jobs)} ({settings}): {error} Nothing was run."
-            ) from error
-
-
-def finish_grid(jobs: Sequence[Sequence[str]], returns: Sequence[JobReturn]) -> int:
-    """Print the table of all jobs.
+def run_grid(jobs: Sequence[GridJob], launch: Launch) -> int:
+    """Run the jobs that are to be run, and print the table of all.
 
     Args:
-        jobs: The overrides of each job.
-        returns: What the launcher brought back of each.
+        jobs: The plan.
+        launch: Runs jobs.
 
     Returns:
-        The grid's exit code: 1 if a job failed.
+        The grid's exit code: 75 or 130 where it was stopped, else 1 if a job failed, else 75 if one
+        is not finished.
     """
-    from condexp.console import show_grid
+    results = {place: job.result for place, job in enumerate(jobs) if job.result is not None}
+    places = [place for place, job in enumerate(jobs) if job.cost is not None]
+    with tempfile.TemporaryDirectory(prefix="condexp-grid-") as folder:
+        board = Board(Path(folder))
+        with _stopping(board) as requests:
+            orders = _orders(jobs)
+            task = GridTask(board, tuple(orders[place] for place in places))
+            results |= dict(zip(places, _launched(jobs, places, task, launch), strict=True))
+    for place, job in enumerate(jobs):
+        if job.original is not None:
+            results[place] = results[job.original]
+    ended = [results[place] for place in range(len(jobs))]
+    show(result_table(jobs, ended))
+    codes = {result.exit_code for result in ended} - {0}
+    if codes and requests.signal is not None:
+        return Stopped(requests.signal).exit_code
+    return min(codes, default=0)
 
-    results = [_result(record) for record in returns]
-    show_grid([filter_overrides(job) for job in jobs], results)
-    return int(any(result.exit_code for result in results))
+
+def _launched(
+    jobs: Sequence[GridJob], places: Sequence[int], task: GridTask, launch: Launch
+) -> list[JobResult]:
+    """Return how launched jobs ended, even where the launcher itself is lost."""
+    returns: Sequence[JobReturn] = []
+    failure: str | None = None
+    try:
+        returns = launch(task, [jobs[place].overrides for place in places]) if places else []
+    except Exception as error:  # of a launcher's worker that was killed, say
+        reason = next(iter(str(error).splitlines()), "")
+        failure = f"the launcher failed: {type(error).__name__}: {reason}"
+    missing = task.orders[len(returns) :]
+    return [
+        *(_result(record) for record in returns),
+        *(_as_left(order.folder, task.reason_not_to_start(order), failure) for order in missing),
+    ]
+
+
+def _orders(jobs: Sequence[GridJob]) -> list[Order]:
+    names = [f"{n}/{len(jobs)} ({own})" for n, own in enumerate(own_settings(jobs), start=1)]
+    runs = [job.config.run for job in jobs]
+    return [
+        Order(name, job.folder.absolute(), run.fail_fast, run.timeout)
+        for name, job, run in zip(names, jobs, runs, strict=True)
+    ]
 
 
 def _result(record: JobReturn) -> JobResult:
@@ -57,3 +88,35 @@ def _result(record: JobReturn) -> JobResult:
     if record.status == JobStatus.COMPLETED and isinstance(value, JobResult):
         return value
     return JobResult.lost(str(value))
+
+
+def _as_left(folder: Path, why_not: str | None, failure: str | None) -> JobResult:
+    """Return how a job stands of which the launcher brought nothing back."""
+    state = State.PENDING
+    with suppress(InputError):
+        status = read_status(folder)
+        if status.state in {State.COMPLETE, State.DIVERGED}:
+            return JobResult(folder, status.state)
+        state = State.INTERRUPTED
+    if why_not is None and failure is not None:
+        return JobResult(folder, State.FAILED, failure)
+    return JobResult(folder, state, why_not)
+
+
+@contextmanager
+def _stopping(board: Board) -> Iterator[StopRequests]:
+    """Tell all processes of the grid when a signal asks it to stop.
+
+    Yields:
+        What was asked for.
+    """
+    with stop_requests() as requests:
+
+        def note(number: int, frame: FrameType | None) -> None:
+            board.stop()
+            requests.note(number, frame)
+
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, note)
+        yield requests

@@ -10,16 +10,15 @@ import hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from condexp.errors import InputError, choose
+from condexp.stopping import Stopped
 
 if TYPE_CHECKING:
-    from condexp.experiment import JobResult
+    from condexp.job_result import JobResult
 
-PRESETS = ("experiment=", "profile=")  # the same for all jobs of a grid: said once, not by each
 FREE_KEYS = "model.kwargs."  # the arguments of the user's own model: any name
 
 
@@ -50,33 +49,32 @@ def launch_run(args: list[str]) -> int:
     """
     results: list[JobResult] = []
 
-    def task(composed: DictConfig) -> "JobResult":
+    def task(composed: DictConfig) -> None:
         # Imported here, that completion and --cfg stay quick: they need no torch.
-        from condexp.experiment import JobResult, run_experiment
+        from condexp.experiment import run_experiment
         from condexp.follow import Follower
         from condexp.validation import validate
 
         hydra_config = HydraConfig.get()
-        in_grid = hydra_config.mode == RunMode.MULTIRUN
-        varied = [o for o in hydra_config.overrides.task if not o.startswith(PRESETS)]
-        job = f"{hydra_config.job.num} ({' '.join(varied)})" if in_grid else None
-        follower = Follower(job)
+        config = validate(composed, experiment_name(hydra_config))
+        if config.run.dry_run:
+            from condexp.console import show
+            from condexp.grid_plan import Planner
+            from condexp.grid_report import plan_table
+
+            planner = Planner()
+            planner.add(hydra_config.overrides.task, config)
+            show(plan_table(planner.jobs))
+            return
+        follower = Follower()
         try:
-            config = validate(composed, experiment_name(hydra_config))
-            result = run_experiment(config, follower)
-        except InputError as error:
-            if not in_grid:
-                raise
-            result = JobResult.lost(str(error))  # the other jobs go on
-            follower.finished(result)
+            results.append(run_experiment(config, follower))
         finally:
             follower.close()
-        results.append(result)
-        return result
 
+    # A grid's code is the sweeper's: it has the jobs run in processes of their own.
     code = _with_hydra(task, args)
-    # A grid's code is the sweeper's: its jobs may have run in other processes.
-    return code or int(any(result.exit_code for result in results))
+    return code or max((result.exit_code for result in results), default=0)
 
 
 def launch_layers(args: list[str]) -> int:
@@ -117,13 +115,13 @@ def experiment_name(hydra_config: HydraConf) -> str:
 
 
 def _with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
-    refused: list[InputError] = []
+    raised: list[InputError | Stopped] = []
 
     def quiet(composed: DictConfig) -> object:
         try:
             return task(composed)
-        except InputError as error:  # Hydra would announce it with a line of its own
-            refused.append(error)
+        except (InputError, Stopped) as error:  # Hydra would announce it with a line of its own
+            raised.append(error)
             return None
 
     # Hydra reads sys.argv, and with this variable it raises instead of printing and exiting.
@@ -141,8 +139,8 @@ def _with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:
         sys.argv = saved
-    if refused:
-        raise refused[0]
+    if raised:
+        raise raised[0]
     return 0
 
 
@@ -157,6 +155,8 @@ def explain(error: Exception) -> str:
     """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, given = str(error.missing_cfg_file).rpartition("/")
+        if (group, given) == ("hydra/launcher", "joblib"):
+            return "hydra/launcher=local needs joblib: pip install 'condexp[local]'."
         try:
             choose(group, given, error.options)
         except InputError as unknown:

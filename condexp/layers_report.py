@@ -3,16 +3,21 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from condexp.analysis.layers import LayerInfo, NotAnalysed
+from condexp.analysis.layers import NotAnalysed
+from condexp.analysis.memory import needed_bytes
 from condexp.analysis.options import Matrix
+from condexp.layer_costs import LayerCost
 from condexp.store.layout import file_size
 
 if TYPE_CHECKING:
     from condexp.prepare import Prepared
+
+SIDES = {Matrix.INPUT: "Σx", Matrix.GRAD_OUTPUT: "Σ∇h", Matrix.FISHER: "Fisher"}
 
 
 def layers_report(prepared: "Prepared") -> Iterator[RenderableType]:
@@ -24,87 +29,86 @@ def layers_report(prepared: "Prepared") -> Iterator[RenderableType]:
     Yields:
         One part after the other, for the console.
     """
-    plan, num_samples = prepared.plan, prepared.spec.num_samples
-    layers, rest = prepared.catalogue.layers, prepared.catalogue.not_analysed
-    title = f"{prepared.spec.attributes['title']}: analysed layers"
-    matrices = prepared.options.matrices if plan.snapshot_steps else ()
-    yield _layer_table(title, layers, num_samples, matrices)
+    costs, rest = prepared.costs, prepared.catalogue.not_analysed
+    yield _layer_table(f"{prepared.spec.attributes['title']}: analysed layers", costs)
+    if any(sides.is_dual for cost in costs for sides in cost.sides.values()):
+        yield Text(
+            "dual: the spectrum comes from the Gram matrix of the rows, which are fewer than the "
+            "matrix has columns; primal: from the matrix itself",
+            style="dim",
+        )
     largest = max(prepared.options.kappa_p, default=0.0)
-    short = sum(_share(layer, num_samples) < largest for layer in layers)
+    short = sum(cost.finite_share < largest for cost in costs)
     if short:
         yield Text.from_markup(
-            f"[yellow]rows:[/] {short} of {len(layers)} layers have fewer rows than p·d, so some "
+            f"[yellow]rows:[/] {short} of {len(costs)} layers have fewer rows than p·d, so some "
             "κ_p is infinite by construction: a statement about the sample size, not the network. "
             "A larger trainer.batch_size, or analysis.source=probe with a probe.size of 4 d, helps."
         )
     if rest:
         yield _not_analysed_table(rest)
-    yield Text(
-        f"{len(plan.snapshot_steps)} snapshots of {num_samples} samples in {plan.num_steps} steps: "
-        f"{_shortened(plan.snapshot_steps)}\n"
-        f"memory of a snapshot {_size(sum(kept_bytes(layer, matrices) for layer in layers))}, and "
-        f"up to {_size(max((row_bytes(layer, num_samples) for layer in layers), default=0))} more "
-        "while the rows of a convolution are laid out\n"
-        f"results file {_size(file_size(prepared.spec))}, run folder {prepared.folder}"
-    )
+    yield Text("\n".join(_sizes(prepared)))
 
 
-def kept_bytes(layer: LayerInfo, matrices: Sequence[Matrix]) -> int:
-    """Estimate what is kept of a layer until a snapshot is complete.
-
-    Args:
-        layer: Its sizes.
-        matrices: What is measured of it.
-
-    Returns:
-        Bytes: the sums of each group's rows, ``[d, d]`` in float64, the weight in float32 and its
-        gradient in float64.
-    """
-    if not matrices:
-        return 0
-    side = layer.d_out // layer.groups
-    of_input = layer.d_in**2 if {Matrix.INPUT, Matrix.KFAC} & set(matrices) else 0
-    of_output = side**2 if {Matrix.GRAD_OUTPUT, Matrix.KFAC} & set(matrices) else 0
-    num_weights = layer.d_out * (layer.fan_in or layer.d_in)
-    return 8 * layer.groups * (of_input + of_output) + (4 + 8) * num_weights
-
-
-def row_bytes(layer: LayerInfo, num_samples: int) -> int:
-    """Estimate what a convolution's rows take in addition, while it is measured.
-
-    Args:
-        layer: Its sizes.
-        num_samples: Samples of a snapshot.
-
-    Returns:
-        Bytes: its patches, or its output's gradients, in float32; 0 for a linear layer, whose rows
-        are there already.
-    """
-    if layer.type == "Linear":
-        return 0
-    return 4 * num_samples * layer.positions * max(layer.groups * layer.d_in, layer.d_out)
-
-
-def _layer_table(
-    title: str, layers: Sequence[LayerInfo], num_samples: int, matrices: Sequence[Matrix]
-) -> Table:
-    table = Table(title=title, title_justify="left")
+def _layer_table(title: str, costs: Sequence[LayerCost]) -> Table:
+    measured = {matrix for cost in costs for matrix in cost.sides}
+    sides = [matrix for matrix in SIDES if matrix in measured]
+    grouped = any(cost.layer.groups > 1 for cost in costs)
+    # Close together, so that the columns fit a terminal of 100.
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     for column in ("layer", "type"):
         table.add_column(column, overflow="fold")
-    for column in ("d_in", "d_out", "groups", "positions", "rows", "finite κ_p", "memory"):
-        table.add_column(column, justify="right")
-    for layer in layers:
-        rows = num_samples * layer.positions * layer.uses
-        sizes = (layer.d_in, layer.d_out, layer.groups, layer.positions, rows)
-        share = _share(layer, num_samples)
+    sizes = ["d_in", "d_out", *(["groups"] if grouped else []), "posi-\ntions", "rows"]
+    for column in (*sizes, "finite\nκ_p", *(SIDES[matrix] for matrix in sides), "memory"):
+        table.add_column(column, justify="right", overflow="fold")
+    for cost in costs:
+        layer, share = cost.layer, cost.finite_share
+        groups = [str(layer.groups)] if grouped else []
         table.add_row(
             Text(layer.name + (" (reused)" if layer.uses > 1 else "")),
             layer.type,
-            *(str(size) for size in sizes),
+            *(str(layer.d_in), str(layer.d_out), *groups, str(layer.positions), str(cost.num_rows)),
             "all" if share == 1 else Text(f"p ≤ {share:.2g}", style="yellow"),
-            _size(kept_bytes(layer, matrices)),
+            *("dual" if cost.sides[matrix].is_dual else "primal" for matrix in sides),
+            _size(cost.matrix_bytes),
         )
     return table
+
+
+def _sizes(prepared: "Prepared") -> Iterator[str]:
+    """Yield lines on the schedule, the memory and the files."""
+    plan, spec, costs = prepared.plan, prepared.spec, prepared.costs
+    yield (
+        f"{len(plan.snapshot_steps)} snapshots of {spec.num_samples} samples in {plan.num_steps} "
+        f"steps: {_shortened(plan.snapshot_steps)}"
+    )
+    if plan.snapshot_steps and spec.extent.network_length:
+        yield _fisher_line(prepared)
+    at_work = max((cost.matrix_bytes + cost.row_bytes for cost in costs), default=0)
+    yield (
+        f"memory of a snapshot: {_size(sum(cost.kept_bytes for cost in costs))} kept until it is "
+        f"complete, and up to {_size(at_work)} at work on a layer"
+    )
+    yield f"results file {_size(file_size(spec))}, run folder {prepared.folder}"
+
+
+def _fisher_line(prepared: "Prepared") -> str:
+    spec, costs, limit = prepared.spec, prepared.costs, prepared.options.memory_limit
+    each = f" of {spec.num_signals} signals a sample" if spec.num_signals > 1 else ""
+    kept, batches = [cost.fisher_bytes for cost in costs], costs[0].in_batches
+    least = needed_bytes(kept, spec.num_samples, spec.num_signals, streaming=batches)
+    grams = needed_bytes([], spec.num_samples, spec.num_signals, streaming=batches)
+    # Without a limit the layers take their signals together; one signal passes layer by layer.
+    takes = grams + (sum(kept) if batches or spec.num_signals > 1 else max(kept))
+    memory = f"takes {_size(takes)}"
+    if limit is not None:
+        memory = f"takes {_size(min(takes, limit))} of {_size(limit)} (memory_limit)"
+    elif least < takes and spec.num_signals > 1:
+        memory += f", with a memory_limit {_size(least)} at least"
+    return (
+        f"Fisher: {spec.fisher_rows} rows{each}, {spec.extent.network_length} eigenvalues of the "
+        f"network; {memory}"
+    )
 
 
 def _not_analysed_table(modules: Sequence[NotAnalysed]) -> Table:
@@ -114,12 +118,6 @@ def _not_analysed_table(modules: Sequence[NotAnalysed]) -> Table:
     for module in modules:
         table.add_row(Text(module.name), Text(module.reason))
     return table
-
-
-def _share(layer: LayerInfo, num_samples: int) -> float:
-    """Return the largest p for which κ_p of both factors can be finite."""
-    rows = num_samples * layer.positions * layer.uses
-    return min(1.0, rows / max(layer.d_in, layer.d_out // layer.groups))
 
 
 def _size(num_bytes: float) -> str:

@@ -23,7 +23,9 @@ from condexp.config import Config
 from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
-from condexp.rehearse import rehearse
+from condexp.fisher_checks import check_labels, check_memory, num_signals
+from condexp.layer_costs import LayerCost
+from condexp.rehearse import Rehearsal, rehearse
 from condexp.store.layout import FileSpec
 from condexp.store.runs import identity_yaml, run_folder
 from condexp.training.execution import ModelPrecision, check_execution
@@ -33,7 +35,20 @@ from condexp.training.schedule import Schedule, evaluation_steps
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked experiment: all that is known of it before training."""
+    """A checked experiment: all that is known of it before training.
+
+    Attributes:
+        config: Its configuration.
+        folder: Where the run lives.
+        device: Where it trains.
+        dataset: What it trains on.
+        catalogue: The layers.
+        options: What is measured of them.
+        plan: When.
+        spec: What its results file is created from.
+        num_weights: Numbers in the model's state.
+        costs: What measuring takes, layer by layer.
+    """
 
     config: Config
     folder: Path
@@ -43,6 +58,8 @@ class Prepared:
     options: AnalysisOptions
     plan: Plan
     spec: FileSpec
+    num_weights: int
+    costs: tuple[LayerCost, ...]
 
     @property
     def source(self) -> Source:
@@ -81,9 +98,24 @@ def prepare(config: Config) -> Prepared:
         precision=ModelPrecision(config.trainer.precision),
         compiled=config.trainer.compile,
     )
-    num_samples = _num_samples(config, len(dataset.train))
-    spec = _file_spec(config, rehearsal.catalogue, options, plan, num_samples)
-    return Prepared(config, folder, device, dataset, rehearsal.catalogue, options, plan, spec)
+    spec = _file_spec(config, dataset, rehearsal.catalogue, options, plan)
+    costs = _costs(config, rehearsal, spec)
+    if plan.snapshot_steps:
+        check_labels(config.analysis, options, rehearsal.model)
+        check_memory(options, costs)
+    tensors = rehearsal.model.state_dict().values()
+    return Prepared(
+        config,
+        folder,
+        device,
+        dataset,
+        rehearsal.catalogue,
+        options,
+        plan,
+        spec,
+        num_weights=sum(tensor.numel() for tensor in tensors),
+        costs=costs,
+    )
 
 
 def _device(name: str) -> torch.device:
@@ -116,6 +148,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _options(analysis: AnalysisConfig, seed: int) -> AnalysisOptions:
+    limit = analysis.memory_limit
     return AnalysisOptions(
         matrices=tuple(Matrix(name) for name in analysis.matrices),
         fisher_type=analysis.fisher_type,  # type: ignore[arg-type]  # converted by the record
@@ -127,6 +160,8 @@ def _options(analysis: AnalysisConfig, seed: int) -> AnalysisOptions:
         precision=analysis.precision,  # type: ignore[arg-type]
         kappa_p=tuple(analysis.kappa_p),
         seed=seed,
+        mc_samples=analysis.mc_samples,
+        memory_limit=None if limit is None else max(1, round(limit * 1e9)),
     )
 
 
@@ -161,12 +196,28 @@ def _num_samples(config: Config, available: int) -> int:
     return available if isinstance(size, str) else min(size, available)
 
 
+def _costs(config: Config, rehearsal: Rehearsal, spec: FileSpec) -> tuple[LayerCost, ...]:
+    probed = Source(config.analysis.source) is Source.PROBE
+    batch_size = config.analysis.probe.batch_size if probed else spec.num_samples
+    return tuple(
+        LayerCost(
+            layer,
+            rehearsal.footprints[layer.name],
+            num_samples=spec.num_samples,
+            num_signals=spec.num_signals,
+            matrices=spec.matrices if spec.snapshot_steps else (),
+            batch_size=batch_size,
+        )
+        for layer in spec.layers
+    )
+
+
 def _file_spec(
     config: Config,
+    dataset: Dataset,
     catalogue: Catalogue,
     options: AnalysisOptions,
     plan: Plan,
-    num_samples: int,
 ) -> FileSpec:
     analysis = config.analysis
     probe = analysis.source == Source.PROBE
@@ -180,7 +231,8 @@ def _file_spec(
         eval_steps=plan.eval_steps,
         num_train_steps=plan.num_steps,
         steps_per_epoch=plan.steps_per_epoch,
-        num_samples=num_samples,
+        num_samples=_num_samples(config, len(dataset.train)),
+        num_signals=num_signals(options, dataset),
         config_yaml=identity_yaml(config.plain),
         attributes={
             "title": f"{config.model.title} on {config.dataset.name}, seed {config.seed}",

@@ -1,25 +1,34 @@
 """A network is tried out before a run: it can be built, called and measured on such data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from condexp.analysis.layers import Catalogue, trace_layers
+from condexp.analysis.listener import Listener
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.recorder import Recorder
 from condexp.assemble import build_model
 from condexp.config import Config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
+from condexp.layer_costs import Footprint, footprints
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A network that was tried out, not the one to be trained, and its layers."""
+    """A network that was tried out, not the one to be trained.
+
+    Attributes:
+        model: The network.
+        catalogue: What will be measured of it.
+        footprints: What it made of the rows of each layer.
+    """
 
     model: nn.Module
     catalogue: Catalogue
+    footprints: Mapping[str, Footprint]
 
 
 def rehearse(config: Config, dataset: Dataset, options: AnalysisOptions) -> Rehearsal:
@@ -68,9 +77,10 @@ def _attempt(
     with torch.device(device):
         model, inputs = build_model(config, dataset), torch.zeros(shape)
         catalogue = trace_layers(model, inputs, options)
-        with Recorder.from_options(model, options):
+        with Listener(model, options):
             pass  # it refuses frozen layers
-        outputs = model.train()(inputs)
+        with footprints(model, catalogue, options, len(inputs)) as found:
+            outputs = model.train()(inputs)
     expected = [len(inputs), dataset.num_outputs]
     if not isinstance(outputs, Tensor) or list(outputs.shape) != expected:
         given = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
@@ -81,4 +91,4 @@ def _attempt(
         )
     if not outputs.requires_grad:
         raise InputError(f"model={config.model.title}: no parameter of it can be trained.")
-    return Rehearsal(model, catalogue)
+    return Rehearsal(model, catalogue, found)

@@ -2,11 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from condexp.jobs import GridTask
 
 
 @dataclass
@@ -22,7 +29,23 @@ ConfigStore.instance().store(
 
 
 class CondexpSweeper(BasicSweeper):
-    """Compose every job, have all of them validated, then launch."""
+    """Compose and plan every job, then launch what is to be run, each job in its own process."""
+
+    def setup(
+        self,
+        *,
+        hydra_context: HydraContext,
+        task_function: TaskFunction,  # noqa: ARG002 - that of a single run
+        config: DictConfig,
+    ) -> None:
+        """Take what Hydra gives; the launcher is made when the plan is known.
+
+        Args:
+            hydra_context: Loads configurations.
+            task_function: Not used: a grid's jobs have their own.
+            config: The composed configuration of the grid.
+        """
+        self.hydra_context, self.config = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> Sequence[Any]:
         """Run the grid.
@@ -31,26 +54,43 @@ class CondexpSweeper(BasicSweeper):
             arguments: The command line's overrides; they win over ``hydra.sweeper.params``.
 
         Returns:
-            Hydra's record of each job, in the grid's order.
+            Nothing: what became of each job is printed.
 
         Raises:
-            SystemExit: With code 1 if a job failed.
+            SystemExit: With the grid's exit code, if that is not 0.
         """
-        from condexp.grid import check_grid, finish_grid  # only a grid needs torch at this point
+        # Only a grid needs torch at this point.
+        from condexp.console import show
+        from condexp.grid import run_grid
+        from condexp.grid_plan import plan_grid
+        from condexp.grid_report import plan_table
 
         assert self.config is not None
-        assert self.launcher is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        batches = self.split_arguments(overrides, self.max_batch_size)
-        jobs = [job for batch in batches for job in batch]
-        check_grid(jobs, [loader.load_sweep_config(self.config, list(job)) for job in jobs])
-        returns: list[Any] = []
-        for batch in batches:
-            returns += self.launcher.launch(batch, initial_job_idx=len(returns))
-        code = finish_grid(jobs, returns)
+        (jobs,) = self.split_arguments(overrides, None)
+        plan = plan_grid(jobs, [loader.load_sweep_config(self.config, list(job)) for job in jobs])
+        if any(job.config.run.dry_run for job in plan):
+            show(plan_table(plan))
+            return []
+        code = run_grid(plan, self._launch)
         if code:  # hydra.main returns nothing under -m
             raise SystemExit(code)
+        return []
+
+    def _launch(self, task: "GridTask", jobs: Sequence[Sequence[str]]) -> Sequence[Any]:
+        assert self.config is not None
+        assert self.hydra_context is not None
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.hydra_context, task_function=task, config=self.config
+        )
+        # One after another where the launcher does so anyway: a stopped grid composes no more jobs.
+        size = 1 if isinstance(launcher, BasicLauncher) else self.max_batch_size
+        returns: list[Any] = []
+        for batch in self.split_overrides_to_chunks([list(job) for job in jobs], size):
+            if task.reason_not_to_start(task.orders[len(returns)]) is not None and size == 1:
+                break
+            returns += launcher.launch(batch, initial_job_idx=len(returns))
         return returns

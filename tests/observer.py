@@ -1,6 +1,6 @@
 """An observer of runs for tests."""
 
-from condexp.experiment import JobResult
+from condexp.job_result import JobResult
 from condexp.prepare import Prepared
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 

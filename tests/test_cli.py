@@ -3,17 +3,18 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from hydra.errors import MissingConfigException
 
 from condexp.cli import VERBS, main, split_verb
 from condexp.errors import InputError
-from condexp.launch import conf_dir
+from condexp.launch import conf_dir, explain
 
 TINY = [
     "model.depth=2",
@@ -213,33 +214,6 @@ def test_a_diverged_run_is_a_result(condexp: Command, tmp_path: Path) -> None:
     assert "diverged" in out
 
 
-def test_a_grid_reports_a_failed_job_and_goes_on(
-    condexp: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from condexp.assemble import Parts, assemble
-    from condexp.config import Config
-
-    def faulty(config: Config, *args: Any, **kwargs: Any) -> Parts:
-        if config.seed == 2:
-            raise RuntimeError("the accelerator fell over")
-        return assemble(config, *args, **kwargs)
-
-    monkeypatch.setattr("condexp.experiment.assemble", faulty)
-    code, out, err = condexp("-m", *TINY, "seed=1,2,3")
-    assert code == 1
-    assert sorted(map(state, runs(tmp_path))) == ["complete", "complete", "failed"]
-    assert "the accelerator fell over" in out
-    assert "Traceback" not in out + err
-    (failed,) = [folder for folder in runs(tmp_path) if state(folder) == "failed"]
-    assert "Traceback" in (failed / "run.log").read_text()
-    assert condexp("status", str(tmp_path), root=False)[0] == 1
-
-    monkeypatch.undo()
-    code, out, _ = condexp("-m", *TINY, "seed=1,2,3")
-    assert code == 0
-    assert out.count("(stored)") == 2
-
-
 def test_one_bad_job_stops_a_grid_before_it_starts(condexp: Command, tmp_path: Path) -> None:
     code, out, err = condexp(
         "-m", "model=resnet", "model.depth=8,21", "trainer.steps=1", "seed=1,2"
@@ -270,6 +244,32 @@ def test_ctrl_c_leaves_an_interrupted_run_that_can_be_finished(
     assert state(folder) == "complete"
 
 
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+)
+def test_a_signal_stops_a_run_that_the_same_command_finishes(
+    condexp: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    expected: int,
+) -> None:
+    from condexp.status_keeper import StatusKeeper
+
+    monkeypatch.setattr(StatusKeeper, "on_snapshot", lambda *_: os.kill(os.getpid(), number))
+    code, _, err = condexp(*TINY)
+    (folder,) = runs(tmp_path)
+    assert code == expected
+    assert f"condexp: stopped by {number.name}; the same command goes on" in err
+    assert state(folder) == "interrupted"
+    monkeypatch.undo()
+    code, out, _ = condexp(*TINY, "run.dry_run=true")
+    assert code == 0
+    assert "to go on with" in out
+    assert condexp(*TINY)[0] == 0
+    assert state(folder) == "complete"
+
+
 @pytest.mark.parametrize("stop", [SystemExit(3), OSError(28, "full")])
 def test_nothing_that_stops_a_run_leaves_it_running(
     condexp: Command,
@@ -280,11 +280,11 @@ def test_nothing_that_stops_a_run_leaves_it_running(
     def fall(*_: object, **__: object) -> None:
         raise stop
 
-    monkeypatch.setattr("condexp.experiment.save_checkpoint", fall)
-    ended, out, err = condexp("-m", *TINY, "seed=1,2")
+    monkeypatch.setattr("condexp.store.checkpoints.save_checkpoint", fall)
+    ended, out, err = condexp(*TINY)
     assert ended == 1
-    assert [state(folder) for folder in runs(tmp_path)] == ["failed", "failed"]
-    assert "grid of 2 jobs" in out
+    assert [state(folder) for folder in runs(tmp_path)] == ["failed"]
+    assert "failed: " in out
     assert "Traceback" not in out + err
 
 
@@ -294,7 +294,7 @@ def test_ctrl_c_while_the_picture_is_drawn_costs_the_picture_alone(
     def interrupt(_: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("condexp.experiment._draw", interrupt)
+    monkeypatch.setattr("condexp.attempt._draw", interrupt)
     assert condexp(*TINY)[0] == 130
     (folder,) = runs(tmp_path)
     assert state(folder) == "complete"
@@ -338,10 +338,10 @@ def test_a_closed_pipe_does_not_end_a_run(tmp_path: Path) -> None:
 
 
 def test_the_first_grid_and_its_table(condexp: Command, tmp_path: Path) -> None:
-    small = ["trainer.epochs=null", *TINY[2:]]
+    small = ["trainer.epochs=null", "model.depth=8", *TINY[2:]]
     code, out, _ = condexp("-m", "experiment=table1", "profile=smoke", *small)
     assert code == 0
-    assert "grid of 8 jobs" in out
+    assert "grid of 4 jobs" in out
     stem = tmp_path / "table"
     code, out, _ = condexp(
         "table", str(tmp_path), "--rows", "model.depth", "--cols", "model.last_bn",
@@ -349,8 +349,13 @@ def test_the_first_grid_and_its_table(condexp: Command, tmp_path: Path) -> None:
     )  # fmt: skip
     assert code == 0
     rows = [line for line in stem.with_suffix(".md").read_text().splitlines() if "(2)" in line]
-    assert [row.split()[1] for row in rows] == ["8", "14"]
+    assert [row.split()[1] for row in rows] == ["8"]
     assert "model.last_bn=True" in stem.with_suffix(".txt").read_text()
+
+
+def test_a_launcher_that_is_not_installed_is_named() -> None:
+    missing = MissingConfigException("no", "hydra/launcher/joblib", ["basic", "local"])
+    assert "pip install 'condexp[local]'" in explain(missing)
 
 
 def test_completion_knows_the_groups_with_and_without_a_verb() -> None:

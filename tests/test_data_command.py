@@ -27,7 +27,7 @@ def condexp(
 ) -> Command:
     """Run the command line in a folder of the test's own, each time as in a new process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("condexp.experiment._draw", lambda folder: None)  # seconds a run
+    monkeypatch.setattr("condexp.attempt._draw", lambda folder: None)  # seconds a run
 
     def run(*args: str) -> tuple[int, str, str]:
         _load.cache_clear()

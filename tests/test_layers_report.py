@@ -1,106 +1,113 @@
-"""What ``condexp layers`` says of memory and file size, against what is really taken."""
+"""What ``condexp layers`` prints, and the size of the file it foretells."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from hydra import compose, initialize_config_dir
 
 from condexp.analysis.layers import trace_layers
-from condexp.analysis.measures import InputStatistics
-from condexp.analysis.moment import Moment
-from condexp.analysis.options import AnalysisOptions, Matrix
-from condexp.analysis.recorder import Recorder
-from condexp.analysis.tape import Tape
-from condexp.layers_report import kept_bytes, row_bytes
-from condexp.linalg.moments import SecondMoment
+from condexp.analysis.options import AnalysisOptions
+from condexp.launch import conf_dir
+from condexp.layers_report import layers_report
+from condexp.prepare import prepare
 from condexp.store.create import create_results
 from condexp.store.layout import FileSpec, file_size
+from condexp.validation import validate
+from tests.results.stored import text_of
+from tests.test_layer_costs import MATRICES, model
 
 NUM_SAMPLES = 4
-MATRICES: dict[str, tuple[Matrix, ...]] = {
-    "all": tuple(Matrix),
-    "input": (Matrix.INPUT,),
-    "grad_output": (Matrix.GRAD_OUTPUT,),
-    "kfac": (Matrix.KFAC,),
-    "weight": (Matrix.WEIGHT,),
-}
+Report = Callable[..., str]
 
 
-def model() -> nn.Module:
-    """A convolution, one in groups, a depthwise one, and two linear layers of unequal sides."""
-    return nn.Sequential(
-        nn.Conv2d(3, 64, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(64, 96, 3, stride=2, groups=2),
-        nn.Conv2d(96, 96, 5, groups=96),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(96, 200),
-        nn.ReLU(),
-        nn.Linear(200, 48),
-    )
+@pytest.fixture(scope="module", autouse=True)
+def hydra() -> Iterator[None]:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield
 
 
-def tensors(thing: Any) -> Iterator[Tensor]:
-    """Every tensor that a tape and its parts hold."""
-    if isinstance(thing, Tensor):
-        yield thing
-    elif isinstance(thing, Moment | SecondMoment | Tape | InputStatistics):
-        for value in vars(thing).values():
-            yield from tensors(value)
+@pytest.fixture
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
+    """The report as a terminal of 100 columns shows it."""
+    monkeypatch.chdir(tmp_path)
+
+    def report(*overrides: str) -> str:
+        prepared = prepare(validate(compose("config", list(overrides))))
+        return "".join(text_of(part, width=100) for part in layers_report(prepared))
+
+    return report
 
 
-@pytest.mark.parametrize("asked", MATRICES)
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("conv_input", ["patches", "channels"])
-def test_what_is_kept_of_each_layer(asked: str, bias: bool, conv_input: str) -> None:
-    matrices = MATRICES[asked]
-    options = AnalysisOptions(matrices, bias=bias, conv_input=conv_input, precision="float32")  # type: ignore[arg-type]
-    torch.manual_seed(0)
-    net, images = model(), torch.randn(NUM_SAMPLES, 3, 14, 14)
-    with Recorder.from_options(net, options) as recorder:
-        net(images).square().mean().backward()
-    for layer in trace_layers(net, images, options).layers:
-        held = sum(t.nbytes for t in tensors(recorder._tapes[layer.name]))
-        # Sums of rows and the like, a few numbers for each feature, are not counted.
-        vectors = 8 * (5 * layer.groups * layer.d_in + 3 * layer.d_out)
-        assert 0 <= held - kept_bytes(layer, matrices) <= vectors
+def columns(text: str, layer: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.split()[:1] == [layer]]
+    return line.replace("p ≤ ", "p≤").split()[1:]
 
 
-def test_rows_of_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The largest copy of rows that the analysis makes is the one announced."""
-    from condexp.analysis import tape
+def test_a_wide_network_is_measured_by_its_rows(report: Report) -> None:
+    text = report("model.depth=3", "model.width=512")
+    # 128 rows: 64 inputs, 512 units, 10 outputs. 8·(64² + 128²), 8·(128² + 128²), 8·(128² + 10²).
+    assert columns(text, "layers.0.linear") == [
+        "Linear", "64", "512", "1", "128", "p≤0.25", "primal", "dual", "164", "kB",
+    ]  # fmt: skip
+    assert columns(text, "layers.1.linear")[5:] == ["p≤0.25", "dual", "dual", "262", "kB"]
+    assert columns(text, "fc")[5:] == ["p≤0.25", "dual", "primal", "132", "kB"]
+    assert "dual: the spectrum comes from the Gram matrix" in text
+    assert "3 of 3 layers have fewer rows than p·d" in text
+    narrow = report("model.depth=3", "model.width=16")
+    assert "dual" not in narrow
+    assert "fewer rows" not in narrow
 
-    copies: dict[str, int] = {}
 
-    def listen(function: str) -> None:
-        plain = getattr(tape, function)
+@pytest.mark.parametrize("model", ["mlp", "resnet", "vgg"])
+def test_the_columns_fit_a_terminal(report: Report, model: str) -> None:
+    given = ["dataset.image_size=32"] if model == "vgg" else []
+    text = report(f"model={model}", "analysis=full", *given)
+    head = next(line for line in text.splitlines() if line.startswith("layer "))
+    assert head.split() == [
+        "layer", "type", "d_in", "d_out", "tions", "rows", "κ_p", "Σx", "Σ∇h", "Fisher", "memory",
+    ]  # fmt: skip
+    assert len(head.rstrip()) <= 100
+    assert columns(text, "fc")[:3] == ["Linear", "64" if model != "vgg" else "512", "10"]
 
-        def listening(module: nn.Module, given: Tensor, *more: object) -> Tensor:
-            rows: Tensor = plain(module, given, *more)
-            if rows.data_ptr() != given.data_ptr():
-                name = next(n for n, other in net.named_modules() if other is module)
-                copies[name] = max(copies.get(name, 0), rows.nbytes)
-            return rows
 
-        monkeypatch.setattr(tape, function, listening)
+def test_only_what_is_measured_has_a_side(report: Report) -> None:
+    assert " Σ∇h" not in report("analysis.matrices=[input]")
+    alone = report("analysis.matrices=[fisher]")
+    assert columns(alone, "fc")[5:7] == ["all", "dual"]  # 128 rows, 640 weights
+    nothing = report("analysis=none")
+    assert columns(nothing, "fc")[5:] == ["all", "0", "B"]
+    assert "0 snapshots" in nothing
 
-    listen("input_rows")
-    listen("grad_output_rows")
-    net, images, options = model(), torch.randn(NUM_SAMPLES, 3, 14, 14), AnalysisOptions()
-    with Recorder.from_options(net, options):
-        net(images).square().mean().backward()
-    for layer in trace_layers(net, images, options).layers:
-        assert copies.get(layer.name, 0) == row_bytes(layer, NUM_SAMPLES)
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        # Three Gram matrices in float64, and one layer's gradients at a time.
+        (["analysis=full"], "128 rows, 128 eigenvalues of the network; takes 426 kB"),
+        (
+            ["analysis=fisher", "analysis.fisher_type=exact", "analysis.probe.mode=eval",
+             "analysis.probe.size=100", "analysis.probe.batch_size=100"],
+            "900 eigenvalues of the network; takes 20.6 MB, with a memory_limit 19.7 MB at least",
+        ),
+        (
+            ["analysis=fisher", "analysis.fisher_type=exact", "analysis.probe.mode=eval",
+             "analysis.probe.size=100", "analysis.probe.batch_size=100",
+             "analysis.memory_limit=0.02"],
+            "takes 20 MB of 20 MB (memory_limit)",
+        ),
+    ],
+)  # fmt: skip
+def test_what_fisher_takes(report: Report, overrides: list[str], line: str) -> None:
+    assert line in re.sub(r"\s+", " ", report(*overrides))
 
 
 @pytest.mark.parametrize("asked", MATRICES)
 def test_size_of_the_file(asked: str, tmp_path: Path) -> None:
     options = AnalysisOptions(MATRICES[asked])
-    catalogue = trace_layers(model(), torch.zeros(2, 3, 14, 14), options)
+    catalogue = trace_layers(model(), torch.zeros(2, 8, 14, 14), options)
     spec = FileSpec(
         layers=catalogue.layers,
         not_analysed=catalogue.not_analysed,

@@ -88,7 +88,8 @@ WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
 }
 # One training step and one snapshot, of two layers: some nets have sides of 4608.
 BRIEF = ["trainer.steps=1", "trainer.batch_size=4", "analysis.schedule.log_spaced=null",
-         "analysis.layers.include=[first,last_linear]"]  # fmt: skip
+         "analysis.schedule.at_end=false", "analysis.layers.include=[first,last_linear]",
+         "analysis.probe.size=4"]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: "/".join(choice(path)))
@@ -96,7 +97,7 @@ def test_every_preset_trains_a_step_and_takes_a_snapshot(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("condexp.experiment._draw", lambda _: None)  # seconds a picture
+    monkeypatch.setattr("condexp.attempt._draw", lambda _: None)  # seconds a picture
     _load.cache_clear()
     group, name = choice(path)
     overrides = [f"{group}={name}", *NEEDS.get(f"{group}/{name}", []), *BRIEF]

@@ -17,7 +17,7 @@ from condexp.config.training import (
     SchedulerConfig,
     TrainerConfig,
 )
-from condexp.limits import one_of
+from condexp.limits import one_of, within
 
 
 @dataclass(kw_only=True)
@@ -29,10 +29,14 @@ class StoreConfig:
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """Where runs live and what happens to one that exists."""
+    """Where runs live, what happens to one that exists, and how a grid treats its jobs."""
 
     root: str
     on_existing: str = one_of(("resume", "restart", "fail"))
+    max_attempts: int = within(1)
+    fail_fast: bool
+    timeout: float | None = within(0, open_low=True)
+    dry_run: bool
 
 
 @dataclass(kw_only=True)

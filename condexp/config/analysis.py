@@ -44,6 +44,7 @@ class AnalysisConfig:
 
     matrices: list[str] = one_of(Matrix)
     fisher_type: str = one_of(FisherType)
+    mc_samples: int = within(1)
     source: str = one_of(Source)
     probe: ProbeConfig
     schedule: ScheduleConfig
@@ -54,3 +55,4 @@ class AnalysisConfig:
     kappa_p: list[float] = within(0, 1, open_low=True)
     layers: LayersConfig
     save_spectra: bool
+    memory_limit: float | None = within(0, open_low=True)  # GB, of 10^9 bytes

@@ -60,6 +60,14 @@ class EvalConfig:
 
 
 @dataclass(kw_only=True)
+class CheckpointConfig:
+    """When a run saves what it can go on from; always when it is stopped, and at the end."""
+
+    every_steps: int | None = within(1)
+    every_epochs: int | None = within(1)
+
+
+@dataclass(kw_only=True)
 class TrainerConfig:
     """Length, batches and hardware of a run."""
 
@@ -73,6 +81,7 @@ class TrainerConfig:
     deterministic: bool
     num_threads: int | None = within(1)
     eval: EvalConfig
+    checkpoint: CheckpointConfig
 
 
 OPTIMIZERS: dict[str, type[OptimizerConfig]] = {

@@ -14,6 +14,7 @@ from condexp.results.layers import LayerMeasures
 from condexp.results.setting import flatten, lookup
 from condexp.results.status_table import read_statuses
 from condexp.store.layout import FILE_NAME
+from condexp.store.matrices import NETWORK
 from condexp.store.reader import Run
 from condexp.store.runs import CONFIG_NAME, State, Status, identity_config
 
@@ -35,7 +36,8 @@ def collect(
         percent; and of the last snapshot ``<layer>.<measure>``, such as ``fc.domination`` or
         ``fc.input_kappa_0.5``, with ``<layer>.<matrix>_p_limit``: κ_p past it is infinite for want
         of rows. The layer may also be called ``first`` or ``last_linear``, where all layers were
-        analysed or that one was asked for by this name. What a run does not have is NaN.
+        analysed or that one was asked for by this name; ``network.fisher_<measure>`` is of all
+        layers together. What a run does not have is NaN.
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     described: list[dict[str, Any]] = []
@@ -83,13 +85,23 @@ def _describe(
 def _measures(
     rows: LastRows, config: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    data = LayerMeasures.of(rows.layers, config)
+    data = LayerMeasures.of(rows.layers, config, rows.num_signals)
+    parts = [_last(data, {name: i for i, name in enumerate(data.layers)} | _aliases(rows, config))]
+    if rows.network:
+        parts.append(_last(LayerMeasures.of_network(rows.network), {NETWORK: 0}))
+    names = tuple(name for columns, _ in parts for name in columns)
+    return names, np.concatenate([values for _, values in parts])
+
+
+def _last(
+    data: LayerMeasures, layers: Mapping[str, int]
+) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Return ``<layer>.<measure>`` and the value at the last snapshot, for each layer's name."""
     names = [*data.measures, *(f"{matrix}_p_limit" for matrix in data.limits)]
     table = np.array([
         *(data.values(name)[-1] for name in data.measures),
         *data.limits.values(),
     ]).reshape(len(names), len(data.layers))
-    layers = {name: index for index, name in enumerate(data.layers)} | _aliases(rows, config)
     columns = tuple(f"{layer}.{name}" for layer in layers for name in names)
     return columns, table[:, list(layers.values())].T.ravel()
 

@@ -12,6 +12,7 @@ from condexp.errors import InputError
 from condexp.store.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec
 from condexp.store.hdf5 import open_file, read_extent
 from condexp.store.layout import COUNTERS, STEPS, columns
+from condexp.store.matrices import NETWORK
 from condexp.store.reader import Run
 
 COLUMNS = ("step", "epoch", "layer", "measure", "p", "value")
@@ -71,7 +72,8 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
     First the training steps (measures ``loss``, ``lr``), then the evaluations (``train_loss``,
     ``train_error``, ``test_loss``, ``test_error``, after ``step`` updates), both without a layer;
     then every measure of every layer, snapshot by snapshot, by the file's names
-    (``input_lambda_max``, ``domination``); ``<matrix>_kappa`` has its p. ``<matrix>_status`` and
+    (``input_lambda_max``, ``domination``), and of all layers together as the layer ``network``;
+    ``<matrix>_kappa`` has its p. ``<matrix>_status`` and
     ``<matrix>_dtype`` are the file's codes (status: 0 absent, 1 ok, 2 zero, 3 unreliable,
     4 nonfinite), so that every value is a number.
 
@@ -89,7 +91,7 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
     """
     with open_file(run.file) as file:
         snapshots = columns(read_extent(file), Axis.SNAPSHOT)
-        eigenvalues = [column for column in snapshots if column.members]
+        eigenvalues = [column for column in snapshots if column.measure == "eigenvalue"]
         if spectra and not eigenvalues:
             raise InputError(
                 f"{run.file} holds no spectra: they are kept with analysis.save_spectra=true"
@@ -97,7 +99,9 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
         yield from _metrics(file, Axis.TRAIN, tuple(TRAIN_NAMES))
         evals = tuple(name for name in EVAL_NAMES if name != "epoch")
         yield from _metrics(file, Axis.EVAL, evals)
-        yield from _measures(file, [column for column in snapshots if column.group == "layers"])
+        for group in ("layers", NETWORK):
+            own = [column for column in snapshots if column.group == group]
+            yield from _measures(file, group, [c for c in own if c.measure != "eigenvalue"])
         for column in eigenvalues if spectra else ():
             yield from _eigenvalues(file, column)
 
@@ -111,9 +115,10 @@ def _metrics(file: File, axis: Axis, names: tuple[str, ...]) -> Iterator[pd.Data
         yield _frame(steps, steps / steps_per_epoch, values, measure=names)
 
 
-def _measures(file: File, measures: list[DatasetSpec]) -> Iterator[pd.DataFrame]:
-    """Yield the measures of all layers, snapshot by snapshot."""
-    layers, fractions = file["layers/layer"].asstr()[:], file["layers/p"][:]
+def _measures(file: File, group: str, measures: list[DatasetSpec]) -> Iterator[pd.DataFrame]:
+    """Yield the measures of all layers, or of the network, snapshot by snapshot."""
+    layers = [NETWORK] if group == NETWORK else file["layers/layer"].asstr()[:]
+    fractions = file["layers/p"][:]
     names: list[str] = []
     p: list[float] = []
     for measure in measures:
@@ -123,7 +128,8 @@ def _measures(file: File, measures: list[DatasetSpec]) -> Iterator[pd.DataFrame]
     for rows in _blocks(file, Axis.SNAPSHOT, len(layers) * len(names)):
         parts = [file[measure.path][rows].astype(np.float64) for measure in measures]
         # [snapshots, layers, measures]; a kappa brings one for each p.
-        values = np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=2)
+        cells = [part.reshape(len(part), len(layers), -1) for part in parts]
+        values = np.concatenate(cells, axis=2)
         yield _frame(
             file["step"][rows],
             file["epoch"][rows],
@@ -136,14 +142,16 @@ def _measures(file: File, measures: list[DatasetSpec]) -> Iterator[pd.DataFrame]
 
 def _eigenvalues(file: File, spectra: DatasetSpec) -> Iterator[pd.DataFrame]:
     """Yield the spectra of one matrix and length, layer by layer."""
-    layers, length = file["layers/layer"].asstr()[:], spectra.shape[-1]
-    for member, index in enumerate(spectra.members):
+    names, length = file["layers/layer"].asstr()[:], spectra.shape[-1]
+    layers = [names[index] for index in spectra.members] or [NETWORK]
+    for member, layer in enumerate(layers):
         for rows in _blocks(file, Axis.SNAPSHOT, length):
+            own = (rows, member) if spectra.members else rows
             yield _frame(
                 file["step"][rows],
                 file["epoch"][rows],
-                file[spectra.path][rows, member, :],
-                layer=[layers[index]] * length,
+                file[spectra.path][own],
+                layer=[layer] * length,
                 measure=[f"{spectra.matrix}_eigenvalue"] * length,
                 eig=range(length),
             )

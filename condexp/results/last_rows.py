@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from condexp.store.fields import EVAL_NAMES, Axis
 from condexp.store.hdf5 import open_file
 from condexp.store.layout import COUNTERS
+from condexp.store.matrices import NETWORK
 
 # What describes the layers at every step; n_<matrix> does as well.
 SIZES = frozenset({"p", "d_in", "d_out", "groups", "num_rows"})
@@ -23,10 +24,14 @@ class LastRows:
     Attributes:
         layers: The arrays of ``/layers``: those with steps cut to the last snapshot, ``[1, L, …]``
             (``[0, L, …]`` before the first), the others whole.
+        network: The arrays of ``/network``, likewise; empty where there are none.
+        num_signals: Gradients that each row of an input comes with.
         evals: The columns of ``/eval``, every committed evaluation.
     """
 
     layers: Mapping[str, NDArray[Any]]
+    network: Mapping[str, NDArray[Any]]
+    num_signals: int
     evals: Mapping[str, NDArray[np.float64]]
 
 
@@ -57,5 +62,16 @@ def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
                 arrays[name] = group[name][:]
             elif keys is None or name == "step" or any(f".{name}" in key for key in keys):
                 arrays[name] = group[name][last]
+        network = {}
+        if keys is None or any(key.startswith(f"{NETWORK}.") for key in keys):
+            network = _network(opened, last)
         evals = {name: opened["eval"][name][:num_evals] for name in EVAL_NAMES}
-    return LastRows(arrays, evals)
+        num_signals = int(opened.attrs.get("num_signals", 1))
+    return LastRows(arrays, network, num_signals, evals)
+
+
+def _network(file: Any, last: slice) -> dict[str, NDArray[Any]]:
+    if NETWORK not in file:
+        return {}
+    names = [name for name in file[NETWORK] if name not in {"eig", "fisher_eigenvalue"}]
+    return {name: file[NETWORK][name][slice(None) if name == "p" else last] for name in names}

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from condexp.analysis.snapshot import LAYER_MEASURES
@@ -13,6 +14,7 @@ from condexp.errors import InputError, suggestion
 from condexp.linalg.spectrum import SPECTRUM_MEASURES
 from condexp.results.marks import Mark, kappa_mark, measure_mark, p_limit
 from condexp.results.setting import lookup
+from condexp.store.matrices import NETWORK
 from condexp.store.reader import Run
 
 
@@ -44,6 +46,7 @@ class LayerMeasures:
         arrays: The file's arrays ``[S, L]``, ``[S, L, P]`` for condition numbers, and ``[L]`` for
             the layers' sizes.
         centered: Whether the moments are about the mean, which costs them one row.
+        num_signals: Gradients that each row of an input comes with.
     """
 
     steps: NDArray[np.int64]
@@ -51,6 +54,7 @@ class LayerMeasures:
     fractions: tuple[float, ...]
     arrays: Mapping[str, NDArray[Any]]
     centered: bool
+    num_signals: int
 
     @classmethod
     def read(cls, run: Run) -> "LayerMeasures":
@@ -62,17 +66,21 @@ class LayerMeasures:
         Returns:
             The measures.
         """
-        dataset = run.measures()
-        arrays = {str(name): variable.to_numpy() for name, variable in dataset.variables.items()}
-        return cls.of(arrays, run.config)
+        return cls.of(_arrays(run.measures()), run.config, run.attrs.get("num_signals", 1))
 
     @classmethod
-    def of(cls, arrays: Mapping[str, NDArray[Any]], config: Mapping[str, Any]) -> "LayerMeasures":
+    def of(
+        cls,
+        arrays: Mapping[str, NDArray[Any]],
+        config: Mapping[str, Any],
+        num_signals: int = 1,
+    ) -> "LayerMeasures":
         """Take the arrays of a results file's ``/layers``.
 
         Args:
             arrays: By name, cut to the snapshots wanted.
             config: The run's configuration.
+            num_signals: Gradients that each row of an input comes with.
 
         Returns:
             The measures.
@@ -83,7 +91,37 @@ class LayerMeasures:
             fractions=tuple(map(float, arrays["p"])),
             arrays=arrays,
             centered=bool(lookup(config, "analysis.center")),
+            num_signals=num_signals,
         )
+
+    @classmethod
+    def read_network(cls, run: Run) -> "LayerMeasures":
+        """Read every committed snapshot of all layers together, as those of one layer.
+
+        Args:
+            run: A run that measured the Fisher matrix.
+
+        Returns:
+            The measures.
+        """
+        return cls.of_network(_arrays(run.network()))
+
+    @classmethod
+    def of_network(cls, arrays: Mapping[str, NDArray[Any]]) -> "LayerMeasures":
+        """Take the arrays of a results file's ``/network`` as those of one layer of this name.
+
+        Args:
+            arrays: By name, cut to the snapshots wanted.
+
+        Returns:
+            The measures.
+        """
+        scales = {name: arrays[name] for name in ("step", "p")}
+        own = {name: array[:, None] for name, array in arrays.items() if name.startswith("fisher_")}
+        one = np.ones(1, dtype=np.int64)
+        # A Fisher spectrum knows its rows by its length: the sizes of a layer play no part.
+        sizes = dict.fromkeys(("d_in", "d_out", "groups", "num_rows", "n_fisher"), one)
+        return cls.of({**scales, **own, **sizes, "layer": np.array([NETWORK])}, {})
 
     @cached_property
     def matrices(self) -> tuple[str, ...]:
@@ -168,7 +206,11 @@ class LayerMeasures:
         limits: dict[str, list[float]] = {matrix: [] for matrix in self.matrices}
         for layer in range(len(self.layers)):
             d_in, d_out, groups, num_rows = (int(size[layer]) for size in sizes)
-            rows = num_rows - self.centered
+            rows, gradients = (n - self.centered for n in (num_rows, num_rows * self.num_signals))
             for matrix in self.matrices:
-                limits[matrix].append(p_limit(matrix, d_in, d_out, groups, rows))
+                limits[matrix].append(p_limit(matrix, d_in, d_out, groups, rows, gradients))
         return limits
+
+
+def _arrays(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
+    return {str(name): variable.to_numpy() for name, variable in dataset.variables.items()}

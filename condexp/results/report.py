@@ -73,7 +73,8 @@ def layer_table(
     """Lay out every analysed layer at one snapshot.
 
     By default λ_max and κ_p (the first p measured) of both factors and of their Kronecker
-    product, and the domination. What is no number says why: ``rows`` where κ_p is infinite for
+    product, and the domination; where Fisher blocks were measured, of the product and of them, and
+    one line below on the network's. What is no number says why: ``rows`` where κ_p is infinite for
     want of rows (theory §1), ``∞`` where the matrix is rank-deficient, or the spectrum's status.
 
     Args:
@@ -83,7 +84,8 @@ def layer_table(
             ``input_kappa`` means all fractions.
 
     Returns:
-        A table, one row a layer in execution order; a line of text where there is nothing to show.
+        A table, one row a layer in execution order, with the notes below it; a line of text where
+        there is nothing to show.
 
     Raises:
         InputError: If the run has no such snapshot or measure; names the nearest.
@@ -115,15 +117,33 @@ def layer_table(
     sizes = [data.arrays[name] for name in ("type", "d_in", "d_out")]
     for layer, cells in enumerate(zip(*columns, strict=True) if columns else ()):
         table.add_row(Text(data.layers[layer]), *(str(size[layer]) for size in sizes), *cells)
+    below = []
+    if "fisher" in data.matrices:
+        network = LayerMeasures.read_network(run)
+        below.append(_network_line(network, row))
+        seen |= {network.marks(name)[row, 0] for name in _names(network, ("fisher",))}
     notes = [Text(text, style="dim") for mark, text in EXPLANATIONS.items() if mark in seen]
-    return Group(table, *notes)
+    return Group(table, *below, *notes)
 
 
 def _usual(data: LayerMeasures) -> list[str]:
+    # More columns do not fit a terminal; the blocks are there to be compared.
+    usual = ("kfac", "fisher") if "fisher" in data.matrices else ("input", "grad_output", "kfac")
+    return [*_names(data, [m for m in usual if m in data.matrices]), "domination"]
+
+
+def _names(data: LayerMeasures, matrices: Sequence[str]) -> list[str]:
     suffixes = ["lambda_max", *(f"kappa_{p}" for p in data.fractions[:1])]
-    matrices = [m for m in ("input", "grad_output", "kfac") if m in data.matrices]
-    names = [f"{matrix}_{suffix}" for matrix in matrices for suffix in suffixes]
-    return [*names, "domination"]
+    return [f"{matrix}_{suffix}" for matrix in matrices for suffix in suffixes]
+
+
+def _network_line(network: LayerMeasures, row: int) -> Text:
+    symbols = ["λ_max", *(f"κ_{p}" for p in network.fractions[:1])]
+    parts = []
+    for symbol, name in zip(symbols, _names(network, ("fisher",)), strict=True):
+        value, mark = network.values(name)[row, 0], network.marks(name)[row, 0]
+        parts.append(f"{symbol} = {format_number(value, mark)}")
+    return Text(f"network: Fisher {', '.join(parts)}")
 
 
 def _expand(data: LayerMeasures, name: str) -> list[str]:

@@ -1,6 +1,8 @@
 """The table of ``condexp status``: where each run stands."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from rich.text import Text
 
 from condexp.errors import InputError
 from condexp.results.marks import format_number
+from condexp.store.liveness import Life, life_of, process_of
 from condexp.store.runs import State, Status, find_runs, read_status
 
 STATE_STYLES = {
@@ -20,6 +23,38 @@ STATE_STYLES = {
     State.DIVERGED: "magenta",
     State.COMPLETE: "green",
 }
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run as its ``status.json`` and its process tell of it."""
+
+    status: Status
+    life: Life
+
+    @property
+    def label(self) -> str:
+        """The state, as far as it is known: a process that was killed left ``running`` behind."""
+        if self.life is Life.DEAD:
+            return f"{State.INTERRUPTED} (stale)"
+        silent = f" ({self.life})" if self.life is Life.SILENT else ""
+        return f"{self.status.state}{silent}"
+
+    @property
+    def style(self) -> str:
+        """The state's colour."""
+        stale = self.life in {Life.DEAD, Life.SILENT}
+        return STATE_STYLES[State.INTERRUPTED if stale else self.status.state]
+
+    @property
+    def remark(self) -> str:
+        """Why it failed, or what became of its process."""
+        where = process_of(self.status)
+        if self.life is Life.DEAD:
+            return f"{where} is gone, last heard of {self.status.updated}; the same command goes on"
+        if self.life is Life.SILENT:
+            return f"no word of {where} since {self.status.updated}"
+        return self.status.error or ""
 
 
 def read_statuses(paths: Iterable[str | Path]) -> dict[Path, Status]:
@@ -50,25 +85,27 @@ def status_table(statuses: Mapping[Path, Status]) -> Table:
     Returns:
         A table for the console; its caption counts the runs of each state.
     """
+    rows = {folder: RunRow(status, life_of(folder, status)) for folder, status in statuses.items()}
     table = Table(
-        caption=_count(statuses.values()), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
+        caption=_count(rows.values()), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
     )
     table.add_column("run", overflow="fold")
     table.add_column("state", no_wrap=True)
     for header in ("step", "test error %", "best", "time"):
         table.add_column(header, justify="right", no_wrap=True)
-    remarks = any(status.error for status in statuses.values())
+    remarks = any(row.remark for row in rows.values())
     if remarks:
         table.add_column("error", overflow="fold")
-    for folder, status in statuses.items():
+    for folder, row in rows.items():
+        status = row.status
         table.add_row(
             Text(str(folder)),
-            Text(status.state.value, style=STATE_STYLES[status.state]),
+            Text(row.label, style=row.style),
             f"{status.step}/{status.num_steps}",
             format_number(_number(status.test_error)),
             format_number(_number(status.best_test_error)),
             format_seconds(status.seconds),
-            *([Text(status.error or "")] if remarks else []),
+            *([Text(row.remark)] if remarks else []),
         )
     return table
 
@@ -85,10 +122,11 @@ def format_seconds(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def _count(statuses: Iterable[Status]) -> str:
-    states = [status.state for status in statuses]
-    parts = [f"{states.count(state)} {state}" for state in State if state in states]
-    return f"{len(states)} run{'s' * (len(states) != 1)}: {', '.join(parts)}"
+def _count(rows: Iterable[RunRow]) -> str:
+    counts = Counter(row.label for row in rows)
+    order = [label for state in State for label in sorted(counts) if label.split()[0] == state]
+    parts = [f"{counts[label]} {label}" for label in order]
+    return f"{counts.total()} run{'s' * (counts.total() != 1)}: {', '.join(parts)}"
 
 
 def _number(value: float | None) -> float:

@@ -24,6 +24,7 @@ from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 NUM_SAMPLES = 4
 FRACTIONS = (0.5, 1.0)
+MATRICES = tuple(matrix for matrix in Matrix if matrix is not Matrix.FISHER)
 LAYERS = (
     LayerInfo("conv", "Conv2d", d_in=9, d_out=4, groups=1, positions=16, uses=1),
     LayerInfo("hidden", "Linear", d_in=8, d_out=4, groups=1, positions=1, uses=1),
@@ -80,19 +81,28 @@ def spectrum(info: LayerInfo, side: int, step: int) -> Spectrum:
     return Spectrum(values, 0.0, status, torch.float64, rows)
 
 
-def layer_snapshot(info: LayerInfo, step: int) -> LayerSnapshot:
+def network_spectrum(step: int, num_rows: int) -> Spectrum:
+    """16·2^-step times 1, 1/2, 1/4, …, and a 0: one gradient is a sum of others."""
+    values = 2.0 ** (4 - step - torch.arange(num_rows, dtype=torch.float64))[None]
+    values[0, -1] = 0
+    return Spectrum(values, 0.0, SpectrumStatus.OK, torch.float64, num_rows)
+
+
+def layer_snapshot(info: LayerInfo, step: int, num_rows: int) -> LayerSnapshot:
     a, b = spectrum(info, info.d_in, step), spectrum(info, info.d_out, step)
     small = spectrum(info, min(info.d_in, info.d_out), step)
+    fisher = spectrum(info, min(num_rows, info.d_in * info.d_out), step)
     numbers = {"weight_norm": 1.5, "grad_norm": 0.5, "effective_lr": math.nan}
     shares = {"input_mean_fraction": 0.25, "dead_fraction": 0.0, "full_fraction": 1.0}
     return LayerSnapshot(
         info,
-        a,
-        b,
-        KroneckerSpectrum(a, b),
-        small,
-        small,
-        domination=0.125 * (LAYERS.index(info) + 1),
+        input=a,
+        grad_output=b,
+        kfac=KroneckerSpectrum(a, b),
+        fisher=fisher,
+        weight=small,
+        weight_grad=small,
+        domination_of=lambda: 0.125 * (LAYERS.index(info) + 1),
         **numbers,
         **shares,
     )
@@ -107,6 +117,8 @@ def write_run(
     diverges_at: int | None = None,
     snapshot_steps: Sequence[int] = (0, 1, 2, 5),
     layers: Sequence[LayerInfo] = LAYERS,
+    matrices: Sequence[Matrix] = MATRICES,
+    num_signals: int = 1,
     num_steps: int = 6,
     **config: Any,
 ) -> Path:
@@ -116,14 +128,15 @@ def write_run(
     spec = FileSpec(
         layers=tuple(layers),
         not_analysed=(NotAnalysed("bn", "BatchNorm1d"),),
-        matrices=tuple(Matrix) if layers else (),
+        matrices=tuple(matrices) if layers else (),
         kappa_p=FRACTIONS,
         save_spectra=False,
         snapshot_steps=tuple(snapshot_steps),
         eval_steps=tuple(range(2, num_steps + 1, 2)),
         num_train_steps=num_steps,
         steps_per_epoch=2,
-        num_samples=4,
+        num_samples=NUM_SAMPLES,
+        num_signals=num_signals,
         config_yaml=identity_yaml(whole),
         attributes={"title": f"mlp on digits, seed {whole['seed']}", "center": False},
     )
@@ -133,8 +146,9 @@ def write_run(
     with ResultsWriter(folder / "results.h5") as writer:
         for step in range(done):
             if step in spec.snapshot_steps:
-                records = tuple(layer_snapshot(info, step) for info in layers)
-                snapshot = Snapshot(records, NUM_SAMPLES, BnMode.NONE)
+                records = tuple(layer_snapshot(info, step, spec.fisher_rows) for info in layers)
+                network = network_spectrum(step, spec.fisher_rows)
+                snapshot = Snapshot(records, NUM_SAMPLES, BnMode.NONE, fisher=network)
                 writer.on_snapshot(SnapshotRecord(step, step / 2, snapshot))
             loss = math.nan if step == diverges_at else 2.0 / (step + 1)
             writer.on_step(StepRecord(step, loss, 0.1))

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from condexp.analysis.options import Matrix
 from condexp.errors import InputError
 from condexp.results.collect import collect
 from condexp.results.tables import make_table
@@ -87,6 +88,36 @@ def test_what_the_rows_can_fill(frame: pd.DataFrame) -> None:
     assert make_table(frame, ["model.depth"], [], value).cells[(3,), ()].mark == "rows"
     value = "conv.input_kappa_1.0"
     assert make_table(frame, ["model.depth"], [], value).cells[(3,), ()].mark == "∞"
+
+
+def test_fisher_blocks_and_the_network(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / str(seed), seed=seed, matrices=tuple(Matrix))
+    frame = collect(tmp_path)
+    # At the last snapshot, step 5: 2^-1, 2^-2, 2^-3, 0, a spectrum of as many values as samples.
+    assert frame["network.fisher_lambda_max"].tolist() == [0.5, 0.5]
+    assert frame["network.fisher_trace"][0] == 0.875
+    assert frame["network.fisher_kappa_0.5"][0] == 2.0
+    assert frame["network.fisher_kappa_1.0"][0] == math.inf
+    assert frame["fc.fisher_lambda_max"][0] == lambda_max(3, 5)
+    assert frame["last_linear.fisher_kappa_0.5"][0] == 2.0
+    # Its length counts no more than the rows, so an infinity is a finding.
+    value = "network.fisher_kappa_1.0"
+    assert frame["network.fisher_p_limit"][0] == 1.0
+    assert make_table(frame, ["model.depth"], [], value).cells[(3,), ()].mark == "∞"
+    some = collect(tmp_path, [value])
+    pd.testing.assert_series_equal(some[value], frame[value])
+    assert "network.fisher_trace" not in collect(tmp_path, ["seed", "fc.fisher_trace"])
+    with pytest.raises(InputError, match=r"Did you mean 'network.fisher_lambda_max'\?"):
+        make_table(frame, ["seed"], [], "network.fisher_lamda_max")
+
+
+def test_runs_with_and_without_a_fisher_matrix_in_one_table(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", matrices=tuple(Matrix))
+    write_run(tmp_path / "b", seed=2)
+    frame = collect(tmp_path)
+    assert frame["network.fisher_lambda_max"].isna().tolist() == [False, True]
+    assert frame["fc.input_lambda_max"].notna().all()
 
 
 def test_aliases(frame: pd.DataFrame, tmp_path: Path) -> None:

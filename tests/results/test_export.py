@@ -49,7 +49,7 @@ def test_every_measure_is_there_once_and_exact(run: Run, table: pd.DataFrame) ->
     measures = run.measures()
     codes = {"status": STATUS_CODES, "dtype": DTYPE_CODES}
     names = [name for name in measures if "step" in measures[name].dims]
-    of_layers = table[table["layer"].notna()]
+    of_layers = table[table["layer"].isin(run.layers)]
     found = of_layers.set_index(["measure", "step", "layer", "p"])["value"].sort_index()
     assert found.index.is_unique
     assert set(of_layers["measure"]) == set(names)
@@ -72,6 +72,21 @@ def test_every_measure_is_there_once_and_exact(run: Run, table: pd.DataFrame) ->
             assert rows["p"].isna().all()
 
 
+def test_the_network_is_one_more_layer(run: Run, table: pd.DataFrame) -> None:
+    network = run.network().drop_vars("fisher_eigenvalue")
+    rows = table[table["layer"] == "network"]
+    assert set(rows["measure"]) == set(network)
+    for name in network:
+        expected = network[name]
+        code = {"fisher_status": STATUS_CODES, "fisher_dtype": DTYPE_CODES}.get(str(name))
+        wanted = np.vectorize(code.__getitem__)(expected) if code else expected.to_numpy()
+        own = rows[rows["measure"] == name]
+        np.testing.assert_array_equal(own["value"], wanted.ravel())
+        np.testing.assert_array_equal(own["step"], np.repeat(run.steps, wanted[0].size))
+        p = np.tile(KAPPA_P, len(run.steps)) if "p" in expected.dims else np.nan
+        np.testing.assert_array_equal(own["p"], np.broadcast_to(p, len(own)))
+
+
 def test_losses_and_errors(run: Run, table: pd.DataFrame) -> None:
     metrics = run.metrics
     rows = table[table["layer"].isna()]
@@ -92,17 +107,18 @@ def test_spectra(run: Run, table: pd.DataFrame) -> None:
     rest = whole[whole["eig"].isna()].drop(columns="eig").reset_index(drop=True)
     pd.testing.assert_frame_equal(rest, table)
     own = whole[whole["eig"].notna()]
-    for matrix in ("input", "grad_output", "weight", "weight_grad"):
-        for layer in run.layers:
+    for matrix in ("input", "grad_output", "fisher", "weight", "weight_grad"):
+        for layer in (*run.layers, *["network"] * (matrix == "fisher")):
             rows = own[(own["measure"] == f"{matrix}_eigenvalue") & (own["layer"] == layer)]
-            expected = run.spectrum(matrix, layer)
+            whole_network = run.network()["fisher_eigenvalue"]
+            expected = whole_network if layer == "network" else run.spectrum(matrix, layer)
             np.testing.assert_array_equal(rows["value"], expected.to_numpy().ravel())
             np.testing.assert_array_equal(rows["step"], np.repeat(run.steps, expected.shape[1]))
             np.testing.assert_array_equal(
                 rows["eig"], np.tile(np.arange(expected.shape[1]), len(run.steps))
             )
     assert set(own["measure"]) == {
-        f"{m}_eigenvalue" for m in ("input", "grad_output", "weight", "weight_grad")
+        f"{m}_eigenvalue" for m in ("input", "grad_output", "fisher", "weight", "weight_grad")
     }
 
 

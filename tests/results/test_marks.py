@@ -8,18 +8,20 @@ from condexp.results.marks import Mark, format_number, kappa_mark, measure_mark,
 INF, NAN = math.inf, math.nan
 
 
+@pytest.mark.parametrize("num_signals", [1, 2])
 @pytest.mark.parametrize("num_rows", [1, 3, 5, 12])
 @pytest.mark.parametrize(("d_in", "d_out", "groups"), [(5, 4, 1), (2, 6, 1), (3, 6, 3), (4, 4, 2)])
 def test_p_limit_is_the_rank_of_random_matrices(
-    d_in: int, d_out: int, groups: int, num_rows: int
+    d_in: int, d_out: int, groups: int, num_rows: int, num_signals: int
 ) -> None:
     # Random rows have the largest rank there can be, with probability 1.
     generator = torch.Generator().manual_seed(num_rows)
 
-    def rows(side: int) -> torch.Tensor:
-        return torch.randn(groups, num_rows, side, generator=generator, dtype=torch.float64)
+    def rows(num: int, side: int) -> torch.Tensor:
+        return torch.randn(groups, num, side, generator=generator, dtype=torch.float64)
 
-    a, g = rows(d_in), rows(d_out // groups)
+    num_gradients = num_rows * num_signals
+    a, g = rows(num_rows, d_in), rows(num_gradients, d_out // groups)
     factors = a.mT @ a, g.mT @ g
     matrices = {
         "input": factors[0],
@@ -28,13 +30,14 @@ def test_p_limit_is_the_rank_of_random_matrices(
     }
     for name, blocks in matrices.items():
         rank, length = torch.linalg.matrix_rank(blocks).sum(), blocks.shape[0] * blocks.shape[1]
-        limit = p_limit(name, d_in, d_out, groups, num_rows)
+        limit = p_limit(name, d_in, d_out, groups, num_rows, num_gradients)
         assert limit == pytest.approx(float(rank) / length)
-    gradient = g.mT @ a
+    gradient = g[:, :num_rows].mT @ a  # of the data's loss, whatever is drawn beside it
     rank, length = torch.linalg.matrix_rank(gradient).sum(), groups * min(gradient.shape[1:])
-    limit = p_limit("weight_grad", d_in, d_out, groups, num_rows)
+    limit = p_limit("weight_grad", d_in, d_out, groups, num_rows, num_gradients)
     assert limit == pytest.approx(float(rank) / length)
-    assert p_limit("weight", d_in, d_out, groups, num_rows) == 1
+    for name in ("weight", "fisher"):
+        assert p_limit(name, d_in, d_out, groups, num_rows, num_gradients) == 1
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,7 @@ def test_an_infinite_condition_number_says_why(
 def test_the_share_that_exactly_fits_is_not_past_the_limit() -> None:
     # 7 of 10 rows: 0.7 · 10 is 7.000000000000001 in some spellings, k(p) is 7 all the same.
     for rows, d in [(7, 10), (9, 10), (1, 3), (29, 100)]:
-        limit = p_limit("input", d_in=d, d_out=1, groups=1, num_rows=rows)
+        limit = p_limit("input", d_in=d, d_out=1, groups=1, num_rows=rows, num_gradients=rows)
         assert kappa_mark(INF, "ok", rows / d, limit) is Mark.INFINITE
 
 

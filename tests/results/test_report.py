@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from condexp.analysis.options import Matrix
 from condexp.errors import InputError
+from condexp.results.last_rows import read_last_rows
 from condexp.results.layers import LayerMeasures
 from condexp.results.marks import Mark
 from condexp.results.report import layer_table, summary
@@ -33,6 +35,16 @@ def test_the_usual_columns(run: Run) -> None:
     text = text_of(layer_table(run))
     assert "layers at step 5" in text
     assert text.index("conv") < text.index("hidden") < text.index("fc")
+
+
+def test_fisher_blocks_stand_beside_their_approximation(tmp_path: Path) -> None:
+    blocks = open_run(write_run(tmp_path / "run", matrices=tuple(Matrix)))
+    # KFAC as above; the block has as many eigenvalues as samples, four.
+    assert cells(blocks, "conv")[3:] == ["9.77e-4", "64", "0.0312", "2", "0.125"]
+    text = text_of(layer_table(blocks), width=80)
+    assert "network: Fisher λ_max = 0.5, κ_0.5 = 2" in map(str.strip, text.splitlines())
+    assert cells(blocks, "fc", None, ["fisher_kappa_1.0"])[-1] == "8"
+    assert "network: Fisher λ_max = 16, " in text_of(layer_table(blocks, 0))
 
 
 def test_usual_columns_fit_a_terminal(run: Run) -> None:
@@ -140,3 +152,18 @@ def test_centred_moments_lose_a_row_and_a_second_use_gives_as_many_again(run: Ru
     reused = LayerMeasures.of(arrays, run.config)
     assert reused.limits["input"][hidden] == 1.0
     assert reused.marks("input_kappa_1.0")[0, hidden] is Mark.INFINITE
+
+
+def test_several_gradients_a_sample_are_rows_of_grad_output_alone(tmp_path: Path) -> None:
+    drawn = open_run(write_run(tmp_path / "run", num_signals=3))
+    assert LayerMeasures.read(drawn).num_signals == read_last_rows(drawn.file).num_signals == 3
+    arrays = dict(LayerMeasures.read(drawn).arrays)
+    hidden = drawn.layers.index("hidden")
+    arrays["d_out"] = 24 * (arrays["d_out"] > 0)
+    # Four samples: four inputs of side 8, twelve gradients of side 24.
+    for center, input_rows, gradients in ((False, 4, 12), (True, 3, 11)):
+        config = make_config(analysis__center=center)
+        limits = LayerMeasures.of(arrays, config, num_signals=3).limits
+        assert limits["input"][hidden] == input_rows / 8
+        assert limits["grad_output"][hidden] == gradients / 24
+        assert limits["kfac"][hidden] == pytest.approx(input_rows / 8 * gradients / 24)

@@ -1,8 +1,22 @@
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from condexp.results.status_table import format_seconds, read_statuses, status_table
-from condexp.store.runs import State, Status, write_status
+from condexp.results.status_table import RunRow, format_seconds, read_statuses, status_table
+from condexp.store.liveness import Life
+from condexp.store.runs import State, Status, read_status, write_status
 from tests.results.stored import text_of, write_early_failure
+
+
+def of_process(status: Status, pid: int) -> Status:
+    """What a process of this machine says of its run now."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return replace(status, pid=pid, host=socket.gethostname(), updated=now)
 
 
 def test_one_row_a_run_with_what_became_of_it(tmp_path: Path) -> None:
@@ -10,6 +24,7 @@ def test_one_row_a_run_with_what_became_of_it(tmp_path: Path) -> None:
         folder = tmp_path / f"run{index}"
         folder.mkdir()
         status = Status(state, step=index, num_steps=10, test_error=12.5, seconds=3661)
+        status = of_process(status, os.getpid())
         write_status(folder, status)
     text = text_of(status_table(read_statuses([tmp_path])))
     rows = [line for line in text.splitlines() if "run" in line and "/10" in line]
@@ -26,6 +41,48 @@ def test_a_failure_says_why_and_markup_in_it_is_text(tmp_path: Path) -> None:
     text = text_of(status_table(statuses))
     assert "RuntimeError: [red]shapes[/red] do not match" in text
     assert [status.state for status in statuses.values()] == [State.FAILED]
+
+
+def test_a_run_whose_process_died_is_called_what_it_is(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    dead = of_process(Status(State.RUNNING), process.pid)
+    for name, status in {
+        "dead": replace(dead, updated="2026-01-02T03:04:05+00:00"),
+        "early": replace(dead, state=State.PENDING),
+        "alive": of_process(dead, os.getpid()),
+        "asked": replace(dead, state=State.INTERRUPTED),
+    }.items():
+        (tmp_path / name).mkdir()
+        write_status(tmp_path / name, status)
+    text = text_of(status_table(read_statuses([tmp_path])))
+    where = f"process {process.pid} on {socket.gethostname()}"
+    remark = RunRow(read_status(tmp_path / "dead"), Life.DEAD).remark
+    assert remark.startswith(f"{where} is gone, last heard of 2026-01-02T03:04:05")
+    silent = RunRow(read_status(tmp_path / "dead"), Life.SILENT)
+    assert (silent.label, silent.remark) == (
+        "running (silent)",
+        f"no word of {where} since 2026-01-02T03:04:05+00:00",
+    )
+    assert "4 runs: 1 running, 1 interrupted, 2 interrupted (stale)" in text
+
+
+def test_a_thousand_runs_take_seconds(tmp_path: Path) -> None:
+    for index in range(1000):
+        folder = tmp_path / f"grid{index % 10}" / f"resnet-cifar10-s{index}-{index:08x}"
+        folder.mkdir(parents=True)
+        state = list(State)[index % len(State)]
+        error = "RuntimeError: no" if state is State.FAILED else None
+        status = Status(state, index, 2000, test_error=5.0, error=error)
+        write_status(folder, of_process(status, 2**22 + index))  # no system counts so far
+    command = (sys.executable, "-m", "condexp", "status", str(tmp_path))
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - start
+    assert done.returncode == 1
+    assert "1000 runs: " in done.stdout
+    assert done.stdout.count("RuntimeError: no") == 167
+    assert seconds < 5, f"{seconds:.1f} s"
 
 
 def test_seconds() -> None:
