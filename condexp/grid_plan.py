@@ -88,7 +88,7 @@ class GridJob:
 def plan_grid(
     overrides: Sequence[Sequence[str]], composed: Sequence[DictConfig]
 ) -> tuple[GridJob, ...]:
-    """Check every job as if it were to start now, and say what is to be done with it.
+    """Validate every job, check those to be run, and say what is to be done with each.
 
     Args:
         overrides: Of each job.

@@ -138,11 +138,12 @@ class _Tail:
         self._thread.start()
 
     def _relay(self) -> None:
-        with suppress(ValueError):  # closed
+        with suppress(OSError, ValueError):  # closed
             while chunk := os.read(self._stream.fileno(), 65536):
                 self._end = (self._end + chunk)[-4000:]
-                sys.stderr.write(chunk.decode(errors="replace"))
-                sys.stderr.flush()
+                with suppress(OSError, ValueError):  # nobody reads ours; the job's is read on
+                    sys.stderr.write(chunk.decode(errors="replace"))
+                    sys.stderr.flush()
 
     @property
     def last_words(self) -> str:

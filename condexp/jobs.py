@@ -32,7 +32,8 @@ class Board:
 
     def stop(self) -> None:
         """Ask every job to stop, and let none start."""
-        (self.folder / "stop").touch()
+        with suppress(OSError):  # called by a signal
+            (self.folder / "stop").touch()
 
     @property
     def stopped(self) -> bool:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from condexp.analysis.layers import NotAnalysed
 from condexp.analysis.memory import needed_bytes
+from condexp.analysis.moment import WAITING_BYTES
 from condexp.analysis.options import Matrix
 from condexp.layer_costs import LayerCost
 from condexp.store.layout import file_size
@@ -85,6 +86,8 @@ def _sizes(prepared: "Prepared") -> Iterator[str]:
     if plan.snapshot_steps and spec.extent.network_length:
         yield _fisher_line(prepared)
     at_work = max((cost.matrix_bytes + cost.row_bytes for cost in costs), default=0)
+    # Those of a single batch wait for their eigenvalues, which are solved for together.
+    at_work += min(WAITING_BYTES, sum(cost.matrix_bytes for cost in costs if not cost.in_batches))
     yield (
         f"memory of a snapshot: {_size(sum(cost.kept_bytes for cost in costs))} kept until it is "
         f"complete, and up to {_size(at_work)} at work on a layer"

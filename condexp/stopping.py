@@ -22,7 +22,10 @@ class Stopped(Exception):  # noqa: N818 - it is no error
         self.signal = by
 
     def __str__(self) -> str:
-        return f"stopped by {self.signal.name}; the same command goes on from there"
+        return (
+            f"stopped by {self.signal.name}; the same command (without run.on_existing=restart) "
+            "goes on from there"
+        )
 
     @property
     def exit_code(self) -> int:

@@ -66,6 +66,8 @@ def listened(net: nn.Module, options: AnalysisOptions, sizes: tuple[int, ...]) -
         for size in sizes:
             net.zero_grad()
             net(torch.randn(size, 8, 14, 14)).square().mean().backward()
+    if listener.waiting is not None:  # not for a snapshot, which would let go of the rest
+        listener.waiting.settle()
     return listener
 
 

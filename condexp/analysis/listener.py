@@ -65,7 +65,7 @@ class Listener:
         self.num_samples = 0
         self.edges: dict[str, list[GradientEdge]] = {}
         self._learning_rate, self._streaming = learning_rate, streaming
-        self._waiting = Waiting() if single else None
+        self.waiting = Waiting() if single else None
         self._root_noise = None if loss_fn is None else RootNoise(loss_fn)
         self._modules, _ = select_modules(model, options)
         self._network = NetworkFisher()
@@ -204,7 +204,7 @@ class Listener:
             # Of several signals, each is a portion of the rows.
             streaming = self._streaming or self.options.has_several_signals
             self._tapes[name] = Tape(
-                name, module, self.options, fisher, streaming=streaming, waiting=self._waiting
+                name, module, self.options, fisher, streaming=streaming, waiting=self.waiting
             )
         return self._tapes[name]
 
@@ -219,6 +219,8 @@ class Listener:
                 )
             if self._pass.num_samples == 0:
                 return
+            if name in self._tapes and torch._C._current_graph_task_id() != -1:
+                return  # an activation checkpoint computes again what was heard
             tape, current = self._tape(name, module), self._pass
             with torch.no_grad():
                 use = tape.forward((args[0] if args else kwargs["input"]).detach(), output, current)

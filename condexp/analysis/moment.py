@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.errors import InputError
 from condexp.linalg.auto import Precision, needs_float64
 from condexp.linalg.eigen import solve_all
 from condexp.linalg.moments import Scale, SecondMoment
 from condexp.linalg.rows import Rows
 from condexp.linalg.spectrum import Spectrum
 
-_WAITING_BYTES = 96 * 2**20
+WAITING_BYTES = 96 * 2**20
+"""What matrices and rows may take that wait for their eigenvalues."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class Waiting:
         """
         self._moments.append(moment)
         self._bytes += num_bytes
-        if self._bytes > _WAITING_BYTES:
+        if self._bytes > WAITING_BYTES:
             self.settle()
 
     def settle(self) -> None:
@@ -82,6 +84,7 @@ class Moment:
         self._streaming, self._waiting = streaming, waiting
         self._moment = SecondMoment(scale, center=options.center)
         self._portion: tuple[Rows, int, torch.dtype] | None = None
+        self._held: tuple[Rows, int] | None = None
         self._result: _Result | None = None
         self.came_again = False
 
@@ -97,6 +100,8 @@ class Moment:
         self._moment.add(rows, num_samples, dtype, row_dtype)
         self._portion = (rows, num_samples, row_dtype) if retakes else None
         if self._waiting is not None:
+            if retakes or self._moment.keeps_rows:
+                self._held = rows, rows.version
             self._wait(self._waiting, rows)
         elif retakes:
             self._look_again(_Result.of(self._moment))
@@ -114,7 +119,16 @@ class Moment:
         waiting.put(self, rows.num_bytes + 8 * side**2)
 
     def unsolved(self) -> Tensor:
-        """Return the matrix whose eigenvalues are waited for."""
+        """Return the matrix whose eigenvalues are waited for.
+
+        Raises:
+            InputError: If the rows are no longer what they were.
+        """
+        if self._held is not None and self._held[0].version != self._held[1]:
+            raise InputError(
+                "an input or gradient of an analysed layer was changed in place after its call: "
+                "put a condexp.Recorder around the pass, which copies them, or leave the layer out."
+            )
         return self._moment.smaller_side()
 
     def take(self, matrix: Tensor, eigenvalues: Tensor) -> None:
@@ -125,7 +139,7 @@ class Moment:
 
     def _look_again(self, result: _Result) -> None:
         """Keep a result, or take it again in float64 while its rows are at hand."""
-        portion, self._portion = self._portion, None
+        portion, self._portion, self._held = self._portion, None, None
         whole = self._options.wants(Matrix.KFAC)
         if portion is None or not needs_float64(
             result.spectrum, self._options.kappa_p, whole=whole

@@ -59,7 +59,8 @@ class AnalysisOptions:
         center: Subtract the mean from ``input`` and ``grad_output``.
         bias: Append 1 to the input of layers that have a bias.
         precision: The dtype of the products; ``auto`` starts in float32 (float64 where the rows
-            are float64) and takes a layer again in float64 where a requested κ_p needs it.
+            are float64, and for ``fisher``) and takes a layer again in float64 where a requested
+            κ_p needs it.
         kappa_p: The fractions p of κ_p that ``auto`` answers for.
         seed: Seed of everything that is drawn (by ``mc`` alone).
         mc_samples: Labels that ``mc`` draws for each sample.

@@ -13,11 +13,11 @@ class Recorder(Listener):
     """Measure the layers of a model during a forward and backward pass of the user's own.
 
     Each layer's ``input`` is reduced to its second moment as soon as the layer ran, its
-    ``grad_output`` as soon as the gradient passes by; no activation is kept, for ``fisher`` until
-    the layer's own gradient has come. The pass itself is unchanged, bit for bit. Only passes with
-    gradients enabled are recorded; several are merged (Σ sums / Σ counts), but for ``fisher``,
-    which takes one. The weights are those of the first recorded pass. BatchNorm runs in the model's
-    own mode.
+    ``grad_output`` as soon as the gradient passes by. No activation is kept but where there are
+    fewer rows than features, and for ``fisher`` until the layer's own gradient has come. The pass
+    itself is unchanged, bit for bit. Only passes with gradients enabled are recorded; several are
+    merged (Σ sums / Σ counts), but for ``fisher``, which takes one. The weights are those of the
+    first recorded pass. BatchNorm runs in the model's own mode.
 
     >>> import torch, condexp
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False))

@@ -15,9 +15,6 @@ from condexp.linalg.shifted import PatchRows
 
 Layer = nn.Linear | nn.Conv2d
 
-# Below, a product of shifted images is too narrow to be quick.
-MIN_SHIFTED_CHANNELS = 4
-
 
 def count_samples(arguments: object) -> int:
     """Return N, the first dimension of the first tensor a model is called with.
@@ -103,15 +100,10 @@ def moment_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Rows
 
 
 def _shifts_suffice(module: nn.Conv2d, options: AnalysisOptions) -> bool:
-    """Return whether products of shifted images are possible and quicker than laid-out patches."""
-    area = module.kernel_size[0] * module.kernel_size[1]
-    channels = module.in_channels // module.groups
-    return (
-        options.conv_input is ConvInput.PATCHES
-        and module.stride == (1, 1)
-        and area > 1
-        and channels >= MIN_SHIFTED_CHANNELS
-    )
+    """Return whether products of shifted images will do; they are quicker than laid-out patches."""
+    several = module.kernel_size != (1, 1)
+    patches = options.conv_input is ConvInput.PATCHES
+    return several and patches and module.stride == (1, 1)
 
 
 def window_of(module: nn.Conv2d) -> Window:
@@ -160,17 +152,16 @@ def grad_output_rows(module: Layer, grad: Tensor) -> Tensor:
     return pixel_rows(grad, module.groups)
 
 
-def weight_blocks(module: Layer, tensor: Tensor) -> Tensor:
+def weight_blocks(groups: int, tensor: Tensor) -> Tensor:
     """Lay out a weight, or its gradient, as one matrix a group.
 
     Args:
-        module: The layer.
+        groups: Blocks of the layer.
         tensor: A tensor of the weight's shape.
 
     Returns:
         ``[groups, d_out / groups, d_in]``, columns in the order of the patches' features.
     """
-    groups = num_groups(module)
     return tensor.reshape(groups, tensor.shape[0] // groups, -1)
 
 

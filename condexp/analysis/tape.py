@@ -110,7 +110,8 @@ class Tape:
         self._positions = self._positions or num_rows // current.num_samples
         given, inputs = inputs, summable(inputs)
         rows = moment_rows(self.module, inputs, self._options)
-        if not self.module.weight.requires_grad:  # or autograd would keep the input from changes
+        # Autograd keeps a trained layer's input from changes; under autocast, a copy of it.
+        if not self.module.weight.requires_grad or torch.is_autocast_enabled(inputs.device.type):
             rows = rows.kept()
         if self._input is not None:
             self._input.add(rows, current.num_samples if use == 0 else 0, given.dtype)

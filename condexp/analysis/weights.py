@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from condexp.analysis.measures import domination, effective_lr, frobenius_norm
 from condexp.analysis.options import AnalysisOptions, Matrix
-from condexp.analysis.rows import Layer, weight_blocks
+from condexp.analysis.rows import Layer, num_groups, weight_blocks
 from condexp.linalg.precision import summable
 from condexp.linalg.spectrum import Spectrum
 
@@ -97,38 +98,27 @@ class WeightTape:
             The measures.
         """
         assert self._weight is not None
-        # What is worked out later is of the weight as it is now.
         both = {Matrix.WEIGHT, Matrix.WEIGHT_GRAD} <= set(options.matrices)
-        weight, gradient = self._weight, self._gradient
-        if self._single and not both:
-            weight = weight.clone()
-            gradient = None if gradient is None else gradient.clone()
-        noise = self._noise(excess, power)
-
-        def of_weight() -> Spectrum:
-            return self._factor(weight, torch.float64)
-
-        def of_gradient() -> Spectrum | None:
-            if gradient is None:
-                return None
-            # A weight is what it is; a gradient carries the rounding of its computation.
-            spectrum = self._factor(gradient, self._dtype)
-            return spectrum.raised(noise + 4 * excess * spectrum.lambda_max)
-
-        weight_spectrum = of_weight() if options.wants(Matrix.WEIGHT) else None
-        grad_spectrum = of_gradient() if options.wants(Matrix.WEIGHT_GRAD) else None
-
-        def turning() -> float:
-            known = grad_spectrum or of_gradient()
-            return math.nan if known is None else domination(known, weight_spectrum or of_weight())
-
+        values = _Values(
+            self._weight,
+            self._gradient,
+            num_groups(self._module),
+            self._dtype,
+            excess,
+            self._noise(excess, power),
+        )
+        # What is worked out later is of the weight as it is now.
+        values = values.copied() if self._single and not both else values
+        weight = values.of_weight() if options.wants(Matrix.WEIGHT) else None
+        weight_grad = values.of_gradient() if options.wants(Matrix.WEIGHT_GRAD) else None
+        gradient = self._gradient
         return WeightMeasures(
-            weight=weight_spectrum,
-            weight_grad=grad_spectrum,
-            weight_norm=frobenius_norm(weight),
+            weight=weight,
+            weight_grad=weight_grad,
+            weight_norm=frobenius_norm(self._weight),
             grad_norm=math.nan if gradient is None else frobenius_norm(gradient),
-            domination_of=turning,
-            effective_lr=effective_lr(weight, learning_rate),
+            domination_of=Domination(None if both else values, weight, weight_grad),
+            effective_lr=effective_lr(self._weight, learning_rate),
         )
 
     def _noise(self, excess: float, power: float) -> float:
@@ -138,6 +128,64 @@ class WeightTape:
         relative = torch.finfo(self._dtype).eps ** 2 + excess
         return 4 * relative * power * self._num_samples / self._denominator**2
 
-    def _factor(self, tensor: Tensor, row_dtype: torch.dtype) -> Spectrum:
-        blocks = weight_blocks(self._module, tensor)
-        return Spectrum.from_factor(blocks, dtype=torch.float64, row_dtype=row_dtype)
+
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """A weight, its gradient, and what the gradient's rounding makes of its small singular values.
+
+    Args:
+        weight: ``[d_out, ...]``.
+        gradient: The same shape; None where none arrived.
+        groups: Blocks of the layer.
+        dtype: Precision the gradient was computed in.
+        excess: See :meth:`condexp.analysis.root.RootNoise.excess`.
+        noise: What its spectrum's floor rises by.
+    """
+
+    weight: Tensor
+    gradient: Tensor | None
+    groups: int
+    dtype: torch.dtype
+    excess: float
+    noise: float
+
+    def copied(self) -> Self:
+        gradient = None if self.gradient is None else self.gradient.clone()
+        return replace(self, weight=self.weight.clone(), gradient=gradient)
+
+    def of_weight(self) -> Spectrum:
+        # A weight is what it is; a gradient carries the rounding of its computation.
+        blocks = weight_blocks(self.groups, self.weight)
+        return Spectrum.from_factor(blocks, dtype=torch.float64)
+
+    def of_gradient(self) -> Spectrum | None:
+        if self.gradient is None:
+            return None
+        blocks = weight_blocks(self.groups, self.gradient)
+        spectrum = Spectrum.from_factor(blocks, dtype=torch.float64, row_dtype=self.dtype)
+        return spectrum.raised(self.noise + 4 * self.excess * spectrum.lambda_max)
+
+
+@dataclass(eq=False)
+class Domination:
+    """σ_max(∂L/∂W) / σ_max(W), when it is called; the values are let go of then.
+
+    Args:
+        values: The weight and its gradient; None where both spectra are known.
+        weight: The spectrum of W Wᵀ, if it is known.
+        weight_grad: That of the gradient.
+    """
+
+    values: _Values | None
+    weight: Spectrum | None
+    weight_grad: Spectrum | None
+
+    def __call__(self) -> float:
+        """Return the ratio; NaN where no gradient arrived."""
+        if self.values is not None:
+            self.weight = self.weight or self.values.of_weight()
+            self.weight_grad = self.weight_grad or self.values.of_gradient()
+            self.values = None
+        if self.weight is None or self.weight_grad is None:
+            return math.nan
+        return domination(self.weight_grad, self.weight)

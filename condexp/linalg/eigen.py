@@ -20,16 +20,17 @@ class _Workers:
     @classmethod
     def start(cls) -> ThreadPoolExecutor:
         if cls.pool is None:
-            cls.pool = ThreadPoolExecutor(cls.num_threads, thread_name_prefix="condexp")
-            all_there = threading.Barrier(cls.num_threads)
+            pool = ThreadPoolExecutor(cls.num_threads, thread_name_prefix="condexp")
+            all_there = threading.Barrier(cls.num_threads, timeout=60)
 
             def settle_in() -> None:
                 all_there.wait()
                 torch.get_num_threads()  # or the thread's first operation would set it anew
                 torch.set_num_threads(1)
 
-            for started in [cls.pool.submit(settle_in) for _ in range(cls.num_threads)]:
+            for started in [pool.submit(settle_in) for _ in range(cls.num_threads)]:
                 started.result()
+            cls.pool = pool
             torch.set_num_threads(cls.num_threads)  # for threads that are made later
         return cls.pool
 

@@ -86,8 +86,13 @@ class SecondMoment:
             self._kept.clear()
 
     @property
+    def keeps_rows(self) -> bool:
+        """Whether it holds rows, which must not change."""
+        return bool(self._kept)
+
+    @property
     def _count(self) -> int:
-        """The one 1/N: rows for a mean, samples for a sum over positions."""
+        """The one 1/N: rows for a mean, samples for a sum."""
         return self.num_rows if self.scale is Scale.MEAN else self.num_samples
 
     def matrix(self) -> Tensor:
@@ -119,19 +124,17 @@ class SecondMoment:
             solved: :meth:`smaller_side` and its eigenvalues, if they are known.
 
         Returns:
-            The spectrum, of length groups·features; its ``num_rows`` is the number of rows so far.
+            The spectrum, of length groups·features, of the rows so far.
         """
         matrix, eigenvalues = (self.smaller_side(), None) if solved is None else solved
-        cancelled = 0.0
-        if self._sums is not None:
-            cancelled = self._sums.cancelled(self.num_rows, center=self.center) / self._count
+        cancelled = 0.0 if self._sums is None else self._sums.cancelled(self.num_rows, self.center)
         return Spectrum.from_matrix(
             matrix,
             dtype=self.dtype,
             num_rows=self.num_rows,
             row_dtype=self.row_dtype,
             mean_square=self.mean_square(),
-            cancelled=cancelled,
+            cancelled=cancelled / self._count,
             length=self._kept[0].num_features if self._kept else None,
             eigenvalues=eigenvalues,
         )
@@ -234,7 +237,7 @@ class _Sums:
         left, right = torch.cat([sums, spread], 1), torch.cat([spread, sums + num_rows * spread], 1)
         return torch.baddbmm(self.products, left.mT, right)
 
-    def cancelled(self, num_rows: int, *, center: bool) -> float:
+    def cancelled(self, num_rows: int, center: bool) -> float:
         """Return the squares of what is subtracted before products and added after, or reversed."""
         if self.reference is None:
             return 0.0
@@ -242,5 +245,5 @@ class _Sums:
         return sum(float(part.square().sum(-1).max()) for part in parts) * num_rows
 
 
-def _coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
-    return max(one, other, key=lambda kind: torch.finfo(kind).eps)
+def _coarser(*kinds: torch.dtype) -> torch.dtype:
+    return max(kinds, key=lambda kind: torch.finfo(kind).eps)

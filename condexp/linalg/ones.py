@@ -45,6 +45,11 @@ class WithOne:
         """Memory of the rows; the ones take none."""
         return self.rows.num_bytes
 
+    @property
+    def version(self) -> int:
+        """Counts changes of the rows."""
+        return self.rows.version
+
     def dense(self) -> Tensor:
         """Return all rows, the ones included."""
         rows = self.rows.dense()

@@ -38,6 +38,10 @@ class Rows(Protocol):
     def num_bytes(self) -> int:
         """Memory that they take as they are."""
 
+    @property
+    def version(self) -> int:
+        """Counts changes in place of what they are made of."""
+
     def dense(self) -> Tensor:
         """Return all rows, ``[groups, R, d]``."""
 
@@ -64,6 +68,11 @@ class Rows(Protocol):
 
     def kept(self) -> Self:
         """Return rows that nobody else can change."""
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was changed in place; 0 where torch does not count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def as_reference(mean: Tensor, dtype: torch.dtype) -> Tensor:
@@ -131,6 +140,11 @@ class DenseRows:
     def num_bytes(self) -> int:
         """Memory of the values."""
         return self.values.nbytes
+
+    @property
+    def version(self) -> int:
+        """Counts changes of the values."""
+        return version_of(self.values)
 
     def dense(self) -> Tensor:
         """Return the rows."""

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from condexp.linalg.correlation import ShiftedProducts
 from condexp.linalg.patches import Window, pixel_rows, unfold_patches
-from condexp.linalg.products import column_sums, in_range, inner_products, scaled
-from condexp.linalg.rows import as_reference
+from condexp.linalg.products import column_sums, cross_products, in_range, inner_products, scaled
+from condexp.linalg.rows import as_reference, version_of
+
+_PIXELS_A_POSITION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,11 @@ class PatchRows:
         """Memory of the images."""
         return self.images.nbytes
 
+    @property
+    def version(self) -> int:
+        """Counts changes of the images."""
+        return version_of(self.images)
+
     def dense(self) -> Tensor:
         """Return all patches, features in the order of this class."""
         return self._by_offset(unfold_patches(self.images, self.window))
@@ -81,6 +88,8 @@ class PatchRows:
 
     def sums(self) -> Tensor:
         """Return Σ r."""
+        if self._is_sparse:
+            return column_sums(self._laid_out(1.0, self.working_dtype))
         sums = self._sum_patches.sum(1)
         if self.subtracted is not None:
             num_outside = self._outside.sum(0) * len(self.images)
@@ -103,6 +112,24 @@ class PatchRows:
     def kept(self) -> Self:
         """Return a copy."""
         return replace(self, images=self.images.clone())
+
+    @property
+    def _is_sparse(self) -> bool:
+        """Whether there are so few positions for the pixels that patches are better laid out.
+
+        The error of a shifted product is relative to all pixels, its cost as well.
+        """
+        height, width = self._output_size
+        return self.images.shape[-2] * self.images.shape[-1] > _PIXELS_A_POSITION * height * width
+
+    def _laid_out(self, factor: float, dtype: torch.dtype) -> Tensor:
+        """Return the patches, minus what is subtracted, times a factor."""
+        rows = scaled(self.dense(), factor)
+        if self.subtracted is not None:
+            wide = torch.promote_types(rows.dtype, dtype)
+            spread = self.spread(self.subtracted)[:, None] * factor
+            rows = rows.to(wide) - spread.to(wide)
+        return rows
 
     @property
     def _num_channels(self) -> int:
@@ -146,6 +173,9 @@ class PatchRows:
 
     def _products(self, factor: float, dtype: torch.dtype) -> Tensor:
         """Return Σ r rᵀ of the rows times a factor."""
+        if self._is_sparse:
+            rows = self._laid_out(factor, dtype)
+            return cross_products(rows, rows, dtype)
         subtracted, shifts = self.subtracted, None
         if factor != 1 and subtracted is not None:
             subtracted = subtracted * factor
@@ -189,6 +219,8 @@ class PatchRows:
             blocks[:, i] += half[:, :, i].mT[..., None] * subtracted[:, None, None]
 
     def _gram(self, factor: float, dtype: torch.dtype) -> Tensor:
+        if self._is_sparse:
+            return inner_products(self._laid_out(factor, dtype), dtype)
         images = scaled(self.images, factor)
         groups, (height, width) = self.window.groups, images.shape[-2:]
         pixels = inner_products(pixel_rows(images, groups), dtype)

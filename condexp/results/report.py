@@ -129,7 +129,11 @@ def layer_table(
 def _usual(data: LayerMeasures) -> list[str]:
     # More columns do not fit a terminal; the blocks are there to be compared.
     usual = ("kfac", "fisher") if "fisher" in data.matrices else ("input", "grad_output", "kfac")
-    return [*_names(data, [m for m in usual if m in data.matrices]), "domination"]
+    known = {"weight", "weight_grad"} & set(data.matrices)  # or it is not stored
+    return [
+        *_names(data, [m for m in usual if m in data.matrices]),
+        *(["domination"] if known else []),
+    ]
 
 
 def _names(data: LayerMeasures, matrices: Sequence[str]) -> list[str]:

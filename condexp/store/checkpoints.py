@@ -31,7 +31,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         checkpoint: What to write.
 
     Raises:
-        ResultsError: If it cannot be written; the older ones are what they were.
+        ResultsError: If it cannot be written; there is still one to go on from, if there was.
     """
     path = folder / CHECKPOINT_NAME
     with (

@@ -41,7 +41,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def seal_results(path: Path) -> None:
-    """Replace a results file by its sealed form; whatever goes wrong, the file stays as it is.
+    """Replace a results file by its sealed form; whatever goes wrong, one of both is there.
 
     The same content gives the same bytes. Its writer may still be open, and has to have committed
     all: nothing can be added any more.

@@ -1,6 +1,7 @@
 """The recorder around a pass of the user's own, and the precision policy."""
 
 import math
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -414,3 +415,70 @@ def test_hooks_are_gone_after_success_and_after_an_exception() -> None:
     with pytest.raises(RuntimeError), recorder:
         model(cases.normal(4, 5))
     assert hooks() == 0
+
+
+def test_an_input_that_changes_in_place_under_autocast_is_not_mistaken() -> None:
+    """Autograd then keeps a copy of its own, and does not forbid it."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            hidden = self.a(inputs).float()
+            hidden += 5 * self.b(hidden)
+            return hidden
+
+    torch.manual_seed(0)
+    model, inputs, targets = Model(), torch.randn(6, 8), torch.randn(6, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        snapshot = condexp.analyze(model, nn.MSELoss(), inputs, targets)
+        with condexp.Recorder(model) as recorder:  # which copies what it keeps
+            loss = nn.functional.mse_loss(model(inputs), targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+    ours, expected = snapshot["b"].input, recorder.snapshot()["b"].input
+    assert ours is not None
+    assert expected is not None
+    assert ours.lambda_max == pytest.approx(expected.lambda_max, rel=1e-6)
+
+
+def test_an_input_that_was_changed_behind_autograds_back_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(8, 4))
+    inputs = torch.randn(3, 8)
+    options = AnalysisOptions(("input",))  # type: ignore[arg-type]
+    with Listener(model, options, single=True) as listener:
+        model(inputs)
+    inputs += 1
+    with pytest.raises(InputError, match="changed in place"):
+        listener.snapshot()
+
+
+def test_an_activation_checkpoint_is_heard_once() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    inputs, targets = cases.normal(6, 4), cases.labels(6, 2)
+
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            outputs: Tensor = checkpoint(self.inner, inputs, use_reentrant=False)
+            return outputs
+
+    plain = condexp.analyze(model, nn.CrossEntropyLoss(), inputs, targets)
+    again = condexp.analyze(Checkpointed(), nn.CrossEntropyLoss(), inputs, targets)
+    assert [record.info.uses for record in again.records] == [1, 1]
+    for one, other in zip(plain.records, again.records, strict=True):
+        assert one.input is not None
+        assert other.input is not None
+        torch.testing.assert_close(one.input.eigenvalues, other.input.eigenvalues)
+
+
+def test_a_snapshot_can_be_pickled_and_lets_go_of_the_weights() -> None:
+    model, inputs = nn.Sequential(nn.Linear(4, 2)).double(), cases.normal(6, 4)
+    snapshot = condexp.analyze(model, nn.CrossEntropyLoss(), inputs, cases.labels(6, 2))
+    twin = pickle.loads(pickle.dumps(snapshot))
+    assert twin["0"].domination == snapshot["0"].domination > 0
+    assert snapshot["0"].domination_of.values is None  # type: ignore[attr-defined]
