@@ -13,7 +13,7 @@ from condexp.linalg.moments import Scale, SecondMoment
 from condexp.linalg.rows import Rows
 from condexp.linalg.spectrum import Spectrum
 
-WAITING_BYTES = 96 * 2**20
+WAITING_BYTES = 56 * 2**20
 """What matrices and rows may take that wait for their eigenvalues."""
 
 

@@ -426,7 +426,7 @@ def test_an_input_that_changes_in_place_under_autocast_is_not_mistaken() -> None
             self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
 
         def forward(self, inputs: Tensor) -> Tensor:
-            hidden = self.a(inputs).float()
+            hidden: Tensor = self.a(inputs).float()
             hidden += 5 * self.b(hidden)
             return hidden
 
