@@ -23,8 +23,8 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 
     def __str__(self) -> str:
         return (
-            f"stopped by {self.signal.name}; the same command (without run.on_existing=restart) "
-            "goes on from there"
+            f"stopped by {self.signal.name}; the same command goes on from there, if it does not "
+            "hold run.on_existing=restart"
         )
 
     @property
