@@ -147,3 +147,31 @@ def test_images_whose_squares_leave_float32(exponent: int) -> None:
     difference = scaled.matrix() * 4.0**-exponent - expected.matrix()
     floor = expected.spectrum().lambda_max * 4 * torch.finfo(torch.float32).eps
     assert torch.linalg.matrix_norm(difference, 2).item() < floor
+
+
+@pytest.mark.parametrize(
+    ("window", "mode", "size"),
+    [
+        (Window((5, 5), padding=(2, 2)), "replicate", (1, 1)),
+        (Window((2, 3), padding=(2, 3), dilation=(2, 3)), "replicate", (1, 9)),
+        (Window((7, 7)), "constant", (7, 7)),
+    ],
+)
+def test_windows_that_see_many_more_pixels_than_they_have_positions(
+    window: Window, mode: str, size: tuple[int, int]
+) -> None:
+    """Their products are not made of sums over all pixels, whose error would be above the floor."""
+    (top, _), (left, _) = window.pads
+    padded = torch.nn.functional.pad(images(96, 3, *size), (left, left, top, top), mode=mode)
+    plain = Window(window.kernel_size, dilation=window.dilation)
+    moments = SecondMoment(Scale.MEAN), SecondMoment(Scale.MEAN)
+    for moment, dtype in zip(moments, (torch.float32, torch.float64), strict=True):
+        moment.add(PatchRows(padded.float(), plain), 96, dtype)
+    exact, rounded = moments[1].matrix(), moments[0].matrix()
+    floor = 4 * torch.finfo(torch.float32).eps * moments[1].spectrum().lambda_max
+    assert torch.linalg.matrix_norm(rounded - exact, 2).item() < floor
+    rows = PatchRows(padded, plain).dense()
+    oracle = rows.mT @ rows / rows.shape[1]
+    whole = SecondMoment(Scale.MEAN)
+    whole.add(PatchRows(padded, plain), 96, torch.float64)
+    assert torch.allclose(whole.matrix(), oracle, rtol=0, atol=1e-11)
