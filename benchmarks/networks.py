@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from benchmarks.loop import BATCH, LR, MOMENTUM
 from condexp.models.mlp import build_mlp
 from condexp.models.resnet import build_resnet
 from condexp.models.vgg import build_vgg
 
-LR, MOMENTUM = 1e-3, 0.9
 LOSS = nn.CrossEntropyLoss()
 
 
@@ -27,11 +27,11 @@ class Network:
 
     name: str
     build: Callable[[], nn.Module]
-    batch: int = 128
+    batch: int = BATCH
     target: float | None = None
 
 
-def resnet(depth: int, *, batch: int = 128, target: float | None = None) -> Network:
+def resnet(depth: int, *, batch: int = BATCH, target: float | None = None) -> Network:
     """Return a ResNet for CIFAR.
 
     Args:
@@ -46,7 +46,7 @@ def resnet(depth: int, *, batch: int = 128, target: float | None = None) -> Netw
     return Network(f"ResNet-{depth}", build, batch, target)
 
 
-def mlp(depth: int, width: int, *, batch: int = 128, target: float | None = None) -> Network:
+def mlp(depth: int, width: int, *, batch: int = BATCH, target: float | None = None) -> Network:
     """Return a rectified multilayer perceptron on 3072 inputs.
 
     Args:
@@ -62,7 +62,7 @@ def mlp(depth: int, width: int, *, batch: int = 128, target: float | None = None
     return Network(f"MLP {depth}x{width}", build, batch, target)
 
 
-def vgg(*, batch: int = 128, target: float | None = None) -> Network:
+def vgg(*, batch: int = BATCH, target: float | None = None) -> Network:
     """Return VGG-16 with BatchNorm.
 
     Args:

@@ -62,15 +62,8 @@ def alternate(
     Returns:
         Seconds of each call of the one and of the other.
     """
-    ours()
-    reference()
-    times: tuple[list[float], list[float]] = ([], [])
-    for pair in range(num_pairs):
-        for which in (0, 1) if pair % 2 == 0 else (1, 0):
-            start = time.perf_counter()
-            (ours, reference)[which]()
-            times[which].append(time.perf_counter() - start)
-    return tuple(times[0]), tuple(times[1])
+    times = rounds({"ours": ours, "reference": reference}, num_pairs)
+    return times["ours"], times["reference"]
 
 
 def rounds(ways: Mapping[str, Callable[[], None]], num_rounds: int) -> dict[str, tuple[float, ...]]:

@@ -18,7 +18,7 @@ from condexp.linalg.fisher_gram import (
     grams,
     grams_of_gradients,
 )
-from condexp.linalg.precision import exact_products
+from condexp.linalg.precision import coarser, exact_products
 from condexp.linalg.spectrum import Spectrum
 
 
@@ -90,7 +90,7 @@ class FisherBlock:
         if use == 0 and self._num_samples == 0:
             self._forms = call.positions >= self._shape.d_in
         self._calls[use] = call
-        self.row_dtype = _coarser(self.row_dtype, inputs.dtype)
+        self.row_dtype = coarser(self.row_dtype, inputs.dtype)
 
     def backward(self, grad: Tensor, use: int, row_dtype: torch.dtype) -> None:
         """Take in the gradient of one call's output, for the next signal.
@@ -102,7 +102,7 @@ class FisherBlock:
         """
         call = self._calls[use]
         call.num_signals += 1
-        self.row_dtype = _coarser(self.row_dtype, row_dtype)
+        self.row_dtype = coarser(self.row_dtype, row_dtype)
         if not self._forms:
             call.grads.append(grad)
             return
@@ -210,8 +210,8 @@ class NetworkFisher:
             )
         self._gram = gram if self._gram is None else self._gram + gram
         self._num_weights += block.num_weights
-        self._dtype = _coarser(self._dtype, block.dtype)
-        self._row_dtype = _coarser(self._row_dtype, block.row_dtype)
+        self._dtype = coarser(self._dtype, block.dtype)
+        self._row_dtype = coarser(self._row_dtype, block.row_dtype)
 
     def spectrum(self, excess: float = 0.0) -> Spectrum | None:
         """Return the spectrum, min(rows, weights) eigenvalues; None where there was no layer.
@@ -231,7 +231,3 @@ class NetworkFisher:
 
 def _joined(gradients: list[Tensor]) -> Tensor:
     return torch.cat(gradients) if len(gradients) > 1 else gradients[0]
-
-
-def _coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
-    return max(one, other, key=lambda kind: torch.finfo(kind).eps)

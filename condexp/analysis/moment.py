@@ -31,6 +31,21 @@ class _Result:
         return cls(moment.spectrum(solved), mean, moment.mean_square())
 
 
+@dataclass(frozen=True, eq=False)
+class _Portion:
+    """Rows that are still needed, by the moment itself or to be taken again."""
+
+    rows: Rows
+    num_samples: int
+    row_dtype: torch.dtype
+    retakes: bool
+    version: int
+
+    @property
+    def has_changed(self) -> bool:
+        return self.rows.version != self.version
+
+
 class Waiting:
     """Moments that wait for their spectra, which are worked out together."""
 
@@ -83,8 +98,7 @@ class Moment:
         self._scale, self._options = scale, options
         self._streaming, self._waiting = streaming, waiting
         self._moment = SecondMoment(scale, center=options.center)
-        self._portion: tuple[Rows, int, torch.dtype] | None = None
-        self._held: tuple[Rows, int] | None = None
+        self._portion: _Portion | None = None
         self._result: _Result | None = None
         self.came_again = False
 
@@ -98,10 +112,9 @@ class Moment:
         retakes = self._options.precision is Precision.AUTO and dtype == torch.float32
         rows = rows if self._waiting is not None else rows.kept()
         self._moment.add(rows, num_samples, dtype, row_dtype)
-        self._portion = (rows, num_samples, row_dtype) if retakes else None
+        if retakes or (self._waiting is not None and self._moment.keeps_rows):
+            self._portion = _Portion(rows, num_samples, row_dtype, retakes, rows.version)
         if self._waiting is not None:
-            if retakes or self._moment.keeps_rows:
-                self._held = rows, rows.version
             self._wait(self._waiting, rows)
         elif retakes:
             self._look_again(_Result.of(self._moment))
@@ -124,7 +137,7 @@ class Moment:
         Raises:
             InputError: If the rows are no longer what they were.
         """
-        if self._held is not None and self._held[0].version != self._held[1]:
+        if self._portion is not None and self._portion.has_changed:
             raise InputError(
                 "an input or gradient of an analysed layer was changed in place after its call: "
                 "put a condexp.Recorder around the pass, which copies them, or leave the layer out."
@@ -139,18 +152,19 @@ class Moment:
 
     def _look_again(self, result: _Result) -> None:
         """Keep a result, or take it again in float64 while its rows are at hand."""
-        portion, self._portion, self._held = self._portion, None, None
+        held, self._portion = self._portion, None
         whole = self._options.wants(Matrix.KFAC)
-        if portion is None or not needs_float64(
-            result.spectrum, self._options.kappa_p, whole=whole
+        if (
+            held is None
+            or not held.retakes
+            or not needs_float64(result.spectrum, self._options.kappa_p, whole=whole)
         ):
             self._result = result
             return
-        rows, num_samples, row_dtype = portion
         self._moment = SecondMoment(self._scale, center=self._options.center)
-        self._moment.add(rows, num_samples, torch.float64, row_dtype)
+        self._moment.add(held.rows, held.num_samples, torch.float64, held.row_dtype)
         if self._waiting is not None:
-            self._wait(self._waiting, rows)
+            self._wait(self._waiting, held.rows)
 
     def _results(self) -> _Result:
         if self._result is None and self._waiting is not None:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from condexp.analysis.options import AnalysisOptions, ConvInput
@@ -59,9 +58,7 @@ def input_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Tenso
         InputError: If a convolution is called without a batch dimension.
     """
     rows = _plain_rows(module, inputs, options)
-    if appends_one(module, options):
-        rows = torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
-    return rows
+    return WithOne(DenseRows(rows)).dense() if appends_one(module, options) else rows
 
 
 def _plain_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Tensor:

@@ -38,8 +38,29 @@ class BnMode(StrEnum):
         return cls.NONE if not used else cls.TRAIN if True in used else cls.EVAL
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WeightMeasures:
+    """What is measured of a layer's weight and of the loss's gradient with respect to it.
+
+    Args:
+        weight: W Wᵀ, ``groups · min(d_out / groups, fan_in)`` eigenvalues.
+        weight_grad: (∂L/∂W)(∂L/∂W)ᵀ, the same length.
+        weight_norm: ‖W‖_F.
+        grad_norm: ‖∂L/∂W‖_F; NaN where no gradient arrived.
+        domination_of: Works ``domination`` out, which few ask for and may be costly.
+        effective_lr: Median over output rows of lr/‖w_i‖²; NaN without a learning rate.
+    """
+
+    weight: Spectrum | None
+    weight_grad: Spectrum | None
+    weight_norm: float
+    grad_norm: float
+    domination_of: Callable[[], float]
+    effective_lr: float
+
+
 @dataclass(frozen=True, eq=False)
-class LayerSnapshot:
+class LayerSnapshot(WeightMeasures):
     """The spectra and measures of one layer; a matrix that was not asked for is None.
 
     Args:
@@ -49,12 +70,6 @@ class LayerSnapshot:
         kfac: Σ_x ⊗ Σ_∇h.
         fisher: The exact Fisher block, 1/N Σ vec(G_n) vec(G_n)ᵀ over samples (and signals):
             min(rows, d_in · d_out) eigenvalues.
-        weight: W Wᵀ, ``groups · min(d_out / groups, fan_in)`` eigenvalues.
-        weight_grad: (∂L/∂W)(∂L/∂W)ᵀ, the same length.
-        weight_norm: ‖W‖_F.
-        grad_norm: ‖∂L/∂W‖_F; NaN where no gradient arrived.
-        domination_of: Works :attr:`domination` out, which few ask for and may be costly.
-        effective_lr: Median over output rows of lr/‖w_i‖²; NaN without a learning rate.
         input_mean_fraction: ‖mean(a)‖² / E‖a‖².
         dead_fraction: Share of the input units that are always 0.
         full_fraction: Share of the input units that are always > 0.
@@ -65,12 +80,6 @@ class LayerSnapshot:
     grad_output: Spectrum | None
     kfac: KroneckerSpectrum | None
     fisher: Spectrum | None
-    weight: Spectrum | None
-    weight_grad: Spectrum | None
-    weight_norm: float
-    grad_norm: float
-    domination_of: Callable[[], float]
-    effective_lr: float
     input_mean_fraction: float
     dead_fraction: float
     full_fraction: float

@@ -1,7 +1,6 @@
 """What is measured of a layer's weight and of the loss's gradient with respect to it."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -11,20 +10,9 @@ from torch import Tensor
 from condexp.analysis.measures import domination, effective_lr, frobenius_norm
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.analysis.rows import Layer, num_groups, weight_blocks
+from condexp.analysis.snapshot import WeightMeasures
 from condexp.linalg.precision import summable
 from condexp.linalg.spectrum import Spectrum
-
-
-@dataclass(frozen=True, eq=False)
-class WeightMeasures:
-    """Measures of a weight and its gradient; the names are :class:`LayerSnapshot`'s."""
-
-    weight: Spectrum | None
-    weight_grad: Spectrum | None
-    weight_norm: float
-    grad_norm: float
-    domination_of: Callable[[], float]
-    effective_lr: float
 
 
 class WeightTape:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from condexp.linalg.precision import coarser
 from condexp.linalg.spectrum import Spectrum, Status, entropy, kappa_index
 
 # Each is the state of the product if it is that of a factor, the first that applies.
@@ -57,7 +58,7 @@ class KroneckerSpectrum:
     @cached_property
     def dtype(self) -> torch.dtype:
         """The coarser of the factors' working precisions."""
-        return max(self.a.dtype, self.b.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+        return coarser(self.a.dtype, self.b.dtype)
 
     @cached_property
     def noise_floor(self) -> float:

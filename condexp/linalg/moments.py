@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from condexp.errors import InputError
-from condexp.linalg.precision import exact_products
+from condexp.linalg.precision import coarser, exact_products
 from condexp.linalg.rows import DenseRows, Rows
 from condexp.linalg.spectrum import Spectrum
 
@@ -76,8 +76,8 @@ class SecondMoment:
             rows, row_dtype = DenseRows.of(rows), row_dtype or rows.dtype
         if rows.num_rows == 0:
             return
-        self.row_dtype = _coarser(self.row_dtype, row_dtype or rows.dtype)
-        self.dtype = _coarser(self.dtype, dtype)
+        self.row_dtype = coarser(self.row_dtype, row_dtype or rows.dtype)
+        self.dtype = coarser(self.dtype, dtype)
         self.num_rows += rows.num_rows
         self.num_samples += num_samples
         self._kept.append(rows)
@@ -243,7 +243,3 @@ class _Sums:
             return 0.0
         parts = (self.rows / num_rows,) if center else (self.rows / num_rows, self.spread)
         return sum(float(part.square().sum(-1).max()) for part in parts) * num_rows
-
-
-def _coarser(*kinds: torch.dtype) -> torch.dtype:
-    return max(kinds, key=lambda kind: torch.finfo(kind).eps)

@@ -50,6 +50,11 @@ def exact_products(device: torch.device) -> Iterator[None]:
             backend.fp32_precision = setting
 
 
+def coarser(*dtypes: torch.dtype) -> torch.dtype:
+    """Return the one of some floating dtypes that rounds most."""
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+
+
 def summable(tensor: Tensor) -> Tensor:
     """Return a tensor's values in a type and on a device in which they can be summed.
 

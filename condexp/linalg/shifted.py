@@ -10,8 +10,8 @@ from torch import Tensor
 
 from condexp.linalg.correlation import ShiftedProducts
 from condexp.linalg.patches import Window, pixel_rows, unfold_patches
-from condexp.linalg.products import column_sums, cross_products, in_range, inner_products, scaled
-from condexp.linalg.rows import as_reference, version_of
+from condexp.linalg.products import column_sums, in_range, inner_products, scaled
+from condexp.linalg.rows import DenseRows, as_reference, version_of
 
 _PIXELS_A_POSITION = 2
 
@@ -89,7 +89,7 @@ class PatchRows:
     def sums(self) -> Tensor:
         """Return Σ r."""
         if self._is_sparse:
-            return column_sums(self._laid_out(1.0, self.working_dtype))
+            return self._laid_out.sums()
         sums = self._sum_patches.sum(1)
         if self.subtracted is not None:
             num_outside = self._outside.sum(0) * len(self.images)
@@ -103,10 +103,14 @@ class PatchRows:
 
     def products(self, dtype: torch.dtype) -> Tensor:
         """Return Σ r rᵀ."""
+        if self._is_sparse:
+            return self._laid_out.products(dtype)
         return in_range(lambda factor: self._products(factor, dtype), self.images, dtype)
 
     def gram(self, dtype: torch.dtype) -> Tensor:
         """Return r_i·r_j: the images' pixel Gram matrix, summed over the window's offsets."""
+        if self._is_sparse:
+            return self._laid_out.gram(dtype)
         return in_range(lambda factor: self._gram(factor, dtype), self.images, dtype)
 
     def kept(self) -> Self:
@@ -122,14 +126,13 @@ class PatchRows:
         height, width = self._output_size
         return self.images.shape[-2] * self.images.shape[-1] > _PIXELS_A_POSITION * height * width
 
-    def _laid_out(self, factor: float, dtype: torch.dtype) -> Tensor:
-        """Return the patches, minus what is subtracted, times a factor."""
-        rows = scaled(self.dense(), factor)
-        if self.subtracted is not None:
-            wide = torch.promote_types(rows.dtype, dtype)
-            spread = self.spread(self.subtracted)[:, None] * factor
-            rows = rows.to(wide) - spread.to(wide)
-        return rows
+    @cached_property
+    def _laid_out(self) -> DenseRows:
+        """The patches, minus what is subtracted."""
+        rows = DenseRows(self.dense())
+        if self.subtracted is None:
+            return rows
+        return rows.less(self.spread(self.subtracted)[:, None], self.working_dtype)
 
     @property
     def _num_channels(self) -> int:
@@ -173,9 +176,6 @@ class PatchRows:
 
     def _products(self, factor: float, dtype: torch.dtype) -> Tensor:
         """Return Σ r rᵀ of the rows times a factor."""
-        if self._is_sparse:
-            rows = self._laid_out(factor, dtype)
-            return cross_products(rows, rows, dtype)
         subtracted, shifts = self.subtracted, None
         if factor != 1 and subtracted is not None:
             subtracted = subtracted * factor
@@ -219,8 +219,6 @@ class PatchRows:
             blocks[:, i] += half[:, :, i].mT[..., None] * subtracted[:, None, None]
 
     def _gram(self, factor: float, dtype: torch.dtype) -> Tensor:
-        if self._is_sparse:
-            return inner_products(self._laid_out(factor, dtype), dtype)
         images = scaled(self.images, factor)
         groups, (height, width) = self.window.groups, images.shape[-2:]
         pixels = inner_products(pixel_rows(images, groups), dtype)

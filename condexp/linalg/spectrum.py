@@ -99,10 +99,10 @@ class Spectrum:
         square = square[None] if square.ndim == 2 else square
         side, length = square.shape[-1], length or square.shape[-1]
         unknown = torch.full((len(square), length), math.nan, dtype=torch.float64)
-        if not math.isfinite(float(square.sum())):
-            return cls(unknown, math.nan, Status.NONFINITE, dtype, num_rows)
         solved = descending_eigenvalues(square) if eigenvalues is None else eigenvalues
         values = solved.numpy()  # whose calls cost less than torch's
+        if np.isnan(values).any() and not math.isfinite(float(square.sum())):
+            return cls(unknown, math.nan, Status.NONFINITE, dtype, num_rows)
         largest = max(float(values.max()), 0.0)
         eps, eps64 = torch.finfo(dtype).eps, torch.finfo(torch.float64).eps
         row_noise = 4 * torch.finfo(row_dtype).eps ** 2

@@ -14,6 +14,7 @@ from condexp.results.layers import LayerMeasures
 from condexp.results.marks import Mark, format_number
 from condexp.results.setting import headline, setting_table
 from condexp.results.status_table import format_seconds
+from condexp.store.matrices import SINGULAR_VALUES
 from condexp.store.reader import Run
 
 SYMBOLS = {
@@ -129,11 +130,8 @@ def layer_table(
 def _usual(data: LayerMeasures) -> list[str]:
     # More columns do not fit a terminal; the blocks are there to be compared.
     usual = ("kfac", "fisher") if "fisher" in data.matrices else ("input", "grad_output", "kfac")
-    known = {"weight", "weight_grad"} & set(data.matrices)  # or it is not stored
-    return [
-        *_names(data, [m for m in usual if m in data.matrices]),
-        *(["domination"] if known else []),
-    ]
+    names = _names(data, [m for m in usual if m in data.matrices])
+    return [*names, "domination"] if SINGULAR_VALUES & set(data.matrices) else names
 
 
 def _names(data: LayerMeasures, matrices: Sequence[str]) -> list[str]:

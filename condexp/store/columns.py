@@ -7,15 +7,11 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from condexp.analysis.options import Matrix
 from condexp.linalg.kronecker import KroneckerSpectrum
 from condexp.linalg.spectrum import Spectrum
 from condexp.store.fields import DTYPE_CODES, STATUS_CODES, DatasetSpec, Extent, Kind
-from condexp.store.matrices import NETWORK
+from condexp.store.matrices import NETWORK, SINGULAR_VALUES
 from condexp.training.events import SnapshotRecord
-
-# With one of these spectra the other comes cheap enough.
-_SINGULAR_VALUES = {Matrix.WEIGHT, Matrix.WEIGHT_GRAD}
 
 Row = NDArray[np.generic]
 AnySpectrum = Spectrum | KroneckerSpectrum
@@ -52,7 +48,7 @@ def snapshot_row(
     for column in columns:
         if column.name in own:
             values = np.asarray(own[column.name])
-        elif column.measure == "domination" and not _SINGULAR_VALUES & extent.lengths.keys():
+        elif column.measure == "domination" and not SINGULAR_VALUES & extent.lengths.keys():
             # Its singular values would cost more than all else that was asked for.
             values = np.full(len(layers), np.nan)
         elif column.matrix is None:
