@@ -24,6 +24,7 @@ from condexp.store.runs import State, read_status
 from condexp.training.events import StepRecord
 from condexp.validation import validate
 from tests.observer import Silent
+from tests.store.processes import without_privileges
 
 TINY = [
     "trainer.steps=9",  # an epoch is four
@@ -282,16 +283,12 @@ def test_a_folder_that_became_read_only_is_one_clear_error(tmp_path: Path, whole
         root = Path(name)
         folder = stop(root, *TINY, *MLP, at=6)
         before = {path: path.read_bytes() for path in folder.iterdir()}
-        superuser = os.geteuid() == 0
         for path in (root, root / "default", folder):
             path.chmod(0o555)
-        if superuser:
-            os.seteuid(65534)
         try:
-            result = refusal(root, *TINY, *MLP)
+            with without_privileges():
+                result = refusal(root, *TINY, *MLP)
         finally:
-            if superuser:
-                os.seteuid(0)
             for path in (root, root / "default", folder):
                 path.chmod(0o755)
         assert "cannot write" in result or "cannot be made" in result

@@ -1,5 +1,6 @@
 """Processes that are forked from the test, so that they start at once, and may be killed."""
 
+import gc
 import os
 import signal
 import warnings
@@ -35,3 +36,20 @@ def forked(work: Callable[[], None]) -> Iterator[int]:
 def exit_code(child: int) -> int:
     """Wait for a child; its exit code, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Give up what the superuser may, who may write everywhere; others have nothing to give up."""
+    if os.geteuid() != 0:
+        yield
+        return
+    # What other tests left behind is finalised with the rights it was made with.
+    gc.collect()
+    gc.disable()
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        gc.enable()

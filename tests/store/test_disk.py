@@ -16,7 +16,7 @@ from condexp.store.create import create_results
 from condexp.store.disk import ResultsError, write_json
 from condexp.store.validate import validate_results
 from condexp.store.writer import ResultsWriter
-from tests.store.processes import exit_code, forked
+from tests.store.processes import exit_code, forked, without_privileges
 from tests.store.records import (
     make_spec,
     snapshot_record,
@@ -58,16 +58,9 @@ def test_a_folder_without_permission_is_one_clear_error() -> None:
         folder = Path(name)
         path = folder / "results.h5"
         folder.chmod(0o555)
-        root = os.geteuid() == 0
-        # The superuser may write everywhere, so the test gives that up for a moment.
-        if root:
-            os.seteuid(65534)
-        try:
-            with pytest.raises(ResultsError, match=r"Permission denied \(EACCES.*Nothing was"):
-                create_results(path, make_spec())
-        finally:
-            if root:
-                os.seteuid(0)
+        refused = pytest.raises(ResultsError, match=r"Permission denied \(EACCES.*Nothing was")
+        with without_privileges(), refused:
+            create_results(path, make_spec())
         folder.chmod(0o755)
         assert list(folder.iterdir()) == []
 
