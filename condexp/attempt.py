@@ -24,7 +24,7 @@ from condexp.store.checkpoints import (
     remove_checkpoints,
 )
 from condexp.store.create import create_results
-from condexp.store.disk import locked, read_json, write_json, write_text
+from condexp.store.disk import as_results_error, locked, read_json, write_json, write_text
 from condexp.store.layout import FILE_NAME
 from condexp.store.provenance import provenance
 from condexp.store.reader import open_run
@@ -37,6 +37,7 @@ from condexp.training.events import Sink
 from condexp.training.loop import RunState, Source, train
 
 logger = logging.getLogger("condexp")
+INTACT = "All committed results are intact; make room and start the run again"
 STALE = ("overview.png", "overview.pdf", "overview.csv")
 
 
@@ -175,12 +176,14 @@ class Attempt:
     def _write_setting(self) -> None:
         prepared = self._prepared
         config = yaml.safe_dump(prepared.config.plain, sort_keys=True, allow_unicode=True)
-        write_text(self._folder / CONFIG_NAME, config)
         path = self._folder / "provenance.json"
         content = provenance(sys.argv, prepared.dataset.checksum, str(prepared.device))
         if self._checkpoint is not None:
             content["earlier"] = _earlier(path, content)
-        write_json(path, content)
+        with as_results_error(self._folder / CONFIG_NAME, INTACT):
+            write_text(self._folder / CONFIG_NAME, config)
+        with as_results_error(path, INTACT):
+            write_json(path, content)
 
 
 def _earlier(path: Path, content: Mapping[str, Any]) -> list[Any]:
