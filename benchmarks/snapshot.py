@@ -102,6 +102,7 @@ def riding(training: Training, options: AnalysisOptions) -> Callable[[], None]:
             denominator=float(len(training.inputs)),
             loss_fn=LOSS,
             single=True,
+            keeps_weights=False,
         ) as listener:
             loss = training.forward_backward()
         _read(listener.snapshot())

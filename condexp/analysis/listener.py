@@ -45,6 +45,7 @@ class Listener:
             ``fisher`` keeps its rows until the snapshot.
         single: One pass will follow, and the snapshot before the weights change, so nothing but the
             spectrum is kept of a layer's rows; layers that came again are named.
+        keeps_weights: For a ``domination`` that is read later; else it is NaN unless it is stored.
 
     Raises:
         InputError: If an option matches no layer.
@@ -60,12 +61,16 @@ class Listener:
         loss_fn: object | None = None,
         streaming: bool = False,
         single: bool = False,
+        keeps_weights: bool = True,
     ) -> None:
         self.model, self.options, self.denominator = model, options, denominator
         self.num_samples = 0
         self.edges: dict[str, list[GradientEdge]] = {}
         self._learning_rate, self._streaming = learning_rate, streaming
         self.waiting = Waiting() if single else None
+        self._new_tape = partial(
+            Tape, options=options, waiting=self.waiting, keeps_weights=keeps_weights
+        )
         self._root_noise = None if loss_fn is None else RootNoise(loss_fn)
         self._modules, _ = select_modules(model, options)
         self._network = NetworkFisher()
@@ -203,9 +208,7 @@ class Listener:
                 )
             # Of several signals, each is a portion of the rows.
             streaming = self._streaming or self.options.has_several_signals
-            self._tapes[name] = Tape(
-                name, module, self.options, fisher, streaming=streaming, waiting=self.waiting
-            )
+            self._tapes[name] = self._new_tape(name, module, fisher=fisher, streaming=streaming)
         return self._tapes[name]
 
     def _on_forward(self, name: str) -> Callable[..., None]:

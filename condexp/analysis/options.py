@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from condexp.errors import InputError, choose
@@ -26,6 +27,8 @@ DEFAULT_MATRICES = (Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC)
 SIGNAL_MATRICES = frozenset({Matrix.GRAD_OUTPUT, Matrix.KFAC, Matrix.FISHER})
 """Those made of what ``fisher_type`` back-propagates; ``weight_grad`` is of the data's loss."""
 GRADIENT_MATRICES = SIGNAL_MATRICES | {Matrix.WEIGHT_GRAD}
+SINGULAR_VALUES = frozenset({Matrix.WEIGHT, Matrix.WEIGHT_GRAD})
+"""With the spectrum of one the other's comes cheap enough that ``domination`` is stored."""
 
 
 class ConvInput(StrEnum):
@@ -128,7 +131,11 @@ class AnalysisOptions:
 
     def wants(self, *matrices: Matrix) -> bool:
         """Return whether any of these matrices was asked for."""
-        return any(matrix in self.matrices for matrix in matrices)
+        return not self._wanted.isdisjoint(matrices)
+
+    @cached_property
+    def _wanted(self) -> frozenset[Matrix]:
+        return frozenset(self.matrices)
 
     @property
     def has_several_signals(self) -> bool:

@@ -56,6 +56,7 @@ class Tape:
         fisher: The layer's Fisher block, if it is measured.
         streaming: See :class:`Moment`; so for the layers of ``options.float64`` in any case.
         waiting: See :class:`Moment`; then the weight need not be copied at once either.
+        keeps_weights: See :class:`Listener`.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Tape:
         *,
         streaming: bool,
         waiting: Waiting | None = None,
+        keeps_weights: bool = True,
     ) -> None:
         self.name, self.module, self.fisher, self._options = name, module, fisher, options
         streaming, wants = streaming or name in options.float64, options.wants
@@ -74,7 +76,7 @@ class Tape:
         moment = partial(Moment, options=options, streaming=streaming, waiting=waiting)
         self._input = moment(Scale.MEAN) if wants(Matrix.INPUT, Matrix.KFAC) else None
         self._grad_output = moment(Scale.SUM) if wants(Matrix.GRAD_OUTPUT, Matrix.KFAC) else None
-        self._weight = WeightTape(module, single=waiting is not None)
+        self._weight = WeightTape(module, options, single=waiting is not None, keeps=keeps_weights)
         self._units, self._means = Units(), _Means()
         self._uses: Counter[int] = Counter()
         self._returns: Counter[int] = Counter()
@@ -189,7 +191,7 @@ class Tape:
             power = self._input.power() * self._grad_output.power()
         if inputs is not None and grad_output is not None and wants(Matrix.KFAC):
             kfac = KroneckerSpectrum(inputs, grad_output)
-        of_weight = self._weight.measures(self._options, learning_rate, excess=excess, power=power)
+        of_weight = self._weight.measures(learning_rate, excess=excess, power=power)
         return LayerSnapshot(
             info=describe(
                 self.name,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.measures import domination, effective_lr, frobenius_norm
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import SINGULAR_VALUES, AnalysisOptions, Matrix
 from condexp.analysis.rows import Layer, num_groups, weight_blocks
 from condexp.analysis.snapshot import WeightMeasures
 from condexp.linalg.precision import summable
@@ -20,15 +20,22 @@ class WeightTape:
 
     Args:
         module: The layer.
+        options: ``matrices`` is read.
         single: There is one pass, and nobody updates the weight before the snapshot is asked for:
             nothing is copied before then.
+        keeps: Values are kept for a ``domination`` that is asked for later.
     """
 
-    def __init__(self, module: Layer, *, single: bool) -> None:
-        self._module, self._single = module, single
+    def __init__(
+        self, module: Layer, options: AnalysisOptions, *, single: bool, keeps: bool
+    ) -> None:
+        self._module, self._options, self._single = module, options, single
+        self._needs_gradient = keeps or not single or options.wants(*SINGULAR_VALUES)
+        self._keeps = keeps
         self._weight: Tensor | None = None
         self._dtype = torch.float64
         self._gradient: Tensor | None = None
+        self._grad_norm: float | None = None
         self._num_samples = 0
         self._denominator = 0.0
 
@@ -40,7 +47,7 @@ class WeightTape:
     @property
     def has_gradient(self) -> bool:
         """Whether a gradient arrived."""
-        return self._gradient is not None
+        return self._num_samples > 0
 
     def forward(self, dtype: torch.dtype) -> None:
         """Take note of the weight, once, and of the precision that the layer computes in."""
@@ -58,7 +65,9 @@ class WeightTape:
             denominator: D of its loss.
         """
         grad = summable(grad)
-        if self._gradient is None:
+        if not self._needs_gradient:  # held, autograd would have to copy it
+            self._grad_norm = frobenius_norm(grad)
+        elif self._gradient is None:
             self._gradient = grad if self._single else grad.clone()
         else:
             total = self._gradient.double() * self._denominator + grad.double() * denominator
@@ -68,7 +77,6 @@ class WeightTape:
 
     def measures(
         self,
-        options: AnalysisOptions,
         learning_rate: float | None,
         *,
         excess: float,
@@ -77,7 +85,6 @@ class WeightTape:
         """Measure them; a spectrum that only ``domination`` needs is left until it is asked for.
 
         Args:
-            options: ``matrices`` is read.
             learning_rate: The optimizer's step length, or None.
             excess: See :meth:`condexp.analysis.root.RootNoise.excess`.
             power: Σ‖a‖²·Σ‖g‖² of the layer's rows per sample; 0 where not known.
@@ -86,7 +93,8 @@ class WeightTape:
             The measures.
         """
         assert self._weight is not None
-        both = {Matrix.WEIGHT, Matrix.WEIGHT_GRAD} <= set(options.matrices)
+        options, gradient = self._options, self._gradient
+        both = set(options.matrices) >= SINGULAR_VALUES
         values = _Values(
             self._weight,
             self._gradient,
@@ -96,16 +104,22 @@ class WeightTape:
             self._noise(excess, power),
         )
         # What is worked out later is of the weight as it is now.
-        values = values.copied() if self._single and not both else values
+        values = values.copied() if self._single and self._keeps and not both else values
         weight = values.of_weight() if options.wants(Matrix.WEIGHT) else None
         weight_grad = values.of_gradient() if options.wants(Matrix.WEIGHT_GRAD) else None
-        gradient = self._gradient
+        domination_of = Domination(None if both else values, weight, weight_grad)
+        if not self._keeps:
+            if options.wants(*SINGULAR_VALUES):
+                domination_of()  # lets go of the values
+            else:
+                domination_of = Domination(None, None, None)
+        grad_norm = self._grad_norm if gradient is None else frobenius_norm(gradient)
         return WeightMeasures(
             weight=weight,
             weight_grad=weight_grad,
             weight_norm=frobenius_norm(self._weight),
-            grad_norm=math.nan if gradient is None else frobenius_norm(gradient),
-            domination_of=Domination(None if both else values, weight, weight_grad),
+            grad_norm=math.nan if grad_norm is None else grad_norm,
+            domination_of=domination_of,
             effective_lr=effective_lr(self._weight, learning_rate),
         )
 
@@ -138,8 +152,8 @@ class _Values:
     noise: float
 
     def copied(self) -> Self:
-        gradient = None if self.gradient is None else self.gradient.clone()
-        return replace(self, weight=self.weight.clone(), gradient=gradient)
+        # Nobody else changes a gradient that is held here.
+        return replace(self, weight=self.weight.clone())
 
     def of_weight(self) -> Spectrum:
         # A weight is what it is; a gradient carries the rounding of its computation.

@@ -184,22 +184,10 @@ class PatchRows:
         shifts = shifts or ShiftedProducts(
             scaled(self.images, factor), self.window, dtype, subtracted
         )
-        groups, channels, num_offsets = self.window.groups, self._num_channels, len(self._offsets)
-        blocks = torch.empty(
-            (groups, num_offsets, channels, num_offsets, channels),
-            dtype=torch.float64,
-            device=self.device,
-        )
-        for i, j in product(range(num_offsets), repeat=2):
-            one, other = self._offsets[i], self._offsets[j]
-            if one <= other:
-                block = shifts.block(one, other)
-                blocks[:, i, :, j] = block
-                if one < other:
-                    blocks[:, j, :, i] = block.mT
+        blocks = shifts.blocks()
         if subtracted is not None and bool(self._outside.any()):
             self._add_padding(blocks, self._sum_patches * factor, subtracted)
-        return blocks.view(groups, num_offsets * channels, num_offsets * channels)
+        return blocks.flatten(3).flatten(1, 2)
 
     def _add_padding(self, blocks: Tensor, sum_patches: Tensor, subtracted: Tensor) -> None:
         """Add what the padding, no longer 0, contributes.

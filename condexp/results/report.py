@@ -9,12 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from condexp.analysis.options import SINGULAR_VALUES
 from condexp.errors import InputError
 from condexp.results.layers import LayerMeasures
 from condexp.results.marks import Mark, format_number
 from condexp.results.setting import headline, setting_table
 from condexp.results.status_table import format_seconds
-from condexp.store.matrices import SINGULAR_VALUES
 from condexp.store.reader import Run
 
 SYMBOLS = {

@@ -7,10 +7,11 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
+from condexp.analysis.options import SINGULAR_VALUES
 from condexp.linalg.kronecker import KroneckerSpectrum
 from condexp.linalg.spectrum import Spectrum
 from condexp.store.fields import DTYPE_CODES, STATUS_CODES, DatasetSpec, Extent, Kind
-from condexp.store.matrices import NETWORK, SINGULAR_VALUES
+from condexp.store.matrices import NETWORK
 from condexp.training.events import SnapshotRecord
 
 Row = NDArray[np.generic]

@@ -16,8 +16,6 @@ from condexp.store.fields import (
 )
 
 NETWORK = "network"  # the group of all layers together, and their name in tables
-# domination is stored with one of these: with its spectrum the other's comes cheap enough.
-SINGULAR_VALUES = frozenset({Matrix.WEIGHT, Matrix.WEIGHT_GRAD})
 EIG_NAME = "0-based index of the eigenvalue, the largest first"
 
 

@@ -482,3 +482,21 @@ def test_a_snapshot_can_be_pickled_and_lets_go_of_the_weights() -> None:
     twin = pickle.loads(pickle.dumps(snapshot))
     assert twin["0"].domination == snapshot["0"].domination > 0
     assert snapshot["0"].domination_of.values is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("matrices", [("input",), ("weight",), ("weight_grad",)])
+def test_a_pass_whose_weights_are_not_kept_measures_the_same(matrices: tuple[str, ...]) -> None:
+    """A training step holds no gradient, which autograd would have to copy."""
+    model, inputs = nn.Sequential(nn.Linear(4, 2)).double(), cases.normal(6, 4)
+    loss_fn, labels = nn.CrossEntropyLoss(), cases.labels(6, 2)
+    options = AnalysisOptions(matrices)  # type: ignore[arg-type]
+    with Listener(model, options, single=True, keeps_weights=False) as listener:
+        loss_fn(model(inputs), labels).backward()
+    (ours,) = listener.snapshot().records
+    expected = condexp.analyze(model, loss_fn, inputs, labels, matrices=matrices)["0"]
+    assert (ours.weight_norm, ours.grad_norm) == (expected.weight_norm, expected.grad_norm)
+    if matrices == ("input",):
+        assert math.isnan(ours.domination)
+    else:
+        assert ours.domination == expected.domination > 0
+    assert ours.domination_of.values is None  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from condexp.errors import InputError
 from condexp.linalg.moments import Scale, SecondMoment
+from condexp.linalg.products import cross_products
 from condexp.linalg.spectrum import Spectrum, Status
 from tests.reference import mean_second_moment, sum_second_moment
 
@@ -118,6 +119,13 @@ def test_rows_may_be_a_view_and_leave_no_graph_behind() -> None:
     moment = moment_of(transposed)
     assert not moment.matrix().requires_grad
     assert torch.allclose(moment.matrix(), moment_of(rows).matrix(), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("num_chunks", [3, 4, 7, 8, 31, 32, 45])
+def test_chunks_that_are_added_in_float32_first_are_all_counted(num_chunks: int) -> None:
+    # Of small whole numbers float32 sums are exact, whatever is added to what: only counts show.
+    rows = draw(1, 256 * num_chunks + 5, 3).mul(2).round()
+    assert torch.equal(cross_products(rows.float(), rows.float(), torch.float32), rows.mT @ rows)
 
 
 @pytest.mark.parametrize("num_rows", [300, 100_000])
