@@ -3,11 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= smoke
+# How a grid's jobs are started: conf/hydra/launcher/. Two of one thread each are quicker on two cores than one of two.
+LAUNCHER ?= $(if $(filter paper,$(PROFILE)),basic,local)
+TABLES := table1 table2 table3
+FIGURES := fig-validation fig-stability fig-domination fig-conditioning fig-last-layer
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint typecheck table1 bench clean
+.PHONY: help setup run test test-slow test-engines lint typecheck bench $(TABLES) $(FIGURES) paper clean
 
 help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "condexp needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -15,7 +19,7 @@ $(VENV)/bin/python:
 
 # A stamp per set of packages: pip runs again only when pyproject.toml is newer.
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[local]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
@@ -34,15 +38,55 @@ test: $(VENV)/.installed-dev ## the test suite
 test-slow: $(VENV)/.installed-dev ## the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow
 
+test-engines: $(VENV)/.installed-dev ## the tests that need a real engine (a Slurm daemon, several GPUs)
+	@$(BIN)/python -m pytest -q -m engine
+
 lint: $(VENV)/.installed-dev ## ruff: style, docstrings, formatting
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 
 typecheck: $(VENV)/.installed-dev ## mypy --strict
 	@$(BIN)/mypy
 
-table1: $(VENV)/.installed ## the paper's table 1: depth x LastBN, mean and deviation over seeds (PROFILE=smoke)
-	@$(BIN)/condexp run -m experiment=table1 profile=$(PROFILE)
-	@$(BIN)/condexp table outputs/table1 --rows model.depth --cols model.last_bn --value test_error --save outputs/table1/table
+# The paper: a target runs its grids, skipping what is stored, and then makes its table or figure.
+table1: ## test error and κ of the last linear layer on CIFAR-10, by net, LastBN and depth (PROFILE=smoke|cpu|paper)
+table2: ## the same on CIFAR-100
+table3: ## the same on ImageNet, with dropout
+fig-validation: ## claim 1: exact Fisher blocks beside their Kronecker factors
+fig-stability: ## claim 2: λ_max of the layers over initial weights and learning rates
+fig-domination: ## claim 3: large weights that dominate their gradients
+fig-conditioning: ## claim 4: κ by layer with BatchNorm and its halves
+fig-last-layer: ## claim 5: the last linear layer over training, of table1's runs
+
+GRIDS = $(subst -,_,$@)
+fig-validation: GRIDS = fig_validation fig_validation_cnn
+fig-conditioning: GRIDS = fig_conditioning fig_conditioning_vgg
+fig-last-layer: GRIDS = table1
+table1 table2: KEYS = --rows model.depth --cols model.name,model.last_bn
+table3: KEYS = --rows model.depth --cols model.last_bn,model.dropout
+STORED = $(GRIDS:%=outputs/%) --where profile=$(PROFILE)
+
+# A failed job (1) keeps no table from being made, but fails its target; after bad input or a stop nothing is made.
+define run_grids
+code=0; for grid in $(GRIDS); do \
+  $(BIN)/condexp run -m hydra/launcher=$(LAUNCHER) experiment=$$grid profile=$(PROFILE) || code=$$?; \
+  [ $$code -le 1 ] || exit $$code; \
+done
+endef
+
+$(TABLES): TABLE = $(BIN)/condexp table $(STORED) $(KEYS) --paired model.last_bn
+$(TABLES): $(VENV)/.installed
+	@$(run_grids); \
+	$(TABLE) --value test_error --published --save outputs/$@/test_error && \
+	$(TABLE) --value last_linear.input_kappa_0.5 --save outputs/$@/kappa_0.5 && exit $$code
+
+$(FIGURES): $(VENV)/.installed
+	@$(run_grids); name=$(subst -,_,$@); \
+	$(BIN)/condexp figure $${name#fig_} $(STORED) --output outputs/$$name && exit $$code
+
+paper: $(VENV)/.installed ## all of these, and outputs/REPORT.md with a verdict on each claim
+	@code=0; for target in $(TABLES) $(FIGURES); do \
+	  $(MAKE) --no-print-directory $$target PROFILE=$(PROFILE) LAUNCHER=$(LAUNCHER) || code=$$?; \
+	done; $(BIN)/condexp report outputs --where profile=$(PROFILE) --output outputs/REPORT.md && exit $$code
 
 bench: $(VENV)/.installed-dev ## the benchmarks: ratios measured in one process
 	@$(BIN)/python -m benchmarks --pairs 15

@@ -1,7 +1,7 @@
 """From the typed configuration to objects: a group's ``name`` picks its builder from one table."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -11,14 +11,14 @@ from torch import nn
 from condexp.config import Config
 from condexp.config.training import CosineConfig, MultistepConfig
 from condexp.data.cifar import load_cifar10, load_cifar100
-from condexp.data.dataset import Dataset, Split
+from condexp.data.dataset import Dataset
 from condexp.data.digits import load_digits
 from condexp.data.gaussian import load_gaussian
 from condexp.data.imagenet import load_imagenet
 from condexp.data.loaders import Batches
 from condexp.data.mnist import load_fashion_mnist, load_mnist
 from condexp.data.svhn import load_svhn
-from condexp.linalg.eigen import pin_threads
+from condexp.models.cnn import build_cnn
 from condexp.models.imported import build_imported
 from condexp.models.linear import build_linear
 from condexp.models.mlp import build_mlp
@@ -27,9 +27,6 @@ from condexp.models.resnet import build_resnet
 from condexp.models.resnet_imagenet import build_resnet_imagenet
 from condexp.models.torchvision_models import build_torchvision
 from condexp.models.vgg import build_vgg
-from condexp.training.evaluate import Evaluator, build_loss
-from condexp.training.execution import Forward, ModelPrecision, compile_model, configure
-from condexp.training.loop import Plan
 from condexp.training.optimizers import (
     LearningRate,
     build_optimizer,
@@ -39,10 +36,10 @@ from condexp.training.optimizers import (
     warmed_up,
 )
 from condexp.training.probe import Probe, ProbeMode, draw_probe
-from condexp.training.seeding import deterministic, seed_everything
 
 MODEL_BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": build_mlp,
+    "cnn": build_cnn,
     "resnet": build_resnet,
     "linear": build_linear,
     "vgg": build_vgg,
@@ -61,65 +58,6 @@ DATASET_LOADERS: dict[str, Callable[..., Dataset]] = {
     "imagenet": load_imagenet,
     "gaussian": load_gaussian,
 }
-EVAL_BATCH = 1000
-NUM_THREADS = torch.get_num_threads()  # torch's own choice, for a job after one that chose
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The objects of a run, seeded and on their device."""
-
-    model: nn.Module
-    loss_fn: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: LearningRate
-    batches: Batches
-    probe: Probe | None
-    evaluate: Evaluator
-    compiled: Forward | None
-
-
-def assemble(
-    config: Config, dataset: Dataset, device: torch.device, plan: Plan, *, probed: bool
-) -> Parts:
-    """Build the objects of a run; the same configuration gives the same bits.
-
-    Args:
-        config: The validated configuration.
-        dataset: The data set, as :func:`load_dataset` gave it.
-        device: Where to train.
-        plan: The length of the run.
-        probed: Whether snapshots are taken from a probe.
-
-    Returns:
-        Model, optimizer, data and probe on the device.
-    """
-    pin_threads(config.trainer.num_threads or NUM_THREADS)
-    deterministic(config.trainer.deterministic)
-    seed_everything(config.seed)
-    # Drawn on the CPU, so that a network starts the same on every device.
-    model = build_model(config, dataset).to(device)
-    configure(
-        model,
-        device,
-        precision=ModelPrecision(config.trainer.precision),
-        channels_last=config.trainer.channels_last,
-    )
-    loss_fn = build_loss(dataset.task)
-    return Parts(
-        model=model,
-        loss_fn=loss_fn,
-        optimizer=make_optimizer(config, model),
-        schedule=make_schedule(config, plan.num_steps, plan.steps_per_epoch),
-        batches=training_batches(config, dataset, device),
-        probe=make_probe(config, dataset, device) if probed else None,
-        evaluate=Evaluator(
-            loss_fn,
-            train=_in_order(dataset, dataset.train, device),
-            test=_in_order(dataset, dataset.test, device),
-        ),
-        compiled=compile_model(model) if config.trainer.compile else None,
-    )
 
 
 def build_model(config: Config, dataset: Dataset) -> nn.Module:
@@ -203,10 +141,6 @@ def make_probe(config: Config, dataset: Dataset, device: torch.device) -> Probe:
         seed=config.seed,
         device=device,
     )
-
-
-def _in_order(dataset: Dataset, split: Split, device: torch.device) -> Batches:
-    return Batches(split, mean=dataset.mean, std=dataset.std, batch_size=EVAL_BATCH, device=device)
 
 
 def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from condexp.assemble import assemble
 from condexp.errors import InputError
+from condexp.parts import assemble
 from condexp.prepare import Prepared
 from condexp.results.figures.overview import overview
 from condexp.status_keeper import StatusKeeper
@@ -155,6 +155,7 @@ class Attempt:
             compiled=parts.compiled,
             start=start,
             pause=checkpointer.pause,
+            before_step=parts.before_step,
         )
         checkpointer.save(outcome.num_steps_done, outcome.state)
         return outcome.state

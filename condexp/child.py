@@ -60,7 +60,7 @@ def _run(job: Mapping[str, Any]) -> "JobResult":
     follower = Follower(job["name"], bar=job["alone"])
     folder = None
     try:
-        config = validate(OmegaConf.create(job["config"]), job["experiment"])
+        config = validate(OmegaConf.create(job["config"]), **job["presets"])
         folder = run_folder(config.plain)
         return run_experiment(config, follower)
     except (Stopped, KeyboardInterrupt) as stop:

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from condexp import cli_stored
+from condexp.cli_stored import make_parser
 from condexp.errors import InputError, suggestion
 from condexp.stopping import Stopped
 
@@ -45,71 +47,8 @@ def _layers(args: list[str]) -> int:
     return launch_layers(args)
 
 
-def _status(args: list[str]) -> int:
-    parser = _parser("status", "one row a run; exits 1 if any failed")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
-    from condexp import console
-
-    return console.show_status(parser.parse_args(args).folders)
-
-
-def _show(args: list[str]) -> int:
-    parser = _parser("show", "a finished or running run: setting, metrics, layers")
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or results.h5")
-    parser.add_argument("--step", type=int, help="the snapshot to show (default: the last)")
-    parser.add_argument(
-        "--measure", action="append", metavar="NAME", help="show this measure instead; repeatable"
-    )
-    options = parser.parse_args(args)
-    from condexp import console
-
-    return console.show_run(options.run, options.step, options.measure)
-
-
-def _table(args: list[str]) -> int:
-    parser = _parser("table", "mean ± std (n) over the runs of each cell")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
-    parser.add_argument("--rows", required=True, help="config keys or measures, comma-separated")
-    parser.add_argument("--cols", default="", help="the same, for the columns")
-    parser.add_argument("--value", default="test_error", help="what is averaged")
-    parser.add_argument("--format", default="rich", help="rich or markdown")
-    parser.add_argument(
-        "--save", type=Path, metavar="STEM", help="write STEM.txt and STEM.md as well"
-    )
-    options = parser.parse_args(args)
-    from condexp import console
-
-    return console.show_table(
-        options.folders,
-        rows=_names(options.rows),
-        cols=_names(options.cols),
-        value=options.value,
-        output_format=options.format,
-        save=options.save,
-    )
-
-
-def _figure(args: list[str]) -> int:
-    parser = _parser("figure", "a figure as PDF, PNG and the CSV it was drawn from")
-    parser.add_argument("name", metavar="NAME", help="overview")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where (default: the run)")
-    options = parser.parse_args(args)
-    from condexp import console
-
-    return console.draw_figure(options.name, options.folders, options.output)
-
-
-def _validate(args: list[str]) -> int:
-    parser = _parser("validate", "check a results file against schema and checksums")
-    parser.add_argument("file", type=Path, metavar="FILE", help="results.h5 or a run folder")
-    from condexp import console
-
-    return console.validate_file(parser.parse_args(args).file)
-
-
 def _data(args: list[str]) -> int:
-    parser = _parser("data", "fetch the files of a dataset, or verify them offline")
+    parser = make_parser("data", "fetch the files of a dataset, or verify them offline")
     actions = parser.add_subparsers(dest="action", required=True, metavar="fetch|verify")
     fetch = actions.add_parser("fetch", help="download or copy the files, checksums compared")
     verify = actions.add_parser("verify", help="compare the files with their checksums")
@@ -127,42 +66,18 @@ def _data(args: list[str]) -> int:
     return fetch_data(options.name, options.root, options.mirror, options.archive)
 
 
-def _export(args: list[str]) -> int:
-    parser = _parser(
-        "export",
-        "every number of a run as CSV: step, epoch, layer, measure, p, value. Losses and errors "
-        "have no layer; kappa has a p; a status is 1 ok, 2 zero, 3 unreliable, 4 nonfinite",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="results.h5 or a run folder")
-    parser.add_argument("--output", type=Path, metavar="CSV", help="default: standard output")
-    parser.add_argument(
-        "--spectra", action="store_true", help="also the eigenvalues, numbered in a column eig"
-    )
-    options = parser.parse_args(args)
-    from condexp import console
-
-    return console.export_run(options.file, options.output, spectra=options.spectra)
-
-
 VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "run": (_run, "run one experiment; with -m a grid (the default command)"),
     "layers": (_layers, "what would be measured, and what would not; trains nothing"),
-    "status": (_status, "one row a run: state, step, error, time"),
-    "show": (_show, "a finished or running run: setting, metrics, layers"),
-    "table": (_table, "mean ± std over seeds, rows x columns of any config keys"),
-    "figure": (_figure, "draw a figure from stored runs"),
-    "validate": (_validate, "check a results file against schema and checksums"),
-    "export": (_export, "every number of a run as CSV in long form"),
+    "status": (cli_stored.status, "one row a run: state, step, error, time"),
+    "show": (cli_stored.show, "a finished or running run: setting, metrics, layers"),
+    "table": (cli_stored.table, "mean ± std over seeds, rows x columns of any config keys"),
+    "figure": (cli_stored.figure, "draw a figure from stored runs"),
+    "report": (cli_stored.report, "the paper's tables, figures and verdicts as one page"),
+    "validate": (cli_stored.validate, "check a results file against schema and checksums"),
+    "export": (cli_stored.export, "every number of a run as CSV in long form"),
     "data": (_data, "fetch or verify the files of a dataset"),
 }
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _parser(verb: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"condexp {verb}", description=description)
 
 
 def _help_parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from condexp.config import Config
 from condexp.errors import InputError
 from condexp.experiment import stored_result
 from condexp.job_result import JobResult
-from condexp.launch import experiment_name
+from condexp.launch import chosen_presets
 from condexp.prepare import prepare
 from condexp.store.layout import file_size
 from condexp.store.liveness import Life, life_of, process_of
@@ -105,7 +105,7 @@ def plan_grid(
     planner = Planner()
     for number, (given, config) in enumerate(zip(overrides, composed, strict=True), start=1):
         try:
-            planner.add(given, validate(config, experiment_name(config.hydra)))
+            planner.add(given, validate(config, **chosen_presets(config.hydra)))
         except (InputError, SystemExit) as error:  # a user's module may call sys.exit
             name = f"job {number} of {len(overrides)} ({' '.join(filter_overrides(given))})"
             how = "" if isinstance(error, InputError) else "its code called sys.exit: "

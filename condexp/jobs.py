@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from condexp.errors import InputError
 from condexp.job_process import Order, run_in_process
 from condexp.job_result import JobResult
-from condexp.launch import experiment_name
+from condexp.launch import chosen_presets
 from condexp.stopping import SIGNALS
 from condexp.store.liveness import Life, life_of, process_of
 from condexp.store.runs import State, read_status
@@ -104,7 +104,7 @@ class GridTask:
         num_parallel = _num_parallel(hydra_config, len(self.orders))
         job = {
             "config": OmegaConf.to_yaml(composed, resolve=True),
-            "experiment": experiment_name(hydra_config),
+            "presets": chosen_presets(hydra_config),
             "name": order.name,
             "alone": num_parallel == 1,
             "argv": self.argv,

@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import hydra
 from hydra.conf import HydraConf
@@ -56,7 +56,7 @@ def launch_run(args: list[str]) -> int:
         from condexp.validation import validate
 
         hydra_config = HydraConfig.get()
-        config = validate(composed, experiment_name(hydra_config))
+        config = validate(composed, **chosen_presets(hydra_config))
         if config.run.dry_run:
             from condexp.console import show
             from condexp.grid_plan import Planner
@@ -95,23 +95,54 @@ def launch_layers(args: list[str]) -> int:
         from condexp.prepare import prepare
         from condexp.validation import validate
 
-        show_layers(prepare(validate(composed, experiment_name(HydraConfig.get()))))
+        show_layers(prepare(validate(composed, **chosen_presets(HydraConfig.get()))))
 
     if any(arg.startswith(("-m", "--mu", "hydra.mode=")) for arg in args):
         raise InputError("condexp layers shows one configuration: leave out -m.")
     return _with_hydra(task, args)
 
 
-def experiment_name(hydra_config: HydraConf) -> str:
-    """Name the experiment preset that was chosen.
+class Presets(TypedDict):
+    """The names of the chosen presets; no profile is None."""
+
+    experiment: str
+    profile: str | None
+
+
+def chosen_presets(hydra_config: HydraConf) -> Presets:
+    """Name the experiment and the profile that were chosen.
 
     Args:
         hydra_config: The composed ``hydra`` node.
 
     Returns:
-        The preset's name, or ``default``.
+        The experiment's name, or ``default``, and the profile's: ``smoke``, also where the
+        experiment has one of its own.
     """
-    return str(hydra_config.runtime.choices.get("experiment") or "default")
+    choices = hydra_config.runtime.choices
+    profile = choices.get("profile")
+    return {
+        "experiment": str(choices.get("experiment") or "default"),
+        "profile": str(profile).rpartition("/")[2] if profile else None,
+    }
+
+
+def with_own_profile(args: Sequence[str]) -> list[str]:
+    """Let ``profile=P`` stand for the experiment's own, where there is ``conf/profile/E/P.yaml``.
+
+    Hydra admits no ``override /dataset`` in a file that is chosen by another group's choice, so
+    the choice is made before Hydra sees it.
+
+    Args:
+        args: Hydra's arguments.
+
+    Returns:
+        The same, with ``profile=E/P`` for ``profile=P`` beside ``experiment=E``.
+    """
+    given = dict(arg.split("=", 1) for arg in args if "=" in arg)
+    own = f"{given.get('experiment')}/{given.get('profile')}"
+    there = (conf_dir() / "profile" / f"{own}.yaml").is_file()
+    return [f"profile={own}" if there and arg.startswith("profile=") else arg for arg in args]
 
 
 def _with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
@@ -126,7 +157,7 @@ def _with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
 
     # Hydra reads sys.argv, and with this variable it raises instead of printing and exiting.
     # Its ++ sets a key whether the configuration has it or not.
-    given = [f"++{arg}" if arg.startswith(FREE_KEYS) else arg for arg in args]
+    given = [f"++{arg}" if arg.startswith(FREE_KEYS) else arg for arg in with_own_profile(args)]
     saved, sys.argv = sys.argv, ["condexp", *given]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -14,6 +14,7 @@ from condexp.config import Config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.layer_costs import Footprint, footprints
+from condexp.training.rescale import cancels_rescaling
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def rehearse(config: Config, dataset: Dataset, options: AnalysisOptions) -> Rehe
         The network, on the ``meta`` device where that suffices, and what will be measured.
 
     Raises:
-        InputError: If it cannot be built or called, or its outputs are not [N, num_outputs].
+        InputError: If it cannot be built or called, its outputs are not [N, num_outputs], or
+            ``trainer.rescale`` would change what it computes.
     """
     # Two samples say all, but for normalisations that need more than one.
     num_samples = 1 if config.trainer.batch_size == 1 else 2
@@ -52,11 +54,15 @@ def rehearse(config: Config, dataset: Dataset, options: AnalysisOptions) -> Rehe
     # may ask for: what fails there counts only if it fails with values too.
     for device in ("meta", "cpu"):
         try:
-            return _attempt(config, dataset, options, shape, device)
+            found = _attempt(config, dataset, options, shape, device)
         except InputError:
             raise
         except Exception as error:
             failure = error
+        else:
+            if config.trainer.rescale.factor != 1:
+                _check_rescaling(config, dataset)
+            return found
     reason = next(iter(str(failure).splitlines()), "no message").removesuffix(".")
     images = len(dataset.input_shape) == 3
     way_out = "dataset.image_size, another data set or another model" if images else "another model"
@@ -92,3 +98,14 @@ def _attempt(
     if not outputs.requires_grad:
         raise InputError(f"model={config.model.title}: no parameter of it can be trained.")
     return Rehearsal(model, catalogue, found)
+
+
+def _check_rescaling(config: Config, dataset: Dataset) -> None:
+    if cancels_rescaling(lambda: build_model(config, dataset), dataset.input_shape):
+        return
+    raise InputError(
+        f"trainer.rescale.factor={config.trainer.rescale.factor:g}: scaled hidden weights change "
+        f"what model={config.model.title} computes, so a plateau would say nothing. Take a model "
+        "with a normalisation straight behind every hidden layer (model=mlp model.norm=batch, or "
+        "resnet), or trainer.rescale.factor=1."
+    )

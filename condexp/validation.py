@@ -18,12 +18,15 @@ from condexp.limits import check_limits
 T = TypeVar("T")
 
 
-def validate(composed: DictConfig, experiment: str = "default") -> Config:
+def validate(
+    composed: DictConfig, experiment: str = "default", profile: str | None = None
+) -> Config:
     """Check a composed configuration key by key.
 
     Args:
         composed: What Hydra composed; ``hydra`` itself is ignored.
         experiment: The name of the experiment preset.
+        profile: The name of the profile, if one was chosen.
 
     Returns:
         The typed configuration.
@@ -42,10 +45,10 @@ def validate(composed: DictConfig, experiment: str = "default") -> Config:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
         raise InputError(f"seed={seed!r}: give a whole number from 0 to 2^31 - 1.")
     groups = {key: _typed_group(key, schema, values.get(key)) for key, schema in GROUPS.items()}
-    config = Config(experiment=experiment, seed=seed, plain={}, **groups)
+    config = Config(experiment=experiment, profile=profile, seed=seed, plain={}, **groups)
     _check_together(config)
     plain = {key: OmegaConf.to_container(OmegaConf.structured(groups[key])) for key in GROUPS}
-    config.plain = {"experiment": experiment, "seed": seed, **plain}
+    config.plain = {"experiment": experiment, "profile": profile, "seed": seed, **plain}
     return config
 
 

@@ -338,7 +338,7 @@ def test_a_closed_pipe_does_not_end_a_run(tmp_path: Path) -> None:
 
 
 def test_the_first_grid_and_its_table(condexp: Command, tmp_path: Path) -> None:
-    small = ["trainer.epochs=null", "model.depth=8", *TINY[2:]]
+    small = ["trainer.epochs=null", "model=resnet", "model.depth=8", *TINY[2:]]
     code, out, _ = condexp("-m", "experiment=table1", "profile=smoke", *small)
     assert code == 0
     assert "grid of 4 jobs" in out
@@ -350,7 +350,7 @@ def test_the_first_grid_and_its_table(condexp: Command, tmp_path: Path) -> None:
     assert code == 0
     rows = [line for line in stem.with_suffix(".md").read_text().splitlines() if "(2)" in line]
     assert [row.split()[1] for row in rows] == ["8"]
-    assert "model.last_bn=True" in stem.with_suffix(".txt").read_text()
+    assert "model.last_bn=true" in stem.with_suffix(".txt").read_text()
 
 
 def test_a_launcher_that_is_not_installed_is_named() -> None:

@@ -77,7 +77,8 @@ def test_a_job_gets_its_configuration_and_its_share(
     job = told["job"]
     assert "\nseed: 7\n" in f"\n{job['config']}"
     assert "hydra" not in job["config"]
-    assert (job["name"], job["experiment"], job["alone"]) == ("1/2 (seed=7)", "default", False)
+    assert (job["name"], job["alone"]) == ("1/2 (seed=7)", False)
+    assert job["presets"] == {"experiment": "default", "profile": None}
     assert job["argv"] == ["condexp", "-m"]
     assert told["cwd"] == str(task.folder)
 

@@ -1,7 +1,9 @@
 """Every YAML of conf/ composes, validates and can be prepared: adding one adds its test."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,9 @@ from condexp.config.datasets import StoredImagesConfig
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.experiment import run_experiment
-from condexp.launch import conf_dir
+from condexp.launch import chosen_presets, conf_dir, with_own_profile
 from condexp.prepare import prepare
-from condexp.store.runs import State
+from condexp.store.runs import State, run_folder
 from condexp.store.validate import validate_results
 from condexp.validation import validate
 from tests.data.archives import (
@@ -31,7 +33,16 @@ from tests.data.archives import (
 from tests.observer import Silent
 
 CONF = conf_dir()
-PRESETS = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").iterdir())
+PROFILES = sorted(path.stem for path in (CONF / "profile").glob("*.yaml"))
+# One choice of one group; experiments, with and without their profiles, are combinations.
+PRESETS = sorted(
+    path
+    for path in CONF.rglob("*.yaml")
+    if path.parent != CONF
+    and "experiment" not in path.parts
+    and path.parents[1] != CONF / "profile"
+)
 NEEDS = {
     "model/linear": ["dataset=gaussian"],
     "dataset/gaussian": ["model=linear"],
@@ -55,7 +66,18 @@ def choice(path: Path) -> tuple[str, str]:
 
 
 def composed(*overrides: str) -> DictConfig:
-    return compose("config", list(overrides), return_hydra_config=True)
+    return compose("config", with_own_profile(overrides), return_hydra_config=True)
+
+
+def validated(*overrides: str) -> Config:
+    config = composed(*overrides)
+    return validate(config, **chosen_presets(config.hydra))
+
+
+def sweep(config: DictConfig) -> dict[str, list[str]]:
+    """The values of each swept key."""
+    params = config.hydra.sweeper.params or {}
+    return {key: str(values).split(",") for key, values in params.items()}
 
 
 def in_colour(config: Config) -> Dataset:
@@ -90,6 +112,7 @@ WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
 BRIEF = ["trainer.steps=1", "trainer.batch_size=4", "analysis.schedule.log_spaced=null",
          "analysis.schedule.at_end=false", "analysis.layers.include=[first,last_linear]",
          "analysis.probe.size=4"]  # fmt: skip
+SMALL = ["dataset.subset.train=20", "dataset.subset.test=10"]
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: "/".join(choice(path)))
@@ -103,11 +126,12 @@ def test_every_preset_trains_a_step_and_takes_a_snapshot(
     overrides = [f"{group}={name}", *NEEDS.get(f"{group}/{name}", []), *BRIEF]
     if f"{group}/{name}" in NEEDS_COLOUR:
         monkeypatch.setattr("condexp.prepare.load_dataset", in_colour)
-    if group == "dataset" and name in WRITERS:
-        WRITERS[name](tmp_path / "data", monkeypatch)
+    data = composed(*overrides).dataset.name
+    if data in WRITERS:
+        WRITERS[data](tmp_path / "data", monkeypatch)
         overrides.append(f"dataset.root={tmp_path / 'data'}")
-    elif f"{group}/{name}" != "dataset/gaussian" and "dataset=gaussian" not in overrides:
-        overrides += ["dataset.subset.train=20", "dataset.subset.test=10"]
+    if data == "digits" or group == "profile":
+        overrides += SMALL
     if name == "imagenet":
         overrides += ["dataset.image_size=32", "model=linear", "model.bias=true"]
     config = validate(composed(*overrides))
@@ -141,19 +165,116 @@ def test_every_preset_as_it_is_can_be_prepared(
         monkeypatch.setattr("condexp.prepare.load_dataset", in_colour)
     needed = NEEDS.get(f"{group}/{name}", [])
     config = validate(composed(f"{group}={name}", *needed))
-    assert absent(config) == (f"{group}/{name}" in {f"dataset/{stored}" for stored in WRITERS})
+    assert absent(config) == (config.dataset.name in WRITERS)
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("profile", [p.stem for p in PRESETS if choice(p)[0] == "profile"])
-@pytest.mark.parametrize("experiment", [p.stem for p in PRESETS if choice(p)[0] == "experiment"])
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_in_every_profile(
     experiment: str, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("condexp.data.sources.DEBIAN_FASHION_MNIST", tmp_path)
-    config = validate(composed(f"experiment={experiment}", f"profile={profile}"), experiment)
-    assert absent(config) or prepare(config).folder.parent == Path("outputs", experiment)
+    given = f"experiment={experiment}", f"profile={profile}"
+    grid = sweep(composed(*given))
+    for job in (0, -1):  # the first of the grid and the last
+        config = validated(*given, *(f"{key}={values[job]}" for key, values in grid.items()))
+        assert absent(config) or prepare(config).folder.parent == Path("outputs", experiment)
+        assert config.plain["profile"] == profile
+    assert len(grid["seed"]) > 1  # claims are paired over seeds
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_small_profiles_run(
+    experiment: str, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("condexp.attempt._draw", lambda _: None)
+    _load.cache_clear()
+    given = [f"experiment={experiment}", f"profile={profile}", *BRIEF, *SMALL, "trainer.steps=2"]
+    if composed(*given).dataset.name == "fashion_mnist":
+        WRITERS["fashion_mnist"](tmp_path / "data", monkeypatch)
+        given.append(f"dataset.root={tmp_path / 'data'}")
+    result = run_experiment(validated(*given), Silent())
+    assert (result.state, result.message) == (State.COMPLETE, None)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_profiles_share_no_run(experiment: str) -> None:
+    """A run says one profile only: the other's tables would miss it."""
+    configs = [validated(f"experiment={experiment}", f"profile={name}") for name in PROFILES]
+    assert len({run_folder(config.plain) for config in configs}) == len(PROFILES)
+
+
+# What a profile may change: sizes, data, lengths.
+SIZES = ("dataset.", "model.depth", "model.width", "trainer.epochs", "trainer.batch_size",
+         "trainer.eval.every_epochs", "trainer.rescale.release_epoch", "analysis.probe.",
+         "analysis.schedule.log_spaced")  # fmt: skip
+
+
+def flat(values: Mapping[str, object], path: str = "") -> dict[str, object]:
+    found = {}
+    for key, value in values.items():
+        inner = flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {path + key: value}
+        found.update(inner)
+    return found
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_profile_changes_sizes_data_and_lengths_only(experiment: str, profile: str) -> None:
+    own = [f"experiment={experiment}", f"profile={profile}"]
+    paper, small = (flat(validated(*given).plain) for given in (own[:1], own))
+    changed = {key for key in paper if small.get(key) != paper[key]} - {"profile"}
+    assert not [key for key in changed if not key.startswith(SIZES)]
+    before, after = sweep(composed(*own[:1])), sweep(composed(*own))
+    assert list(before) == list(after)
+    for key, values in after.items():
+        assert set(values) <= set(before[key]) or key == "model.depth"
+
+
+def test_smoke_grids_are_small() -> None:
+    """Eight jobs a make target, whose experiments begin with the same words."""
+    jobs = {
+        name: prod(map(len, sweep(composed(f"experiment={name}", "profile=smoke")).values()))
+        for name in EXPERIMENTS
+    }
+    for name in EXPERIMENTS:
+        assert sum(jobs[other] for other in EXPERIMENTS if other.startswith(name)) <= 8
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_is_headed_by_its_command_and_its_time(experiment: str) -> None:
+    head = (CONF / "experiment" / f"{experiment}.yaml").read_text().split("defaults:")[0]
+    (target,) = re.findall(r"#   make ([a-z0-9-]+) PROFILE=smoke\|cpu\|paper", head)
+    assert experiment.replace("_", "-").startswith(target)
+    assert f"\n{target}: ## " in (CONF.parent / "Makefile").read_text()
+    assert re.search(r"smoke .*; cpu .*; paper ", head)
+
+
+@pytest.mark.parametrize(
+    ("given", "profile"),
+    [
+        (["experiment=table1", "profile=smoke"], "profile=table1/smoke"),
+        (["profile=smoke", "seed=1,2", "experiment=table1"], "profile=table1/smoke"),
+        (["experiment=table1", "profile=paper"], "profile=paper"),
+        (["experiment=table1", "profile=fig_stability/smoke"], "profile=fig_stability/smoke"),
+        (["experiment=mine", "profile=smoke"], "profile=smoke"),
+        (["profile=smoke"], "profile=smoke"),
+    ],
+)
+def test_an_experiment_has_profiles_of_its_own(given: list[str], profile: str) -> None:
+    assert with_own_profile(given) == [
+        profile if arg.startswith("profile=") else arg for arg in given
+    ]
+
+
+def test_the_profile_is_recorded_by_its_short_name_and_decides_no_folder() -> None:
+    own, none = validated("experiment=table1", "profile=smoke"), validated("experiment=table1")
+    assert (own.plain["profile"], none.plain["profile"]) == ("smoke", None)
+    assert run_folder(own.plain) == run_folder(own.plain | {"profile": "cpu"})
 
 
 def test_names_in_files_are_the_files_names() -> None:
@@ -171,7 +292,7 @@ def test_every_typed_name_has_a_file() -> None:
 
 def test_a_profile_has_the_last_word() -> None:
     config = composed("experiment=table1", "profile=smoke")
-    assert config.dataset.name == "digits"
-    assert config.trainer.epochs == 6
+    assert (config.dataset.name, config.dataset.augment) == ("digits", "none")
+    assert config.trainer.epochs < 160
     assert config.model.name == "resnet"
-    assert set(config.hydra.sweeper.params) == {"model.last_bn", "model.depth", "seed"}
+    assert sweep(config)["model.last_bn"] == ["false", "true"]

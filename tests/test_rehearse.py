@@ -189,3 +189,15 @@ def test_a_refusal_on_the_meta_device_is_final(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(InputError, match="no"):
         attempt()
     assert calls == ["meta"]
+
+
+def test_a_net_whose_function_a_rescaling_would_change_is_refused() -> None:
+    scaled = "trainer.rescale.factor=10"
+    attempt("model=mlp", "model.norm=batch", scaled)
+    message = r"trainer.rescale.factor=10: .* what model=mlp computes.* Take a model with"
+    with pytest.raises(InputError, match=message):
+        attempt("model=mlp", "model.norm=none", scaled)
+    with pytest.raises(InputError, match="what model=preresnet computes"):
+        attempt("model=preresnet", "model.depth=8", scaled)
+    with pytest.raises(InputError, match="TypeError"):
+        attempt(*imported("WrongInside"), scaled)  # its own mistake comes first

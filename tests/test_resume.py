@@ -20,6 +20,7 @@ from condexp.experiment import run_experiment
 from condexp.job_result import JobResult
 from condexp.launch import conf_dir
 from condexp.stopping import Stopped
+from condexp.store.reader import open_run
 from condexp.store.runs import State, read_status
 from condexp.training.events import StepRecord
 from condexp.validation import validate
@@ -104,9 +105,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*RESNET, *PROBE, "analysis.probe.mode=eval", "trainer.precision=bf16"],
         [*MLP, "trainer.batch_size=full", "trainer.eval.every_epochs=3"],
         ["model=resnet_imagenet", "model.depth=18", "model.dropout=0.3", "analysis=last_layer"],
+        [*MLP, "trainer.rescale.factor=10", "trainer.rescale.release_epoch=1"],
         pytest.param([*RESNET, "trainer.compile=true"], marks=pytest.mark.slow),
     ],
-    ids=["augment", "probe", "bf16", "full batch", "dropout", "compile"],
+    ids=["augment", "probe", "bf16", "full batch", "dropout", "rescale", "compile"],
 )
 def test_a_stopped_run_ends_with_the_bytes_of_one_that_was_not(
     tmp_path: Path, way: list[str]
@@ -132,6 +134,21 @@ def test_at_every_step(tmp_path: Path, whole: Path, at: int) -> None:
     assert contents(folder) == contents(whole)
     names = {path.name for path in folder.iterdir()}
     assert names == {path.name for path in whole.iterdir() if path.stem != "overview"}
+
+
+@pytest.mark.parametrize("at", [2, 3, 4])
+def test_a_release_is_made_once(tmp_path: Path, at: int) -> None:
+    """Step 4 is the release: a checkpoint at 4, before it; one at 5, behind it."""
+    way = [*TINY, *MLP, "trainer.rescale.factor=10", "trainer.rescale.release_epoch=1"]
+    undisturbed = run(tmp_path / "whole", *way).folder
+    assert undisturbed is not None
+    folder = stop(tmp_path / "stopped", *way, at=at)
+    run(tmp_path / "stopped", *way)
+    assert contents(folder) == contents(undisturbed)
+    norms = open_run(folder).measures()["weight_norm"].sel(layer="layers.0.linear")
+    # Snapshots at even steps; the updates change a norm of about 10 by less than a tenth.
+    before, after = float(norms.sel(step=2)), float(norms.sel(step=4))
+    assert before / after == pytest.approx(10, rel=0.2)
 
 
 def test_a_run_that_is_asked_in_its_last_step_is_finished(tmp_path: Path, whole: Path) -> None:

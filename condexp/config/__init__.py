@@ -44,6 +44,7 @@ class Config:
     """One experiment, typed and checked; ``plain`` is the same as nested dicts, for files."""
 
     experiment: str
+    profile: str | None
     seed: int
     model: ModelConfig
     dataset: DatasetConfig

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from condexp.limits import one_of, within
+from condexp.models.block import Activation, NormPosition
 from condexp.models.init import Init
-from condexp.models.mlp import Activation, NormPosition
 from condexp.models.norm import Norm
 from condexp.models.residual import Shortcut
 
@@ -44,6 +44,11 @@ class MlpConfig(LinearConfig):
 
 
 @dataclass(kw_only=True)
+class CnnConfig(MlpConfig):
+    """``model=cnn``: the same keys, for convolutions."""
+
+
+@dataclass(kw_only=True)
 class ResNetConfig(ModelConfig):
     """``model=resnet``: CIFAR ResNets of depth 6n + 2."""
 
@@ -62,21 +67,27 @@ class PreResNetConfig(ResNetConfig):
 
 
 @dataclass(kw_only=True)
-class VggConfig(ModelConfig):
-    """``model=vgg``."""
+class ResNetImagenetConfig(ModelConfig):
+    """``model=resnet_imagenet``: ImageNet's ResNets."""
 
     depth: int
     norm: str = one_of(Norm)
     init: str = one_of(Init)
     init_scale: float = within(0, open_low=True)
     last_bn: bool
+    dropout: float = within(0, 1)
 
 
 @dataclass(kw_only=True)
-class ResNetImagenetConfig(VggConfig):
-    """``model=resnet_imagenet``: ImageNet's ResNets."""
+class VggConfig(ModelConfig):
+    """``model=vgg``."""
 
-    dropout: float = within(0, 1)
+    depth: int
+    norm: str = one_of(Norm)
+    norm_position: str = one_of(NormPosition)
+    init: str = one_of(Init)
+    init_scale: float = within(0, open_low=True)
+    last_bn: bool
 
 
 @dataclass(kw_only=True)
@@ -106,6 +117,7 @@ class ImportConfig(ModelConfig):
 
 MODELS: dict[str, type[ModelConfig]] = {
     "mlp": MlpConfig,
+    "cnn": CnnConfig,
     "resnet": ResNetConfig,
     "linear": LinearConfig,
     "vgg": VggConfig,

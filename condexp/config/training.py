@@ -68,6 +68,14 @@ class CheckpointConfig:
 
 
 @dataclass(kw_only=True)
+class RescaleConfig:
+    """Hidden weights times ``factor`` before the first step, and divided by it at an epoch."""
+
+    factor: float = within(0, open_low=True)
+    release_epoch: int | None = within(1)
+
+
+@dataclass(kw_only=True)
 class TrainerConfig:
     """Length, batches and hardware of a run."""
 
@@ -80,6 +88,7 @@ class TrainerConfig:
     channels_last: bool
     deterministic: bool
     num_threads: int | None = within(1)
+    rescale: RescaleConfig
     eval: EvalConfig
     checkpoint: CheckpointConfig
 

@@ -1,9 +1,11 @@
 """Networks. They know nothing of measuring."""
 
+from condexp.models.block import Activation, NormPosition
+from condexp.models.cnn import build_cnn
 from condexp.models.imported import build_imported
 from condexp.models.init import Init, initialise
 from condexp.models.linear import build_linear
-from condexp.models.mlp import Activation, NormPosition, build_mlp
+from condexp.models.mlp import build_mlp
 from condexp.models.norm import BatchCenter, BatchScale, Norm, make_norm
 from condexp.models.preresnet import build_preresnet
 from condexp.models.residual import Shortcut
@@ -20,6 +22,7 @@ __all__ = [
     "Norm",
     "NormPosition",
     "Shortcut",
+    "build_cnn",
     "build_imported",
     "build_linear",
     "build_mlp",

@@ -2,53 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from enum import StrEnum
 
 from torch import nn
 
-from condexp.errors import choose
+from condexp.models.block import Activation, NormPosition, make_block
 from condexp.models.checks import check_sizes, count_features
 from condexp.models.init import Init, initialise
-from condexp.models.norm import Norm, make_norm
-
-
-class Activation(StrEnum):
-    """Which activation."""
-
-    RELU = "relu"
-    TANH = "tanh"
-    SIGMOID = "sigmoid"
-    GELU = "gelu"
-    IDENTITY = "identity"
-
-
-class NormPosition(StrEnum):
-    """Where the normalisation stands with respect to the activation."""
-
-    BEFORE = "before"
-    AFTER = "after"
-
-
-def make_activation(activation: Activation | str) -> nn.Module:
-    """Build one activation.
-
-    Args:
-        activation: Which one.
-
-    Returns:
-        The module; the rectifier works in place.
-    """
-    match Activation(choose("activation", activation, [str(each) for each in Activation])):
-        case Activation.RELU:
-            return nn.ReLU(inplace=True)
-        case Activation.TANH:
-            return nn.Tanh()
-        case Activation.SIGMOID:
-            return nn.Sigmoid()
-        case Activation.GELU:
-            return nn.GELU()
-        case Activation.IDENTITY:
-            return nn.Identity()
+from condexp.models.norm import Norm
 
 
 def build_mlp(
@@ -87,16 +47,11 @@ def build_mlp(
         The model, inputs [N, *input_shape] to [N, num_outputs].
     """
     check_sizes("mlp", depth=depth, width=width, num_outputs=num_outputs)
-    choose("norm_position", norm_position, [str(each) for each in NormPosition])
     d_in = count_features("mlp", input_shape)
     layers = nn.Sequential()
     for _ in range(depth - 1):
-        block = OrderedDict[str, nn.Module](linear=nn.Linear(d_in, width, bias=bias))
-        block["norm"] = make_norm(norm, width, spatial=False)
-        block["activation"] = make_activation(activation)
-        if norm_position == NormPosition.AFTER:
-            block.move_to_end("norm")
-        layers.append(nn.Sequential(block))
+        linear = nn.Linear(d_in, width, bias=bias)
+        layers.append(make_block(linear, norm, norm_position, activation))
         d_in = width
     model = nn.Sequential(OrderedDict(flatten=nn.Flatten(), layers=layers))
     if last_bn:

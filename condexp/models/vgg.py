@@ -6,15 +6,15 @@ parameters for depth 16 and three channels. The three linear layers of the paper
 one on the mean over the positions that are left, which is the usual head for CIFAR.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from condexp.errors import choose
+from condexp.models.block import NormPosition, make_block
 from condexp.models.checks import check_image, check_sizes
 from condexp.models.init import Init, initialise
-from condexp.models.norm import Norm, make_norm
+from condexp.models.norm import Norm
 
 WIDTHS = (64, 128, 256, 512, 512)
 # Convolutions of each stage; the published depth counts three linear layers.
@@ -58,7 +58,9 @@ class Vgg(nn.Module):
         return outputs
 
 
-def make_stage(c_in: int, c_out: int, number: int, norm: Norm | str) -> nn.Sequential:
+def make_stage(
+    c_in: int, c_out: int, number: int, norm: Norm | str, norm_position: NormPosition | str
+) -> nn.Sequential:
     """Build the convolutions of one stage, without its pooling.
 
     Args:
@@ -66,16 +68,15 @@ def make_stage(c_in: int, c_out: int, number: int, norm: Norm | str) -> nn.Seque
         c_out: Channels of the output.
         number: Number of convolutions.
         norm: Normalisation after each of them.
+        norm_position: Before or after the activation.
 
     Returns:
         The stage.
     """
     stage = nn.Sequential()
     for _ in range(number):
-        block = OrderedDict[str, nn.Module](conv=nn.Conv2d(c_in, c_out, 3, padding=1))
-        block["norm"] = make_norm(norm, c_out, spatial=True)
-        block["activation"] = nn.ReLU(inplace=True)
-        stage.append(nn.Sequential(block))
+        conv = nn.Conv2d(c_in, c_out, 3, padding=1)
+        stage.append(make_block(conv, norm, norm_position))
         c_in = c_out
     return stage
 
@@ -86,6 +87,7 @@ def build_vgg(
     *,
     depth: int,
     norm: Norm | str = Norm.BATCH,
+    norm_position: NormPosition | str = NormPosition.BEFORE,
     last_bn: bool = False,
     init: Init | str = Init.HE,
     init_scale: float = 1.0,
@@ -100,6 +102,7 @@ def build_vgg(
         num_outputs: Outputs of the last layer.
         depth: 11, 13, 16 or 19: the published name, which counts three linear layers.
         norm: Normalisation after each convolution.
+        norm_position: Before or after the activation.
         last_bn: Whether a BatchNorm1d stands before the last linear layer.
         init: How the weights are drawn.
         init_scale: Factor on the drawn weights.
@@ -113,7 +116,7 @@ def build_vgg(
     side = min(input_shape[1:])
     stages = nn.Sequential()
     for width, number in zip(WIDTHS, NUM_CONVOLUTIONS[depth], strict=True):
-        stage = make_stage(channels, width, number, norm)
+        stage = make_stage(channels, width, number, norm, norm_position)
         if side >= 2:
             stage.add_module("pool", nn.MaxPool2d(2))
             side //= 2

@@ -75,12 +75,50 @@ def format_cell(cell: Cell | None) -> str:
     >>> format_cell(Cell(12.34, 0.56, 4, {"diverged": 1}, Mark.NONE))
     '12.34 ± 0.56 (4 of 5: 1 diverged)'
     """
+    return f"{cell_number(cell)} ({cell_runs(cell)})"
+
+
+def cell_number(cell: Cell | None) -> str:
+    """Write a cell's mean and deviation.
+
+    Args:
+        cell: The cell; ``None`` where the grid has no run.
+
+    Returns:
+        ``"12.34 ± 0.56"``, or what stands in place of a number.
+    """
     if cell is None:
-        return ""
+        return str(Mark.MISSING)
+    deviation = "" if math.isnan(cell.std) else f" ± {format_fixed(cell.std, cell.mean)}"
+    return f"{cell.mark or format_fixed(cell.mean, cell.mean)}{deviation}"
+
+
+def cell_runs(cell: Cell | None) -> str:
+    """Write how many runs a cell has, and what became of those that are not in its mean.
+
+    Args:
+        cell: The cell; ``None`` where the grid has no run.
+
+    Returns:
+        ``"5"``, or ``"4 of 5: 1 diverged"``.
+    """
+    if cell is None:
+        return "0"
     reasons = ", ".join(f"{num} {reason}" for reason, num in cell.missing.items())
-    runs = f"{cell.num} of {cell.num_runs}: {reasons}" if reasons else str(cell.num)
-    deviation = "" if math.isnan(cell.std) else f" ± {_fixed(cell.std, cell.mean)}"
-    return f"{cell.mark or _fixed(cell.mean, cell.mean)}{deviation} ({runs})"
+    return f"{cell.num} of {cell.num_runs}: {reasons}" if reasons else str(cell.num)
+
+
+def format_fixed(number: float, mean: float) -> str:
+    """Write a number as its cell writes the mean: two decimals suit percentages.
+
+    Args:
+        number: The mean itself, its deviation, or an end of its interval.
+        mean: The mean, which chooses the form.
+
+    Returns:
+        Two decimals, or three significant digits where the mean is small or large.
+    """
+    return f"{number:.2f}" if mean == 0 or 0.1 <= abs(mean) < 1e3 else format_number(number)
 
 
 def _mark(runs: pd.DataFrame, value: str, mean: float) -> Mark:
@@ -91,8 +129,3 @@ def _mark(runs: pd.DataFrame, value: str, mean: float) -> Mark:
     # One run whose rows would have sufficed makes the infinity a finding of the cell.
     limits = runs[limit][np.isinf(runs[value])]
     return kappa_mark(mean, "ok", float(p), float(limits.max(skipna=False)))
-
-
-def _fixed(number: float, mean: float) -> str:
-    # Two decimals suit percentages; the mean chooses the form for its deviation as well.
-    return f"{number:.2f}" if mean == 0 or 0.1 <= abs(mean) < 1e3 else format_number(number)

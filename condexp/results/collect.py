@@ -26,8 +26,8 @@ def collect(
 
     Args:
         paths: Run folders, or folders that hold run folders at any depth.
-        keys: Columns that are enough, for speed over many runs: measures that are none of them may
-            be left out. All columns where ``None``, or where no run has one of them.
+        keys: Columns that are enough, for speed over many runs: results and measures that are none
+            of them may be left out. All columns where ``None``, or where no run has one of them.
 
     Returns:
         One row a run, sorted by path. Columns: ``path``, ``state``; every configuration key, joined
@@ -40,6 +40,8 @@ def collect(
         layers together. What a run does not have is NaN.
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    # The best error is found in all of them.
+    needed = {*keys, "test_error"} if keys and "best_test_error" in keys else keys
     described: list[dict[str, Any]] = []
     identity_keys: dict[str, None] = {}
     measured: dict[tuple[str, ...], dict[int, NDArray[np.float64]]] = {}
@@ -47,12 +49,12 @@ def collect(
         run = Run(folder / FILE_NAME)
         # A run that failed early may have no results, and one that is pending no configuration.
         try:
-            rows = read_last_rows(run.file, keys) if run.file.is_file() else None
+            rows = read_last_rows(run.file, needed) if run.file.is_file() else None
             config = run.config if rows or (folder / CONFIG_NAME).is_file() else {}
         except InputError as damage:  # one run's damage must not hide the others
             rows, config, status = None, {}, Status(State.FAILED, error=str(damage))
         identity_keys |= dict.fromkeys(key for key, _ in flatten(identity_config(config)))
-        described.append(_describe(folder, status, config, rows))
+        described.append(_describe(folder, status, config, rows, needed))
         if rows is not None and len(rows.layers["step"]):
             columns, values = _measures(rows, config)
             measured.setdefault(columns, {})[index] = values
@@ -70,15 +72,21 @@ def collect(
 
 
 def _describe(
-    folder: Path, status: Status, config: Mapping[str, Any], rows: LastRows | None
+    folder: Path,
+    status: Status,
+    config: Mapping[str, Any],
+    rows: LastRows | None,
+    keys: Collection[str] | None,
 ) -> dict[str, Any]:
     row = {"path": str(folder), "state": status.state.value, **dict(flatten(config))}
     row |= {"step": status.step, "seconds": status.seconds}
     for name in ("train_loss", "train_error", "test_loss", "test_error"):
-        evals = rows.evals[name] if rows else np.empty(0)
-        row[name] = float(evals[-1]) if len(evals) else np.nan
-    errors = rows.evals["test_error"] if rows else np.empty(0)
-    row["best_test_error"] = np.fmin.reduce(errors, initial=np.nan)
+        if keys is None or name in keys:
+            evals = rows.evals[name] if rows else np.empty(0)
+            row[name] = float(evals[-1]) if len(evals) else np.nan
+    if "test_error" in row:
+        errors = rows.evals["test_error"] if rows else np.empty(0)
+        row["best_test_error"] = np.fmin.reduce(errors, initial=np.nan)
     return row
 
 

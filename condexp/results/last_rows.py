@@ -15,6 +15,7 @@ from condexp.store.matrices import NETWORK
 
 # What describes the layers at every step; n_<matrix> does as well.
 SIZES = frozenset({"p", "d_in", "d_out", "groups", "num_rows"})
+DESCRIPTIONS = SIZES | {"layer", "type", "step"}
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class LastRows:
 
     Attributes:
         layers: The arrays of ``/layers``: those with steps cut to the last snapshot, ``[1, L, …]``
-            (``[0, L, …]`` before the first), the others whole.
+            (``[0, L, …]`` before the first), the others whole; no snapshot where no key needs one.
         network: The arrays of ``/network``, likewise; empty where there are none.
         num_signals: Gradients that each row of an input comes with.
-        evals: The columns of ``/eval``, every committed evaluation.
+        evals: The columns of ``/eval`` that are asked for, every committed evaluation.
     """
 
     layers: Mapping[str, NDArray[Any]]
@@ -40,8 +41,8 @@ def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
 
     Args:
         file: The results file.
-        keys: ``<layer>.<measure>`` keys whose arrays are enough; all arrays where ``None``. The
-            arrays that describe the layers are always read.
+        keys: ``<layer>.<measure>`` and names of evaluations that are enough; all where ``None``.
+            Arrays that describe the layers come with any of their measures.
 
     Returns:
         The rows.
@@ -53,21 +54,30 @@ def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
         num_evals = int(opened[COUNTERS[Axis.EVAL]][()])
         num_snapshots = int(opened[COUNTERS[Axis.SNAPSHOT]][()])
         last = slice(max(0, num_snapshots - 1), num_snapshots)
-        group, arrays = opened["layers"], {}
-        for name in group:
-            # Opening a dataset is what takes time, so those that are not needed stay closed.
-            if name in {"layer", "type"}:
-                arrays[name] = group[name].asstr()[:]
-            elif name in SIZES or name.startswith("n_"):
-                arrays[name] = group[name][:]
-            elif keys is None or name == "step" or any(f".{name}" in key for key in keys):
-                arrays[name] = group[name][last]
+        arrays = _layers(opened["layers"], keys, last)
         network = {}
         if keys is None or any(key.startswith(f"{NETWORK}.") for key in keys):
             network = _network(opened, last)
-        evals = {name: opened["eval"][name][:num_evals] for name in EVAL_NAMES}
+        names = [name for name in EVAL_NAMES if keys is None or name in keys]
+        evals = {name: opened["eval"][name][:num_evals] for name in names}
         num_signals = int(opened.attrs.get("num_signals", 1))
     return LastRows(arrays, network, num_signals, evals)
+
+
+def _layers(group: Any, keys: Collection[str] | None, last: slice) -> dict[str, NDArray[Any]]:
+    def asked(start: str) -> bool:
+        return keys is None or any(f".{start}" in key for key in keys)
+
+    # Opening a dataset is what takes time, so those that are not needed stay closed.
+    names = [name for name in group if name not in DESCRIPTIONS]
+    sides = {name for name in names if name.startswith("n_")}
+    measures = [name for name in names if name not in sides and asked(name)]
+    if not measures:
+        return {"step": np.empty(0)}
+    arrays = {name: group[name][last] for name in ("step", *measures)}
+    arrays |= {name: group[name].asstr()[:] for name in ("layer", "type")}
+    sizes = [*SIZES, *(name for name in names if name in sides and asked(f"{name[2:]}_"))]
+    return arrays | {name: group[name][:] for name in sizes}
 
 
 def _network(file: Any, last: slice) -> dict[str, NDArray[Any]]:

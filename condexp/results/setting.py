@@ -52,6 +52,23 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
 
 
+def setting_text(value: object) -> str:
+    """Write a value of the configuration as it is given on the command line.
+
+    Args:
+        value: A value, as `flatten` yields it.
+
+    Returns:
+        ``"true"``, ``"null"``, ``"0.1"``, ``"[1,2]"``.
+
+    >>> [setting_text(value) for value in (True, None, 0.1, (1, 2), "relu")]
+    ['true', 'null', '0.1', '[1,2]', 'relu']
+    """
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return f"[{','.join(map(setting_text, value))}]" if isinstance(value, tuple) else str(value)
+
+
 def headline(run: Run) -> str:
     """Say in one line what was trained, and how far where that is not to the end.
 
@@ -88,16 +105,12 @@ def setting_table(run: Run) -> Table:
         options = dict(flatten(lookup(run.config, group) or {}))
         name = options.pop("name", None)
         words = [] if name is None else [str(name)]
-        words += [f"{key}={_text(value)}" for key, value in options.items() if value is not None]
+        words += [
+            f"{key}={setting_text(value)}" for key, value in options.items() if value is not None
+        ]
         if words:
             table.add_row(group, Text(" ".join(words)))
     seed = lookup(run.config, "seed")
     if seed is not None:
         table.add_row("seed", str(seed))
     return table
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)

@@ -1,28 +1,20 @@
 """Tables over runs: mean ± standard deviation (n) of any value, by any rows and columns."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
-from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
-from condexp.errors import InputError, choose, suggestion
-from condexp.results.cells import Cell, average, format_cell
-from condexp.results.marks import Mark
+from condexp.errors import InputError
+from condexp.results.captions import describe_data
+from condexp.results.cells import Cell, average
+from condexp.results.differences import Differences, make_differences
+from condexp.results.grid_keys import Key, keys_of, require_key, sort_keys
+from condexp.results.published import Counterpart, find_published
 
-Key = tuple[object, ...]
-
-
-class Format(StrEnum):
-    """How a table is written."""
-
-    RICH = "rich"
-    MARKDOWN = "markdown"
+Place = tuple[Key, Key]
 
 
 @dataclass(frozen=True)
@@ -31,26 +23,44 @@ class ResultTable:
 
     Attributes:
         value: Name of the value.
+        title: What the table shows, and of what data.
+        data: On what data and for how long the runs were trained.
         rows: Names of the keys that make the rows.
         cols: Names of the keys that make the columns.
         row_keys: Values of ``rows``, one tuple a row, sorted.
         col_keys: Values of ``cols``, one tuple a column, sorted.
         cells: The cells by row key and column key; absent where there is no run.
+        best: The cells with the lowest mean of their row, or of the only column; of values of which
+            less is better, where there are two means to compare.
         varied: Configuration keys but the seed that differ between the runs of one cell, so that
             its mean is over more than seeds.
+        differences: Paired differences, where they were asked for.
+        published: Published values by cell; ``None`` where they were not asked for.
     """
 
     value: str
+    title: str
+    data: str
     rows: tuple[str, ...]
     cols: tuple[str, ...]
     row_keys: tuple[Key, ...]
     col_keys: tuple[Key, ...]
-    cells: Mapping[tuple[Key, Key], Cell]
+    cells: Mapping[Place, Cell]
+    best: frozenset[Place]
     varied: tuple[str, ...]
+    differences: Differences | None = None
+    published: Mapping[Place, Counterpart] | None = None
 
 
 def make_table(
-    frame: pd.DataFrame, rows: Sequence[str], cols: Sequence[str], value: str
+    frame: pd.DataFrame,
+    rows: Sequence[str],
+    cols: Sequence[str],
+    value: str,
+    *,
+    title: str | None = None,
+    paired: str | None = None,
+    published: bool = False,
 ) -> ResultTable:
     """Average a value over the runs of each cell.
 
@@ -61,6 +71,10 @@ def make_table(
         rows: Keys whose values make the rows, such as ``model.depth``.
         cols: Keys whose values make the columns; may be empty.
         value: What to average: ``test_error``, ``last_linear.input_kappa_0.5``, …
+        title: What to write above; the value, the data and the epochs where None.
+        paired: A key whose values are compared seed by seed: ``model.last_bn``, or
+            ``model.norm=none`` to name the value that the others are compared with.
+        published: Whether to look for published values.
 
     Returns:
         The table; every run of the frame is in one of its cells.
@@ -69,78 +83,66 @@ def make_table(
         InputError: If a key does not exist, or the value is no number.
     """
     for key in (*rows, *cols, value):
-        _require_key(frame, key)
+        require_key(frame, key)
     if not is_numeric_dtype(frame[value]) or is_bool_dtype(frame[value]):
         raise InputError(f"cannot average {value!r}: its values are not numbers.")
-    row_of, col_of = _keys(frame, rows), _keys(frame, cols)
-    members: dict[tuple[Key, Key], list[int]] = {}
+    row_of, col_of = keys_of(frame, rows), keys_of(frame, cols)
+    members: dict[Place, list[int]] = {}
     for index, place in enumerate(zip(row_of, col_of, strict=True)):
         members.setdefault(place, []).append(index)
+    cells = {place: average(frame.iloc[runs], value) for place, runs in members.items()}
+    row_keys, col_keys, data = sort_keys(row_of), sort_keys(col_of), describe_data(frame)
+    groups: Iterable[list[Place]] = [[(row, col) for col in col_keys] for row in row_keys]
+    if len(col_keys) == 1:
+        groups = [[(row, col_keys[0]) for row in row_keys]]
     return ResultTable(
         value=value,
+        title=title if title is not None else f"{value} on {data}" if data else value,
+        data=data,
         rows=tuple(rows),
         cols=tuple(cols),
-        row_keys=tuple(sorted(set(row_of), key=_order)),
-        col_keys=tuple(sorted(set(col_of), key=_order)),
-        cells={place: average(frame.iloc[runs], value) for place, runs in members.items()},
+        row_keys=row_keys,
+        col_keys=col_keys,
+        cells=cells,
+        best=_best(cells, groups) if less_is_better(value) else frozenset(),
         varied=_varied(frame, (*rows, *cols), list(members.values())),
+        differences=make_differences(frame, rows, cols, value, paired) if paired else None,
+        published=_published(frame, members, value) if published else None,
     )
 
 
-def render(table: ResultTable, output_format: str = Format.RICH) -> RenderableType:
-    """Lay out a table.
+def less_is_better(value: str) -> bool:
+    """Tell whether the lowest mean is the best: of errors, losses and condition numbers.
 
     Args:
-        table: The table.
-        output_format: ``rich`` or ``markdown``.
+        value: Name of a value.
 
     Returns:
-        A table for the console, or the text of a markdown table (a ``str``), with notes below.
+        Whether it is one of those.
 
-    Raises:
-        InputError: If there is no such format.
+    >>> [less_is_better(v) for v in ("test_error", "train_loss", "fc.input_kappa_0.5", "fc.trace")]
+    [True, True, True, False]
     """
-    header = [*table.rows, *(_column_name(table, key) for key in table.col_keys)]
-    body = [
-        [*map(_text, row), *(format_cell(table.cells.get((row, col))) for col in table.col_keys)]
-        for row in table.row_keys
-    ]
-    notes = _notes(table)
-    if choose("table format", output_format, list(Format)) == Format.MARKDOWN:
-        return _markdown(header, body, len(table.rows), notes)
-    grid = Table(title=Text(table.value), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(header):
-        grid.add_column(Text(name), justify="left" if index < len(table.rows) else "right")
-    for line in body:
-        grid.add_row(*map(Text, line))
-    return Group(grid, *(Text(note, style="dim") for note in notes))
+    return value.endswith(("_error", "_loss")) or "_kappa_" in value
 
 
-def _require_key(frame: pd.DataFrame, key: str) -> None:
-    if key in frame.columns:
-        return
-    # Not `choose`: it would list thousands of measures.
-    names = [str(name) for name in frame.columns]
-    ending = [name for name in names if name.endswith(f".{key}")]
-    hint = f" Did you mean {ending[0]!r}?" if ending else suggestion(key, names)
-    raise InputError(
-        f"unknown table key {key!r}: a key is a configuration key (model.depth, seed), a result "
-        f"(test_error) or <layer>.<measure> (last_linear.input_kappa_0.5).{hint}"
-    )
+def _best(cells: Mapping[Place, Cell], groups: Iterable[Sequence[Place]]) -> frozenset[Place]:
+    best: set[Place] = set()
+    for group in groups:
+        means = {place: cells[place].mean for place in group if place in cells}
+        finite = [mean for mean in means.values() if math.isfinite(mean)]
+        if len(finite) > 1:
+            best |= {place for place, mean in means.items() if mean == min(finite)}
+    return frozenset(best)
 
 
-def _keys(frame: pd.DataFrame, names: Sequence[str]) -> list[Key]:
-    # As objects: a run without the key must not turn other runs' integers into floats.
-    columns = [frame[name].astype(object) for name in names]
-    values = [column.where(column.notna(), None).tolist() for column in columns]
-    return list(zip(*values, strict=True)) if values else [()] * len(frame)
-
-
-def _order(key: Key) -> tuple[tuple[bool, float, str], ...]:
-    return tuple(
-        (False, float(part), "") if isinstance(part, int | float) else (True, 0.0, _text(part))
-        for part in key
-    )
+def _published(
+    frame: pd.DataFrame, members: Mapping[Place, Sequence[int]], value: str
+) -> Mapping[Place, Counterpart]:
+    found = {
+        place: find_published(frame.iloc[list(runs)], value) for place, runs in members.items()
+    }
+    return {place: one for place, one in found.items() if one}
 
 
 def _varied(
@@ -154,45 +156,3 @@ def _varied(
         if key not in {"seed", *used}
         and any(frame[key].iloc[runs].nunique(dropna=False) > 1 for runs in several)
     )
-
-
-def _notes(table: ResultTable) -> list[str]:
-    notes = [f"{table.value}: mean ± standard deviation (n) over complete runs"]
-    marks = {cell.mark for cell in table.cells.values()}
-    if Mark.ROWS in marks:
-        notes.append("rows: infinite by construction, fewer rows than p·d were measured")
-    if Mark.INFINITE in marks:
-        notes.append("∞: infinite in at least one run")
-    if table.varied:
-        notes.append(f"runs in a cell also differ in {', '.join(table.varied)}")
-    return notes
-
-
-def _column_name(table: ResultTable, key: Key) -> str:
-    pairs = zip(table.cols, key, strict=True)
-    return ", ".join(f"{name}={_text(part)}" for name, part in pairs) or table.value
-
-
-def _text(part: object) -> str:
-    if part is None:
-        return str(Mark.MISSING)
-    # A frame keeps integers as floats where another run lacks the key.
-    return f"{part:g}" if isinstance(part, float) else str(part)
-
-
-def _markdown(
-    header: Sequence[str], body: Sequence[Sequence[str]], num_keys: int, notes: Sequence[str]
-) -> str:
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in (header, *body)]
-    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
-    rule = ["-" * w if i < num_keys else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-
-    def write(cells: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(w) if i < num_keys else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    table = "\n".join(map(write, (lines[0], rule, *lines[1:])))
-    return "\n\n".join([table, *notes])

@@ -98,6 +98,7 @@ def train(
     compiled: Forward | None = None,
     start: int = 0,
     pause: Callable[[int], bool] = never,
+    before_step: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Train, and measure at the planned steps without changing one bit of what is learned.
 
@@ -120,6 +121,7 @@ def train(
         start: Updates that the model and the optimizer have behind them already.
         pause: Called between updates, with the number of the finished ones; true ends the training
             there, and ``start`` can go on from it.
+        before_step: Called after ``pause``, with the same number; may change the model.
 
     Returns:
         How it ended; a loss that is not finite is reported, and stops the run before its update.
@@ -139,6 +141,8 @@ def train(
     for step, (inputs, targets) in zip(range(start, plan.num_steps), ahead, strict=False):
         if pause(step):
             return report.outcome(RunState.UNFINISHED, step)
+        if before_step is not None:
+            before_step(step)
         lr = schedule(step)
         set_learning_rate(optimizer, lr)
         probe_if_due(step)
@@ -188,6 +192,7 @@ def _recorded_pass(
         learning_rate=steady_learning_rate(optimizer),
         loss_fn=loss_fn,
         single=True,  # layers that are used again are known by name
+        keeps_weights=False,  # a run stores what it measures
     ) as recorder:
         loss = _forward_backward(model, loss_fn, inputs, targets)
     if again := recorder.came_again:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from condexp.models import resnet_imagenet, vgg
+from condexp.models.cnn import build_cnn
 from condexp.models.linear import build_linear
 from condexp.models.mlp import build_mlp
 from condexp.models.norm import Norm
@@ -22,6 +23,9 @@ BUILDERS: dict[str, Builder] = {
     "mlp": lambda shape, outputs, norm: build_mlp(shape, outputs, depth=3, width=10, norm=norm),
     "mlp-after": lambda shape, outputs, norm: build_mlp(
         shape, outputs, depth=3, width=10, norm=norm, norm_position="after", last_bn=True
+    ),
+    "cnn": lambda shape, outputs, norm: build_cnn(
+        shape, outputs, depth=3, width=8, norm=norm, norm_position="after"
     ),
     "vgg": lambda shape, outputs, norm: build_vgg(shape, outputs, depth=11, norm=norm),
     "vgg-last-bn": lambda shape, outputs, norm: build_vgg(

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from condexp.errors import InputError
+from condexp.models.block import Activation
 from condexp.models.linear import build_linear
-from condexp.models.mlp import Activation, build_mlp
+from condexp.models.mlp import build_mlp
 
 
 def names(model: nn.Module) -> list[str]:

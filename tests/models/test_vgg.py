@@ -83,3 +83,13 @@ def test_errors(arguments: dict[str, object], message: str) -> None:
     good: dict[str, object] = {"input_shape": (1, 8, 8), "num_outputs": 10, "depth": 11}
     with pytest.raises(InputError, match=message):
         build_vgg(**{**good, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("position", "order"),
+    [("before", ["conv", "norm", "activation"]), ("after", ["conv", "activation", "norm"])],
+)
+def test_where_the_normalisation_stands(position: str, order: list[str]) -> None:
+    model = meta(11, norm_position=position)
+    for block in ("stages.0.0", "stages.4.1"):
+        assert [name for name, _ in model.get_submodule(block).named_children()] == order

@@ -120,6 +120,7 @@ def write_run(
     matrices: Sequence[Matrix] = MATRICES,
     num_signals: int = 1,
     num_steps: int = 6,
+    save_spectra: bool = False,
     **config: Any,
 ) -> Path:
     """Train nothing for a few steps, with an evaluation after every second one."""
@@ -130,7 +131,7 @@ def write_run(
         not_analysed=(NotAnalysed("bn", "BatchNorm1d"),),
         matrices=tuple(matrices) if layers else (),
         kappa_p=FRACTIONS,
-        save_spectra=False,
+        save_spectra=save_spectra,
         snapshot_steps=tuple(snapshot_steps),
         eval_steps=tuple(range(2, num_steps + 1, 2)),
         num_train_steps=num_steps,

@@ -6,9 +6,9 @@ import pytest
 
 from condexp.errors import InputError
 from condexp.results.cells import format_cell
+from condexp.results.formats import render
 from condexp.results.marks import Mark
-from condexp.results.tables import make_table, render
-from tests.results.stored import text_of
+from condexp.results.tables import make_table
 
 INF, NAN = math.inf, math.nan
 
@@ -51,7 +51,7 @@ def test_what_is_not_in_the_mean_is_counted() -> None:
     assert math.isnan(cell.std)
     assert format_cell(cell) == "4.00 (1 of 3: 1 diverged, 1 failed)"
     assert format_cell(table.cells[(14,), (False,)]) == "– (0 of 2: 1 running, 1 without value)"
-    assert format_cell(table.cells.get(((14,), (True,)))) == ""
+    assert format_cell(table.cells.get(((14,), (True,)))) == "– (0)"  # no run, and it is said
     assert sum(cell.num_runs for cell in table.cells.values()) == len(GRID)
 
 
@@ -83,7 +83,7 @@ def test_rows_and_columns_of_several_keys_and_runs_without_them() -> None:
     assert table.row_keys == (("batch", 8), ("batch", 14), ("batch", 110), (None, 8))
     assert table.col_keys[0] == (False, 1)
     text = str(render(table, "markdown"))
-    assert "| model.norm | model.depth | model.last_bn=False, seed=1 |" in text
+    assert "| model.norm | model.depth | model.last_bn=false, seed=1 |" in text
     assert "| –          | 8 " in text
 
 
@@ -91,7 +91,7 @@ def test_whole_numbers_stay_whole_where_a_run_lacks_the_key() -> None:
     runs = GRID.assign(**{"model.width": [64.0, NAN, *[64.0] * 6]})
     table = make_table(runs, ["model.width"], [], "test_error")
     lines = str(render(table, "markdown")).splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["64", "–"]
+    assert [line.split("|")[1].strip() for line in lines[4:6]] == ["64", "–"]
 
 
 def test_a_cell_over_more_than_seeds_says_so() -> None:
@@ -107,28 +107,30 @@ def test_a_cell_over_more_than_seeds_says_so() -> None:
     assert make_table(GRID, ["model.depth"], ["model.last_bn"], "test_error").varied == ()
 
 
-def test_markdown_is_a_table_that_parses() -> None:
-    table = make_table(GRID.assign(note="a|b"), ["note"], ["model.last_bn"], "test_error")
-    lines = str(render(table, "markdown")).splitlines()
-    cells = [[cell.strip() for cell in line.split(" | ")] for line in lines[:3]]
-    assert cells == [
-        ["| note", "model.last_bn=False", "model.last_bn=True |"],
-        ["| ----", "-" * 48 + ":", "-" * 41 + ": |"],
-        [
-            r"| a\|b",
-            "11.50 ± 2.12 (2 of 4: 1 running, 1 without value)",
-            "5.50 ± 2.12 (2 of 4: 1 diverged, 1 failed) |",
-        ],
-    ]
-    assert len({len(line) for line in lines[:3]}) == 1
-    assert lines[4] == "test_error: mean ± standard deviation (n) over complete runs"
+def test_the_best_of_each_row_whether_or_not_runs_are_missing() -> None:
+    runs = pd.concat([GRID, frame((110, False, 1, "complete", 7.0))], ignore_index=True)
+    table = make_table(runs, ["model.depth"], ["model.last_bn"], "test_error")
+    # 4.00 (1 of 3) before 11.50; nothing to compare 14's only cell with; both of 110.
+    assert table.best == {((8,), (True,)), ((110,), (True,)), ((110,), (False,))}
 
 
-def test_rich_shows_the_same_cells() -> None:
-    table = make_table(GRID, ["model.depth"], ["model.last_bn"], "test_error")
-    text = text_of(render(table))
-    for cell in table.cells.values():
-        assert format_cell(cell) in text
+def test_the_best_of_the_only_column() -> None:
+    table = make_table(GRID, ["model.depth"], [], "test_error")
+    assert table.best == {((110,), ())}
+    assert make_table(GRID.iloc[:2], ["model.depth"], [], "test_error").best == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("value", "best"),
+    [("fc.input_kappa_0.5", {((110,), ())}), ("train_loss", {((110,), ())}), ("fc.trace", set())],
+)
+def test_only_where_less_is_better_is_there_a_best(value: str, best: set[object]) -> None:
+    runs = GRID.assign(**{value: [*[INF] * 4, NAN, NAN, 20.0, 10.0]})
+    runs.loc[4, "state"] = "complete"
+    table = make_table(runs, ["model.depth"], [], value)
+    assert table.best == best
+    if not best:
+        assert "bold" not in str(render(table, "markdown"))
 
 
 @pytest.mark.parametrize(
@@ -144,9 +146,3 @@ def test_rich_shows_the_same_cells() -> None:
 def test_keys_that_do_not_exist(rows: list[str], value: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_table(GRID, rows, [], value)
-
-
-def test_a_format_that_does_not_exist() -> None:
-    table = make_table(GRID, ["seed"], [], "test_error")
-    with pytest.raises(InputError, match=r"unknown table format 'markdwon'.*'markdown'"):
-        render(table, "markdwon")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,8 @@ from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import (
     BLUE,
     GREY,
-    TEXT_WIDTH,
     VERMILION,
+    Size,
     new_figure,
     save,
     style,
@@ -33,11 +34,17 @@ MATRIX_TITLES = {
     "weight_grad": "weight gradient",
     "fisher": "Fisher block",
 }
+HEAT_MARGIN = {Size.TEXT: 0.9, Size.COLUMN: 1.3}  # inches, for titles and labels
 CURVES = ("loss", "train_loss", "test_loss", "train_error", "test_error")
 
 
 def overview(
-    run: Run, folder: Path, stem: str = "overview", *, p: float | None = None
+    run: Run,
+    folder: Path,
+    stem: str = "overview",
+    *,
+    p: float | None = None,
+    size: Size = Size.TEXT,
 ) -> tuple[Path, ...]:
     """λ_max and κ_p of every layer over training, loss and error of one run.
 
@@ -48,6 +55,7 @@ def overview(
         folder: Where to write.
         stem: Name of the files without the extension.
         p: Fraction of the condition number; the first that was measured where ``None``.
+        size: How wide it is printed.
 
     Returns:
         The paths of the PDF, the PNG and the CSV of what was drawn.
@@ -59,14 +67,16 @@ def overview(
     panels = _panels(measures, p)
     last = max([*metrics.index, *measures.steps], default=0)
     axis = StepAxis.of(measures.steps.astype(float), float(last))
-    heat = len(panels) * map_height(len(measures.layers)) + 0.9 if panels else 0.0
+    if size is Size.COLUMN:
+        panels = [list(column) for column in zip(*panels, strict=True)]  # too narrow for three
+    heat = len(panels) * map_height(len(measures.layers)) + HEAT_MARGIN[size] if panels else 0.0
     with style():
-        figure = new_figure(TEXT_WIDTH, heat + 1.9)
+        figure = new_figure(size.width, heat + 1.9)
         figure.suptitle(headline(run), fontsize=8.5)
         if panels:
             parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[heat, 1.65]).ravel()
-            _draw_heat_maps(parts[0], measures, panels, axis)
-        _draw_curves(parts[1] if panels else figure, metrics)
+            _draw_heat_maps(parts[0], measures, panels, axis, size)
+        _draw_curves(parts[1] if panels else figure, metrics, size)
         return save(figure, _data(measures, panels, metrics), folder, stem)
 
 
@@ -82,9 +92,14 @@ def _panels(measures: LayerMeasures, p: float | None) -> list[list[str]]:
 
 
 def _draw_heat_maps(
-    figure: FigureBase, measures: LayerMeasures, panels: Sequence[Sequence[str]], axis: StepAxis
+    figure: FigureBase,
+    measures: LayerMeasures,
+    panels: Sequence[Sequence[str]],
+    axis: StepAxis,
+    size: Size,
 ) -> None:
     shape = len(panels), len(panels[0])
+    place: Literal["left", "center"] = "left" if size is Size.COLUMN else "center"
     grid = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
     seen: set[Mark] = set()
     for axes, name in zip(grid.flat, (name for row in panels for name in row), strict=True):
@@ -94,7 +109,7 @@ def _draw_heat_maps(
         symbol = r"\lambda_{\max}" if kappa is None else rf"\kappa_{{{kappa:g}}}"
         draw_heat_map(axes, measures.values(name), marks, axis, rf"$\log_{{10}}\,{symbol}$")
         if kappa is None:
-            axes.set_title(MATRIX_TITLES[str(measure.matrix)])
+            axes.set_title(MATRIX_TITLES[str(measure.matrix)], loc=place)
     for axes in grid[-1]:
         axes.set_xlabel("step")
     for axes in grid[:, 0]:
@@ -104,7 +119,7 @@ def _draw_heat_maps(
     draw_legend(figure, seen)
 
 
-def _draw_curves(figure: FigureBase, metrics: pd.DataFrame) -> None:
+def _draw_curves(figure: FigureBase, metrics: pd.DataFrame, size: Size) -> None:
     has_errors = bool(metrics[["train_error", "test_error"]].notna().any(axis=None))
     panels = figure.subplots(1, 2 if has_errors else 1, squeeze=False)[0]
     _curve(panels[0], metrics["loss"], GREY, "batch", thin=True)
@@ -129,7 +144,7 @@ def _draw_curves(figure: FigureBase, metrics: pd.DataFrame) -> None:
         axes.set_xlim(-0.02 * last, 1.02 * last)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
         if axes.lines:
-            axes.legend(ncols=3, handlelength=1.2, columnspacing=1.0)
+            axes.legend(ncols=3 if size is Size.TEXT else 1, handlelength=1.2, columnspacing=1.0)
 
 
 def _curve(

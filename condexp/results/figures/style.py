@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,20 @@ from matplotlib.figure import Figure
 
 # Okabe & Ito (2008): distinguishable under every common colour blindness.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
-GREY, LIGHT_GREY = "#9A9A9A", "#E4E4E4"
+SKY_BLUE, BLACK, GREY, LIGHT_GREY = "#56B4E9", "#000000", "#9A9A9A", "#E4E4E4"
 
-TEXT_WIDTH = 7.2  # inches: two columns of a paper
+
+class Size(StrEnum):
+    """How wide a figure is printed."""
+
+    COLUMN = "column"
+    TEXT = "text"
+
+    @property
+    def width(self) -> float:
+        """Inches: of one column of a paper, or of its two columns together."""
+        return 3.4 if self is Size.COLUMN else 7.2
+
 
 _RC: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine has it

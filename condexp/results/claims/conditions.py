@@ -1,0 +1,65 @@
+"""What is compared with what: runs of one condition differ in the seed alone."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from condexp.errors import InputError
+from condexp.results.setting import flatten, setting_text
+from condexp.store.reader import Run
+from condexp.store.runs import State, identity_config, identity_hash
+
+
+def describe(runs: Sequence[Run], factors: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Say of each run what every row of a claim's measurements begins with.
+
+    Args:
+        runs: The runs.
+        factors: Configuration keys whose effect is looked at: they are no part of the condition.
+
+    Returns:
+        For each run ``condition`` (its network and data, and each other key that differs among the
+        runs of this network on these data), ``seed`` and ``state``.
+
+    Raises:
+        InputError: If two runs are the same experiment, so that a pair would count twice.
+    """
+    known: dict[str, Run] = {}
+    for run in runs:
+        other = known.setdefault(identity_hash(run.config), run)
+        if other is not run:
+            raise InputError(f"{other.path} and {run.path} are the same experiment: name one.")
+    configs = [dict(flatten(identity_config(run.config))) for run in runs]
+    names = [f"{config.get('model.name')} on {config.get('dataset.name')}" for config in configs]
+    found = []
+    for run, config, name in zip(runs, configs, names, strict=True):
+        family = [other for other, its in zip(configs, names, strict=True) if its == name]
+        varied = [key for key in _varied(family) if key not in {"seed", *factors}]
+        words = [name, *(f"{key}={setting_text(config.get(key))}" for key in varied)]
+        state = run.status.get("state", State.COMPLETE)
+        found.append({
+            "condition": ", ".join(words),
+            "seed": config.get("seed"),
+            "state": str(state),
+        })
+    return found
+
+
+def unfinished(frame: pd.DataFrame) -> Iterator[str]:
+    """Say which runs did not complete: their last snapshot is not the others'.
+
+    Args:
+        frame: A claim's measurements, with the columns ``run`` and ``state``.
+
+    Yields:
+        A remark for each state.
+    """
+    states = frame.drop_duplicates("run")["state"]
+    for state, num in states[states != State.COMPLETE].value_counts().sort_index().items():
+        yield f"{num} of {len(states)} runs {'is' if num == 1 else 'are'} {state}"
+
+
+def _varied(configs: Sequence[dict[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [key for key in keys if len({setting_text(each.get(key)) for each in configs}) > 1]

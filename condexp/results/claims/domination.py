@@ -1,0 +1,158 @@
+"""Claim 3: BatchNorm can give the false impression of a local minimum: weight domination."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from condexp.results.claims.conditions import describe, unfinished
+from condexp.results.claims.requires import require
+from condexp.results.claims.verdict import Verdict
+from condexp.results.paired import PairedDifference, paired_difference
+from condexp.results.setting import lookup
+from condexp.store.reader import Run
+
+FACTOR, RELEASE = "trainer.rescale.factor", "trainer.rescale.release_epoch"
+MEASURES = ("domination", "effective_lr")
+OPTION = "analysis=factors"
+PLATEAU, DOMINATED, RECOVERED = 5.0, 1 / 100, 3.0
+STATEMENT = (
+    "BatchNorm can give the false impression of a local minimum: large weights dominate their "
+    "gradients, and the loss stays where it is although the function could be learned."
+)
+CRITERION = (
+    "hidden weights × α, function unchanged, for one α at least: after the same steps the loss is "
+    "at least 5 × the unscaled net's while the median domination is below 1/100 of its; once the "
+    "weights are divided by α again, the loss comes within 3 × the unscaled net's in a third of "
+    "the steps (geometric means over seeds, paired)"
+)
+
+
+def measure(runs: Sequence[Run]) -> pd.DataFrame:
+    """Read loss, domination and effective learning rate over training.
+
+    Args:
+        runs: Runs over ``trainer.rescale.factor``, 1 among its values, and seeds.
+
+    Returns:
+        One row a run and step that has an evaluation or a snapshot, sorted: ``factor``,
+        ``condition``, ``seed``, ``run``, ``state``; ``release``, the step at which the weights are
+        divided by the factor again (NaN: never); ``step``; ``train_loss`` after that many updates;
+        ``domination`` and ``effective_lr``, medians over the hidden layers. NaN where a step lacks
+        the one or the other.
+
+    Raises:
+        InputError: If a run did not record it.
+    """
+    parts = []
+    for run, described in zip(runs, describe(runs, [FACTOR, RELEASE]), strict=True):
+        layers = require(run, MEASURES, OPTION)
+        linear = np.flatnonzero(layers.arrays["type"] == "Linear")
+        hidden = [i for i in range(len(layers.layers)) if i not in linear[-1:]]
+        medians = pd.DataFrame(
+            {name: np.median(layers.values(name)[:, hidden], axis=1) for name in MEASURES},
+            index=layers.steps,
+        )
+        table = run.metrics[["train_loss"]].dropna().join(medians, how="outer")
+        head = {
+            "factor": float(lookup(run.config, FACTOR) or 1),
+            **described,
+            "run": run.path.name,
+            "release": _release(run),
+        }
+        parts.append(pd.DataFrame(head, index=table.index).join(table).rename_axis("step"))
+    frame = pd.concat(parts).reset_index()
+    columns = [*frame.columns.drop(["step", "train_loss", *MEASURES]), "step", "train_loss"]
+    frame = frame[[*columns, *MEASURES]]
+    return frame.sort_values(["factor", "condition", "seed", "step"], ignore_index=True)
+
+
+def judge(frame: pd.DataFrame) -> Verdict:
+    """Compare scaled nets with unscaled ones at the release and a third of the steps later.
+
+    Args:
+        frame: What `measure` returned.
+
+    Returns:
+        The verdict; its numbers are a row a condition and factor, ratios to the unscaled net.
+    """
+    pairs = _pairs(frame)
+    rows = [
+        {"condition": condition, "factor": factor} | _compare(own)
+        for (condition, factor), own in pairs.groupby(["condition", "factor"])
+    ]
+    said = [row["shown"] for row in rows if row["shown"] is not None]
+    shown = any(said) if said else None
+    remarks = tuple(_remarks(frame, pairs))
+    return Verdict(3, STATEMENT, CRITERION, shown, pd.DataFrame(rows), remarks)
+
+
+def _release(run: Run) -> float:
+    epoch = lookup(run.config, RELEASE)
+    return math.nan if epoch is None else float(epoch * int(run.attrs["steps_per_epoch"]))
+
+
+def _pairs(frame: pd.DataFrame) -> pd.DataFrame:
+    # A row for each scaled run, beside the unscaled one of its seed.
+    runs = dict(iter(frame.groupby(["condition", "factor", "seed"])))
+    rows = []
+    for (condition, factor, seed), scaled in runs.items():
+        unscaled = runs.get((condition, 1.0, seed))
+        if factor != 1 and unscaled is not None:
+            release = float(scaled["release"].iloc[0])
+            row = {"condition": condition, "factor": factor, "seed": seed}
+            row |= {f"scaled {name}": x for name, x in _moments(scaled, release).items()}
+            row |= {f"unscaled {name}": x for name, x in _moments(unscaled, release).items()}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=["condition", "factor", "seed"] if not rows else None)
+
+
+def _moments(run: pd.DataFrame, release: float) -> dict[str, float]:
+    # A snapshot at the release itself sees the weights after it.
+    losses = run.dropna(subset="train_loss").set_index("step")["train_loss"]
+    before = run.loc[run["step"] < release, "domination"].dropna()
+    after = losses[(losses.index > release) & (losses.index <= release * 4 / 3)]
+    return {
+        "loss": float(losses.get(release, math.nan)),
+        "domination": float(before.iloc[-1]) if len(before) else math.nan,
+        "last loss": float(after.iloc[-1]) if len(after) else math.nan,
+    }
+
+
+def _compare(pairs: pd.DataFrame) -> dict[str, object]:
+    loss, domination, last = (_ratio(pairs, name) for name in ("loss", "domination", "last loss"))
+    parts = (loss.mean >= PLATEAU, domination.mean < DOMINATED, last.mean <= RECOVERED)
+    enough = min(ratio.num for ratio in (loss, domination, last)) > 1
+    return {
+        "pairs": loss.num,
+        "loss ratio": loss.mean,
+        "loss low": loss.low,
+        "loss high": loss.high,
+        "domination ratio": domination.mean,
+        "loss ratio after release": last.mean,
+        "after low": last.low,
+        "after high": last.high,
+        "shown": all(parts) if enough else None,
+    }
+
+
+def _ratio(pairs: pd.DataFrame, name: str) -> PairedDifference:
+    # Geometric mean over seeds of scaled / unscaled, and its interval.
+    with np.errstate(divide="ignore"):
+        unscaled, scaled = (np.log(pairs[f"{net} {name}"]) for net in ("unscaled", "scaled"))
+    found = paired_difference(unscaled.tolist(), scaled.tolist())
+    mean, low, high = np.exp([found.mean, found.low, found.high]).tolist()
+    return PairedDifference(found.num, mean, low, high)
+
+
+def _remarks(frame: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[str]:
+    yield from unfinished(frame)
+    if not len(pairs):
+        yield f"no run with {FACTOR} other than 1 has a partner with factor 1"
+        return
+    if frame.loc[frame["factor"] != 1, "release"].isna().any():
+        yield f"runs without {RELEASE} do not say what dividing back would do"
+    lost = int((~np.isfinite(pairs.select_dtypes(float))).any(axis=1).sum())
+    if lost:
+        yield f"{lost} of {len(pairs)} pairs lack a finite loss or domination at one of the steps"

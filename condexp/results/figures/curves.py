@@ -1,0 +1,90 @@
+"""Curves over training steps with a band over seeds, and the colours that tell them apart."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
+
+from condexp.results.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY_BLUE,
+    VERMILION,
+)
+
+COLORS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY_BLUE, BLACK)
+LINES: Sequence[Any] = ("-", "--", ":", "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3)))
+FEW = 20  # points that are marked one by one
+FEW_DECADES = 10**2.5
+
+
+def color_of(index: int) -> str:
+    """Return the colour of a curve.
+
+    Args:
+        index: Its number among the curves of a panel.
+
+    Returns:
+        One of seven colours; what comes after them is grey, told apart by its line alone.
+    """
+    return COLORS[index] if index < len(COLORS) else GREY
+
+
+def draw_seeds(
+    axes: Axes,
+    values: pd.DataFrame,
+    color: str,
+    label: str | None = None,
+    *,
+    index: int = 0,
+    logarithmic: bool = True,
+) -> None:
+    """Draw the mean over seeds as a line, and their range as a band around it.
+
+    A step that some seeds lack is drawn of those that have it: a run that diverged ends early.
+
+    Args:
+        axes: The panel.
+        values: Rows are steps, ascending; a column a seed. What is not finite is left out.
+        color: Of line and band.
+        label: In the legend; no entry where None.
+        index: Number of the line's dashes, 0 for a solid one.
+        logarithmic: Whether the mean is geometric; what is not positive is left out then.
+    """
+    numbers = values.to_numpy(dtype=float)
+    valid = np.isfinite(numbers) & ((numbers > 0) | (not logarithmic))
+    some = valid.any(axis=1)
+    kept = np.where(valid, numbers, np.nan)[some]
+    if not len(kept):
+        return
+    steps = values.index.to_numpy()[some]
+    mean = np.exp(np.nanmean(np.log(kept), axis=1)) if logarithmic else np.nanmean(kept, axis=1)
+    marker = "o" if len(steps) <= FEW else ""
+    line = LINES[index % len(LINES)]
+    axes.plot(steps, mean, color=color, label=label, linestyle=line, marker=marker, markersize=2)
+    if kept.shape[1] > 1:
+        low, high = np.nanmin(kept, axis=1), np.nanmax(kept, axis=1)
+        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def scale_logarithmically(axes: Axes) -> None:
+    """Make the vertical axis logarithmic, with ticks that suit its range.
+
+    Args:
+        axes: The panel, its curves drawn already.
+    """
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < FEW_DECADES * low:  # powers of ten alone would be one tick or two
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        axes.yaxis.set_major_locator(LogLocator(numticks=8))
+    axes.yaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,91 @@
+"""A figure by its name: of the runs that were asked for, where it belongs."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from condexp.errors import InputError, choose
+from condexp.results.figures import FIGURES, FIGURES_OF_ONE_RUN
+from condexp.results.figures.style import Size
+from condexp.results.select import select
+from condexp.store.layout import FILE_NAME
+from condexp.store.reader import open_run
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What became of a figure.
+
+    Attributes:
+        files: What was written: for each figure a PDF, a PNG and a CSV.
+        left_out: Runs without a snapshot, such as one that failed before its first step.
+    """
+
+    files: tuple[Path, ...]
+    left_out: tuple[Path, ...] = ()
+
+
+def draw(
+    name: str,
+    folders: Sequence[Path],
+    *,
+    where: Sequence[str] = (),
+    output: Path | None = None,
+    size: str = Size.TEXT,
+) -> Drawn:
+    """Draw a figure of stored runs.
+
+    Args:
+        name: The figure's name.
+        folders: Run folders, or folders that hold run folders at any depth.
+        where: ``key=value`` of the runs that are wanted, all of them.
+        output: Folder to write to; where None the folder that holds all of ``folders``, and for a
+            figure of one run the run's own.
+        size: ``column`` or ``text``.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: If there is no such figure, size or run, or the runs lack what is drawn.
+    """
+    draw_runs = FIGURES[choose("figure", name, FIGURES)]
+    width = Size(choose("size", size, Size))
+    selected = select(folders, where)
+    if name in FIGURES_OF_ONE_RUN:
+        targets = [_own_folder(folder, len(selected), output) for folder in selected]
+        drawn = [
+            draw_runs([open_run(folder)], target, size=width)
+            for folder, target in zip(selected, targets, strict=True)
+        ]
+        return Drawn(tuple(path for paths in drawn for path in paths))
+    stored = [open_run(folder) for folder in selected if (folder / FILE_NAME).is_file()]
+    runs = [run for run in stored if run.steps]
+    if not runs:
+        raise InputError(
+            f"none of {len(selected)} runs has a snapshot to draw: the first is taken at step 0, "
+            "unless analysis=none or analysis.schedule says otherwise."
+        )
+    measured = {run.path for run in runs}
+    files = draw_runs(runs, output or common_folder(folders), size=width)
+    return Drawn(files, tuple(folder for folder in selected if folder not in measured))
+
+
+def common_folder(folders: Sequence[Path]) -> Path:
+    """Find where a figure of several folders of runs belongs.
+
+    Args:
+        folders: Folders, or files of a run's folder; at least one.
+
+    Returns:
+        The only one itself, else the deepest folder that holds them all.
+    """
+    own = [path if path.is_dir() else path.parent for path in folders]
+    return own[0] if len(set(own)) == 1 else Path(os.path.commonpath([p.absolute() for p in own]))
+
+
+def _own_folder(run: Path, num_runs: int, output: Path | None) -> Path:
+    if output is None:
+        return run
+    return output / run.name if num_runs > 1 else output

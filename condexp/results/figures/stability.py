@@ -1,0 +1,130 @@
+"""Claim 2: λ_max of the median layer over initializations, learning rates and time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from condexp.results.claims.stability import cells, measure
+from condexp.results.figures.curves import LINES, color_of, draw_seeds, scale_logarithmically
+from condexp.results.figures.steps import StepAxis
+from condexp.results.figures.style import BLACK, GREY, Size, new_figure, save, style
+from condexp.store.reader import Run
+
+NORM_TITLES = {
+    "none": "no normalization",
+    "batch": "BatchNorm",
+    "center": "centring alone",
+    "scale": "scaling alone",
+    "layer": "LayerNorm",
+    "group": "GroupNorm",
+}
+NOTE = (
+    r"In a cell: $\log_{10}\lambda_{\max}$ at the last step at which all runs of a seed have one;",
+    "below it, of how many seeds the loss at least halved; × one diverged.",
+)
+CURVE_INCHES, CELL_INCHES = 1.9, 0.32
+
+
+def stability(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
+    """λ_max of the median layer's K-FAC block: over training, and by cell at the last common step.
+
+    A panel a norm. Lines are geometric means over seeds, bands their range.
+
+    Args:
+        runs: A grid over ``model.norm``, ``model.init``, ``optimizer.lr`` and seeds.
+        folder: Where to write.
+        size: How wide it is printed.
+
+    Returns:
+        The paths of the PDF, the PNG and the CSV of what was drawn.
+    """
+    frame = measure(runs)
+    several = frame["condition"].nunique() > 1
+    drawn = frame.assign(row=frame["init"] + (", " + frame["condition"] if several else ""))
+    norms = [norm for norm in NORM_TITLES if norm in set(frame["norm"])]
+    heights = [CURVE_INCHES, CELL_INCHES * drawn["row"].nunique() + 0.5]
+    with style():
+        figure = new_figure(size.width, sum(heights) + 1.1)
+        figure.suptitle("" if several else str(frame["condition"].iloc[0]), fontsize=8.5)
+        grid = figure.subplots(2, len(norms), squeeze=False, sharey="row", height_ratios=heights)
+        _draw_curves(grid[0], drawn, norms)
+        _draw_maps(grid[1], cells(drawn), norms)
+        _draw_legend(figure, drawn, size)
+        return save(figure, frame, folder, "stability")
+
+
+def _draw_curves(panels: Sequence[Axes], frame: pd.DataFrame, norms: Sequence[str]) -> None:
+    rows, rates = list(frame["row"].unique()), sorted(frame["lr"].unique())
+    steps = np.unique(frame["step"].to_numpy()).astype(float)
+    axis = StepAxis.of(steps, float(steps[-1]))
+    for axes, norm in zip(panels, norms, strict=True):
+        own = frame[frame["norm"] == norm]
+        for (row, rate), cell in own.groupby(["row", "lr"]):
+            values = 10 ** cell.pivot(index="step", columns="seed", values="log10_lambda_max")
+            draw_seeds(axes, values, color_of(rates.index(rate)), index=rows.index(row))
+        axes.set(title=NORM_TITLES[norm], xlabel="step")
+        axis.apply(axes)
+    scale_logarithmically(panels[0])  # they share it
+    panels[0].set_ylabel(r"$\lambda_{\max}(\Sigma_x \otimes \Sigma_{\nabla h})$, median layer")
+
+
+def _draw_maps(panels: Sequence[Axes], runs: pd.DataFrame, norms: Sequence[str]) -> None:
+    rows, rates = list(runs["row"].unique()), sorted(runs["lr"].unique())
+    means = runs.groupby(["norm", "row", "lr"])["log10_lambda_max"].mean()
+    scale = Normalize(means.min(), means.max())
+    for axes, norm in zip(panels, norms, strict=True):
+        own = runs[runs["norm"] == norm]
+        table = means[norm].unstack().reindex(index=rows, columns=rates)
+        axes.pcolormesh(np.ma.masked_invalid(table), cmap="viridis", norm=scale, edgecolor="white")
+        for (row, rate), cell in own.groupby(["row", "lr"]):
+            value = table.loc[row, rate]
+            axes.text(
+                rates.index(rate) + 0.5,
+                rows.index(row) + 0.5,
+                f"{_number(value)}\n{cell['halved'].sum()}/{len(cell)}{_ending(cell)}",
+                color="white" if scale(value) < 0.6 else BLACK,
+                ha="center",
+                va="center",
+                fontsize=6.5,
+            )
+        spread = own.groupby("seed")["log10_lambda_max"].agg(np.ptp).mean()
+        axes.set_title(f"range {spread:.1f} decades", fontsize=7.5)
+        axes.set_xticks(np.arange(len(rates)) + 0.5, [f"{rate:g}" for rate in rates])
+        axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+        axes.set(xlabel="learning rate", ylim=(len(rows), 0))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}".replace("-", "−") if np.isfinite(value) else "–"
+
+
+def _ending(cell: pd.DataFrame) -> str:
+    return " ×" if cell["diverged"].any() else ""
+
+
+def _draw_legend(figure: Figure, frame: pd.DataFrame, size: Size) -> None:
+    rates = [
+        Line2D([], [], color=color_of(index), label=f"lr {rate:g}")
+        for index, rate in enumerate(sorted(frame["lr"].unique()))
+    ]
+    inits = [
+        Line2D([], [], color=GREY, linestyle=LINES[index % len(LINES)], label=row)
+        for index, row in enumerate(frame["row"].unique())
+    ]
+    ncols = 3 if size is Size.COLUMN else 6
+    figure.legend(
+        handles=[*rates, *inits],
+        loc="outside lower center",
+        ncols=ncols,
+        handlelength=2.5,
+        title="\n".join(NOTE) if size is Size.COLUMN else " ".join(NOTE),
+        title_fontsize=6.5,
+    )

@@ -1,0 +1,79 @@
+"""Claim 1 as a picture: K-FAC's λ_max and κ_0.5 of every layer against those of the exact block."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from condexp.results.claims import validation as claim
+from condexp.results.figures.curves import color_of
+from condexp.results.figures.style import GREY, Size, new_figure, save, style
+from condexp.store.matrices import NETWORK
+from condexp.store.reader import Run
+
+SYMBOLS = {"lambda_max": r"\lambda_{\max}", "kappa_0.5": r"\kappa_{0.5}"}
+MARKERS = "osD^vP*"
+
+
+def validation(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
+    """λ_max and κ_0.5 of ``kfac`` against ``fisher``: a point a run, snapshot and layer.
+
+    On the dashed line the two agree. Crosses are the network as a whole. κ_0.5 is shown of the
+    layers that have a gradient for each weight. A panel's title holds the least of the conditions'
+    correlations (mean over seeds, without the crosses).
+
+    Args:
+        runs: Runs that measured both matrices.
+        folder: Where to write.
+        size: How wide it is printed.
+
+    Returns:
+        The paths of the PDF, the PNG and the CSV of what was drawn.
+    """
+    frame = claim.measure(runs)
+    numbers = claim.correlations(frame)
+    names = list(numbers["condition"])
+    across = (1, 2) if size is Size.TEXT else (2, 1)
+    panel = size.width / across[1]
+    with style():
+        figure = new_figure(size.width, across[0] * panel + 0.16 * (len(names) + 1) + 0.1)
+        for axes, (measure, symbol) in zip(
+            figure.subplots(*across).ravel(), SYMBOLS.items(), strict=True
+        ):
+            _draw(axes, claim.points(frame, measure), names)
+            least = numbers[f"r of log {claim.SYMBOLS[measure]}"].min(skipna=False)
+            axes.set_title(rf"${symbol}$, least $r$ = {least:.3f}")
+            axes.set_xlabel(rf"${symbol}$ of the exact Fisher block")
+            axes.set_ylabel(rf"${symbol}$ of $\Sigma_x \otimes \Sigma_{{\nabla h}}$")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=1)
+        return save(figure, frame, folder, "validation")
+
+
+def _draw(axes: Axes, points: pd.DataFrame, names: Sequence[str]) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for index, name in enumerate(names):
+        own = points[points["condition"] == name]
+        color, marker = color_of(index), MARKERS[index % len(MARKERS)]
+        layers, network = own[own["layer"] != NETWORK], own[own["layer"] == NETWORK]
+        axes.scatter(
+            10 ** layers["fisher"],
+            10 ** layers["kfac"],
+            s=9,
+            marker=marker,
+            facecolors="none",
+            edgecolors=color,
+            linewidths=0.6,
+            label=name,
+        )
+        axes.scatter(
+            10 ** network["fisher"], 10 ** network["kfac"], s=14, marker="x", color=color, lw=0.8
+        )
+    if len(points):
+        both = 10 ** points[["fisher", "kfac"]].to_numpy()
+        limits = both.min() / 1.3, both.max() * 1.3  # alike, so that the diagonal is equality
+        axes.plot(limits, limits, color=GREY, linestyle="--", linewidth=0.8, zorder=0)
+        axes.set(xlim=limits, ylim=limits)
+    axes.plot([], [], "x", color=GREY, markersize=4, label="the network as a whole")

@@ -1,0 +1,194 @@
+"""The paper's tables, figures and claims as one page, from stored runs alone."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from condexp.errors import InputError
+from condexp.results.claims import CLAIMS, Claim
+from condexp.results.claims.verdict import Verdict
+from condexp.results.collect import collect
+from condexp.results.formats import Format, render
+from condexp.results.markdown import markdown_frame
+from condexp.results.origins import commands, describe_machines, describe_runs
+from condexp.results.select import select
+from condexp.results.tables import make_table
+from condexp.store.disk import write_text
+from condexp.store.layout import FILE_NAME
+from condexp.store.reader import open_run
+from condexp.store.runs import State
+
+REPORT_NAME = "REPORT.md"
+PAIRED = "model.last_bn"
+NO_VERDICT = "cannot be said"
+ENDED = (State.COMPLETE, State.DIVERGED)
+VALUES = ("test_error", "last_linear.input_kappa_0.5")
+
+
+@dataclass(frozen=True)
+class TableKeys:
+    """Rows and columns of one of the paper's tables."""
+
+    rows: tuple[str, ...]
+    cols: tuple[str, ...]
+
+
+TABLES: Mapping[str, TableKeys] = {
+    "table1": TableKeys(("model.depth",), ("model.name", PAIRED)),
+    "table2": TableKeys(("model.depth",), ("model.name", PAIRED)),
+    "table3": TableKeys(("model.depth",), (PAIRED, "model.dropout")),
+}
+EXPERIMENTS = tuple(
+    dict.fromkeys([*TABLES, *(name for claim in CLAIMS.values() for name in claim.experiments)])
+)
+
+
+def write_report(root: Path, where: Sequence[str] = (), output: Path | None = None) -> Path:
+    """Write what an output folder holds of the paper: tables, figures, verdicts, and their origin.
+
+    Nothing is trained or drawn: figures are linked to where ``condexp figure`` wrote them. An
+    experiment without runs is named as missing.
+
+    Args:
+        root: The folder that holds a folder an experiment: ``table1``, ``fig_validation``, …
+        where: ``key=value`` of the runs that are wanted, such as ``profile=cpu``.
+        output: The file; ``REPORT.md`` in ``root`` where None.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        InputError: If none of the paper's experiments has such a run.
+    """
+    target = output if output is not None else root / REPORT_NAME
+    found, missing = _find(root, where)
+    if not found:
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in missing.items())
+        raise InputError(
+            f"nothing to report: none of the paper's experiments, which 'make paper' runs, has a "
+            f"run that is wanted:{reasons}"
+        )
+    verdicts = {name: _judge(claim, found) for name, claim in CLAIMS.items()}
+    parts = [
+        "# The paper's tables, figures and claims, from stored runs",
+        *_summary(verdicts, where),
+        *_tables(found),
+        *_claims(root, target.parent, verdicts),
+        *_origins(found, missing),
+    ]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_text(target, "\n\n".join(parts) + "\n")
+    return target
+
+
+def _find(root: Path, where: Sequence[str]) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Return the run folders by experiment, and why an experiment has none."""
+    found, missing = {}, {}
+    for name in EXPERIMENTS:
+        if not (root / name).is_dir():
+            missing[name] = f"{root / name} does not exist"
+            continue
+        try:
+            found[name] = select([root / name], where)
+        except InputError as reason:
+            missing[name] = str(reason)
+    return found, missing
+
+
+def _judge(claim: Claim, found: Mapping[str, Sequence[Path]]) -> Verdict | str:
+    """Return the verdict, or why there is none."""
+    folders = [folder for name in claim.experiments for folder in found.get(name, ())]
+    runs = [open_run(folder) for folder in folders if (folder / FILE_NAME).is_file()]
+    # The last snapshot of a run that stopped on its way is not the others'.
+    ended = [run for run in runs if run.steps and run.status.get("state", ENDED[0]) in ENDED]
+    if not ended:
+        return f"no run of {' or '.join(claim.experiments)} has ended with a snapshot"
+    try:
+        verdict = claim.judge(claim.measure(ended))
+    except InputError as reason:
+        return str(reason)
+    left_out = len(folders) - len(ended)
+    note = f"{left_out} of {len(folders)} runs did not end with a snapshot and are left out"
+    return replace(verdict, remarks=(*[note] * (left_out > 0), *verdict.remarks))
+
+
+def _summary(verdicts: Mapping[str, Verdict | str], where: Sequence[str]) -> Iterator[str]:
+    if where:
+        yield f"Runs with {' and '.join(f'`{condition}`' for condition in where)}."
+    rows = [
+        {
+            "claim": str(CLAIMS[name].number),
+            "figure": name,
+            "verdict": verdict.answer if isinstance(verdict, Verdict) else NO_VERDICT,
+        }
+        for name, verdict in verdicts.items()
+    ]
+    yield markdown_frame(pd.DataFrame(rows))
+
+
+def _tables(found: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    yield "## Tables"
+    for name, keys in TABLES.items():
+        yield f"### {name}"
+        if name not in found:
+            yield f"Missing: no such runs. They are made by `make {name}`."
+            continue
+        frame = collect(found[name])
+        for value in VALUES:
+            yield _table(frame, keys, value)
+
+
+def _table(frame: pd.DataFrame, keys: TableKeys, value: str) -> str:
+    published = value == "test_error"
+    try:
+        table = make_table(frame, keys.rows, keys.cols, value, paired=PAIRED, published=published)
+    except InputError as reason:
+        # A grid that is not complete yet may have no pairs, or no run with this value.
+        try:
+            table = make_table(frame, keys.rows, keys.cols, value, published=published)
+        except InputError as missing:
+            return f"{value}: {missing}"
+        return f"{render(table, Format.MARKDOWN)}\n\n{reason}"
+    return str(render(table, Format.MARKDOWN))
+
+
+def _claims(root: Path, folder: Path, verdicts: Mapping[str, Verdict | str]) -> Iterator[str]:
+    yield "## Claims"
+    for name, verdict in verdicts.items():
+        claim = CLAIMS[name]
+        if isinstance(verdict, str):
+            yield f"### Claim {claim.number}: {name}"
+            yield f"**Verdict: {NO_VERDICT}.** {verdict}"
+        else:
+            yield f"### Claim {claim.number}: {verdict.statement}"
+            yield f"Counts as shown when {verdict.criterion}."
+            yield f"**Verdict: {verdict.answer}.**"
+            yield markdown_frame(verdict.numbers)
+            if verdict.remarks:
+                yield "\n".join(f"- {remark}" for remark in verdict.remarks)
+        yield _figure(root, folder, name)
+
+
+def _figure(root: Path, folder: Path, name: str) -> str:
+    for experiment in (f"fig_{name}", *CLAIMS[name].experiments):
+        picture = root / experiment / f"{name}.png"
+        if picture.is_file():
+            return f"![{name}]({Path(os.path.relpath(picture, folder)).as_posix()})"
+    target = f"fig_{name}".replace("_", "-")
+    return f"No figure yet: it is drawn by `make {target}`, or `condexp figure {name}`."
+
+
+def _origins(found: Mapping[str, Sequence[Path]], missing: Mapping[str, str]) -> Iterator[str]:
+    folders = [folder for own in found.values() for folder in own]
+    yield "## Runs"
+    yield markdown_frame(describe_runs(found))
+    if missing:
+        yield "Missing experiments:"
+        yield "\n".join(f"- {name}: {reason}" for name, reason in missing.items())
+    yield "## Commands"
+    yield "\n".join(["```", *commands(folders), "```"])
+    yield "## Versions and hardware"
+    yield markdown_frame(describe_machines(folders))

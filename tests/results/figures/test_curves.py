@@ -1,0 +1,53 @@
+"""Curves with a band over seeds."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from condexp.results.figures.curves import COLORS, color_of, draw_seeds, scale_logarithmically
+from condexp.results.figures.style import GREY, new_figure, style
+
+
+@pytest.mark.parametrize(("logarithmic", "mean"), [(True, [2.0, 3.0]), (False, [2.5, 3.0])])
+def test_mean_and_range_of_the_seeds_that_have_a_step(logarithmic: bool, mean: list[float]) -> None:
+    values = pd.DataFrame({1: [1.0, math.inf, math.nan], 2: [4.0, 3.0, math.nan]}, index=[0, 5, 9])
+    with style():
+        axes = new_figure(3, 2).subplots()
+        draw_seeds(axes, values, COLORS[0], "curve", logarithmic=logarithmic)
+    (line,), (band,) = axes.lines, axes.collections
+    assert np.asarray(line.get_xdata()).tolist() == [0, 5]
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), mean)
+    heights = np.asarray(band.get_paths()[0].vertices)[:, 1]
+    assert (heights.min(), heights.max()) == (1, 4)
+
+
+def test_what_is_not_positive_has_no_place_on_a_logarithmic_axis() -> None:
+    with style():
+        axes = new_figure(3, 2).subplots()
+        draw_seeds(axes, pd.DataFrame({1: [0.0, -1.0]}), COLORS[0])
+        assert not axes.lines
+        draw_seeds(axes, pd.DataFrame({1: [0.0, 2.0]}), COLORS[0])
+    assert np.asarray(axes.lines[0].get_ydata()).tolist() == [2.0]
+    assert not axes.collections  # one seed has no range
+
+
+def test_more_curves_than_colours() -> None:
+    assert len(set(COLORS)) == len(COLORS) == 7
+    assert color_of(6) == COLORS[6]
+    assert color_of(7) == GREY
+
+
+@pytest.mark.parametrize(
+    ("highest", "labels"), [(5.0, {"1", "2", "5"}), (1e9, {"$\\mathdefault{10^{0}}$"})]
+)
+def test_ticks_suit_the_range(highest: float, labels: set[str]) -> None:
+    with style():
+        axes = new_figure(3, 2).subplots()
+        axes.plot([0, 1], [1, highest])
+        scale_logarithmically(axes)
+        axes.figure.canvas.draw()
+        shown = {label.get_text() for label in axes.get_yticklabels()}
+    assert labels <= shown
+    assert len(shown) < 12

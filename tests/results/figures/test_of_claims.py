@@ -1,0 +1,116 @@
+"""The figures of claims 1, 4 and 5: they show what the claims are judged by."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from condexp.analysis.options import Matrix
+from condexp.errors import InputError
+from condexp.results import claims
+from condexp.results.figures import FIGURES
+from condexp.results.figures.style import Size
+from condexp.store.reader import Run, open_run
+from tests.results.stored import write_run
+
+Grid = Callable[[Path], list[Run]]
+
+
+def validation_grid(root: Path) -> list[Run]:
+    return [
+        open_run(write_run(root / f"{norm}{s}", matrices=tuple(Matrix), seed=s, model__norm=norm))
+        for norm in ("none", "batch")
+        for s in (1, 2)
+    ]
+
+
+def conditioning_grid(root: Path) -> list[Run]:
+    return [
+        open_run(write_run(root / f"{norm}{seed}", seed=seed, model__norm=norm))
+        for norm in ("none", "batch", "center")
+        for seed in (1, 2)
+    ]
+
+
+def last_layer_grid(root: Path) -> list[Run]:
+    return [
+        open_run(
+            write_run(
+                root / f"{last_bn}{seed}",
+                save_spectra=True,
+                seed=seed,
+                model__name="resnet",
+                model__last_bn=last_bn,
+            )
+        )
+        for last_bn in (False, True)
+        for seed in (1, 2)
+    ]
+
+
+GRIDS: dict[str, Grid] = {
+    "validation": validation_grid,
+    "conditioning": conditioning_grid,
+    "last_layer": last_layer_grid,
+}
+
+
+@pytest.fixture(scope="module", params=GRIDS)
+def drawn(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, list[Run], tuple[Path, ...]]:
+    root = tmp_path_factory.mktemp(request.param)
+    runs = GRIDS[request.param](root / "runs")
+    return request.param, runs, FIGURES[request.param](runs, root / "drawn", size=Size.COLUMN)
+
+
+def test_three_files_the_same_from_the_same_runs(
+    drawn: tuple[str, list[Run], Sequence[Path]], tmp_path: Path
+) -> None:
+    name, runs, paths = drawn
+    assert [path.name for path in paths] == [f"{name}.pdf", f"{name}.png", f"{name}.csv"]
+    assert imread(paths[1]).shape[1] == round(3.4 * 220)
+    again = FIGURES[name](runs, tmp_path, size=Size.COLUMN)
+    for first, second in zip(paths, again, strict=True):
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_text_is_wider(tmp_path: Path) -> None:
+    runs = conditioning_grid(tmp_path / "runs")[:2]
+    _, png, _ = FIGURES["conditioning"](runs, tmp_path, size=Size.TEXT)
+    assert imread(png).shape[1] == round(7.2 * 220)
+
+
+def test_the_csv_holds_what_the_verdict_is_from(
+    drawn: tuple[str, list[Run], Sequence[Path]],
+) -> None:
+    name, runs, paths = drawn
+    table, measured = pd.read_csv(paths[2]), claims.CLAIMS[name].measure(runs)
+    if name == "validation":
+        pd.testing.assert_frame_equal(table, measured, check_dtype=False)
+    elif name == "conditioning":
+        last = measured[measured["step"] == 5]
+        np.testing.assert_array_equal(table["kappa"], last["kappa"])
+        assert table["norm"].tolist() == last["norm"].tolist()
+    else:
+        curve = table[table["panel"] == "input_kappa_0.5"]
+        assert len(curve) == len(measured)
+        spectrum = table[(table["panel"] == "input_eigenvalue") & (table["step"] == 1)]
+        # The first seed, plain and with LastBN: 4, 2, 1, 1/2.
+        assert len(spectrum) == 2 * 4
+        assert set(spectrum["seed"]) == {1}
+        assert spectrum["value"].unique().tolist() == [4, 2, 1, 0.5]
+
+
+def test_a_last_layer_without_spectra_names_the_option(tmp_path: Path) -> None:
+    run = open_run(write_run(tmp_path / "run"))
+    with pytest.raises(InputError, match=r"analysis\.save_spectra=true"):
+        FIGURES["last_layer"]([run], tmp_path, size=Size.TEXT)
+
+
+def test_every_claim_has_its_figure() -> None:
+    assert set(claims.CLAIMS) == set(FIGURES) - {"overview"}
+    assert [claim.number for claim in claims.CLAIMS.values()] == [1, 2, 3, 4, 5]

@@ -1,0 +1,77 @@
+"""The figure of claim 2: a panel a norm, a cell an initialization and learning rate."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from condexp.results.claims.stability import measure
+from condexp.results.figures.stability import stability
+from condexp.results.figures.style import Size
+from condexp.store.reader import Run, open_run
+from condexp.store.runs import State
+from tests.results.stored import LAYERS, write_run
+
+LOST: dict[str, Any] = {"state": State.DIVERGED, "steps_done": 3, "diverges_at": 2}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Two inits, two learning rates, two seeds; plain nets diverge at the higher rate."""
+    root = tmp_path_factory.mktemp("runs")
+    return [
+        open_run(
+            write_run(
+                root / f"{norm}-{init}-{lr:g}-{seed}",
+                layers=LAYERS[1:2],
+                model__norm=norm,
+                model__init=init,
+                optimizer__lr=lr,
+                seed=seed,
+                **(LOST if lost else {}),
+            )
+        )
+        for norm in ("none", "batch")
+        for init in ("he", "lecun")
+        for lr in (0.1, 1.0)
+        for seed in (1, 2)
+        for lost in [norm == "none" and lr == 1 and seed == 2]
+    ]
+
+
+def test_the_same_runs_give_the_same_bytes_in_any_order(runs: list[Run], tmp_path: Path) -> None:
+    paths = stability(runs, tmp_path / "a", size=Size.TEXT)
+    again = stability(runs[::-1], tmp_path / "b", size=Size.TEXT)
+    assert [path.name for path in paths] == ["stability.pdf", "stability.png", "stability.csv"]
+    assert imread(paths[1]).shape[1] == round(7.2 * 220)
+    for first, second in zip(paths, again, strict=True):
+        assert first.read_bytes() == second.read_bytes()
+    table = pd.read_csv(paths[2])
+    pd.testing.assert_frame_equal(table, measure(runs), check_dtype=False)
+
+
+def test_cells_say_what_became_of_the_runs(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setitem(stability.__globals__, "save", lambda figure, *_: drawn.append(figure))
+    stability(runs, tmp_path, size=Size.TEXT)
+    curves, cells = drawn[0].axes[:2], drawn[0].axes[2:]
+    assert [axes.get_title() for axes in curves] == ["no normalization", "BatchNorm"]
+    assert curves[0].get_ylim() == curves[1].get_ylim()
+    plain, normalized = ([text.get_text() for text in axes.texts] for axes in cells)
+    # λ_max = 4^(1 - step), at step 5 for the first seed and at step 2, the last of the plain
+    # nets', for the second: log₁₀ is -2.4 and -0.6.
+    assert plain == ["−1.5\n2/2", "−1.5\n1/2 ×"] * 2
+    assert normalized == ["−1.5\n2/2"] * 4
+    assert [label.get_text() for label in cells[0].get_yticklabels()] == ["he", "lecun"]
+
+
+def test_cells_without_runs_stay_empty(runs: list[Run], tmp_path: Path) -> None:
+    some = [run for run in runs if "none-lecun-1" not in run.path.name]
+    assert len(some) == len(runs) - 2
+    assert len(stability(some, tmp_path, size=Size.COLUMN)) == 3
+    assert len(stability(runs[:1], tmp_path, size=Size.COLUMN)) == 3
