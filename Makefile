@@ -8,7 +8,7 @@ LAUNCHER ?= $(if $(filter paper,$(PROFILE)),basic,local)
 TABLES := table1 table2 table3
 FIGURES := fig-validation fig-stability fig-domination fig-conditioning fig-last-layer
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-engines lint typecheck bench $(TABLES) $(FIGURES) paper clean
+.PHONY: help setup run test test-slow lint typecheck bench $(TABLES) $(FIGURES) paper clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -37,9 +37,6 @@ test: $(VENV)/.installed-dev ## the test suite
 
 test-slow: $(VENV)/.installed-dev ## the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow
-
-test-engines: $(VENV)/.installed-dev ## the tests that need a real engine (a Slurm daemon, several GPUs)
-	@$(BIN)/python -m pytest -q -m engine
 
 lint: $(VENV)/.installed-dev ## ruff: style, docstrings, formatting
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .

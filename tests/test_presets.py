@@ -210,8 +210,8 @@ def test_profiles_share_no_run(experiment: str) -> None:
 
 # What a profile may change: sizes, data, lengths.
 SIZES = ("dataset.", "model.depth", "model.width", "trainer.epochs", "trainer.batch_size",
-         "trainer.eval.every_epochs", "trainer.rescale.release_epoch", "analysis.probe.",
-         "analysis.schedule.log_spaced")  # fmt: skip
+         "trainer.eval.every_epochs", "trainer.rescale.release_epoch", "scheduler.milestones",
+         "analysis.probe.", "analysis.schedule.log_spaced")  # fmt: skip
 
 
 def flat(values: Mapping[str, object], path: str = "") -> dict[str, object]:

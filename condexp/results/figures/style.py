@@ -11,6 +11,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 # Okabe & Ito (2008): distinguishable under every common colour blindness.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
@@ -101,15 +102,28 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, stem: str) -> tuple[P
     Returns:
         The paths of the PDF, PNG and CSV.
     """
+    _lay_out(figure)
     contents: dict[str, bytes] = {}
     for extension, metadata in _METADATA.items():
         buffer = BytesIO()
         figure.savefig(buffer, format=extension, metadata=metadata)
         contents[extension] = buffer.getvalue()
-        figure.set_layout_engine("none")  # laid out once, which takes longer than to draw
     contents["csv"] = data.to_csv(index=False, lineterminator="\n").encode()
     folder.mkdir(parents=True, exist_ok=True)
     paths = {extension: folder / f"{stem}.{extension}" for extension in ("pdf", "png", "csv")}
     for extension, path in paths.items():
         path.write_bytes(contents[extension])
     return tuple(paths.values())
+
+
+def _lay_out(figure: Figure) -> None:
+    """Lay out once, and round: the last bits of the layout's solver hang on addresses in memory."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    parts = list(figure.subfigs)
+    while parts:
+        part = parts.pop()
+        part.bbox_relative.set_points(part.bbox_relative.get_points().round(6))
+        parts += part.subfigs
+    for axes in figure.axes:
+        axes.set_position(Bbox(axes.get_position().get_points().round(6)))
