@@ -87,7 +87,7 @@ def _facts(origin: Mapping[str, Any]) -> dict[str, str]:
     if not origin:
         return {"code": "not recorded"}
     git, hardware = origin.get("git") or {}, origin.get("hardware") or {}
-    commit = str(git.get("commit") or "an installed package")[:SHORT_COMMIT]
+    commit = str(git["commit"])[:SHORT_COMMIT] if git.get("commit") else "an installed package"
     versions = origin.get("packages") or {}
     device = hardware.get("gpu") or hardware.get("device")
     return {
