@@ -111,6 +111,7 @@ def test_a_full_disk_at_every_call(
 ) -> None:
     calls = range(0, num_calls, 3 if how == "full" else 1)
     ends = fill_and_go_on(nursery, tmp_path / "r", few, calls, how)
-    assert (0, State.COMPLETE) in ends
-    # A disk that stays full has no room to say so either: its run is one whose process is gone.
-    assert (1, State.FAILED if how == "full once" else State.RUNNING) in ends
+    if how == "full once":
+        assert {(0, State.COMPLETE), (1, State.FAILED)} <= ends
+    else:  # no room to say how it ended: it reads as a run whose process is gone
+        assert ends == {(0, State.RUNNING), (1, State.PENDING), (1, State.RUNNING)}
