@@ -58,10 +58,14 @@ class ShiftedProducts:
         Returns:
             ``[groups, offsets, C / groups, offsets, C / groups]`` float64.
         """
-        plan, (groups, channels) = self._plan, self._padded.shape[:: self._padded.ndim - 1]
-        full = torch.stack([self._full(shift) for shift in plan.shifts], 1)
-        parts = self._parts()
+        plan, groups, channels = self._plan, self._padded.shape[0], self._padded.shape[-1]
         num = len(plan.rows)
+        full = self._padded.new_empty(
+            groups, len(plan.shifts), channels, channels, dtype=torch.float64
+        )
+        for number, shift in enumerate(plan.shifts):
+            full[:, number] = self._full(shift)
+        parts = self._parts()
         blocks = full.new_empty(groups, num, channels, num, channels)
         for i, row in enumerate(plan.rows):
             from_here = full[:, row.shifts]
@@ -85,8 +89,8 @@ class ShiftedProducts:
     def _parts(self) -> Tensor:
         """Return the plan's parts, ``[groups, parts, C / groups, C / groups]``."""
         plan, padded = self._plan, self._padded
-        groups, channels = padded.shape[:: padded.ndim - 1]
-        parts = padded.new_empty(groups, len(plan.parts), channels, channels, dtype=torch.float64)
+        groups, channels = padded.shape[0], padded.shape[-1]
+        parts = padded.new_empty(groups, plan.num_parts, channels, channels, dtype=torch.float64)
         # Of the strips along one border, which differ in their shift along it, at once.
         for axis, strips in enumerate(plan.strips):
             # Images with the axis that the strips run along last.
@@ -148,20 +152,14 @@ class _Plan:
         strips: Parts along a border, horizontal ones and vertical ones: from the shift across and
             the first and last + 1 line to the numbers of parts and their shifts along.
         corners: Shift, rows and columns of other parts, and their numbers.
+        num_parts: Number of all parts.
     """
 
     shifts: list[Offset]
     rows: list[_Row]
     strips: tuple[dict[tuple[int, Span], list[tuple[int, int]]], ...]
     corners: list[tuple[tuple[Offset, Span, Span], int]]
-
-    @property
-    def parts(self) -> range:
-        """The numbers of all parts."""
-        return range(
-            sum(len(members) for strips in self.strips for members in strips.values())
-            + len(self.corners)
-        )
+    num_parts: int
 
 
 @lru_cache(maxsize=256)
@@ -201,7 +199,7 @@ def _plan(window: Window, size: Offset) -> _Plan:
                     number = parts.setdefault((kind, shift, where), len(parts))
                     corrections.append((j - i, number))
         rows.append(row)
-    plan = _Plan(list(shifts), rows, ({}, {}), [])
+    plan = _Plan(list(shifts), rows, ({}, {}), [], len(parts))
     for (kind, shift, where), number in parts.items():
         if kind == 2:
             plan.corners.append(((shift, where[0], where[1]), number))

@@ -1,9 +1,9 @@
-"""The block of plain networks: a layer with weights, its normalisation and its activation."""
+"""What plain networks are made of: blocks of a layer with weights, and convolutions' head."""
 
 from collections import OrderedDict
 from enum import StrEnum
 
-from torch import nn
+from torch import Tensor, nn
 
 from condexp.errors import choose
 from condexp.models.norm import Norm, make_norm
@@ -77,3 +77,63 @@ def make_block(
     if norm_position == NormPosition.AFTER:
         block.move_to_end("norm")
     return nn.Sequential(block)
+
+
+def add_pooling(block: nn.Sequential, side: int) -> int:
+    """Append 2×2 max pooling as ``pool``, where height and width are 2 px at least.
+
+    Args:
+        block: What is followed by it.
+        side: The smaller of height and width.
+
+    Returns:
+        The smaller of them afterwards.
+    """
+    if side < 2:
+        return side
+    block.add_module("pool", nn.MaxPool2d(2))
+    return side // 2
+
+
+class PositionMean(nn.Module):
+    """The mean over positions."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Average.
+
+        Args:
+            inputs: Activations [N, C, H, W].
+
+        Returns:
+            Means [N, C].
+        """
+        # A plain mean: the adaptive pooling's backward pass is not deterministic on CUDA.
+        return inputs.mean((2, 3))
+
+
+def make_classifier(
+    name: str,
+    convolutions: nn.Sequential,
+    channels: int,
+    num_outputs: int,
+    *,
+    last_bn: bool,
+    bias: bool = True,
+) -> nn.Sequential:
+    """Put the mean over positions and a linear layer on top of convolutions.
+
+    Args:
+        name: What the convolutions are called in the network.
+        convolutions: They.
+        channels: Channels of their output.
+        num_outputs: Outputs of the last layer.
+        last_bn: Whether a BatchNorm1d stands before the last linear layer, ``fc``.
+        bias: Whether ``fc`` has a bias.
+
+    Returns:
+        The network, images [N, C, H, W] to [N, num_outputs].
+    """
+    model = nn.Sequential(OrderedDict({name: convolutions, "mean": PositionMean()}))
+    model.add_module("last_bn", nn.BatchNorm1d(channels) if last_bn else nn.Identity())
+    model.add_module("fc", nn.Linear(channels, num_outputs, bias=bias))
+    return model

@@ -2,44 +2,18 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from condexp.models.block import Activation, NormPosition, make_block
+from condexp.models.block import (
+    Activation,
+    NormPosition,
+    add_pooling,
+    make_block,
+    make_classifier,
+)
 from condexp.models.checks import check_image, check_sizes
 from condexp.models.init import Init, initialise
 from condexp.models.norm import Norm
-
-
-class Cnn(nn.Module):
-    """Blocks of convolutions, the mean over positions, a linear layer.
-
-    Args:
-        layers: The blocks.
-        channels: Channels of the last block's output.
-        num_outputs: Outputs of the last layer.
-        bias: Whether the last layer has a bias.
-        last_bn: Whether a BatchNorm1d stands before the last linear layer.
-    """
-
-    def __init__(
-        self, layers: nn.Sequential, channels: int, num_outputs: int, *, bias: bool, last_bn: bool
-    ) -> None:
-        super().__init__()
-        self.layers = layers
-        self.last_bn = nn.BatchNorm1d(channels) if last_bn else nn.Identity()
-        self.fc = nn.Linear(channels, num_outputs, bias=bias)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map images to outputs.
-
-        Args:
-            inputs: Images [N, C, H, W].
-
-        Returns:
-            Outputs [N, num_outputs].
-        """
-        outputs: Tensor = self.fc(self.last_bn(self.layers(inputs).mean((2, 3))))
-        return outputs
 
 
 def build_cnn(
@@ -86,11 +60,9 @@ def build_cnn(
     for _ in range(depth - 1):
         conv = nn.Conv2d(channels, width, 3, padding=1, bias=bias)
         block = make_block(conv, norm, norm_position, activation)
-        if side >= 2:
-            block.add_module("pool", nn.MaxPool2d(2))
-            side //= 2
+        side = add_pooling(block, side)
         layers.append(block)
         channels = width
-    model = Cnn(layers, channels, num_outputs, bias=bias, last_bn=last_bn)
+    model = make_classifier("layers", layers, channels, num_outputs, last_bn=last_bn, bias=bias)
     initialise(model, init, init_scale)
     return model

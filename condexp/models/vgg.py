@@ -8,10 +8,10 @@ one on the mean over the positions that are left, which is the usual head for CI
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from condexp.errors import choose
-from condexp.models.block import NormPosition, make_block
+from condexp.models.block import NormPosition, add_pooling, make_block, make_classifier
 from condexp.models.checks import check_image, check_sizes
 from condexp.models.init import Init, initialise
 from condexp.models.norm import Norm
@@ -24,38 +24,6 @@ NUM_CONVOLUTIONS = {
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
-
-
-class Vgg(nn.Module):
-    """Stages of convolutions, the mean over positions, a linear layer.
-
-    Args:
-        stages: The stages.
-        channels: Channels of the last stage's output.
-        num_outputs: Outputs of the last layer.
-        last_bn: Whether a BatchNorm1d stands before the last linear layer.
-    """
-
-    def __init__(
-        self, stages: nn.Sequential, channels: int, num_outputs: int, *, last_bn: bool
-    ) -> None:
-        super().__init__()
-        self.stages = stages
-        self.last_bn = nn.BatchNorm1d(channels) if last_bn else nn.Identity()
-        self.fc = nn.Linear(channels, num_outputs)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map images to outputs.
-
-        Args:
-            inputs: Images [N, C, H, W].
-
-        Returns:
-            Outputs [N, num_outputs].
-        """
-        features = self.stages(inputs).mean((2, 3))
-        outputs: Tensor = self.fc(self.last_bn(features))
-        return outputs
 
 
 def make_stage(
@@ -117,11 +85,9 @@ def build_vgg(
     stages = nn.Sequential()
     for width, number in zip(WIDTHS, NUM_CONVOLUTIONS[depth], strict=True):
         stage = make_stage(channels, width, number, norm, norm_position)
-        if side >= 2:
-            stage.add_module("pool", nn.MaxPool2d(2))
-            side //= 2
+        side = add_pooling(stage, side)
         stages.append(stage)
         channels = width
-    model = Vgg(stages, channels, num_outputs, last_bn=last_bn)
+    model = make_classifier("stages", stages, channels, num_outputs, last_bn=last_bn)
     initialise(model, init, init_scale)
     return model

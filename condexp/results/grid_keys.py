@@ -5,9 +5,9 @@ from typing import TypeGuard
 
 import pandas as pd
 
-from condexp.errors import InputError, suggestion
+from condexp.errors import InputError
 from condexp.results.marks import Mark
-from condexp.results.setting import setting_text
+from condexp.results.setting import key_hint, setting_text
 
 Key = tuple[object, ...]
 
@@ -25,9 +25,7 @@ def require_key(frame: pd.DataFrame, key: str) -> None:
     if key in frame.columns:
         return
     # Not `choose`: it would list thousands of measures.
-    names = [str(name) for name in frame.columns]
-    ending = [name for name in names if name.endswith(f".{key}")]
-    hint = f" Did you mean {ending[0]!r}?" if ending else suggestion(key, names)
+    hint = key_hint(key, map(str, frame.columns))
     raise InputError(
         f"unknown table key {key!r}: a key is a configuration key (model.depth, seed), a result "
         f"(test_error) or <layer>.<measure> (last_linear.input_kappa_0.5).{hint}"

@@ -1,11 +1,12 @@
 """The measures of a run's layers by name, and what stands where there is no number."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -173,6 +174,21 @@ class LayerMeasures:
         measure = self.find(name)
         array = self.arrays[measure.array]
         return array if measure.p is None else array[..., measure.p]
+
+    def table(self, names: Sequence[str]) -> pd.DataFrame:
+        """Lay out measures of every layer at every snapshot.
+
+        Args:
+            names: Names of the measures.
+
+        Returns:
+            One row a snapshot and layer, in this order: ``step``, ``layer`` and the measures.
+        """
+        return pd.DataFrame({
+            "step": np.repeat(self.steps, len(self.layers)),
+            "layer": list(self.layers) * len(self.steps),
+            **{name: self.values(name).ravel() for name in names},
+        })
 
     def marks(self, name: str) -> NDArray[np.object_]:
         """Say which values of a measure are no plain numbers, and why.

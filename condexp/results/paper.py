@@ -14,11 +14,9 @@ from condexp.results.collect import collect
 from condexp.results.formats import Format, render
 from condexp.results.markdown import markdown_frame
 from condexp.results.origins import commands, describe_machines, describe_runs
-from condexp.results.select import select
+from condexp.results.select import select, with_snapshots
 from condexp.results.tables import make_table
 from condexp.store.disk import write_text
-from condexp.store.layout import FILE_NAME
-from condexp.store.reader import open_run
 from condexp.store.runs import State
 
 REPORT_NAME = "REPORT.md"
@@ -101,9 +99,9 @@ def _find(root: Path, where: Sequence[str]) -> tuple[dict[str, list[Path]], dict
 def _judge(claim: Claim, found: Mapping[str, Sequence[Path]]) -> Verdict | str:
     """Return the verdict, or why there is none."""
     folders = [folder for name in claim.experiments for folder in found.get(name, ())]
-    runs = [open_run(folder) for folder in folders if (folder / FILE_NAME).is_file()]
     # The last snapshot of a run that stopped on its way is not the others'.
-    ended = [run for run in runs if run.steps and run.status.get("state", ENDED[0]) in ENDED]
+    runs = with_snapshots(folders)
+    ended = [run for run in runs if run.status.get("state", ENDED[0]) in ENDED]
     if not ended:
         return f"no run of {' or '.join(claim.experiments)} has ended with a snapshot"
     try:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from condexp.errors import InputError, suggestion
-from condexp.results.setting import flatten, setting_text
+from condexp.errors import InputError
+from condexp.results.setting import flatten, key_hint, setting_text
 from condexp.store.layout import FILE_NAME
 from condexp.store.reader import Run
 from condexp.store.runs import find_runs
@@ -38,6 +38,19 @@ def select(folders: Sequence[Path], where: Sequence[str] = ()) -> list[Path]:
     if not any(met):
         raise InputError(_nothing_left(conditions, known))
     return [run for run, is_met in zip(runs, met, strict=True) if is_met or configs[run] is None]
+
+
+def with_snapshots(folders: Sequence[Path]) -> list[Run]:
+    """Open the runs that have measured something.
+
+    Args:
+        folders: Run folders.
+
+    Returns:
+        Those with a snapshot; a run that failed before its first has none.
+    """
+    runs = [Run(folder / FILE_NAME) for folder in folders if (folder / FILE_NAME).is_file()]
+    return [run for run in runs if run.steps]
 
 
 def _split(condition: str) -> tuple[str, str]:
@@ -73,8 +86,7 @@ def _require_keys(keys: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> 
     known = dict.fromkeys(key for config in configs for key in config)
     for key in keys:
         if key not in known:
-            ending = [name for name in known if name.endswith(f".{key}")]
-            hint = f" Did you mean {ending[0]!r}?" if ending else suggestion(key, known)
+            hint = key_hint(key, known)
             raise InputError(f"no run has the configuration key {key!r} of a condition.{hint}")
 
 

@@ -1,12 +1,13 @@
 """What a run is: its configuration in a few lines, and in one."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from condexp.errors import suggestion
 from condexp.store.reader import Run
 
 # The groups that say what was computed; where and on what it ran stands in provenance.json.
@@ -67,6 +68,21 @@ def setting_text(value: object) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return f"[{','.join(map(setting_text, value))}]" if isinstance(value, tuple) else str(value)
+
+
+def key_hint(key: str, names: Iterable[str]) -> str:
+    """Name the key that was probably meant: one that ends so (``depth``), else the nearest.
+
+    Args:
+        key: What was given.
+        names: The keys that there are.
+
+    Returns:
+        A sentence with a space before it; empty where none is near.
+    """
+    names = list(names)
+    ending = [name for name in names if name.endswith(f".{key}")]
+    return f" Did you mean {ending[0]!r}?" if ending else suggestion(key, names)
 
 
 def headline(run: Run) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 from rich.console import Console, RenderableType
@@ -31,6 +32,14 @@ LAYERS = (
     LayerInfo("dead", "Linear", d_in=4, d_out=4, groups=1, positions=1, uses=1),
     LayerInfo("fc", "Linear", d_in=4, d_out=3, groups=1, positions=1, uses=1),
 )
+
+
+def grid_frame(key: str, runs: Sequence[tuple[object, ...]]) -> pd.DataFrame:
+    """What `collect` returns of runs given as (depth, the key's value, seed, state, test_error)."""
+    names = ["model.depth", key, "seed", "state", "test_error"]
+    table = pd.DataFrame(list(runs), columns=names)
+    table.attrs["identity_keys"] = ("model.depth", key, "seed", "optimizer.lr")
+    return table
 
 
 def text_of(renderable: RenderableType, width: int = 200) -> str:

@@ -8,16 +8,14 @@ from condexp.results.differences import Contrast, Differences, make_differences
 from condexp.results.layout import lay_out
 from condexp.results.paired import paired_difference
 from condexp.results.tables import make_table
+from tests.results.stored import grid_frame
 
 NAN = math.nan
 
 
 def frame(*runs: tuple[object, ...]) -> pd.DataFrame:
     """Runs as (depth, norm, seed, state, test_error)."""
-    names = ["model.depth", "model.norm", "seed", "state", "test_error"]
-    table = pd.DataFrame(list(runs), columns=names)
-    table.attrs["identity_keys"] = ("model.depth", "model.norm", "seed", "optimizer.lr")
-    return table
+    return grid_frame("model.norm", runs)
 
 
 GRID = frame(

@@ -9,16 +9,14 @@ from condexp.results.cells import format_cell
 from condexp.results.formats import render
 from condexp.results.marks import Mark
 from condexp.results.tables import make_table
+from tests.results.stored import grid_frame
 
 INF, NAN = math.inf, math.nan
 
 
 def frame(*runs: tuple[object, ...]) -> pd.DataFrame:
     """Runs as (depth, last_bn, seed, state, test_error)."""
-    names = ["model.depth", "model.last_bn", "seed", "state", "test_error"]
-    table = pd.DataFrame(list(runs), columns=names)
-    table.attrs["identity_keys"] = ("model.depth", "model.last_bn", "seed", "optimizer.lr")
-    return table
+    return grid_frame("model.last_bn", runs)
 
 
 GRID = frame(

@@ -43,17 +43,9 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         layers = require(run, names, OPTION)
         network = LayerMeasures.read_network(run)
         own = {"run": str(run.path), **described}
-        values = {name: layers.values(name).ravel() for name in names}
         full = layers.arrays["n_fisher"] == layers.arrays["n_kfac"]
-        num_steps, num_layers = len(layers.steps), len(layers.layers)
-        parts.append(
-            pd.DataFrame({
-                "step": np.repeat(layers.steps, num_layers),
-                "layer": list(layers.layers) * num_steps,
-                "full_rows": np.tile(full, num_steps),
-                **values,
-            }).assign(**own)
-        )
+        full_rows = np.tile(full, len(layers.steps))
+        parts.append(layers.table(names).assign(full_rows=full_rows, **own))
         parts.append(
             pd.DataFrame({
                 "step": network.steps,

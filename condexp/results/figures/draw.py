@@ -8,8 +8,7 @@ from pathlib import Path
 from condexp.errors import InputError, choose
 from condexp.results.figures import FIGURES, FIGURES_OF_ONE_RUN
 from condexp.results.figures.style import Size
-from condexp.results.select import select
-from condexp.store.layout import FILE_NAME
+from condexp.results.select import select, with_snapshots
 from condexp.store.reader import open_run
 
 
@@ -60,8 +59,7 @@ def draw(
             for folder, target in zip(selected, targets, strict=True)
         ]
         return Drawn(tuple(path for paths in drawn for path in paths))
-    stored = [open_run(folder) for folder in selected if (folder / FILE_NAME).is_file()]
-    runs = [run for run in stored if run.steps]
+    runs = with_snapshots(selected)
     if not runs:
         raise InputError(
             f"none of {len(selected)} runs has a snapshot to draw: the first is taken at step 0, "

@@ -166,16 +166,15 @@ def _curve(
 def _data(
     measures: LayerMeasures, panels: Sequence[Sequence[str]], metrics: pd.DataFrame
 ) -> pd.DataFrame:
-    steps, layers = measures.steps, list(measures.layers)
     columns = ("panel", "layer", "step", "value", "mark")
     parts = [
-        pd.DataFrame({
-            "panel": name,
-            "layer": layers * len(steps),
-            "step": np.repeat(steps, len(layers)),
-            "value": measures.values(name).ravel(),
-            "mark": [mark.name.lower() for mark in measures.marks(name).ravel().tolist()],
-        })
+        measures
+        .table([name])
+        .rename(columns={name: "value"})
+        .assign(
+            panel=name,
+            mark=[mark.name.lower() for mark in measures.marks(name).ravel().tolist()],
+        )
         for row in panels
         for name in row
     ]

@@ -3,15 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 
-from condexp.results.claims.domination import measure
 from condexp.results.figures.domination import domination
 from condexp.results.figures.style import Size
 from condexp.store.reader import Run, open_run
+from tests.results.figures.drawing import check_same_bytes_in_any_order
 from tests.results.stored import write_run
 
 
@@ -32,13 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 
 def test_the_same_runs_give_the_same_bytes_in_any_order(runs: list[Run], tmp_path: Path) -> None:
-    paths = domination(runs, tmp_path / "a", size=Size.TEXT)
-    again = domination(runs[::-1], tmp_path / "b", size=Size.TEXT)
-    assert [path.name for path in paths] == ["domination.pdf", "domination.png", "domination.csv"]
-    assert imread(paths[1]).shape[1] == round(7.2 * 220)
-    for first, second in zip(paths, again, strict=True):
-        assert first.read_bytes() == second.read_bytes()
-    pd.testing.assert_frame_equal(pd.read_csv(paths[2]), measure(runs), check_dtype=False)
+    check_same_bytes_in_any_order("domination", runs, tmp_path)
 
 
 def test_no_line_leads_across_the_release_but_the_loss(

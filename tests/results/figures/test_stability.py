@@ -3,16 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 
-from condexp.results.claims.stability import measure
 from condexp.results.figures.stability import stability
 from condexp.results.figures.style import Size
 from condexp.store.reader import Run, open_run
 from condexp.store.runs import State
+from tests.results.figures.drawing import check_same_bytes_in_any_order
 from tests.results.stored import LAYERS, write_run
 
 LOST: dict[str, Any] = {"state": State.DIVERGED, "steps_done": 3, "diverges_at": 2}
@@ -43,14 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 
 def test_the_same_runs_give_the_same_bytes_in_any_order(runs: list[Run], tmp_path: Path) -> None:
-    paths = stability(runs, tmp_path / "a", size=Size.TEXT)
-    again = stability(runs[::-1], tmp_path / "b", size=Size.TEXT)
-    assert [path.name for path in paths] == ["stability.pdf", "stability.png", "stability.csv"]
-    assert imread(paths[1]).shape[1] == round(7.2 * 220)
-    for first, second in zip(paths, again, strict=True):
-        assert first.read_bytes() == second.read_bytes()
-    table = pd.read_csv(paths[2])
-    pd.testing.assert_frame_equal(table, measure(runs), check_dtype=False)
+    check_same_bytes_in_any_order("stability", runs, tmp_path)
 
 
 def test_cells_say_what_became_of_the_runs(
