@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import append, fisher, loop, memory, scaling, snapshot
+from benchmarks import append, fisher, loop, memory, ranks, scaling, snapshot
 from benchmarks.timing import as_json, conditions, table
 from condexp.linalg.eigen import pin_threads
 
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "fisher": fisher.measure,
     "scaling": scaling.measure,
     "memory": memory.measure,
+    "ranks": ranks.measure,
 }
 
 

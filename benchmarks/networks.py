@@ -98,7 +98,7 @@ class Training:
         self.model = network.build()
         self.inputs = torch.randn(network.batch, 3, 32, 32)
         self.targets = torch.randint(0, 10, (network.batch,))
-        self._optimizer = torch.optim.SGD(self.model.parameters(), lr=LR, momentum=MOMENTUM)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LR, momentum=MOMENTUM)
 
     def forward_backward(self) -> Tensor:
         """Compute the gradients of one step.
@@ -106,7 +106,7 @@ class Training:
         Returns:
             The loss.
         """
-        self._optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss: Tensor = LOSS(self.model(self.inputs), self.targets)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
@@ -117,7 +117,7 @@ class Training:
         Args:
             loss: Its loss.
         """
-        self._optimizer.step()
+        self.optimizer.step()
         loss.item()
 
     def step(self) -> None:

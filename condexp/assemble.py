@@ -11,11 +11,11 @@ from torch import nn
 from condexp.config import Config
 from condexp.config.training import CosineConfig, MultistepConfig
 from condexp.data.cifar import load_cifar10, load_cifar100
-from condexp.data.dataset import Dataset
+from condexp.data.dataset import Dataset, Share
 from condexp.data.digits import load_digits
 from condexp.data.gaussian import load_gaussian
 from condexp.data.imagenet import load_imagenet
-from condexp.data.loaders import Batches
+from condexp.data.loaders import WHOLE, Batches
 from condexp.data.mnist import load_fashion_mnist, load_mnist
 from condexp.data.svhn import load_svhn
 from condexp.models.cnn import build_cnn
@@ -97,13 +97,16 @@ def _load(name: str, arguments: tuple[tuple[str, Any], ...]) -> Dataset:
     return DATASET_LOADERS[name](**dict(arguments))
 
 
-def training_batches(config: Config, dataset: Dataset, device: torch.device) -> Batches:
+def training_batches(
+    config: Config, dataset: Dataset, device: torch.device, share: Share = WHOLE
+) -> Batches:
     """Shuffled, augmented batches of the training split.
 
     Args:
         config: The validated configuration.
         dataset: The data set.
         device: Where batches are wanted.
+        share: The part of each that is wanted.
 
     Returns:
         The batches.
@@ -118,6 +121,7 @@ def training_batches(config: Config, dataset: Dataset, device: torch.device) -> 
         seed=config.seed,
         augment=getattr(config.dataset, "augment", "none"),
         device=device,
+        share=share,
     )
 
 

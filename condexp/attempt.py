@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from condexp.crew import Processes
 from condexp.errors import InputError
 from condexp.parts import assemble
 from condexp.prepare import Prepared
@@ -34,7 +35,7 @@ from condexp.store.seal import is_sealed, seal_results
 from condexp.store.writer import ResultsWriter
 from condexp.training.checkpoint import Checkpoint
 from condexp.training.events import Sink
-from condexp.training.loop import RunState, Source, train
+from condexp.training.loop import RunState
 
 logger = logging.getLogger("condexp")
 INTACT = "All committed results are intact; make room and start the run again"
@@ -48,10 +49,18 @@ class Attempt:
         prepared: The checked experiment.
         keeper: Says how far the run is.
         stop: What it was asked to stop for.
+        processes: The run's.
     """
 
-    def __init__(self, prepared: Prepared, keeper: StatusKeeper, stop: StopRequests) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        keeper: StatusKeeper,
+        stop: StopRequests,
+        processes: Processes,
+    ) -> None:
         self._prepared, self._keeper, self._stop = prepared, keeper, stop
+        self._processes = processes
         self._folder = prepared.folder
         self._results = prepared.folder / FILE_NAME
         config_sha256 = hashlib.sha256(prepared.spec.config_yaml.encode()).hexdigest()
@@ -121,11 +130,10 @@ class Attempt:
         prepared, checkpoint = self._prepared, self._checkpoint
         if checkpoint is not None and checkpoint.state is not RunState.UNFINISHED:
             return checkpoint.state
-        probed = prepared.source is Source.PROBE and bool(prepared.plan.snapshot_steps)
-        parts = assemble(
-            prepared.config, prepared.dataset, prepared.device, prepared.plan, probed=probed
+        crew = self._processes.start(
+            checkpoint, lambda lost: self._keeper.write(State.FAILED, lost)
         )
-        start = 0
+        parts, start = assemble(prepared, crew), 0
         if checkpoint is not None:
             checkpoint.restore(parts.model, parts.optimizer)
             start = checkpoint.step
@@ -139,24 +147,10 @@ class Attempt:
             rhythm=Rhythm(setting.every_steps, setting.every_epochs, steps_per_epoch),
             stop=self._stop,
             start=start,
+            crew=crew,
         )
-        outcome = train(
-            parts.model,
-            parts.loss_fn,
-            parts.optimizer,
-            parts.schedule,
-            parts.batches,
-            prepared.plan,
-            [writer, self._keeper, observer],
-            options=prepared.options,
-            source=prepared.source,
-            probe=parts.probe,
-            evaluate=parts.evaluate,
-            compiled=parts.compiled,
-            start=start,
-            pause=checkpointer.pause,
-            before_step=parts.before_step,
-        )
+        sinks: list[Sink] = [writer, self._keeper, observer]
+        outcome = parts.train(sinks, start=start, pause=checkpointer.pause)
         checkpointer.save(outcome.num_steps_done, outcome.state)
         return outcome.state
 

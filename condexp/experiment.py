@@ -9,6 +9,8 @@ from typing import Protocol
 
 from condexp.attempt import Attempt, run_log
 from condexp.config import Config
+from condexp.crew import Processes
+from condexp.crewmate import follow
 from condexp.errors import InputError
 from condexp.job_result import JobResult
 from condexp.prepare import Prepared, prepare
@@ -54,7 +56,11 @@ def run_experiment(config: Config, observer: Observer) -> JobResult:
         KeyboardInterrupt: At a second Ctrl-C, after the state ``interrupted`` was stored.
     """
     prepared = prepare(config)
-    result = stored_result(prepared.folder, config.run.on_existing) or _run(prepared, observer)
+    with Processes(prepared) as processes:
+        if processes.place is not None and processes.place.rank > 0:
+            return follow(prepared, processes)
+        stored = stored_result(prepared.folder, config.run.on_existing)
+        result = stored or _run(prepared, observer, processes)
     observer.finished(result)
     return result
 
@@ -91,7 +97,7 @@ def stored_result(folder: Path, on_existing: str) -> JobResult | None:
     return JobResult(folder, state, stored=True)
 
 
-def _run(prepared: Prepared, observer: Observer) -> JobResult:
+def _run(prepared: Prepared, observer: Observer, processes: Processes) -> JobResult:
     folder, results = prepared.folder, prepared.folder / FILE_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +106,7 @@ def _run(prepared: Prepared, observer: Observer) -> JobResult:
     earlier = _earlier(prepared)
     keeper = StatusKeeper(folder, prepared.plan, earlier)
     with stop_requests() as stop, ExitStack() as log:
-        attempt = Attempt(prepared, keeper, stop)
+        attempt = Attempt(prepared, keeper, stop, processes)
         try:
             with as_results_error(results, "Nothing was changed"), locked(results):
                 log.enter_context(run_log(folder / "run.log", append=earlier is not None))
@@ -116,7 +122,8 @@ def _run(prepared: Prepared, observer: Observer) -> JobResult:
             raise
         except (Exception, SystemExit) as error:  # a library's exit must not end a grid
             logger.exception("failed")
-            return _failed(folder, keeper, error)
+            lost = processes.loss()
+            return _failed(folder, keeper, InputError(lost) if lost else error)
 
 
 def _earlier(prepared: Prepared) -> Status | None:

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from condexp.analysis.fisher import FisherBlock, NetworkFisher
+from condexp.analysis.fisher import FisherBlock
 from condexp.analysis.layers import Catalogue, LayerInfo
+from condexp.analysis.network_fisher import NetworkFisher
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.analysis.rows import Layer, moment_rows
 from condexp.linalg.shifted import PatchRows

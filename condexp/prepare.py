@@ -25,10 +25,11 @@ from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.fisher_checks import check_labels, check_memory, num_signals
 from condexp.layer_costs import LayerCost
+from condexp.rank_place import check_processes, given_place
 from condexp.rehearse import Rehearsal, rehearse
 from condexp.store.layout import FileSpec
 from condexp.store.runs import identity_yaml, run_folder
-from condexp.training.execution import ModelPrecision, check_execution
+from condexp.training.execution import ModelPrecision, check_execution, find_device
 from condexp.training.loop import Plan, Source
 from condexp.training.schedule import Schedule, evaluation_steps
 
@@ -62,6 +63,11 @@ class Prepared:
     costs: tuple[LayerCost, ...]
 
     @property
+    def probes(self) -> bool:
+        """Whether snapshots are planned, of a probe."""
+        return self.source is Source.PROBE and bool(self.plan.snapshot_steps)
+
+    @property
     def source(self) -> Source:
         """Which samples snapshots are taken from."""
         return Source(self.config.analysis.source)
@@ -79,10 +85,11 @@ def prepare(config: Config) -> Prepared:
     Raises:
         InputError: If the experiment cannot run: what is wrong, and the way out.
     """
-    device = _device(config.trainer.device)
+    device = find_device(config.trainer.device)
     folder = run_folder(config.plain)
     _check_writable(folder)
     dataset = load_dataset(config)
+    check_processes(config, device, len(dataset.train), given_place())
     options = _options(config.analysis, config.seed)
     rehearsal = rehearse(config, dataset, options)
     reused = (layer.name for layer in rehearsal.catalogue.layers if layer.uses > 1)
@@ -116,23 +123,6 @@ def prepare(config: Config) -> Prepared:
         num_weights=sum(tensor.numel() for tensor in tensors),
         costs=costs,
     )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    num_cuda, has_mps = torch.cuda.device_count(), torch.backends.mps.is_available()
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"trainer.device={name!r}: give auto, cpu, mps, cuda or cuda:N.") from None
-    present = {"cpu": True, "cuda": (device.index or 0) < num_cuda, "mps": has_mps}
-    if not present.get(device.type, False):
-        raise InputError(
-            f"trainer.device={name}: this machine has {num_cuda} CUDA devices and "
-            f"{'an' if has_mps else 'no'} MPS device; use trainer.device=auto or cpu."
-        )
-    return device
 
 
 def _check_writable(folder: Path) -> None:

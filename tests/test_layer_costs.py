@@ -66,8 +66,8 @@ def listened(net: nn.Module, options: AnalysisOptions, sizes: tuple[int, ...]) -
         for size in sizes:
             net.zero_grad()
             net(torch.randn(size, 8, 14, 14)).square().mean().backward()
-    if listener.waiting is not None:  # not for a snapshot, which would let go of the rest
-        listener.waiting.settle()
+    if listener.tapes.waiting is not None:  # not for a snapshot, which would let go of the rest
+        listener.tapes.waiting.settle()
     return listener
 
 
@@ -106,7 +106,7 @@ def test_the_side_that_is_used(
 
     monkeypatch.setattr(Spectrum, "from_matrix", classmethod(listening))
     listener = listened(net, options, (num_samples,))
-    assert listener.num_samples == num_samples
+    assert listener.tapes.num_samples == num_samples
     foretold = [
         sides.num_bytes
         for cost in costs(net, options, num_samples, num_samples)
@@ -131,7 +131,7 @@ def test_what_is_kept_of_each_layer(
     net = model()
     listener = listened(net, options, sizes)
     for cost in costs(net, options, sum(sizes), max(sizes)):
-        layer, tape = cost.layer, listener._tapes[cost.layer.name]
+        layer, tape = cost.layer, listener.tapes[cost.layer.name]
         own = {parameter.data_ptr() for parameter in net.parameters()}
         held = sum(t.nbytes for t in tensors(tape) if t.data_ptr() not in own)
         # Sums of rows and the like, a few numbers for each feature, are not counted.
@@ -192,6 +192,6 @@ def test_what_fisher_keeps(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Call, "__post_init__", note)
     monkeypatch.setattr(FisherBlock, "_compute", add_up)  # when all samples are in
     listener = listened(net, options, sizes)
-    assert all(block.spectrum() is None for block in listener.blocks.values())
+    assert all(block.spectrum() is None for block in listener.tapes.blocks.values())
     for cost in costs(net, options, sum(sizes), max(sizes)):
         assert held[cost.layer.name] == cost.fisher_bytes > 0

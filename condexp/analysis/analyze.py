@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from condexp.analysis.options import DEFAULT_MATRICES, KAPPA_P, AnalysisOptions, Matrix
 from condexp.analysis.passes import LossFunction, Passes
+from condexp.analysis.ranks import ALONE, Ranks
 from condexp.analysis.snapshot import Snapshot
 from condexp.linalg.spectrum import Status
 
@@ -116,6 +117,7 @@ def analyze_batches(
     options: AnalysisOptions,
     *,
     learning_rate: float | None = None,
+    ranks: Ranks = ALONE,
 ) -> Snapshot:
     """Measure a model on several batches, merged by Σ sums / Σ counts.
 
@@ -128,14 +130,15 @@ def analyze_batches(
         batches: Pairs of inputs ``[N_b, ...]`` and targets.
         options: What to measure.
         learning_rate: As for :func:`analyze`.
+        ranks: The processes that take turns at the batches, which all of them have.
 
     Returns:
-        The snapshot of all batches together.
+        The snapshot of all batches together; of several ranks, rank 0 has it.
 
     Raises:
         InputError: If there is no batch, and as for :func:`analyze`.
     """
-    return Passes(model, loss_fn, batches, options, learning_rate).measure()
+    return Passes(model, loss_fn, batches, options, learning_rate, ranks=ranks).measure()
 
 
 def _refuse_unreliable(snapshot: Snapshot) -> None:

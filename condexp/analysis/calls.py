@@ -1,4 +1,4 @@
-"""One call of a layer, kept until its gradients have come: its rows, sample by sample."""
+"""One call of a model, and one of a layer, kept until its gradients have come."""
 
 from dataclasses import dataclass, field
 
@@ -10,6 +10,23 @@ from condexp.analysis.rows import Layer, grad_output_rows, input_rows, window_of
 from condexp.errors import InputError
 from condexp.linalg.fisher_gram import Rows
 from condexp.linalg.precision import summable
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One call of the model.
+
+    Args:
+        number: Counts the calls.
+        num_samples: N, its samples.
+        denominator: D, what its loss divides by.
+        num_signals: How many back-propagations follow it, which make one matrix together.
+    """
+
+    number: int
+    num_samples: int
+    denominator: float
+    num_signals: int = 1
 
 
 @dataclass(eq=False)

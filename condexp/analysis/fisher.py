@@ -1,11 +1,12 @@
-"""The exact Fisher block of one layer, and of all layers together (``theory.md`` §3)."""
+"""The exact Fisher block of one layer (``theory.md`` §3)."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from condexp.analysis.calls import Call, joined_grads, joined_inputs
+from condexp.analysis.network_fisher import NetworkFisher
 from condexp.analysis.options import AnalysisOptions, ConvInput
 from condexp.analysis.rows import Layer, appends_one, num_groups
 from condexp.errors import InputError
@@ -20,6 +21,25 @@ from condexp.linalg.fisher_gram import (
 )
 from condexp.linalg.precision import coarser, exact_products
 from condexp.linalg.spectrum import Spectrum
+
+
+@dataclass(frozen=True, eq=False)
+class FisherShare:
+    """What one process has heard of a layer, for the one that works its block out.
+
+    Args:
+        forms: Whether the samples' gradients are formed as they arrive.
+        num_samples: N over its passes.
+        gradients: The formed ones.
+        passes: Where they are not: each call's input, its N and the gradients of its output.
+        row_dtype: The precision of all this.
+    """
+
+    forms: bool
+    num_samples: int
+    gradients: list[Tensor]
+    passes: list[list[tuple[Tensor, int, list[Tensor]]]]
+    row_dtype: torch.dtype
 
 
 class FisherBlock:
@@ -44,7 +64,7 @@ class FisherBlock:
         name: str,
         module: Layer,
         options: AnalysisOptions,
-        network: "NetworkFisher",
+        network: NetworkFisher,
         *,
         streaming: bool,
     ) -> None:
@@ -59,7 +79,7 @@ class FisherBlock:
         self._forms = False  # decided by the first call for all
         self._calls: dict[int, Call] = {}
         self._formed: list[Tensor] = []  # of this pass, one for each signal
-        self._batches: list[Batch] = []  # of the passes that are complete; so is the next
+        self._passes: list[list[Call]] = []  # those that are complete; so is the next
         self._gradients: list[Tensor] = []
         self._num_samples = 0
         self._spectrum: Spectrum | None = None
@@ -122,9 +142,33 @@ class FisherBlock:
         self._num_samples += calls[0].num_samples
         self._gradients, self._formed = self._gradients + self._formed, []
         if not self._forms:
-            self._batches.append(self._batch(calls, [call.grads for call in calls]))
+            self._passes.append(calls)
         if not self._streaming:
             self._compute()
+
+    @property
+    def share(self) -> FisherShare:
+        """What the process that works the block out needs to know of complete passes."""
+        passes = [[(c.inputs, c.num_samples, c.grads) for c in calls] for calls in self._passes]
+        return FisherShare(self._forms, self._num_samples, self._gradients, passes, self.row_dtype)
+
+    def merge(self, share: FisherShare) -> None:
+        """Take in what another process has heard.
+
+        Args:
+            share: Its block's; of no samples: no effect.
+        """
+        if share.num_samples == 0:
+            return
+        self._forms = share.forms
+        self._num_samples += share.num_samples
+        self._gradients = self._gradients + share.gradients
+        about = (self.name, self._module, self._options)
+        self._passes += [
+            [Call(*about, inputs, n, grads, len(grads)) for inputs, n, grads in calls]
+            for calls in share.passes
+        ]
+        self.row_dtype = coarser(self.row_dtype, share.row_dtype)
 
     def spectrum(self, excess: float = 0.0) -> Spectrum | None:
         """Return the spectrum, min(rows, d) eigenvalues; None where no gradient arrived.
@@ -173,60 +217,24 @@ class FisherBlock:
             if self._forms:
                 found = grams_of_gradients(_joined(self._gradients), self.dtype)
             else:
-                found = grams(self._batches, self.dtype, budget)
-        self._batches, self._gradients = [], []
+                batches = [
+                    self._batch(calls, [call.grads for call in calls]) for calls in self._passes
+                ]
+                found = grams(batches, self.dtype, budget)
+        self._passes, self._gradients = [], []
         self._spectrum = Spectrum.from_matrix(
             found.smaller / self._num_samples,
             dtype=self.dtype,
             num_rows=len(found.rows),
             row_dtype=self.row_dtype,
         )
-        self._network.add(found.rows / self._num_samples, self)
-
-
-class NetworkFisher:
-    """The whole network's Fisher matrix: the Gram matrices of its layers add up to its dual."""
-
-    def __init__(self) -> None:
-        self._gram: Tensor | None = None
-        self._num_weights = 0
-        self._dtype = self._row_dtype = torch.float64
-
-    def add(self, gram: Tensor, block: FisherBlock) -> None:
-        """Add one layer.
-
-        Args:
-            gram: Its ``[rows, rows]`` float64.
-            block: The layer.
-
-        Raises:
-            InputError: If it saw other samples than the layers before.
-        """
-        if self._gram is not None and len(gram) != len(self._gram):
-            raise InputError(
-                f"layer {block.name!r} has {len(gram)} gradients where others have "
-                f"{len(self._gram)}, for it was not called in every batch: the samples of the "
-                f"layers do not correspond; leave it out with exclude=[{block.name!r}]."
-            )
-        self._gram = gram if self._gram is None else self._gram + gram
-        self._num_weights += block.num_weights
-        self._dtype = coarser(self._dtype, block.dtype)
-        self._row_dtype = coarser(self._row_dtype, block.row_dtype)
-
-    def spectrum(self, excess: float = 0.0) -> Spectrum | None:
-        """Return the spectrum, min(rows, weights) eigenvalues; None where there was no layer.
-
-        Args:
-            excess: As for :meth:`FisherBlock.spectrum`.
-        """
-        if self._gram is None:
-            return None
-        rows = len(self._gram)
-        spectrum = Spectrum.from_matrix(
-            self._gram, dtype=self._dtype, num_rows=rows, row_dtype=self._row_dtype
+        self._network.add(
+            self.name,
+            found.rows / self._num_samples,
+            self.num_weights,
+            self.dtype,
+            self.row_dtype,
         )
-        spectrum = spectrum.raised(4 * excess * spectrum.lambda_max)
-        return replace(spectrum, blocks=spectrum.blocks[:, : self._num_weights])
 
 
 def _joined(gradients: list[Tensor]) -> Tensor:

@@ -13,14 +13,15 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from condexp.analysis.fisher import FisherBlock, NetworkFisher
+from condexp.analysis.calls import Pass
 from condexp.analysis.layers import select_modules
-from condexp.analysis.moment import Waiting
-from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
+from condexp.analysis.options import AnalysisOptions, FisherType
+from condexp.analysis.ranks import ALONE, Ranks
 from condexp.analysis.root import RootNoise
 from condexp.analysis.rows import Layer, count_samples
-from condexp.analysis.snapshot import BnMode, Snapshot
-from condexp.analysis.tape import Pass, Tape
+from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.tape import Tape
+from condexp.analysis.tapes import Tapes
 from condexp.errors import InputError
 
 
@@ -64,21 +65,20 @@ class Listener:
         keeps_weights: bool = True,
     ) -> None:
         self.model, self.options, self.denominator = model, options, denominator
-        self.num_samples = 0
         self.edges: dict[str, list[GradientEdge]] = {}
-        self._learning_rate, self._streaming = learning_rate, streaming
-        self.waiting = Waiting() if single else None
-        self._new_tape = partial(
-            Tape, options=options, waiting=self.waiting, keeps_weights=keeps_weights
-        )
-        self._root_noise = None if loss_fn is None else RootNoise(loss_fn)
         self._modules, _ = select_modules(model, options)
-        self._network = NetworkFisher()
+        self.tapes = Tapes(
+            self._modules,
+            options,
+            learning_rate=learning_rate,
+            root_noise=None if loss_fn is None else RootNoise(loss_fn),
+            streaming=streaming,
+            single=single,
+            keeps_weights=keeps_weights,
+        )
         self._handles: list[RemovableHandle] = []
-        self._tapes: dict[str, Tape] = {}  # in the order of the first calls
         self._pass: Pass | None = None
         self._sweep: _Sweep | None = None
-        self._batch_statistics: set[bool] = set()
 
     @property
     def weights(self) -> list[Tensor]:
@@ -86,21 +86,10 @@ class Listener:
         weights = {id(module.weight): module.weight for module in self._modules.values()}
         return [weight for weight in weights.values() if weight.requires_grad]
 
-    @property
-    def came_again(self) -> tuple[str, ...]:
-        """The layers of which rows were left out, for they were used again."""
-        return tuple(name for name, tape in self._tapes.items() if tape.came_again)
-
-    @property
-    def blocks(self) -> dict[str, FisherBlock]:
-        """The Fisher blocks of the layers called so far."""
-        tapes = self._tapes.items()
-        return {name: tape.fisher for name, tape in tapes if tape.fisher is not None}
-
     def __enter__(self) -> Self:
         self._refuse_frozen()
         self._keep(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
-        if self._root_noise is not None:
+        if self.tapes.root_noise is not None:
             self._keep(self.model.register_forward_hook(self._end))
         for name, module in self._modules.items():
             self._keep(module.register_forward_hook(self._on_forward(name), with_kwargs=True))
@@ -136,29 +125,21 @@ class Listener:
         finally:
             self._sweep = None
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, ranks: Ranks = ALONE) -> Snapshot:
         """Return what was measured so far.
 
+        Args:
+            ranks: The processes whose listeners have heard passes of their own, and call this
+                together.
+
         Returns:
-            The records of all layers that were called, in the order of their first call.
+            The records of all layers that were called, in the order of their first call; where
+            there are other ranks than this, rank 0 has it.
 
         Raises:
             InputError: If nothing was recorded, or a gradient that was asked for did not arrive.
         """
-        if not self._tapes:
-            raise InputError(
-                "nothing was recorded: call the model on at least one sample inside the with "
-                "block, with gradients enabled, so that it calls the selected layers "
-                f"({', '.join(self._modules)})."
-            )
-        excess = 0.0 if self._root_noise is None else self._root_noise.excess()
-        records = [tape.record(self._learning_rate, excess) for tape in self._tapes.values()]
-        return Snapshot(
-            tuple(record for record in records if record is not None),
-            self.num_samples,
-            BnMode.of(self._batch_statistics),
-            self._network.spectrum(excess if self._hears_the_loss else 0.0),
-        )
+        return self.tapes.snapshot(ranks)
 
     @property
     def _hears_the_loss(self) -> bool:
@@ -187,32 +168,20 @@ class Listener:
         num_samples = count_samples((args, kwargs))
         denominator = float(num_samples) if self.denominator is None else self.denominator
         self._pass = Pass(number, num_samples, denominator)
-        self.num_samples += num_samples
+        self.tapes.num_samples += num_samples
         self.edges.clear()
         for module in model.modules():
             if isinstance(module, _BatchNorm):
-                self._batch_statistics.add(module.training or module.running_mean is None)
+                self.tapes.batch_statistics.add(module.training or module.running_mean is None)
 
     def _end(self, _model: nn.Module, _args: tuple[Any, ...], output: object) -> None:
-        noise, current = self._root_noise, self._pass
+        noise, current = self.tapes.root_noise, self._pass
         if noise and current and isinstance(output, Tensor) and output.requires_grad:
             listener = noise.listener(output, current.denominator)
             self._on_grad(output, lambda grad: None if self._sweep else listener(grad))
 
-    def _tape(self, name: str, module: Layer) -> Tape:
-        if name not in self._tapes:
-            fisher = None
-            if self.options.wants(Matrix.FISHER):
-                fisher = FisherBlock(
-                    name, module, self.options, self._network, streaming=self._streaming
-                )
-            # Of several signals, each is a portion of the rows.
-            streaming = self._streaming or self.options.has_several_signals
-            self._tapes[name] = self._new_tape(name, module, fisher=fisher, streaming=streaming)
-        return self._tapes[name]
-
     def _on_forward(self, name: str) -> Callable[..., None]:
-        def hook(module: Layer, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
+        def hook(_module: Layer, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
             if not torch.is_grad_enabled():
                 return
             if self._pass is None:
@@ -222,9 +191,9 @@ class Listener:
                 )
             if self._pass.num_samples == 0:
                 return
-            if name in self._tapes and torch._C._current_graph_task_id() != -1:
+            if name in self.tapes and torch._C._current_graph_task_id() != -1:
                 return  # an activation checkpoint computes again what was heard
-            tape, current = self._tape(name, module), self._pass
+            tape, current = self.tapes[name], self._pass
             with torch.no_grad():
                 use = tape.forward((args[0] if args else kwargs["input"]).detach(), output, current)
             if tape.listens_to_gradients:
@@ -244,7 +213,7 @@ class Listener:
 
     def _on_weight_grad(self, name: str) -> Callable[[Tensor], None]:
         def hook(grad: Tensor) -> None:
-            if self._pass is not None and name in self._tapes and self._sweep is None:
-                self._tapes[name].weight_backward(grad, self._pass)
+            if self._pass is not None and name in self.tapes and self._sweep is None:
+                self.tapes[name].weight_backward(grad, self._pass)
 
         return hook

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from condexp.linalg.rows import Rows
 from condexp.linalg.spectrum import Spectrum
 
 
@@ -85,6 +86,15 @@ class Units:
         self.lowest = lowest if self.lowest is None else torch.minimum(self.lowest, lowest)
         self.highest = highest if self.highest is None else torch.maximum(self.highest, highest)
 
+    def merge(self, other: "Units") -> None:
+        """Take in what another process has seen of the same units.
+
+        Args:
+            other: Its extremes; none: no effect.
+        """
+        if other.lowest is not None and other.highest is not None:
+            self.add(other.lowest, other.highest)
+
     def dead_fraction(self) -> float:
         """Return the share of the input units that are 0 on every sample and position."""
         if self.lowest is None or self.highest is None:
@@ -94,6 +104,45 @@ class Units:
     def full_fraction(self) -> float:
         """Return the share of the input units that are > 0 on every sample and position."""
         return math.nan if self.lowest is None else _share(self.lowest > 0)
+
+
+@dataclass
+class Means:
+    """The mean row, and the mean of the rows' squared lengths, where there is no moment.
+
+    Args:
+        num_rows: Rows so far.
+        row_sum: Σ r, ``[groups, d]``.
+        square_sum: Σ ‖r‖².
+    """
+
+    num_rows: int = 0
+    row_sum: Tensor | float = 0.0
+    square_sum: float = 0.0
+
+    def add(self, rows: Rows) -> None:
+        """Take in rows."""
+        self.merge(Means(rows.num_rows, rows.sums().cpu(), rows.square_sum()))
+
+    def merge(self, other: "Means") -> None:
+        """Take in the sums of other rows.
+
+        Args:
+            other: They.
+        """
+        self.num_rows += other.num_rows
+        self.row_sum = self.row_sum + other.row_sum
+        self.square_sum += other.square_sum
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean row."""
+        return torch.as_tensor(self.row_sum) / self.num_rows
+
+    @property
+    def power(self) -> float:
+        """The mean of ‖r‖²."""
+        return self.square_sum / self.num_rows
 
 
 def _share(flags: Tensor) -> float:

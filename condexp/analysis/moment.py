@@ -119,6 +119,20 @@ class Moment:
         elif retakes:
             self._look_again(_Result.of(self._moment))
 
+    @property
+    def share(self) -> SecondMoment:
+        """What other processes need to know of it, where it is not waited for."""
+        return self._moment
+
+    def merge(self, share: SecondMoment) -> None:
+        """Take in what another process has heard.
+
+        Args:
+            share: Its moment's.
+        """
+        self._moment.merge(share)
+        self._result = None
+
     def _dtype(self, rows: Rows) -> torch.dtype:
         precision, again = self._options.precision, self._moment.num_rows > 0
         if precision is not Precision.AUTO:

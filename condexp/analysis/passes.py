@@ -11,6 +11,7 @@ from condexp.analysis.labels import loss_denominator
 from condexp.analysis.listener import Listener
 from condexp.analysis.memory import Memory
 from condexp.analysis.options import SIGNAL_MATRICES, AnalysisOptions, FisherType
+from condexp.analysis.ranks import ALONE, Ranks
 from condexp.analysis.signals import Labels, Signals, refuse_batch_statistics
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.state import left_as_found
@@ -39,6 +40,7 @@ class Passes:
         options: What to measure.
         learning_rate: For ``effective_lr``.
         denominator: D; None: see :func:`condexp.analysis.labels.loss_denominator`.
+        ranks: The processes that take turns at the batches, which all of them have.
     """
 
     model: nn.Module
@@ -47,22 +49,24 @@ class Passes:
     options: AnalysisOptions
     learning_rate: float | None = None
     denominator: float | None = None
+    ranks: Ranks = ALONE
 
     def measure(self) -> Snapshot:
         """Measure all batches together.
 
         Returns:
-            The snapshot.
+            The snapshot; of several ranks, rank 0 has it.
         """
         listener = self._run()
-        if again := listener.came_again:
+        if again := listener.tapes.came_again:
             listener = replace(self, options=replace(self.options, float64=again))._run()
-        return listener.snapshot()
+        return listener.snapshot(self.ranks)
 
     @property
     def _streaming(self) -> bool:
         # Batches that can be gone through only once are never asked for again.
-        return not isinstance(self.batches, Sequence) or len(self.batches) > 1
+        one = isinstance(self.batches, Sequence) and len(self.batches) == 1
+        return not one or self.ranks.size > 1
 
     def _run(self) -> Listener:
         run = _Run(self._labels(), self._listener(), self._memory())
@@ -73,9 +77,10 @@ class Passes:
             torch.enable_grad(),
             run.listener,
         ):
-            for inputs, targets in self.batches:
-                self._pass(run, inputs, targets)
+            for number, (inputs, targets) in enumerate(self.batches):
                 num_batches += 1
+                if number % self.ranks.size == self.ranks.rank:
+                    self._pass(run, number, inputs, targets)
         if num_batches == 0:
             raise InputError("there is no batch to analyse: give at least one (inputs, targets).")
         return run.listener
@@ -103,7 +108,7 @@ class Passes:
             num_samples = sum(len(inputs) for inputs, _ in self.batches if _has_samples(inputs))
         return Memory(self.options.memory_limit, num_samples, streaming=self._streaming)
 
-    def _pass(self, run: _Run, inputs: Tensor, targets: Any) -> None:
+    def _pass(self, run: _Run, number: int, inputs: Tensor, targets: Any) -> None:
         if not _has_samples(inputs):
             raise InputError(
                 "inputs must be a tensor [N, ...] with at least one sample, got "
@@ -124,16 +129,22 @@ class Passes:
             )
         if not (loss.requires_grad and listener.weights):
             return
-        signals = None if run.labels is None else run.labels.signals(outputs, targets, len(inputs))
+        signals = (
+            None
+            if run.labels is None
+            else run.labels.signals(outputs, targets, len(inputs), number)
+        )
         count = 1 if signals is None else signals.count
-        groups = run.memory.groups(listener.blocks, count, len(inputs), listener.num_samples)
+        groups = run.memory.groups(
+            listener.tapes.blocks, count, len(inputs), listener.tapes.num_samples
+        )
         # Unlike backward(), this touches no .grad and goes only as far as is needed.
         torch.autograd.grad(
             loss, listener.weights, retain_graph=signals is not None, allow_unused=True
         )
         if signals is not None:
             _sweep(listener, outputs, signals, groups or [list(listener.edges)])
-        for block in listener.blocks.values():
+        for block in listener.tapes.blocks.values():
             block.close()  # also where some call got no gradient
 
 

@@ -44,6 +44,15 @@ class RootNoise:
 
         return hook
 
+    def merge(self, other: "RootNoise") -> None:
+        """Take in what another process has heard, of the same loss.
+
+        Args:
+            other: Its noise.
+        """
+        self._rounding += other._rounding
+        self._remaining += other._remaining
+
     def excess(self) -> float:
         """Return eps²·Σm² / Σe²: what the square of the relative error is above eps².
 

@@ -48,19 +48,22 @@ class Labels:
         self._loss_fn = _plain(loss_fn, options.fisher_type)
         self._type, self._num_drawn = options.fisher_type, options.mc_samples
         # Its own generator, so that nobody else's random numbers change.
-        self._generator = torch.Generator().manual_seed(options.seed)
+        self._generator, self._seed = torch.Generator(), options.seed
 
     @torch.no_grad()
-    def signals(self, outputs: object, targets: object, num_samples: int) -> Signals:
+    def signals(
+        self, outputs: object, targets: object, num_samples: int, number: int = 0
+    ) -> Signals:
         """Return what to back-propagate after one forward pass.
 
         Args:
             outputs: The model's, f: ``[N, C]``; for ``mc`` and ``MSELoss`` also ``[N, C, ...]``.
             targets: The data's; a sample whose target cross-entropy ignores gets no signal.
             num_samples: N.
+            number: Which batch this is, from 0; others draw other labels.
 
         Returns:
-            The signals; a later call draws other labels.
+            The signals: a function of the seed and the batch, whichever process takes it.
 
         Raises:
             InputError: If the outputs are not one row a sample.
@@ -71,6 +74,10 @@ class Labels:
                 f"fisher_type={str(self._type)!r} needs outputs [N, C] with a row for each of the "
                 f"{num_samples} samples, the model returns {given}: use fisher_type='empirical'."
             )
+        self._generator.manual_seed(self._seed)
+        if number:
+            seeds = torch.randint(2**62, (number,), generator=self._generator)
+            self._generator.manual_seed(int(seeds[-1]))
         exact, f = self._type is FisherType.EXACT, outputs.detach().cpu().double()
         if isinstance(self._loss_fn, nn.MSELoss):
             signals = self._squared(f, self._loss_fn.reduction, exact=exact)

@@ -3,13 +3,15 @@
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from condexp.analysis.calls import Pass
 from condexp.analysis.fisher import FisherBlock
 from condexp.analysis.layers import describe
-from condexp.analysis.measures import Units, mean_fraction
+from condexp.analysis.measures import Means, Units, mean_fraction
 from condexp.analysis.moment import Moment, Waiting
 from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
 from condexp.analysis.rows import (
@@ -26,24 +28,22 @@ from condexp.errors import InputError
 from condexp.linalg.kronecker import KroneckerSpectrum
 from condexp.linalg.moments import Scale
 from condexp.linalg.precision import summable
-from condexp.linalg.rows import DenseRows, Rows
+from condexp.linalg.rows import DenseRows
 
 
-@dataclass(frozen=True)
-class Pass:
-    """One call of the model.
+@dataclass(frozen=True, eq=False)
+class TapeShare:
+    """What one process has heard of a layer, to be united with what others have.
 
     Args:
-        number: Counts the calls.
-        num_samples: N, its samples.
-        denominator: D, what its loss divides by.
-        num_signals: How many back-propagations follow it, which make one matrix together.
+        parts: The shares of what the tape consists of, in its order.
+        uses: Calls in a pass.
+        positions: T.
     """
 
-    number: int
-    num_samples: int
-    denominator: float
-    num_signals: int = 1
+    parts: tuple[Any, ...]
+    uses: int
+    positions: int
 
 
 class Tape:
@@ -77,10 +77,31 @@ class Tape:
         self._input = moment(Scale.MEAN) if wants(Matrix.INPUT, Matrix.KFAC) else None
         self._grad_output = moment(Scale.SUM) if wants(Matrix.GRAD_OUTPUT, Matrix.KFAC) else None
         self._weight = WeightTape(module, options, single=waiting is not None, keeps=keeps_weights)
-        self._units, self._means = Units(), _Means()
+        self._units, self._means = Units(), Means()
         self._uses: Counter[int] = Counter()
         self._returns: Counter[int] = Counter()
         self._positions = 0
+
+    @property
+    def share(self) -> TapeShare:
+        """What other processes need to know of the passes so far, which are complete."""
+        moments = [m and m.share for m in (self._input, self._grad_output)]
+        fisher = self.fisher and self.fisher.share
+        parts = (*moments, self._weight.share, self._units, self._means, fisher)
+        return TapeShare(parts, max(self._uses.values(), default=0), self._positions)
+
+    def merge(self, share: TapeShare) -> None:
+        """Take in what another process has heard of the same layer.
+
+        Args:
+            share: Its tape's.
+        """
+        mine = (self._input, self._grad_output, self._weight, self._units, self._means, self.fisher)
+        for part, other in zip(mine, share.parts, strict=True):
+            if part is not None:
+                part.merge(other)
+        self._uses[0] = max(self._uses[0], share.uses)
+        self._positions = self._positions or share.positions
 
     @property
     def listens_to_gradients(self) -> bool:
@@ -218,25 +239,3 @@ class Tape:
         if appends_one(self.module, self._options):  # no unit, once a block
             mean, power = mean[:, :-1], power - len(mean)
         return mean_fraction(mean, power)
-
-
-@dataclass
-class _Means:
-    """The mean row, and the mean of the rows' squared lengths, where there is no moment."""
-
-    num_rows: int = 0
-    row_sum: Tensor | float = 0.0
-    square_sum: float = 0.0
-
-    def add(self, rows: Rows) -> None:
-        self.num_rows += rows.num_rows
-        self.row_sum = self.row_sum + rows.sums().cpu()
-        self.square_sum += rows.square_sum()
-
-    @property
-    def mean(self) -> Tensor:
-        return torch.as_tensor(self.row_sum) / self.num_rows
-
-    @property
-    def power(self) -> float:
-        return self.square_sum / self.num_rows

@@ -15,6 +15,23 @@ from condexp.linalg.precision import summable
 from condexp.linalg.spectrum import Spectrum
 
 
+@dataclass(frozen=True, eq=False)
+class WeightShare:
+    """What one process knows of a weight that all have.
+
+    Args:
+        dtype: The precision that the layer computes in.
+        gradient: The mean of the gradients; None where none arrived.
+        num_samples: N over its passes.
+        denominator: D over its passes.
+    """
+
+    dtype: torch.dtype
+    gradient: Tensor | None
+    num_samples: int
+    denominator: float
+
+
 class WeightTape:
     """A layer's weight, as it was in the first recorded pass, and the mean of its gradients.
 
@@ -74,6 +91,24 @@ class WeightTape:
             self._gradient = total / (self._denominator + denominator)
         self._num_samples += num_samples
         self._denominator += denominator
+
+    @property
+    def share(self) -> WeightShare | None:
+        """What other processes need to know of several passes; None where there was none."""
+        if self._weight is None:
+            return None
+        return WeightShare(self._dtype, self._gradient, self._num_samples, self._denominator)
+
+    def merge(self, share: WeightShare | None) -> None:
+        """Take in what another process has heard.
+
+        Args:
+            share: Its tape's.
+        """
+        if share is not None:
+            self.forward(share.dtype)
+            if share.gradient is not None:
+                self.backward(share.gradient, share.num_samples, share.denominator)
 
     def measures(
         self,

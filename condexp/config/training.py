@@ -88,6 +88,8 @@ class TrainerConfig:
     channels_last: bool
     deterministic: bool
     num_threads: int | None = within(1)
+    num_processes: int = within(1)
+    sync_batchnorm: bool
     rescale: RescaleConfig
     eval: EvalConfig
     checkpoint: CheckpointConfig

@@ -16,6 +16,34 @@ Indices = Tensor | slice
 """Which samples: int64 [K], or a range."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which part of each batch one of several processes takes.
+
+    Args:
+        rank: Which process, from 0.
+        size: How many they are; the batches divide among them.
+
+    >>> Share(1, 2).of(6)
+    slice(3, 6, None)
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, num_samples: int) -> slice:
+        """Return the samples of a batch that are this process's.
+
+        Args:
+            num_samples: Size of the batch.
+
+        Returns:
+            Their places.
+        """
+        part = num_samples // self.size
+        return slice(self.rank * part, (self.rank + 1) * part)
+
+
 class Task(StrEnum):
     """What is learned."""
 
@@ -75,24 +103,29 @@ class Split:
         return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
     def read(
-        self, batches: Iterable[Indices], augment: Augment, *stream: int, first: int = 0
+        self,
+        batches: Iterable[tuple[int, Indices]],
+        augment: Augment,
+        *stream: int,
+        share: Share,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Read the samples of each batch, varied.
 
         Args:
-            batches: The samples of each.
+            batches: The number of each, and its samples.
             augment: How images are varied.
             *stream: What the variation is a function of, with the batch's number.
-            first: Number of the first of the batches.
+            share: The part of each batch that is wanted; it looks the same as in the whole.
 
         Yields:
             Inputs as stored, [B, ...], and targets, [B, ...].
         """
-        for number, indices in enumerate(batches, start=first + 1):
+        for number, indices in batches:
             inputs = _rows(self.inputs, indices)
             if augment is Augment.CROP_FLIP:
-                inputs = augment_batch(inputs, generator_of(*stream, number))
-            yield inputs, _rows(self.targets, indices)
+                inputs = augment_batch(inputs, generator_of(*stream, number + 1))
+            part = share.of(len(inputs))
+            yield inputs[part], _rows(self.targets, indices)[part]
 
 
 def _rows(samples: Tensor, indices: Indices) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import data
 
 from condexp.data.augment import Augment, seed_of
-from condexp.data.dataset import Indices, Split
+from condexp.data.dataset import Indices, Share, Split
 
 # 256 for crops of 224 (Krizhevsky et al. 2012, §2).
 RESIZE_OVER_CROP = 256 / 224
@@ -66,26 +66,27 @@ class ImageFiles(Split):
 
     def read(
         self,
-        batches: Iterable[Indices],
+        batches: Iterable[tuple[int, Indices]],
         augment: Augment,
         *stream: int,
-        first: int = 0,  # noqa: ARG002
+        share: Share,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Read the images of each batch; the workers are as many as torch has threads.
 
         Args:
-            batches: The images of each.
+            batches: The number of each, which makes no difference, and its images.
             augment: How they are varied; none is the centre crop of the resized image.
             *stream: What the variation is a function of, with the image's index.
-            first: Number of the first of the batches; it makes no difference.
+            share: The part of each batch that is read.
 
         Yields:
             Images, uint8 [B, 3, crop, crop], and classes, int64 [B].
         """
         everything = torch.arange(len(self))
+        chosen = (everything[indices] for _, indices in batches)
         yield from data.DataLoader(
             _Crops(self, augment, stream),
-            batch_sampler=(everything[indices].tolist() for indices in batches),
+            batch_sampler=(images[share.of(len(images))].tolist() for images in chosen),
             num_workers=torch.get_num_threads(),
             generator=torch.Generator(),  # or the global one would be drawn from
         )

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from condexp.data.augment import CROP_PADDING, Augment, generator_of
-from condexp.data.dataset import Indices, Split
+from condexp.data.dataset import Indices, Share, Split
 from condexp.errors import InputError, choose
+
+WHOLE = Share()
 
 
 class Batches:
@@ -29,6 +31,7 @@ class Batches:
         augment: How images are varied.
         device: Where batches are wanted. The whole split moves there if it fits.
         dtype: Floating-point type of the batches.
+        share: The part of each batch that is yielded.
 
     Raises:
         InputError: If the batch size is below one, the seed negative, the split empty or not one
@@ -47,6 +50,7 @@ class Batches:
         augment: Augment | str = Augment.NONE,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        share: Share = WHOLE,
     ) -> None:
         if not len(split):
             raise InputError("a split without samples has no batches.")
@@ -65,6 +69,7 @@ class Batches:
         self.seed = seed
         self.device = torch.device(device)
         self.dtype = dtype
+        self._share = share
         shape = (-1, *[1] * (len(split.shape) - 1))
         self._mean = torch.tensor(mean, dtype=dtype, device=self.device).view(shape)
         self._std = torch.tensor(std, dtype=dtype, device=self.device).view(shape)
@@ -77,30 +82,33 @@ class Batches:
             return self.num_samples // self.batch_size
         return -(-self.num_samples // self.batch_size)
 
-    def epoch(self, epoch: int = 0, *, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(
+        self, epoch: int = 0, *, first: int = 0, stride: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of one epoch.
 
         Args:
             epoch: Which, from 0 on.
             first: The batch to begin with; those before it are not read.
+            stride: k: from there on each k-th batch.
 
         Yields:
             Normalised inputs [B, ...] and targets [B, ...], on the device.
         """
-        varied = (self.augment, self.seed, epoch)
-        for inputs, targets in self._split.read(self._chosen(epoch, first), *varied, first=first):
+        chosen, varied = self._chosen(epoch, first, stride), (self.augment, self.seed, epoch)
+        for inputs, targets in self._split.read(chosen, *varied, share=self._share):
             normalised = (self._move(inputs).to(self.dtype) - self._mean).div_(self._std)
             there = self._move(targets)
             yield normalised, there.to(self.dtype) if there.is_floating_point() else there
 
-    def _chosen(self, epoch: int, first: int) -> Iterator[Indices]:
+    def _chosen(self, epoch: int, first: int, stride: int) -> Iterator[tuple[int, Indices]]:
         order = None
         if self.shuffle and self.batch_size < self.num_samples:
             order = torch.randperm(self.num_samples, generator=generator_of(self.seed, epoch, 0))
             order = order.to(self._split.inputs.device)
-        for batch in range(first, self.steps_per_epoch):
+        for batch in range(first, self.steps_per_epoch, stride):
             span = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            yield span if order is None else order[span]
+            yield batch, span if order is None else order[span]
 
     def _move(self, batch: Tensor) -> Tensor:
         if batch.device == self.device:

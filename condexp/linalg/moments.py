@@ -1,8 +1,6 @@
 """Second moments of rows, streamed over batches, and the one place of every 1/N."""
 
-from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,6 +9,7 @@ from condexp.errors import InputError
 from condexp.linalg.precision import coarser, exact_products
 from condexp.linalg.rows import DenseRows, Rows
 from condexp.linalg.spectrum import Spectrum
+from condexp.linalg.sums import Sums
 
 
 class Scale(StrEnum):
@@ -53,7 +52,7 @@ class SecondMoment:
         self.num_samples = 0
         self.dtype = self.row_dtype = torch.float64
         self._kept: list[Rows] = []
-        self._sums: _Sums | None = None
+        self._sums: Sums | None = None
 
     def add(
         self,
@@ -85,6 +84,29 @@ class SecondMoment:
             self._sums = self._all_sums()
             self._kept.clear()
 
+    def merge(self, other: "SecondMoment") -> None:
+        """Take in what another moment, of the same kind, was given: Σ sums / Σ counts.
+
+        Args:
+            other: Of other rows; of no rows: no effect. It is not changed.
+        """
+        if other.num_rows == 0:
+            return
+        self.row_dtype = coarser(self.row_dtype, other.row_dtype)
+        self.dtype = coarser(self.dtype, other.dtype)
+        self.num_rows += other.num_rows
+        self.num_samples += other.num_samples
+        if other._sums is None:
+            self._kept += other._kept
+            few = self._sums is None and self.num_rows < self._kept[0].num_features
+            if not few:
+                self._sums = self._all_sums()
+                self._kept.clear()
+            return
+        mine = self._all_sums() if self._sums is not None or self._kept else None
+        self._sums = other._sums if mine is None else mine + other._sums
+        self._kept.clear()
+
     @property
     def keeps_rows(self) -> bool:
         """Whether it holds rows, which must not change."""
@@ -106,7 +128,7 @@ class SecondMoment:
         """
         self._refuse_nothing()
         sums = self._all_sums()
-        return sums.second_moment(self.num_rows, center=self.center) / self._count
+        return sums.second_moment(center=self.center) / self._count
 
     def smaller_side(self) -> Tensor:
         """Return the matrix that has the spectrum's non-zero part: this one, or its dual.
@@ -127,7 +149,7 @@ class SecondMoment:
             The spectrum, of length groups·features, of the rows so far.
         """
         matrix, eigenvalues = (self.smaller_side(), None) if solved is None else solved
-        cancelled = 0.0 if self._sums is None else self._sums.cancelled(self.num_rows, self.center)
+        cancelled = 0.0 if self._sums is None else self._sums.cancelled(center=self.center)
         return Spectrum.from_matrix(
             matrix,
             dtype=self.dtype,
@@ -157,7 +179,7 @@ class SecondMoment:
         if self.num_rows == 0:
             raise InputError("the mean of no rows is not defined: add rows first")
         if self._sums is not None:
-            return self._sums.mean(self.num_rows)
+            return self._sums.mean()
         return torch.stack([rows.sums() for rows in self._kept]).sum(0) / self.num_rows
 
     def _refuse_nothing(self) -> None:
@@ -167,16 +189,16 @@ class SecondMoment:
                 "defined: add rows of at least one sample first"
             )
 
-    def _all_sums(self) -> "_Sums":
+    def _all_sums(self) -> Sums:
         """Return the sums of all rows, those of the kept ones included."""
         total = self._sums
         shifts = self.center or self.scale is Scale.MEAN
         for rows in self._kept:
             with exact_products(rows.device):
                 if total is None:
-                    total = _Sums.of(rows, rows.reference() if shifts else None, self.dtype)
+                    total = Sums.of(rows, rows.reference() if shifts else None, self.dtype)
                 else:
-                    total += _Sums.of(rows, total.reference, self.dtype)
+                    total += Sums.of(rows, total.reference, self.dtype)
         assert total is not None
         return total
 
@@ -193,53 +215,3 @@ class SecondMoment:
             products = products - products.mean(1, keepdim=True)
             products = products - products.mean(2, keepdim=True)
         return products
-
-
-@dataclass(frozen=True, eq=False)
-class _Sums:
-    """Sums over rows r' = r − reference.
-
-    Args:
-        reference: What was subtracted; None: nothing.
-        spread: The same by feature, ``[groups, d]``.
-        rows: Σ r', ``[groups, d]``.
-        products: Σ r' r'ᵀ, ``[groups, d, d]``.
-    """
-
-    reference: Tensor | None
-    spread: Tensor
-    rows: Tensor
-    products: Tensor
-
-    @classmethod
-    def of(cls, rows: Rows, reference: Tensor | None, dtype: torch.dtype) -> Self:
-        if reference is None:
-            sums = rows.sums()
-            return cls(None, torch.zeros_like(sums), sums, rows.products(dtype))
-        shifted = rows.less(reference, dtype)
-        return cls(reference, rows.spread(reference), shifted.sums(), shifted.products(dtype))
-
-    def __add__(self, other: Self) -> Self:
-        device = other.rows.device
-        rows, products = self.rows.to(device), self.products.to(device)
-        return replace(other, rows=rows + other.rows, products=products + other.products)
-
-    def mean(self, num_rows: int) -> Tensor:
-        return self.spread + self.rows / num_rows
-
-    def second_moment(self, num_rows: int, *, center: bool) -> Tensor:
-        """Return Σ r rᵀ, or Σ (r − m)(r − m)ᵀ."""
-        sums, spread = self.rows[:, None], self.spread[:, None]
-        if center:  # Σ r' r'ᵀ − R·m' m'ᵀ, whatever the rows were shifted by
-            return torch.baddbmm(self.products, sums.mT, sums / -num_rows)
-        if self.reference is None:
-            return self.products
-        left, right = torch.cat([sums, spread], 1), torch.cat([spread, sums + num_rows * spread], 1)
-        return torch.baddbmm(self.products, left.mT, right)
-
-    def cancelled(self, num_rows: int, center: bool) -> float:
-        """Return the squares of what is subtracted before products and added after, or reversed."""
-        if self.reference is None:
-            return 0.0
-        parts = (self.rows / num_rows,) if center else (self.rows / num_rows, self.spread)
-        return sum(float(part.square().sum(-1).max()) for part in parts) * num_rows

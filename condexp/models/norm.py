@@ -1,5 +1,6 @@
 """Normalisations, and batch normalisation's two halves as modules of their own."""
 
+from collections.abc import Callable
 from enum import StrEnum
 
 import torch
@@ -8,6 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from condexp.errors import InputError, choose
 
+Average = Callable[[Tensor], Tensor]
+"""The mean over processes that have equal shares of a batch, through which gradients pass."""
 LARGEST_NUM_GROUPS = 32
 SMALLEST_GROUP = 4
 
@@ -23,10 +26,11 @@ class Norm(StrEnum):
     SCALE = "scale"
 
 
-class _BatchHalf(_BatchNorm):
-    """Statistics, running averages and affine map of BatchNorm; a subclass uses one of the two.
+class BatchStatistics(_BatchNorm):
+    """Statistics, running averages and affine map of BatchNorm; a subclass uses one or both.
 
     A subclass of torch's own class: whoever looks for batch statistics finds these modules too.
+    Where ``average`` is set, the statistics are of the batch of ``num_processes`` processes.
     """
 
     momentum: float
@@ -34,13 +38,25 @@ class _BatchHalf(_BatchNorm):
     running_var: Tensor
     num_batches_tracked: Tensor
 
+    average: Average | None = None
+    num_processes = 1
+
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(num_features, eps, momentum)
 
     def normalise(self, inputs: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """Use the statistics, before the affine map; see the subclasses."""
         raise NotImplementedError
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the base class' name for it)
+        """Normalise a batch, with its own statistics in training and the running ones else.
+
+        Args:
+            input: Activations [N, C, ...].
+
+        Returns:
+            The same shape.
+        """
         shape = (1, self.num_features, *[1] * (input.dim() - 2))
         # Sums over a batch need float32 even where activations have less.
         inputs = input.to(torch.promote_types(input.dtype, torch.float32))
@@ -60,6 +76,10 @@ class _BatchHalf(_BatchNorm):
             )
         dims = [dim for dim in range(inputs.dim()) if dim != 1]
         variance, mean = torch.var_mean(inputs, dim=dims, correction=0)
+        if self.average is not None:
+            of_process, mean = mean, self.average(mean)
+            variance = self.average(variance + (of_process - mean).square())
+            num_values *= self.num_processes
         with torch.no_grad():
             unbiased = variance * (num_values / (num_values - 1))
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
@@ -68,7 +88,7 @@ class _BatchHalf(_BatchNorm):
         return mean, variance
 
 
-class BatchCenter(_BatchHalf):
+class BatchCenter(BatchStatistics):
     """Subtract the batch mean: ``y = γ·(x − μ) + β``, the first half of BatchNorm.
 
     μ is each channel's mean over the batch (and positions); in evaluation the running mean. Running
@@ -95,7 +115,7 @@ class BatchCenter(_BatchHalf):
         return inputs - mean
 
 
-class BatchScale(_BatchHalf):
+class BatchScale(BatchStatistics):
     """Divide by the batch standard deviation: ``y = γ·x/√(σ² + eps) + β``.
 
     The second half of BatchNorm: ``BatchScale(BatchCenter(x))`` is BatchNorm. σ² is each channel's

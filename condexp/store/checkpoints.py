@@ -15,6 +15,7 @@ from condexp.store.disk import ResultsError, as_results_error, replacing
 from condexp.store.file_objects import DiskFile
 from condexp.store.writer import ResultsWriter
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
+from condexp.training.distributed import SINGLE, Crew, Wish
 from condexp.training.loop import RunState
 from condexp.training.seeding import random_state
 
@@ -162,6 +163,7 @@ class Checkpointer:
         rhythm: When to write.
         stop: True once the run is to be left.
         start: Number of updates that are finished already.
+        crew: The processes that train together; the others save when this one does.
     """
 
     def __init__(
@@ -175,10 +177,11 @@ class Checkpointer:
         rhythm: Rhythm,
         stop: Flag,
         start: int = 0,
+        crew: Crew = SINGLE,
     ) -> None:
         self._folder, self._writer, self._origin = folder, writer, origin
         self._model, self._optimizer = model, optimizer
-        self._rhythm, self._stop = rhythm, stop
+        self._rhythm, self._stop, self._crew = rhythm, stop, crew
         self._next = rhythm.next_after(start)
         self._written = time.monotonic()
 
@@ -191,17 +194,22 @@ class Checkpointer:
         Returns:
             Whether to stop here; the checkpoint is the caller's then.
         """
-        if self._stop:
-            return True
-        if step != self._next:
-            return False
-        self._next = self._rhythm.next_after(step)
-        if self._rhythm.is_due(step, time.monotonic() - self._written):
+        wish = self._crew.strongest(self._wish(step))
+        if wish is Wish.SAVE:
             try:
                 self.save(step, RunState.UNFINISHED)
             except ResultsError as error:
                 logger.warning("%s", error)
-        return False
+        return wish is Wish.STOP
+
+    def _wish(self, step: int) -> Wish:
+        if self._stop:
+            return Wish.STOP
+        if step != self._next:
+            return Wish.GO_ON
+        self._next = self._rhythm.next_after(step)
+        due = self._rhythm.is_due(step, time.monotonic() - self._written)
+        return Wish.SAVE if due else Wish.GO_ON
 
     def save(self, step: int, state: RunState) -> None:
         """Write a checkpoint, after committing what it counts on.
@@ -214,10 +222,11 @@ class Checkpointer:
             ResultsError: If the results or the checkpoint cannot be written.
         """
         epoch, position = divmod(step, self._rhythm.steps_per_epoch)
+        random, *others = self._crew.to_one(random_state(), 0)
         checkpoint = Checkpoint(
             model=self._model.state_dict(),
             optimizer=self._optimizer.state_dict(),
-            random=random_state(),
+            random=random,
             step=step,
             epoch=epoch,
             position=position,
@@ -225,6 +234,7 @@ class Checkpointer:
             config_sha256=self._origin.config_sha256,
             data_sha256=self._origin.data_sha256,
             state=state,
+            others=tuple(others),
         )
         save_checkpoint(self._folder, checkpoint)
         self._written = time.monotonic()

@@ -42,6 +42,7 @@ class Checkpoint:
         config_sha256: Of the identity configuration as YAML.
         data_sha256: Checksum of the data set.
         state: Whether there is more to train; a finished run lacks its last files only.
+        others: As ``random``, of the processes from rank 1 on.
     """
 
     model: Mapping[str, Tensor]
@@ -54,6 +55,7 @@ class Checkpoint:
     config_sha256: str
     data_sha256: str
     state: RunState
+    others: tuple[Mapping[str, Any], ...] = ()
 
     def write(self, stream: Stream) -> None:
         """Write the file's bytes; the same state gives the same ones.
@@ -61,18 +63,19 @@ class Checkpoint:
         Args:
             stream: Takes them. (A path's name would be written into the archive.)
         """
-        names = ("model", "optimizer", "random", "step", "epoch", "position", "state")
+        names = ("model", "optimizer", "random", "step", "epoch", "position", "state", "others")
         content = {name: getattr(self, name) for name in (*names, "config_sha256", "data_sha256")}
         content |= {"version": VERSION, "committed": asdict(self.committed)}
         # Texts read from a file are other objects than the program's own.
         torch.save(_interned(content), stream)  # type: ignore[arg-type]  # it only writes
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int = 0) -> None:
         """Put model, optimizer and the global generators in this state.
 
         Args:
             model: Of the same architecture, on its device.
             optimizer: Over the model's parameters.
+            rank: Which of the run's processes this is.
 
         Raises:
             InputError: If they are not those of this checkpoint.
@@ -80,8 +83,8 @@ class Checkpoint:
         try:
             model.load_state_dict(self.model)
             optimizer.load_state_dict(dict(self.optimizer))
-            restore_random_state(self.random)
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            restore_random_state((self.random, *self.others)[rank])
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             said = " ".join(str(error).split()).rstrip(".")  # torch's runs over many lines
             raise InputError(
                 f"the checkpoint is of another network or optimizer: {said}. Give "
@@ -118,6 +121,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             config_sha256=content["config_sha256"],
             data_sha256=content["data_sha256"],
             state=RunState(content["state"]),
+            others=content.get("others", ()),
         )
     except FileNotFoundError:
         raise InputError(f"there is no checkpoint {path}") from None

@@ -1,12 +1,14 @@
 """Loss and error over whole data sets, the model in eval mode and left as found."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from condexp.analysis.ranks import ALONE, Ranks
 from condexp.data.dataset import Task
 from condexp.data.loaders import Batches
 
@@ -42,49 +44,73 @@ def build_loss(task: Task) -> nn.Module:
     return nn.CrossEntropyLoss() if task is Task.CLASSIFICATION else nn.MSELoss()
 
 
+@dataclass(frozen=True)
+class BatchScore:
+    """What one batch adds to a score.
+
+    Attributes:
+        loss: Mean loss.
+        num_samples: B.
+        num_wrong: Targets that were missed.
+        num_targets: Targets that can be; 0 for regression.
+    """
+
+    loss: float
+    num_samples: int
+    num_wrong: int
+    num_targets: int
+
+
 @torch.no_grad()
-def evaluate(
+def score_batches(
     model: nn.Module, loss_fn: LossFunction, batches: Iterable[tuple[Tensor, Tensor]]
-) -> Score:
-    """Return the mean loss and the error over all samples, in eval mode.
+) -> list[BatchScore]:
+    """Score each batch, in eval mode.
 
     Args:
         model: Every module's train or eval mode is restored, also after an exception.
-        loss_fn: Its batch means are weighted by the batches' sizes.
+        loss_fn: The mean over a batch.
         batches: Inputs [N, …] and targets; class indices are compared with the largest output,
             floating-point targets have no error.
 
     Returns:
-        The score.
+        A score for each batch.
     """
-    losses: list[Tensor] = []
-    wrong: list[Tensor] = []
-    num_targets = 0
-    sizes: list[int] = []
+    found: list[tuple[Tensor, Tensor, int, int]] = []
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         for inputs, targets in batches:
             outputs = model(inputs)
-            losses.append(loss_fn(outputs, targets))
-            if not targets.is_floating_point():
-                wrong.append((outputs.argmax(1) != targets).sum())
-                num_targets += targets.numel()
-            sizes.append(len(inputs))
+            counts = not targets.is_floating_point()
+            wrong = (outputs.argmax(1) != targets).sum() if counts else torch.tensor(0)
+            loss = loss_fn(outputs, targets)
+            found.append((loss, wrong, len(inputs), targets.numel() if counts else 0))
     finally:
         for module, mode in modes:
             module.training = mode
+    # Read only now: each number that is fetched from a GPU makes it wait.
+    return [BatchScore(float(loss), n, int(wrong), k) for loss, wrong, n, k in found]
+
+
+def mean_score(batches: Sequence[BatchScore]) -> Score:
+    """Return the mean loss and the error over all samples.
+
+    Args:
+        batches: The scores of all batches.
+
+    Returns:
+        The loss, batch means weighted by the batches' sizes, and the error; NaN of no batch.
+    """
+    num_targets = sum(batch.num_targets for batch in batches)
+    wrong = sum(batch.num_wrong for batch in batches)
     # Counted, not averaged: 18 of 360 are 5 percent to the last bit.
-    error = 100 * int(torch.stack(wrong).sum()) / num_targets if num_targets else float("nan")
-    return Score(_mean(losses, sizes), error)
-
-
-def _mean(values: list[Tensor], sizes: list[int]) -> float:
-    """Return the mean weighted by sizes, NaN if there is none; one transfer for all batches."""
-    if not values:
-        return float("nan")
-    weights = torch.tensor(sizes, dtype=torch.float64)
-    return float(torch.stack(values).cpu().double() @ weights / weights.sum())
+    error = 100 * wrong / num_targets if num_targets else float("nan")
+    if not batches:
+        return Score(float("nan"), error)
+    losses = torch.tensor([batch.loss for batch in batches], dtype=torch.float64)
+    weights = torch.tensor([batch.num_samples for batch in batches], dtype=torch.float64)
+    return Score(float(losses @ weights / weights.sum()), error)
 
 
 @dataclass(frozen=True)
@@ -95,11 +121,13 @@ class Evaluator:
         loss_fn: The training loss.
         train: The training set, unshuffled and not augmented.
         test: The test set.
+        ranks: The processes that take turns at the batches.
     """
 
     loss_fn: LossFunction
     train: Batches
     test: Batches
+    ranks: Ranks = ALONE
 
     def __call__(self, model: nn.Module) -> Evaluation:
         """Evaluate on both sets.
@@ -108,9 +136,14 @@ class Evaluator:
             model: Left as found.
 
         Returns:
-            Losses, and errors in percent.
+            Losses, and errors in percent; the same on every rank.
         """
-        return Evaluation(
-            *evaluate(model, self.loss_fn, self.train.epoch()),
-            *evaluate(model, self.loss_fn, self.test.epoch()),
-        )
+        return Evaluation(*self._score(model, self.train), *self._score(model, self.test))
+
+    def _score(self, model: nn.Module, batches: Batches) -> Score:
+        rank, size = self.ranks.rank, self.ranks.size
+        mine = score_batches(model, self.loss_fn, batches.epoch(first=rank, stride=size))
+        everyones = self.ranks.to_all(mine)
+        # In the order of the set, so that the sum is that of one process.
+        rounds = zip_longest(*everyones)
+        return mean_score([score for turn in rounds for score in turn if score is not None])

@@ -82,6 +82,34 @@ def compile_model(model: nn.Module, backend: str | Callable[..., Any] = "inducto
     return compiled
 
 
+def find_device(name: str) -> torch.device:
+    """Find the device of a name.
+
+    Args:
+        name: ``auto``, a CUDA device if there is one, or a device of torch's.
+
+    Returns:
+        The device.
+
+    Raises:
+        InputError: If there is no such name, or this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    num_cuda, has_mps = torch.cuda.device_count(), torch.backends.mps.is_available()
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"trainer.device={name!r}: give auto, cpu, mps, cuda or cuda:N.") from None
+    present = {"cpu": True, "cuda": (device.index or 0) < num_cuda, "mps": has_mps}
+    if not present.get(device.type, False):
+        raise InputError(
+            f"trainer.device={name}: this machine has {num_cuda} CUDA devices and "
+            f"{'an' if has_mps else 'no'} MPS device; use trainer.device=auto or cpu."
+        )
+    return device
+
+
 def check_execution(device: torch.device, *, precision: ModelPrecision, compiled: bool) -> None:
     """Refuse what this machine cannot do, before anything is trained.
 

@@ -9,15 +9,15 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.labels import loss_denominator
-from condexp.analysis.listener import Listener
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.data.loaders import Batches
 from condexp.errors import InputError
+from condexp.training.distributed import SINGLE, Crew
 from condexp.training.evaluate import LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
 from condexp.training.execution import Forward
+from condexp.training.measured_step import listening, snapshot_of
 from condexp.training.optimizers import LearningRate, set_learning_rate, steady_learning_rate
 from condexp.training.probe import Probe
 
@@ -99,6 +99,7 @@ def train(
     start: int = 0,
     pause: Callable[[int], bool] = never,
     before_step: Callable[[int], None] | None = None,
+    crew: Crew = SINGLE,
 ) -> Outcome:
     """Train, and measure at the planned steps without changing one bit of what is learned.
 
@@ -122,6 +123,8 @@ def train(
         pause: Called between updates, with the number of the finished ones; true ends the training
             there, and ``start`` can go on from it.
         before_step: Called after ``pause``, with the same number; may change the model.
+        crew: The processes that train the network together, each with its share of ``batches``;
+            then ``compiled`` must be None.
 
     Returns:
         How it ended; a loss that is not finite is reported, and stops the run before its update.
@@ -129,13 +132,15 @@ def train(
     _check(plan, source, probe)
     report = _Report(plan, sinks)
     due = frozenset(plan.snapshot_steps)
-    forward = model if compiled is None else compiled
+    parallel = crew.parallel(model)
+    forward = parallel if compiled is None else compiled
     model.train()
 
     def probe_if_due(step: int) -> None:
         if step in due and source is Source.PROBE and probe is not None:
+            crew.agree_on_buffers(model)
             rate = steady_learning_rate(optimizer)
-            report.snapshot(step, probe.measure(model, loss_fn, options, rate))
+            report.snapshot(step, probe.measure(model, loss_fn, options, rate, crew))
 
     ahead = _endless(batches, *divmod(start, plan.steps_per_epoch))
     for step, (inputs, targets) in zip(range(start, plan.num_steps), ahead, strict=False):
@@ -148,16 +153,19 @@ def train(
         probe_if_due(step)
         optimizer.zero_grad()
         if step in due and source is Source.TRAIN_BATCH:
-            loss, snapshot = _recorded_pass(model, loss_fn, optimizer, inputs, targets, options)
+            listener = listening(model, loss_fn, optimizer, inputs, targets, options, crew)
+            with listener:
+                loss = crew.mean(_forward_backward(parallel, loss_fn, inputs, targets))
             report.step(step, loss, lr)
-            report.snapshot(step, snapshot)
+            report.snapshot(step, snapshot_of(listener, crew))
         else:
-            loss = _forward_backward(forward, loss_fn, inputs, targets)
+            loss = crew.mean(_forward_backward(forward, loss_fn, inputs, targets))
             report.step(step, loss, lr)
         if not math.isfinite(loss):
             return report.outcome(RunState.DIVERGED, step)
         optimizer.step()
         if step + 1 in report.evaluations_due:
+            crew.agree_on_buffers(model)
             report.evaluation(step + 1, evaluate(model))
     probe_if_due(plan.num_steps)
     return report.outcome(RunState.COMPLETE, plan.num_steps)
@@ -175,32 +183,6 @@ def _forward_backward(
     loss = loss_fn(forward(inputs), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.item()
-
-
-def _recorded_pass(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
-    options: AnalysisOptions,
-) -> tuple[float, Snapshot]:
-    with Listener(
-        model,
-        options,
-        denominator=loss_denominator(loss_fn, targets, len(inputs)),
-        learning_rate=steady_learning_rate(optimizer),
-        loss_fn=loss_fn,
-        single=True,  # layers that are used again are known by name
-        keeps_weights=False,  # a run stores what it measures
-    ) as recorder:
-        loss = _forward_backward(model, loss_fn, inputs, targets)
-    if again := recorder.came_again:
-        raise InputError(
-            f"{', '.join(again)}: used more often in training than in the pass that was traced "
-            "before; leave it out with analysis.layers.exclude"
-        )
-    return loss, recorder.snapshot()
 
 
 def _check(plan: Plan, source: Source, probe: Probe | None) -> None:

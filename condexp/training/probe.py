@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.ranks import ALONE, Ranks
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.state import left_as_found
 from condexp.data.dataset import Dataset
 from condexp.data.loaders import Batches
 from condexp.errors import InputError
+from condexp.models.synchronised import by_themselves
 from condexp.training.evaluate import LossFunction
 from condexp.training.seeding import make_generator
 
@@ -55,6 +57,7 @@ class Probe:
         loss_fn: LossFunction,
         options: AnalysisOptions,
         learning_rate: float | None = None,
+        ranks: Ranks = ALONE,
     ) -> Snapshot:
         """Measure the model as it is now, and leave it exactly as found.
 
@@ -64,14 +67,16 @@ class Probe:
             loss_fn: ``loss_fn(outputs, targets) -> scalar``.
             options: What to measure.
             learning_rate: For ``effective_lr``; NaN without it.
+            ranks: The processes that take turns at the batches: each batch is one process's, and
+                so are its statistics.
 
         Returns:
-            One snapshot of all batches.
+            One snapshot of all batches; of several ranks, rank 0 has it.
         """
-        with left_as_found(model):
+        with left_as_found(model), by_themselves(model):
             model.train(self.mode is ProbeMode.TRAIN)
             return analyze_batches(
-                model, loss_fn, self.batches, options, learning_rate=learning_rate
+                model, loss_fn, self.batches, options, learning_rate=learning_rate, ranks=ranks
             )
 
 

@@ -185,3 +185,33 @@ def test_all_zero_rows_give_zero_and_nonfinite_rows_are_not_hidden() -> None:
         matrix = moment_of(rows, dtype=torch.float32).matrix()
         spectrum = Spectrum.from_matrix(matrix, dtype=torch.float32, num_rows=300)
         assert spectrum.status is Status.NONFINITE
+
+
+@pytest.mark.parametrize("scale", Scale)
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("edges", [(0, 2, 5), (0, 3, 40), (0, 37, 40), (0, 20, 40), (0, 0, 40)])
+def test_merged_moments_are_those_of_all_rows(
+    scale: Scale, center: bool, edges: tuple[int, ...]
+) -> None:
+    # Of 6 features: both sides kept, one of them, or none; the parts' means differ by 100.
+    rows = draw(2, edges[-1], 6) + 100 * (torch.arange(edges[-1])[:, None] >= edges[1])
+    parts = [moment_of(rows[:, a:b], scale, center=center) for a, b in pairwise(edges)]
+    merged = SecondMoment(scale, center=center)
+    for part in parts:
+        merged.merge(part)
+    whole = moment_of(rows, scale, center=center)
+    # Sums of 40 terms of size 1e4.
+    assert torch.allclose(merged.matrix(), whole.matrix(), rtol=1e-12, atol=1e-11)
+    assert torch.allclose(merged.mean(), whole.mean(), rtol=0, atol=1e-12)
+    assert (merged.num_rows, merged.num_samples) == (whole.num_rows, whole.num_samples)
+    spectra = merged.spectrum().eigenvalues, whole.spectrum().eigenvalues
+    assert torch.allclose(*spectra, rtol=1e-9, atol=1e-9)
+    assert merged.mean_square() == pytest.approx(whole.mean_square(), rel=1e-12)
+
+
+def test_merging_leaves_the_other_as_it_is_and_takes_the_coarser_precision() -> None:
+    one, other = moment_of(draw(1, 9, 4)), moment_of(draw(1, 9, 4, seed=1), dtype=torch.float32)
+    before = other.matrix()
+    one.merge(other)
+    assert torch.equal(other.matrix(), before)
+    assert one.dtype is torch.float32

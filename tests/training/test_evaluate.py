@@ -1,6 +1,7 @@
 """Evaluation against the obvious full-set computation, and what it leaves behind."""
 
 import math
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ from torch import Tensor, nn
 
 from condexp.data.dataset import Split, Task
 from condexp.data.loaders import Batches
-from condexp.training.evaluate import Evaluation, Evaluator, Score, build_loss, evaluate
+from condexp.training.evaluate import (
+    Evaluation,
+    Evaluator,
+    LossFunction,
+    Score,
+    build_loss,
+    mean_score,
+    score_batches,
+)
 from tests.training.runs import hooks, images, mlp, model_state
 
 
@@ -22,6 +31,12 @@ def model() -> nn.Sequential:
 
 def in_order(split: Split, size: int) -> Batches:
     return Batches(split, mean=(128.0,), std=(64.0,), batch_size=size, dtype=torch.float64)
+
+
+def evaluate(
+    model: nn.Module, loss_fn: LossFunction, batches: Iterable[tuple[Tensor, Tensor]]
+) -> Score:
+    return mean_score(score_batches(model, loss_fn, batches))
 
 
 def by_hand(model: nn.Module, split: Split) -> tuple[float, float]:

@@ -1,0 +1,137 @@
+"""Several processes against one: a step, a measured step, and what uniting the moments takes of it.
+
+``python -m benchmarks.ranks RANK SIZE THREADS MEETING RESULT NETWORK`` is one rank of a group.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.networks import LOSS, NETWORKS, Training
+from benchmarks.timing import Measurement
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.tapes import Tapes
+from condexp.linalg.eigen import pin_threads
+from condexp.training.distributed import SINGLE, Crew, Team
+from condexp.training.measured_step import listening, snapshot_of
+
+GROUPS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes": (2, 1)}
+MEASURED = ("ResNet-20", "VGG-16-BN")
+Times = dict[str, list[float]]
+
+
+def measure(num_rounds: int) -> list[Measurement]:
+    """Time groups of processes one after the other, in turn.
+
+    Args:
+        num_rounds: How often each group is started; it then takes three steps of each kind.
+
+    Returns:
+        For each network: two processes against one, for a plain and for a measured step, and the
+        part of a snapshot that is uniting what the processes have heard.
+    """
+    found = []
+    for name in MEASURED:
+        times: dict[str, Times] = {group: {} for group in GROUPS}
+        for _ in range(num_rounds):
+            for group, (size, threads) in GROUPS.items():
+                for what, seconds in _group(name, size, threads).items():
+                    times[group].setdefault(what, []).extend(seconds)
+        two = times["2 processes"]
+        for group in ("1 process, 1 thread", "1 process, 2 threads"):
+            one = times[group]
+            for what in ("step", "measured step"):
+                title = f"{name}: {what}, 2 processes / {group}"
+                found.append(Measurement(title, tuple(two[what]), tuple(one[what]), None))
+        united, whole = tuple(two["uniting"]), tuple(two["snapshot"])
+        found.append(Measurement(f"{name}: uniting / snapshot, 2 processes", united, whole, None))
+    return found
+
+
+def _group(network: str, size: int, threads: int) -> Times:
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "times.json"
+        common = [str(size), str(threads), f"{folder}/meeting", str(result), network]
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.ranks"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        ranks = [
+            subprocess.Popen([*command, str(rank), *common], env=environment)
+            for rank in range(size)
+        ]
+        codes = [rank.wait() for rank in ranks]
+        if any(codes):
+            raise RuntimeError(f"a rank of {network} failed")
+        times: Times = json.loads(result.read_text())
+    return times
+
+
+def _rank(rank: int, size: int, meeting: str, network: str) -> Times:
+    crew: Crew = SINGLE
+    if size > 1:
+        dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=size)
+        crew = Team(torch.device("cpu"), size)
+    training = Training(next(each for each in NETWORKS if each.name == network))
+    part = crew.share().of(len(training.inputs))
+    inputs, targets = training.inputs[part], training.targets[part]
+    model, optimizer = training.model, training.optimizer
+    forward = crew.parallel(model)
+    times: Times = {"step": [], "measured step": [], "snapshot": [], "uniting": []}
+    unite: Any = Tapes._unite
+
+    def timed_unite(*arguments: Any) -> Any:
+        start = time.perf_counter()
+        names = unite(*arguments)
+        times["uniting"].append(time.perf_counter() - start)
+        return names
+
+    Tapes._unite = timed_unite  # type: ignore[method-assign,assignment]
+
+    def forward_backward() -> float:
+        optimizer.zero_grad()
+        loss = LOSS(forward(inputs), targets)
+        loss.backward()
+        return crew.mean(loss.item())
+
+    def step() -> None:
+        forward_backward()
+        optimizer.step()
+
+    def measured_step() -> None:
+        options = AnalysisOptions(precision="float32")  # type: ignore[arg-type]
+        listener = listening(model, LOSS, optimizer, inputs, targets, options, crew)
+        with listener:
+            forward_backward()
+        start = time.perf_counter()
+        snapshot_of(listener, crew)
+        times["snapshot"].append(time.perf_counter() - start)
+        optimizer.step()
+
+    for number in range(4):  # the first of each is not counted
+        for what, run in (("step", step), ("measured step", measured_step)):
+            _time(run, times[what], crew, counts=number > 0)
+    del times["uniting"][:1], times["snapshot"][:1]
+    return times
+
+
+def _time(run: Callable[[], None], times: list[float], crew: Crew, *, counts: bool) -> None:
+    crew.mean(0.0)  # all are here
+    start = time.perf_counter()
+    run()
+    if counts:
+        times.append(time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    pin_threads(int(sys.argv[3]))
+    found = _rank(int(sys.argv[1]), int(sys.argv[2]), sys.argv[4], sys.argv[6])
+    if sys.argv[1] == "0":
+        Path(sys.argv[5]).write_text(json.dumps(found))

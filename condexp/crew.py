@@ -1,0 +1,164 @@
+"""The processes of one run, as rank 0 sees them: it starts them, tells them what to do, watches."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store, TCPStore
+
+from condexp.config import Config
+from condexp.prepare import Prepared
+from condexp.rank_place import Place, given_place
+from condexp.training.checkpoint import Checkpoint
+from condexp.training.distributed import SINGLE, Crew, Team
+
+# The same code in the new process as in this one, however this one found it.
+START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); import condexp.crewmate as mate; "
+    "sys.exit(mate.main())"
+)
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 20.0  # for this process to notice by itself that another is gone
+END_SECONDS = 60.0  # for the others to end once all is done
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What rank 0 tells the others before they train.
+
+    Attributes:
+        checkpoint: What to go on from; None: from nothing.
+    """
+
+    checkpoint: Checkpoint | None
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What a process that rank 0 has started needs to become a rank."""
+
+    config: Config
+    place: Place
+
+
+class Processes:
+    """The processes of a run; used in a ``with``, at whose end the others are gone.
+
+    Args:
+        prepared: The checked experiment.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self.place = given_place()
+        self.team: Team | None = None
+        self._told = False
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._ended = threading.Event()
+        self._lost_one = threading.Event()
+        self._lost = ""
+
+    def __enter__(self) -> Self:
+        if self.place is not None:  # others wait for this process, whatever it finds to do
+            self._join(self.place)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None and self.place is not None and self.place.rank == 0 and not self._told:
+            self._tell(None)
+        self._ended.set()
+        for child in self._children:
+            assert child.stdin is not None
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(END_SECONDS if kind is None else 0)
+            child.kill()
+            with suppress(OSError):
+                child.stdin.close()
+            child.wait()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def start(self, checkpoint: Checkpoint | None, on_loss: Callable[[str], None]) -> Crew:
+        """Have all processes ready to train.
+
+        Args:
+            checkpoint: What the run goes on from.
+            on_loss: Told where one died and this process does not come to notice; it is ended then.
+
+        Returns:
+            The crew; one process alone is a crew as well.
+        """
+        size = self._prepared.config.trainer.num_processes
+        if size == 1:
+            return SINGLE
+        if self.team is None:
+            self._spawn(size, on_loss)
+        self._tell(Orders(checkpoint))
+        assert self.team is not None
+        return self.team
+
+    def loss(self) -> str | None:
+        """Return which process is gone, if that is why an exchange failed; waits for its end."""
+        if self._children and self._lost_one.wait(timeout=5):
+            return self._lost
+        return None
+
+    def _tell(self, orders: Orders | None) -> None:
+        assert self.team is not None
+        self.team.to_all(orders)
+        self._told = True
+
+    def _join(self, place: Place, store: Store | None = None) -> None:
+        device = place.device(self._prepared.device)
+        place.join(device, store)
+        self.team = Team(device, place.local_size)
+
+    def _spawn(self, size: int, on_loss: Callable[[str], None]) -> None:
+        address = "127.0.0.1"
+        store = TCPStore(address, 0, size, is_master=True, wait_for_workers=False)
+        place = Place(0, size, 0, size, address, store.port, "condexp")
+        for rank in range(1, size):
+            child = subprocess.Popen(
+                [sys.executable, "-c", START, json.dumps(sys.path)], stdin=subprocess.PIPE
+            )
+            self._children.append(child)
+            mine = replace(place, rank=rank, local_rank=rank)
+            assert child.stdin is not None
+            with suppress(BrokenPipeError):  # it is dead already, and will be missed
+                # The pipe stays open: where it ends, the other knows that this process is gone.
+                pickle.dump(Enrolment(self._prepared.config, mine), child.stdin)
+                child.stdin.flush()
+        threading.Thread(target=self._watch, args=(on_loss,), daemon=True).start()
+        self._join(place, store)
+
+    def _watch(self, on_loss: Callable[[str], None]) -> None:
+        while not self._ended.wait(POLL_SECONDS):
+            for rank, child in enumerate(self._children, start=1):
+                code = child.poll()
+                if code is None or self._ended.is_set():
+                    continue
+                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+                self._lost = f"process {rank} of the run's {len(self._children) + 1} ended: {how}"
+                if code == 0:  # its work is done; this one's nearly
+                    continue
+                self._lost_one.set()
+                if not self._ended.wait(GRACE_SECONDS):
+                    # Blocked in an exchange that nobody answers, where no exception reaches it.
+                    on_loss(self._lost)
+                    os._exit(1)
+                return

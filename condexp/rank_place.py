@@ -1,0 +1,177 @@
+"""Where a process stands among those of its run, and what has to hold for several of them."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store, TCPStore
+
+from condexp.config import Config
+from condexp.errors import InputError
+
+LEAST_SHARE = 2  # samples: batch statistics of one are void
+FIRST_PORT, NUM_PORTS = 20000, 20000  # of a Slurm step, by its job's number
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process among those that train a network together.
+
+    Attributes:
+        rank: Which of them, from 0.
+        size: How many they are.
+        local_rank: Which of those on its machine.
+        local_size: How many are on its machine.
+        address: The machine of rank 0.
+        port: Where rank 0 waits for the others.
+        starter: Who started them: ``torchrun``, ``srun``, or rank 0 itself, ``condexp``.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    address: str
+    port: int
+    starter: str
+
+    def device(self, device: torch.device) -> torch.device:
+        """Return this process's device.
+
+        Args:
+            device: What the run was given.
+
+        Returns:
+            On a machine with GPUs, the one with the process's local number.
+        """
+        return torch.device("cuda", self.local_rank) if device.type == "cuda" else device
+
+    def join(self, device: torch.device, store: Store | None = None) -> None:
+        """Meet the others; returns when all are there.
+
+        Args:
+            device: Where this process trains.
+            store: Rank 0's own, if it has opened one.
+        """
+        if (
+            store is None and self.starter != "torchrun"
+        ):  # torchrun's agent has one, env:// finds it
+            store = TCPStore(self.address, self.port, self.size, self.rank == 0)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
+
+
+def given_place(environment: Mapping[str, str] = os.environ) -> Place | None:
+    """Find out whether torchrun or srun started this process, with others.
+
+    Args:
+        environment: The process's.
+
+    Returns:
+        Its place among them; None where it was started by itself.
+
+    >>> given_place({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
+    ...              "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}).rank
+    1
+    >>> given_place({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}) is None
+    True
+    """
+    torchrun = (
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+    )
+    if all(name in environment for name in torchrun) and int(environment["WORLD_SIZE"]) > 1:
+        rank, size, local_rank, local_size = (int(environment[name]) for name in torchrun[:4])
+        port = int(environment["MASTER_PORT"])
+        address = environment["MASTER_ADDR"]
+        return Place(rank, size, local_rank, local_size, address, port, "torchrun")
+    # Of an srun step: in a batch script itself there is one task.
+    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        on_node = re.match(r"\d+", environment["SLURM_STEP_TASKS_PER_NODE"])
+        assert on_node is not None
+        return Place(
+            rank=int(environment["SLURM_PROCID"]),
+            size=int(environment["SLURM_STEP_NUM_TASKS"]),
+            local_rank=int(environment["SLURM_LOCALID"]),
+            local_size=int(on_node.group()),
+            address=first_host(environment["SLURM_STEP_NODELIST"]),
+            port=FIRST_PORT + int(environment["SLURM_JOB_ID"]) % NUM_PORTS,
+            starter="srun",
+        )
+    return None
+
+
+def first_host(nodes: str) -> str:
+    """Return the first name of a Slurm list of nodes.
+
+    Args:
+        nodes: Names, with ranges in brackets.
+
+    Returns:
+        The name.
+
+    >>> first_host("gpu[007-009,12],login1"), first_host("a,b")
+    ('gpu007', 'a')
+    """
+    found = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
+    assert found is not None
+    return "".join(part or "" for part in found.groups())
+
+
+def check_processes(
+    config: Config, device: torch.device, num_train: int, place: Place | None
+) -> None:
+    """Refuse what several processes cannot do together, before anything is trained.
+
+    Args:
+        config: The validated configuration.
+        device: Where it trains.
+        num_train: Training samples.
+        place: As :func:`given_place` found it.
+
+    Raises:
+        InputError: If the processes that were started are not those of the configuration, or the
+            batches do not divide, or the devices do not suffice.
+    """
+    trainer, size = config.trainer, config.trainer.num_processes
+    if place is not None and place.size != size:
+        raise InputError(
+            f"{place.starter} started {place.size} processes, and trainer.num_processes is {size}: "
+            f"give trainer.num_processes={place.size}, or start one process."
+        )
+    if size == 1:
+        return
+    batch_size = num_train if isinstance(trainer.batch_size, str) else trainer.batch_size
+    batch_size = min(batch_size, num_train)
+    if batch_size % size or batch_size // size < LEAST_SHARE:
+        down, up = batch_size // size * size, -(-batch_size // size) * size
+        nearest = [n for n in (down, up) if n >= LEAST_SHARE * size] or [LEAST_SHARE * size]
+        raise InputError(
+            f"a batch of {batch_size} samples does not divide among trainer.num_processes={size} "
+            f"with {LEAST_SHARE} samples each at least: use trainer.batch_size="
+            f"{' or '.join(map(str, nearest))}."
+        )
+    if trainer.compile:
+        raise InputError(
+            f"trainer.compile=true does not work with trainer.num_processes={size}: leave one out."
+        )
+    local = size if place is None else place.local_size
+    if device.type == "mps" or device.index is not None:
+        raise InputError(
+            f"trainer.device={device} is one device, and trainer.num_processes={size} take one "
+            "each: use trainer.device=cuda or cpu."
+        )
+    if device.type == "cuda" and torch.cuda.device_count() < local:
+        raise InputError(
+            f"trainer.num_processes={size} puts {local} on this machine, which has "
+            f"{torch.cuda.device_count()} CUDA devices: use fewer, or trainer.device=cpu."
+        )

@@ -1,0 +1,247 @@
+"""Several processes that train one network, and measure it, together.
+
+Each takes its share of every batch; the gradients are averaged by torch's DistributedDataParallel,
+everything that is measured goes through :class:`Team` as :mod:`condexp.analysis` asks for it.
+"""
+
+import io
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from condexp.analysis.ranks import Alone, Ranks
+from condexp.data.dataset import Share
+from condexp.training.execution import Forward
+
+T = TypeVar("T")
+
+
+class Wish(IntEnum):
+    """What a process wants between two updates; all do the strongest wish."""
+
+    GO_ON = 0
+    SAVE = 1
+    STOP = 2
+
+
+class Crew(Ranks, Protocol):
+    """What training needs of the processes that share it; one alone is a crew as well."""
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where this process trains, if that is not where the run was told to."""
+
+    @property
+    def local_size(self) -> int:
+        """How many of them share this machine's cores."""
+
+    def share(self) -> Share:
+        """Return which part of each batch is this process's."""
+
+    def parallel(self, model: nn.Module) -> Forward:
+        """Return the model as it is to be trained: backward averages the gradients of all."""
+
+    def mean(self, loss: float) -> float:
+        """Return the mean loss over the samples of all, whose shares are equal."""
+
+    def strongest(self, wish: Wish) -> Wish:
+        """Return the strongest of all wishes."""
+
+    def agree_on_buffers(self, model: nn.Module) -> None:
+        """Give all processes the running statistics of rank 0."""
+
+
+class Single(Alone):
+    """A crew of one: nothing is shared, no bit is changed."""
+
+    device: torch.device | None = None
+    local_size = 1
+
+    def share(self) -> Share:
+        """Return all of each batch."""
+        return Share()
+
+    def parallel(self, model: nn.Module) -> Forward:
+        """Return the model itself."""
+        return model
+
+    def mean(self, loss: float) -> float:
+        """Return the loss itself."""
+        return loss
+
+    def strongest(self, wish: Wish) -> Wish:
+        """Return the one wish."""
+        return wish
+
+    def agree_on_buffers(self, model: nn.Module) -> None:
+        """There is nobody else."""
+
+
+SINGLE = Single()
+
+
+class Team:
+    """The processes of torch's default group, once it is initialised.
+
+    What is no gradient travels by groups of its own over the CPU: the calls of hooks and of
+    DistributedDataParallel do not come in one order.
+
+    Args:
+        device: Where this process trains.
+        local_size: How many of them share this machine's cores.
+    """
+
+    def __init__(self, device: torch.device, local_size: int) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.device: torch.device | None = device
+        self.local_size, self._device = local_size, device
+        self._group, self._norms = _new_group("gloo"), _new_group()
+
+    def to_all(self, value: T) -> list[T]:
+        """Return the values of all ranks, in order, on every rank.
+
+        Args:
+            value: This rank's, of any kind that can be pickled.
+
+        Returns:
+            The values; tensors of others are on this rank's device.
+        """
+        return [self._from(rank, value) for rank in range(self.size)]
+
+    def to_one(self, value: T, rank: int) -> Iterator[T]:
+        """Yield the values of all ranks, in order, on one of them: one after the other.
+
+        Args:
+            value: This rank's.
+            rank: Who gets them.
+
+        Yields:
+            The values; on the other ranks none.
+        """
+        if self.rank != rank:
+            self._send(value, rank)
+            return
+        for other in range(self.size):
+            yield value if other == rank else self._receive(other)
+
+    def share(self) -> Share:
+        """Return which part of each batch is this process's."""
+        return Share(self.rank, self.size)
+
+    def parallel(self, model: nn.Module) -> Forward:
+        """Return the model in torch's DistributedDataParallel; all start from rank 0's weights.
+
+        Args:
+            model: On the device.
+
+        Returns:
+            What maps inputs to outputs, its gradients averaged by ``backward``.
+        """
+        devices = [self._device] if self._device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices)
+
+    def mean(self, loss: float) -> float:
+        """Return the mean loss over the samples of all, whose shares are equal.
+
+        Args:
+            loss: The mean over this process's samples.
+
+        Returns:
+            The mean, the same on every rank.
+        """
+        total = torch.tensor(loss, dtype=torch.float64)
+        dist.all_reduce(total, group=self._group)
+        return float(total) / self.size
+
+    def strongest(self, wish: Wish) -> Wish:
+        """Return the strongest of all wishes, the same on every rank.
+
+        Args:
+            wish: This rank's.
+
+        Returns:
+            What all do.
+        """
+        strongest = torch.tensor(int(wish))
+        dist.all_reduce(strongest, dist.ReduceOp.MAX, group=self._group)
+        return Wish(int(strongest))
+
+    def agree_on_buffers(self, model: nn.Module) -> None:
+        """Give all processes the buffers of rank 0, which are those that a checkpoint holds.
+
+        Args:
+            model: Changed in place.
+        """
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+    def average(self, tensor: Tensor) -> Tensor:
+        """Return the mean over all ranks, through which gradients pass: for batch statistics.
+
+        Args:
+            tensor: The same shape on every rank.
+
+        Returns:
+            The mean.
+        """
+        total: Tensor = _Total.apply(tensor, self._norms)
+        return total / self.size
+
+    def _from(self, rank: int, value: T) -> T:
+        """Return one rank's value on every rank."""
+        mine = self.rank == rank
+        data = _packed(value) if mine else torch.empty(0, dtype=torch.uint8)
+        size = torch.tensor(len(data))
+        dist.broadcast(size, rank, group=self._group)
+        data = data if mine else torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(data, rank, group=self._group)
+        return value if mine else self._unpacked(data)
+
+    def _send(self, value: object, rank: int) -> None:
+        data = _packed(value)
+        dist.send(torch.tensor(len(data)), rank, group=self._group)
+        dist.send(data, rank, group=self._group)
+
+    def _receive(self, rank: int) -> Any:
+        size = torch.tensor(0)
+        dist.recv(size, rank, group=self._group)
+        data = torch.empty(int(size), dtype=torch.uint8)
+        dist.recv(data, rank, group=self._group)
+        return self._unpacked(data)
+
+    def _unpacked(self, data: Tensor) -> Any:
+        # What this program's own processes send each other may be any object.
+        stream = io.BytesIO(data.numpy().tobytes())
+        return torch.load(stream, map_location=self._device, weights_only=False)
+
+
+def _new_group(backend: str | None = None) -> dist.ProcessGroup:
+    group = dist.new_group(backend=backend)
+    assert isinstance(group, dist.ProcessGroup)  # this process is in it
+    return group
+
+
+def _packed(value: object) -> Tensor:
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return torch.frombuffer(stream.getbuffer(), dtype=torch.uint8)
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all ranks; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Total.apply(grad, ctx.group), None

@@ -1,0 +1,70 @@
+"""A training step that is measured: the very pass that computes the update."""
+
+import torch
+from torch import Tensor, nn
+
+from condexp.analysis.labels import loss_denominator
+from condexp.analysis.listener import Listener
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.snapshot import Snapshot
+from condexp.errors import InputError
+from condexp.training.distributed import Crew
+from condexp.training.evaluate import LossFunction
+from condexp.training.optimizers import steady_learning_rate
+
+
+def listening(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    options: AnalysisOptions,
+    crew: Crew,
+) -> Listener:
+    """Listen to the pass of a training step.
+
+    Args:
+        model: The network.
+        loss_fn: Its loss.
+        optimizer: Read for the step length.
+        inputs: This process's share of the batch.
+        targets: Theirs.
+        options: What to measure.
+        crew: The processes that train together.
+
+    Returns:
+        What listens inside a ``with``.
+    """
+    return Listener(
+        model,
+        options,
+        denominator=loss_denominator(loss_fn, targets, len(inputs)),
+        learning_rate=steady_learning_rate(optimizer),
+        loss_fn=loss_fn,
+        # What others have heard is to come to it before its spectra are known.
+        streaming=crew.size > 1,
+        single=crew.size == 1,  # layers that are used again are known by name
+        keeps_weights=False,  # a run stores what it measures
+    )
+
+
+def snapshot_of(listener: Listener, crew: Crew) -> Snapshot:
+    """Return what was heard of a training step, by all processes.
+
+    Args:
+        listener: As :func:`listening` gave it.
+        crew: The processes.
+
+    Returns:
+        The snapshot; rank 0 has it.
+
+    Raises:
+        InputError: If a layer was used more often than the model's trace showed.
+    """
+    if again := listener.tapes.came_again:
+        raise InputError(
+            f"{', '.join(again)}: used more often in training than in the pass that was traced "
+            "before; leave it out with analysis.layers.exclude"
+        )
+    return listener.snapshot(crew)

@@ -1,0 +1,29 @@
+"""One rank of a group that runs every scenario: ``ranks.py rank size meeting_point results``."""
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from condexp.training.distributed import Team
+from tests.training.scenarios import SCENARIOS
+
+
+def main(rank: int, size: int, meeting_point: Path, results: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{meeting_point}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=120),
+    )
+    team = Team(torch.device("cpu"), size)
+    torch.save({name: scenario(team) for name, scenario in SCENARIOS.items()}, results)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))

@@ -1,0 +1,157 @@
+"""What one process and several have to agree on; run by each rank of tests/training/ranks.py."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
+from condexp.analysis.snapshot import LAYER_MEASURES, Snapshot
+from condexp.data.loaders import Batches
+from condexp.models.norm import Norm, make_norm
+from condexp.models.synchronised import synchronise
+from condexp.training.distributed import SINGLE, Crew, Team
+from condexp.training.evaluate import Evaluator
+from condexp.training.loop import Plan, Source, train
+from condexp.training.optimizers import build_optimizer, constant
+from condexp.training.probe import Probe, ProbeMode, draw_probe
+from condexp.training.seeding import seed_everything
+from tests.training.runs import NUM_CLASSES, Log, images
+
+BATCH, NUM_STEPS, PER_EPOCH = 12, 6, 3
+DATA = images(36)
+ALL = AnalysisOptions(matrices=tuple(Matrix))
+Numbers = dict[str, Tensor]
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(36, 10),  # 12 rows: fewer than the features of its input
+        nn.Tanh(),
+        nn.Linear(10, 5, bias=False),
+        nn.ReLU(),
+        nn.Linear(5, NUM_CLASSES),
+    )
+
+
+def cnn(*norms: str) -> nn.Sequential:
+    first, second, third = (norms * 3)[:3]
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False),
+        make_norm(first, 4, spatial=True),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=2),
+        make_norm(second, 4, spatial=True),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 6, (2, 3)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        make_norm(third, 6, spatial=False),
+        nn.Linear(6, NUM_CLASSES),
+    )
+
+
+def trained(
+    crew: Crew,
+    build: Callable[[], nn.Sequential],
+    *,
+    options: AnalysisOptions = ALL,
+    probe: Probe | None = None,
+    num_steps: int = NUM_STEPS,
+) -> Numbers:
+    """Train and measure; all numbers of it, on rank 0."""
+    seed_everything(1)
+    model = build().double()
+    if isinstance(crew, Team):
+        synchronise(model, crew.average, crew.size)
+
+    def batches(size: int, *, training: bool = False) -> Batches:
+        return Batches(
+            DATA.train,
+            mean=DATA.mean,
+            std=DATA.std,
+            batch_size=size,
+            shuffle=training,
+            dtype=torch.float64,
+            share=crew.share() if training else SINGLE.share(),
+        )
+
+    log = Log()
+    train(
+        model,
+        nn.CrossEntropyLoss(),
+        build_optimizer("sgd", model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3),
+        constant(0.05),
+        batches(BATCH, training=True),
+        Plan(num_steps, PER_EPOCH, (0, 2, num_steps - 1), (PER_EPOCH, num_steps)),
+        [log],
+        options=options,
+        source=Source.TRAIN_BATCH if probe is None else Source.PROBE,
+        probe=probe,
+        evaluate=Evaluator(nn.CrossEntropyLoss(), batches(8), batches(5), crew),
+        crew=crew,
+    )
+    found = {
+        "losses": torch.tensor([record.loss for record in log.steps]),
+        "scores": torch.tensor([vars(record)[name] for record in log.evals for name in SCORES]),
+    }
+    if crew.rank == 0:
+        for record in log.snapshots:
+            found |= numbers(f"step {record.step}", record.snapshot)
+    weights = {f"weight {name}": value.detach() for name, value in model.named_parameters()}
+    buffers = {f"buffer {name}": value for name, value in model.named_buffers()}
+    return found | weights | (buffers if crew.rank == 0 else {})
+
+
+SCORES = ("train_loss", "train_error", "test_loss", "test_error")
+
+
+def numbers(where: str, snapshot: Snapshot) -> Numbers:
+    found = {f"{where} num_samples": torch.tensor(snapshot.num_samples)}
+    if snapshot.fisher is not None:
+        found[f"{where} fisher of the network"] = snapshot.fisher.eigenvalues
+    for record in snapshot.records:
+        for matrix in Matrix:
+            spectrum = getattr(record, matrix)
+            if spectrum is not None and matrix is not Matrix.KFAC:  # its factors say it all
+                found[f"{where} {record.info.name} {matrix}"] = spectrum.eigenvalues
+            elif spectrum is not None:
+                kappas = torch.tensor([spectrum.kappa(0.1), spectrum.lambda_max, spectrum.rank])
+                found[f"{where} {record.info.name} {matrix}"] = kappas
+        for measure in LAYER_MEASURES:
+            value = torch.tensor(getattr(record, measure), dtype=torch.float64)
+            found[f"{where} {record.info.name} {measure}"] = value
+    return found
+
+
+def probe_of(mode: ProbeMode) -> Probe:
+    """Three batches: two ranks have unequal shares, and of four one has none."""
+    return draw_probe(DATA, size=21, batch_size=8, mode=mode, seed=3, dtype=torch.float64)
+
+
+def probed(crew: Crew, fisher_type: FisherType) -> Numbers:
+    options = AnalysisOptions(matrices=tuple(Matrix), fisher_type=fisher_type, mc_samples=2)
+    probe = probe_of(ProbeMode.EVAL)
+    return trained(crew, lambda: cnn(Norm.BATCH), probe=probe, options=options, num_steps=3)
+
+
+SCENARIOS: dict[str, Callable[[Crew], Numbers]] = {
+    "mlp": lambda crew: trained(crew, mlp),
+    "centred, with bias": lambda crew: trained(
+        crew, mlp, options=AnalysisOptions(center=True, bias=True), num_steps=3
+    ),
+    "batch norm": lambda crew: trained(crew, lambda: cnn(Norm.BATCH)),
+    "halves of it": lambda crew: trained(crew, lambda: cnn(Norm.SCALE, Norm.CENTER, Norm.BATCH)),
+    "channels only": lambda crew: trained(
+        crew,
+        lambda: cnn(Norm.NONE),
+        options=AnalysisOptions(matrices=(Matrix.GRAD_OUTPUT,), conv_input="channels"),  # type: ignore[arg-type]
+        num_steps=3,
+    ),
+    "probe": lambda crew: trained(
+        crew, lambda: cnn(Norm.BATCH), probe=probe_of(ProbeMode.TRAIN), num_steps=3
+    ),
+    "probe, drawn labels": lambda crew: probed(crew, FisherType.MC),
+    "probe, all labels": lambda crew: probed(crew, FisherType.EXACT),
+}
