@@ -8,7 +8,7 @@ LAUNCHER ?= $(if $(filter paper,$(PROFILE)),basic,local)
 TABLES := table1 table2 table3
 FIGURES := fig-validation fig-stability fig-domination fig-conditioning fig-last-layer
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint typecheck bench $(TABLES) $(FIGURES) paper clean
+.PHONY: help setup run test test-slow test-engines lint typecheck bench $(TABLES) $(FIGURES) paper clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -19,7 +19,7 @@ $(VENV)/bin/python:
 
 # A stamp per set of packages: pip runs again only when pyproject.toml is newer.
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[local]'
+	$(BIN)/python -m pip install --quiet --editable '.[local,slurm]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
@@ -37,6 +37,10 @@ test: $(VENV)/.installed-dev ## the test suite
 
 test-slow: $(VENV)/.installed-dev ## the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow
+
+test-engines: $(VENV)/.installed-dev ## the tests that need an engine: Slurm, on this machine, installed by apt-get as root
+	@bash tests/engines/slurm_one_node.sh install
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m engine tests/engines
 
 lint: $(VENV)/.installed-dev ## ruff: style, docstrings, formatting
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .

@@ -112,9 +112,17 @@ class Processes:
         assert self.team is not None
         return self.team
 
-    def loss(self) -> str | None:
-        """Return which process is gone, if that is why an exchange failed; waits for its end."""
-        if self._children and self._lost_one.wait(timeout=5):
+    def loss(self, error: BaseException) -> str | None:
+        """Say which process is gone, if that is why an exchange failed; waits for its end.
+
+        Args:
+            error: What failed here.
+
+        Returns:
+            Which one, and how it ended; None where the error is this process's own.
+        """
+        exchange = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+        if self._children and exchange and self._lost_one.wait(timeout=5):
             return self._lost
         return None
 

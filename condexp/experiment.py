@@ -122,7 +122,7 @@ def _run(prepared: Prepared, observer: Observer, processes: Processes) -> JobRes
             raise
         except (Exception, SystemExit) as error:  # a library's exit must not end a grid
             logger.exception("failed")
-            lost = processes.loss()
+            lost = processes.loss(error)
             return _failed(folder, keeper, InputError(lost) if lost else error)
 
 

@@ -13,7 +13,8 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from condexp.console import show
 from condexp.errors import InputError
-from condexp.grid_plan import GridJob, own_settings
+from condexp.experiment import stored_result
+from condexp.grid_plan import GridJob, Todo, own_settings
 from condexp.grid_report import result_table
 from condexp.job_process import Order
 from condexp.job_result import JobResult
@@ -34,8 +35,8 @@ def run_grid(jobs: Sequence[GridJob], launch: Launch) -> int:
         launch: Runs jobs.
 
     Returns:
-        The grid's exit code: 75 or 130 where it was stopped, else 1 if a job failed, else 75 if one
-        is not finished.
+        The grid's exit code: 75 or 130 where it was stopped, else 1 if a job failed or was
+        cancelled, else 75 if one is not finished.
     """
     results = {place: job.result for place, job in enumerate(jobs) if job.result is not None}
     places = [place for place, job in enumerate(jobs) if job.cost is not None]
@@ -48,6 +49,8 @@ def run_grid(jobs: Sequence[GridJob], launch: Launch) -> int:
     for place, job in enumerate(jobs):
         if job.original is not None:
             results[place] = results[job.original]
+        elif job.todo is Todo.LEAVE:
+            results[place] = _stored_meanwhile(job.folder) or results[place]
     ended = [results[place] for place in range(len(jobs))]
     show(result_table(jobs, ended))
     codes = {result.exit_code for result in ended} - {0}
@@ -59,11 +62,17 @@ def run_grid(jobs: Sequence[GridJob], launch: Launch) -> int:
 def _launched(
     jobs: Sequence[GridJob], places: Sequence[int], task: GridTask, launch: Launch
 ) -> list[JobResult]:
-    """Return how launched jobs ended, even where the launcher itself is lost."""
+    """Return how launched jobs ended, even where the launcher itself is lost.
+
+    Raises:
+        InputError: If the launcher could not begin.
+    """
     returns: Sequence[JobReturn] = []
     failure: str | None = None
     try:
         returns = launch(task, [jobs[place].overrides for place in places]) if places else []
+    except InputError:  # it never began
+        raise
     except Exception as error:  # of a launcher's worker that was killed, say
         reason = next(iter(str(error).splitlines()), "")
         failure = f"the launcher failed: {type(error).__name__}: {reason}"
@@ -72,6 +81,13 @@ def _launched(
         *(_result(record) for record in returns),
         *(_as_left(order.folder, task.reason_not_to_start(order), failure) for order in missing),
     ]
+
+
+def _stored_meanwhile(folder: Path) -> JobResult | None:
+    """Return the result of a job that another process was at, if it is there by now."""
+    with suppress(InputError):
+        return stored_result(folder, "resume")
+    return None
 
 
 def _orders(jobs: Sequence[GridJob]) -> list[Order]:

@@ -55,7 +55,10 @@ def result_table(jobs: Sequence[GridJob], results: Sequence[JobResult]) -> Table
     Returns:
         One row a job; its caption counts the jobs of each state.
     """
-    names = [NAMES.get(result.state, str(result.state)) for result in results]
+    names = [
+        "cancelled" if result.cancelled else NAMES.get(result.state, str(result.state))
+        for result in results
+    ]
     counts = ", ".join(f"{count} {name}" for name, count in Counter(names).items())
     table = _table(jobs, f"grid of {len(jobs)} jobs", counts)
     for column in ("overrides", "result"):

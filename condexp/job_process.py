@@ -20,6 +20,7 @@ from typing import IO, Any
 from condexp.console import say
 from condexp.errors import InputError
 from condexp.job_result import JobResult
+from condexp.stopping import SIGNALS
 from condexp.store.liveness import UNFINISHED
 from condexp.store.runs import State, read_status, write_status
 
@@ -57,6 +58,7 @@ def run_in_process(
     reason_to_stop: Callable[[], str | None],
     environment: Mapping[str, str],
     folder: Path,
+    patience: float = float("inf"),
 ) -> JobResult:
     """Run one job in a fresh interpreter, and tell how it ended even where it cannot.
 
@@ -66,6 +68,8 @@ def run_in_process(
         reason_to_stop: Asked again and again; an answer stops the job.
         environment: Of the new process.
         folder: Its current folder.
+        patience: Seconds it has for its last step and its checkpoint when ``reason_to_stop``
+            stops it, before it is killed.
 
     Returns:
         How it ended.
@@ -91,7 +95,7 @@ def run_in_process(
                 # The pipe stays open: where it ends, the job knows that this process is gone.
                 child.stdin.write(f"{json.dumps(job)}\n".encode())
                 child.stdin.flush()
-            told = _wait(child, order.timeout, reason_to_stop)
+            told = _wait(child, order.timeout, reason_to_stop, patience)
         finally:
             child.kill()  # where waiting itself was interrupted
         os.set_blocking(reading, False)  # a process of the job's own may hold the other end
@@ -110,6 +114,7 @@ def _wait(
     child: subprocess.Popen[bytes],
     timeout: float | None,
     reason_to_stop: Callable[[], str | None],
+    patience: float,
 ) -> str | None:
     """Return why a job was stopped, when it has ended; None where it was not."""
     told: str | None = None
@@ -117,10 +122,11 @@ def _wait(
     while True:
         with suppress(subprocess.TimeoutExpired):
             child.wait(POLL_SECONDS)
-            return told
+            # A scheduler's signal reaches every process: this one may have died before it was told.
+            return told or (reason_to_stop() if -child.returncode in SIGNALS else None)
         now = time.monotonic()
         if told is None:
-            told = reason_to_stop()
+            told, kill_at = reason_to_stop(), now + patience
             if told is None and timeout is not None and now - start > timeout:
                 told, kill_at = f"stopped after run.timeout={timeout:g} s", now + KILL_SECONDS
             if told:

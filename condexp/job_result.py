@@ -17,17 +17,19 @@ class JobResult:
             running (in another process).
         message: Why it is neither complete nor diverged.
         stored: Whether the result was there already, and nothing was run.
+        cancelled: Whether it was taken out of a cluster's queue by hand.
     """
 
     folder: Path | None
     state: State
     message: str | None = None
     stored: bool = False
+    cancelled: bool = False
 
     @property
     def exit_code(self) -> int:
-        """1 for a failed job, 75 for one to go on with; a diverged run is a result."""
-        if self.state is State.FAILED:
+        """1 for a failed or cancelled job, 75 for one to go on with; a diverged run is a result."""
+        if self.state is State.FAILED or self.cancelled:
             return 1
         return 0 if self.state in {State.COMPLETE, State.DIVERGED} else TEMPORARY_FAILURE
 

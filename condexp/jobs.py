@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
@@ -20,7 +21,7 @@ from condexp.job_process import Order, run_in_process
 from condexp.job_result import JobResult
 from condexp.launch import chosen_presets
 from condexp.stopping import SIGNALS
-from condexp.store.liveness import Life, life_of, process_of
+from condexp.store.liveness import Life, life_of, lock_held, process_of
 from condexp.store.runs import State, read_status
 
 
@@ -83,14 +84,9 @@ class GridTask:
         of_grid = os.getppid() == self.grid_pid  # a launcher's worker on the same machine
         if of_grid:
             _leave_signals_to_the_grid()
-        why_not = self.reason_not_to_start(order)
-        if why_not is not None:
-            return JobResult(order.folder, State.PENDING, why_not)
-        with suppress(InputError):  # the plan may be hours old
-            status = read_status(order.folder)
-            if life_of(order.folder, status) is Life.ALIVE:
-                there = f"{process_of(status)} is at it: left alone"
-                return JobResult(order.folder, State.RUNNING, there)
+        not_run = self.not_run(order)
+        if not_run is not None:
+            return not_run
 
         def is_orphan() -> bool:
             # A worker outlives a killed grid: it looks for the end of that only between its tasks.
@@ -102,19 +98,60 @@ class GridTask:
             return "the grid was stopped" if self.board.stopped else None
 
         num_parallel = _num_parallel(hydra_config, len(self.orders))
-        job = {
-            "config": OmegaConf.to_yaml(composed, resolve=True),
-            "presets": chosen_presets(hydra_config),
-            "name": order.name,
-            "alone": num_parallel == 1,
-            "argv": self.argv,
-        }
-        result = run_in_process(job, order, reason_to_stop, _environment(num_parallel), self.folder)
+        job = self.job(composed, hydra_config, order, alone=num_parallel == 1)
+        share = num_cores() // num_parallel if num_parallel > 1 else None
+        result = run_in_process(job, order, reason_to_stop, environment(share), self.folder)
         if result.exit_code == 1:
             self.board.fail()
         if is_orphan():
             os._exit(1)  # nobody takes the result
         return result
+
+    def job(
+        self, composed: DictConfig, hydra_config: HydraConf, order: Order, *, alone: bool
+    ) -> dict[str, Any]:
+        """Describe a job to the process that runs it.
+
+        Args:
+            composed: Its configuration.
+            hydra_config: Hydra's part of that.
+            order: What else is known of it.
+            alone: Whether it may draw on the terminal.
+
+        Returns:
+            What :mod:`condexp.child` reads: plain values.
+        """
+        return {
+            "config": OmegaConf.to_yaml(composed, resolve=True),
+            "presets": chosen_presets(hydra_config),
+            "name": order.name,
+            "alone": alone,
+            "argv": self.argv,
+        }
+
+    def not_run(self, order: Order, *, again: bool = False) -> JobResult | None:
+        """Say how a job stands that is not to be run now.
+
+        Args:
+            order: The job.
+            again: Whether it was started before, and a scheduler that ended its process goes on.
+
+        Returns:
+            How it stands; None: it is to be run.
+        """
+        why_not = None if again else self.reason_not_to_start(order)
+        if why_not is not None:
+            return JobResult(order.folder, State.PENDING, why_not)
+        with suppress(InputError):  # the plan may be hours old
+            status = read_status(order.folder)
+            # On another machine its own last process seems to live on: the lock knows better.
+            alive = (
+                lock_held(order.folder) if again else life_of(order.folder, status) is Life.ALIVE
+            )
+            if alive:
+                there = f"{process_of(status)} is at it: left alone"
+                return JobResult(order.folder, State.RUNNING, there)
+        return None
 
     def reason_not_to_start(self, order: Order) -> str | None:
         """Say why a job is not to be started.
@@ -143,20 +180,32 @@ def _leave_signals_to_the_grid() -> None:
 def _num_parallel(hydra_config: HydraConf, num_jobs: int) -> int:
     """Return how many jobs this machine runs at a time."""
     wanted = int(hydra_config.launcher.get("n_jobs") or 1)
-    return min(num_jobs, wanted if wanted > 0 else _num_cores())
+    return min(num_jobs, wanted if wanted > 0 else num_cores())
 
 
-def _environment(num_parallel: int) -> dict[str, str]:
-    """Return this environment, with the cores divided among jobs that run at a time."""
-    environment = dict(os.environ)
-    if num_parallel > 1:
-        share = max(1, _num_cores() // num_parallel)
+def environment(num_threads: int | None) -> dict[str, str]:
+    """Return this process's environment for a job.
+
+    Args:
+        num_threads: Threads it may have at most; None: as many as it likes.
+
+    Returns:
+        The environment.
+    """
+    variables = dict(os.environ)
+    if num_threads is not None:
+        share = max(1, num_threads)
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            given = environment.get(name, "")
-            environment[name] = str(min(share, int(given)) if given.isdecimal() else share)
-    return environment
+            given = variables.get(name, "")
+            variables[name] = str(min(share, int(given)) if given.isdecimal() else share)
+    return variables
 
 
-def _num_cores() -> int:
-    allowed = getattr(os, "sched_getaffinity", None)  # Linux; of a cluster's node often a part
+def num_cores() -> int:
+    """Count the cores that this process may use: of a cluster's node often a part.
+
+    Returns:
+        Their number.
+    """
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux
     return len(allowed(0)) if allowed else os.cpu_count() or 1

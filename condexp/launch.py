@@ -197,5 +197,9 @@ def explain(error: Exception) -> str:
     if key and "Could not override" in lines[0]:
         from condexp.validation import unknown_key
 
-        return unknown_key(lines[0].split("'")[1])
+        given = lines[0].split("'")[1]
+        if given.startswith("hydra."):
+            shown = "condexp run --cfg hydra, with the same hydra/… choices, shows those there are"
+            return f"unknown key {given!r}: {shown}; +{given}=… adds one."
+        return unknown_key(given)
     return f"the configuration cannot be composed: {' '.join(lines)}"

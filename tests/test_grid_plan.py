@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.utils import JobReturn, JobStatus
 
 from condexp import grid_plan
 from condexp.config import Config
 from condexp.errors import InputError
+from condexp.grid import run_grid
 from condexp.grid_plan import GridJob, Planner, Todo, common_settings, own_settings, plan_grid
 from condexp.grid_report import plan_table, result_table
 from condexp.job_result import JobResult
+from condexp.jobs import GridTask
 from condexp.launch import conf_dir
 from condexp.prepare import Prepared
 from condexp.prepare import prepare as prepare_really
@@ -199,3 +202,31 @@ def test_one_job_alone(tmp_path: Path) -> None:
     assert own_settings(planner.jobs) == [" ".join(TINY)]
     assert common_settings(planner.jobs) == ""
     assert "1 job; nothing is run" in text_of(plan_table(planner.jobs))
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_what_ran_elsewhere_is_shown_if_it_is_complete_in_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cancelled: bool
+) -> None:
+    (elsewhere,) = plan(tmp_path, ["seed=1"])
+    leave(elsewhere, Status(State.RUNNING, pid=os.getpid()))
+    jobs = plan(tmp_path, ["seed=1"], ["seed=2"])
+
+    def launch(task: GridTask, overrides: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
+        leave(elsewhere, Status(State.COMPLETE))
+        state = State.INTERRUPTED if cancelled else State.COMPLETE
+        result = JobResult(task.orders[0].folder, state, cancelled=cancelled)
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=result)] * len(overrides)
+
+    assert run_grid(jobs, launch) == int(cancelled)
+    out = capsys.readouterr().out
+    assert ("1 complete, 1 cancelled" if cancelled else "2 complete") in out
+
+
+def test_a_launcher_that_cannot_begin_is_bad_input(tmp_path: Path) -> None:
+    def launch(task: GridTask, overrides: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
+        raise InputError("no such partition")
+
+    with pytest.raises(InputError, match="no such partition"):
+        run_grid(plan(tmp_path, ["seed=1"]), launch)

@@ -69,7 +69,7 @@ def seen(task: GridTask, composed: DictConfig) -> dict[str, Any]:
 def test_a_job_gets_its_configuration_and_its_share(
     task: GridTask, composed: DictConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_num_cores", lambda: 9)
+    monkeypatch.setattr(jobs, "num_cores", lambda: 9)
     for given, expected in {"": "4", "1": "1", "64": "4", "many": "4"}.items():
         monkeypatch.setenv("OMP_NUM_THREADS", given)
         told = seen(task, composed)
@@ -91,7 +91,7 @@ def test_threads_are_divided_by_the_jobs_at_a_time(
     n_jobs: int,
     expected: str,
 ) -> None:
-    monkeypatch.setattr(jobs, "_num_cores", lambda: 4)
+    monkeypatch.setattr(jobs, "num_cores", lambda: 4)
     monkeypatch.setenv("OMP_NUM_THREADS", "x")
     launcher = HydraConfig.get().launcher
     with read_write(launcher):

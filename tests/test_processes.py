@@ -139,6 +139,12 @@ def test_a_run_that_lost_a_process_fails_at_once_and_goes_on(
     assert contents(lost.folder) == whole
 
 
+def test_an_error_of_all_processes_is_told_as_it_is(tmp_path: Path) -> None:
+    result = run(tmp_path, *TWO, "model.target=tests.dropout_net:Failing")
+    assert result.state is State.FAILED
+    assert result.message == "ValueError: enough"
+
+
 def test_a_process_that_cannot_notice_is_ended(tmp_path: Path) -> None:
     code = f"""
 import subprocess, sys, time

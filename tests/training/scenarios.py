@@ -59,6 +59,7 @@ def trained(
     options: AnalysisOptions = ALL,
     probe: Probe | None = None,
     num_steps: int = NUM_STEPS,
+    measured: bool = True,
 ) -> Numbers:
     """Train and measure; all numbers of it, on rank 0."""
     seed_everything(1)
@@ -84,7 +85,12 @@ def trained(
         build_optimizer("sgd", model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3),
         constant(0.05),
         batches(BATCH, training=True),
-        Plan(num_steps, PER_EPOCH, (0, 2, num_steps - 1), (PER_EPOCH, num_steps)),
+        Plan(
+            num_steps,
+            PER_EPOCH,
+            (0, 2, num_steps - 1) if measured else (),
+            (PER_EPOCH, num_steps),
+        ),
         [log],
         options=options,
         source=Source.TRAIN_BATCH if probe is None else Source.PROBE,
@@ -142,6 +148,7 @@ SCENARIOS: dict[str, Callable[[Crew], Numbers]] = {
         crew, mlp, options=AnalysisOptions(center=True, bias=True), num_steps=3
     ),
     "batch norm": lambda crew: trained(crew, lambda: cnn(Norm.BATCH)),
+    "not looked at": lambda crew: trained(crew, lambda: cnn(Norm.BATCH), measured=False),
     "halves of it": lambda crew: trained(crew, lambda: cnn(Norm.SCALE, Norm.CENTER, Norm.BATCH)),
     "channels only": lambda crew: trained(
         crew,

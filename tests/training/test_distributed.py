@@ -66,3 +66,9 @@ def test_all_ranks_have_the_same_weights_losses_and_scores(
     for rank in ranks[1:]:
         for name, value in rank[scenario].items():
             assert torch.equal(value, ranks[0][scenario][name]), name
+
+
+def test_looking_changes_no_bit(ranks: list[dict[str, Numbers]]) -> None:
+    for rank in ranks:
+        for name, value in rank["not looked at"].items():
+            assert torch.equal(value, rank["batch norm"][name]), name
