@@ -21,7 +21,8 @@ from benchmarks.timing import Measurement
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.tapes import Tapes
 from condexp.linalg.eigen import pin_threads
-from condexp.training.distributed import SINGLE, Crew, Team
+from condexp.training.crew import SINGLE, Crew
+from condexp.training.distributed import Team
 from condexp.training.measured_step import listening, snapshot_of
 
 GROUPS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes": (2, 1)}

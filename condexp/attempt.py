@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from condexp.crew import Processes
 from condexp.errors import InputError
 from condexp.parts import assemble
 from condexp.prepare import Prepared
+from condexp.processes import Processes
 from condexp.results.figures.overview import overview
 from condexp.status_keeper import StatusKeeper
 from condexp.stopping import Stopped, StopRequests
@@ -112,8 +113,8 @@ class Attempt:
             self._keeper.write(State.RUNNING)
             state = self._train(writer, observer)
             if state is RunState.UNFINISHED:
-                assert self._stop.signal is not None
-                logger.warning("%s", stopped := Stopped(self._stop.signal))
+                asked = self._stop.signal or signal.SIGTERM  # another of its processes was asked
+                logger.warning("%s", stopped := Stopped(asked))
                 raise stopped
             writer.flush()
             self._seal()
@@ -152,6 +153,7 @@ class Attempt:
         sinks: list[Sink] = [writer, self._keeper, observer]
         outcome = parts.train(sinks, start=start, pause=checkpointer.pause)
         checkpointer.save(outcome.num_steps_done, outcome.state)
+        self._processes.done()
         return outcome.state
 
     def _seal(self) -> None:

@@ -2,17 +2,19 @@
 
 import os
 import pickle
-import signal
 import sys
 import threading
 
-from condexp.crew import Enrolment, Orders, Processes
+import torch.distributed as dist
+
 from condexp.job_result import JobResult
 from condexp.parts import assemble
 from condexp.prepare import Prepared, prepare
-from condexp.stopping import SIGNALS, StopRequests, stop_requests
+from condexp.processes import Enrolment, Orders, Processes
+from condexp.stopping import StopRequests, stop_requests
 from condexp.store.runs import State
-from condexp.training.distributed import Team, Wish
+from condexp.training.crew import Wish
+from condexp.training.distributed import Team
 from condexp.training.loop import RunState
 from condexp.training.seeding import random_state
 
@@ -23,8 +25,7 @@ def main() -> int:
     Returns:
         0.
     """
-    for number in SIGNALS:  # rank 0 decides, and all stop at the same update
-        signal.signal(number, signal.SIG_IGN)
+    # Signals are ignored from the first moment on: rank 0 decides, and all stop at one update.
     # Not through sys.stdin, whose lock a waiting thread would hold as the interpreter ends.
     with open(0, "rb", closefd=False) as orders:
         enrolment: Enrolment = pickle.load(orders)
@@ -33,7 +34,8 @@ def main() -> int:
     place = enrolment.place
     device = place.device(prepared.device)
     place.join(device)
-    train_along(prepared, Team(device, place.local_size), StopRequests())
+    train_along(prepared, Team(device, place.sharing), StopRequests())
+    dist.destroy_process_group()
     return 0
 
 
@@ -50,9 +52,8 @@ def follow(prepared: Prepared, processes: Processes) -> JobResult:
     assert processes.team is not None
     with stop_requests() as stop:
         state = train_along(prepared, processes.team, stop)
-    ended = {RunState.UNFINISHED: State.INTERRUPTED, RunState.DIVERGED: State.DIVERGED}
-    known = State.COMPLETE if state is None else ended.get(state, State.COMPLETE)
-    return JobResult(prepared.folder, known, stored=state is None)
+    # The run's exit code is rank 0's: at another that is not 0 srun kills it over its checkpoint.
+    return JobResult(prepared.folder, State.COMPLETE, stored=state is None)
 
 
 def train_along(prepared: Prepared, team: Team, stop: StopRequests) -> RunState | None:

@@ -9,11 +9,11 @@ from typing import Protocol
 
 from condexp.attempt import Attempt, run_log
 from condexp.config import Config
-from condexp.crew import Processes
 from condexp.crewmate import follow
 from condexp.errors import InputError
 from condexp.job_result import JobResult
 from condexp.prepare import Prepared, prepare
+from condexp.processes import Processes
 from condexp.status_keeper import StatusKeeper
 from condexp.stopping import Stopped, stop_requests
 from condexp.store.disk import ResultsError, as_results_error, locked
@@ -123,6 +123,7 @@ def _run(prepared: Prepared, observer: Observer, processes: Processes) -> JobRes
         except (Exception, SystemExit) as error:  # a library's exit must not end a grid
             logger.exception("failed")
             lost = processes.loss(error)
+            processes.give_up()
             return _failed(folder, keeper, InputError(lost) if lost else error)
 
 

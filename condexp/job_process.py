@@ -26,10 +26,9 @@ from condexp.store.runs import State, read_status, write_status
 
 # The same code in the new process as in this one, however this one found it.
 START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); import condexp.child as child; "
-    "sys.exit(child.main())"
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); import {0}; sys.exit({0}.main())"
 )
-COMMAND = (sys.executable, "-c", START)
+COMMAND = (sys.executable, "-c", START.format("condexp.child"))
 POLL_SECONDS = 0.1
 KILL_SECONDS = 60.0  # from a timeout's request to stop, which takes a step and a checkpoint
 LAST_WORDS = 3  # lines of standard error quoted of a job that died

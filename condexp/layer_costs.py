@@ -183,12 +183,17 @@ class LayerCost:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of the rows that are laid out at once, in float32: of inputs or gradients."""
+        """Bytes of the rows that are laid out at once, in float32: of inputs or gradients.
+
+        Many pixels of few channels are multiplied as they lie, unless ``center`` is asked for.
+        """
         if self.layer.type == "Linear" or not self.sides:
             return 0
         num_samples = min(self.batch_size, self.num_samples)
         inputs = self.footprint.laid_out // self.footprint.num_samples
-        return SINGLE * num_samples * max(inputs, self.layer.positions * self.layer.d_out)
+        positions, d_out = self.layer.positions, self.layer.d_out
+        gradients = positions * d_out if positions < d_out // self.layer.groups else 0
+        return SINGLE * num_samples * max(inputs, gradients)
 
     @property
     def fisher_bytes(self) -> int:

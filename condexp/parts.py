@@ -18,7 +18,8 @@ from condexp.data.loaders import Batches
 from condexp.linalg.eigen import pin_threads
 from condexp.models.synchronised import synchronise
 from condexp.prepare import Prepared
-from condexp.training.distributed import Crew, Team
+from condexp.training.crew import Crew
+from condexp.training.distributed import Team
 from condexp.training.evaluate import Evaluator, build_loss
 from condexp.training.events import Sink
 from condexp.training.execution import Forward, ModelPrecision, compile_model, configure

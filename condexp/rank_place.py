@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store, TCPStore
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from condexp.config import Config
 from condexp.errors import InputError
@@ -47,7 +47,19 @@ class Place:
         Returns:
             On a machine with GPUs, the one with the process's local number.
         """
-        return torch.device("cuda", self.local_rank) if device.type == "cuda" else device
+        if device.type != "cuda":
+            return device
+        return torch.device("cuda", 0 if self.bound else self.local_rank)
+
+    @property
+    def bound(self) -> bool:
+        """Whether each process sees one GPU, its own, as with Slurm's ``--gpus-per-task=1``."""
+        return self.starter == "srun" and torch.cuda.device_count() == 1
+
+    @property
+    def sharing(self) -> int:
+        """How many processes share the cores that torch sees: srun and torchrun divide them."""
+        return self.local_size if self.starter == "condexp" else 1
 
     def join(self, device: torch.device, store: Store | None = None) -> None:
         """Meet the others; returns when all are there.
@@ -56,9 +68,8 @@ class Place:
             device: Where this process trains.
             store: Rank 0's own, if it has opened one.
         """
-        if (
-            store is None and self.starter != "torchrun"
-        ):  # torchrun's agent has one, env:// finds it
+        # torchrun's agent has one, which torch finds by itself.
+        if store is None and self.starter != "torchrun":
             store = TCPStore(self.address, self.port, self.size, self.rank == 0)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         if device.type == "cuda":
@@ -119,12 +130,26 @@ def first_host(nodes: str) -> str:
     Returns:
         The name.
 
-    >>> first_host("gpu[007-009,12],login1"), first_host("a,b")
-    ('gpu007', 'a')
+    >>> first_host("gpu[007-009,12],login1"), first_host("r[1-2]n[3-4]"), first_host("a,b")
+    ('gpu007', 'r1n3', 'a')
     """
-    found = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
-    assert found is not None
-    return "".join(part or "" for part in found.groups())
+    first = re.match(r"(?:[^\[,]|\[[^\]]*\])*", nodes)
+    assert first is not None
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first.group())
+
+
+def refuse_several_grids() -> None:
+    """Refuse a grid that every process of torchrun or srun would run.
+
+    Raises:
+        InputError: If this process was started with others.
+    """
+    place = given_place()
+    if place is not None:
+        raise InputError(
+            f"{place.starter} started {place.size} processes, and each would run the whole grid: "
+            f"start it once, without {place.starter}, or leave out -m."
+        )
 
 
 def check_processes(
@@ -164,7 +189,7 @@ def check_processes(
         raise InputError(
             f"trainer.compile=true does not work with trainer.num_processes={size}: leave one out."
         )
-    local = size if place is None else place.local_size
+    local = size if place is None else 1 if place.bound else place.local_size
     if device.type == "mps" or device.index is not None:
         raise InputError(
             f"trainer.device={device} is one device, and trainer.num_processes={size} take one "

@@ -14,6 +14,7 @@ from condexp.config import Config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.layer_costs import Footprint, footprints
+from condexp.models.synchronised import synchronise
 from condexp.training.rescale import cancels_rescaling
 
 
@@ -45,7 +46,7 @@ def rehearse(config: Config, dataset: Dataset, options: AnalysisOptions) -> Rehe
 
     Raises:
         InputError: If it cannot be built or called, its outputs are not [N, num_outputs], or
-            ``trainer.rescale`` would change what it computes.
+            ``trainer.rescale`` would change what it computes, or several processes cannot share it.
     """
     # Two samples say all, but for normalisations that need more than one.
     num_samples = 1 if config.trainer.batch_size == 1 else 2
@@ -97,7 +98,24 @@ def _attempt(
         )
     if not outputs.requires_grad:
         raise InputError(f"model={config.model.title}: no parameter of it can be trained.")
+    if config.trainer.num_processes > 1:
+        _check_shared(config, model, outputs)
     return Rehearsal(model, catalogue, found)
+
+
+def _check_shared(config: Config, model: nn.Module, outputs: Tensor) -> None:
+    # What several processes cannot train together.
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    grads = torch.autograd.grad(outputs.sum(), list(trained.values()), allow_unused=True)
+    unused = [name for name, grad in zip(trained, grads, strict=True) if grad is None]
+    if unused:
+        raise InputError(
+            f"model={config.model.title}: {', '.join(unused)} get no gradient, for the outputs do "
+            "not depend on them, and several processes would wait for it: freeze them "
+            "(requires_grad=False), or use trainer.num_processes=1."
+        )
+    if config.trainer.sync_batchnorm:
+        synchronise(model, lambda mean: mean, config.trainer.num_processes)
 
 
 def _check_rescaling(config: Config, dataset: Dataset) -> None:

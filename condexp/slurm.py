@@ -1,5 +1,7 @@
 """A grid on Slurm: its jobs are submitted as an array, waited for, and told of as each ends."""
 
+import hashlib
+import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -145,17 +147,30 @@ class Tickets:
 
         Returns:
             Slurm's numbers, by run folder.
+
+        Raises:
+            InputError: If Slurm does not say.
         """
         noted: dict[Path, str] = {}
         for order in orders:
             with suppress(OSError):
                 noted[order.folder] = self._path(order).read_text()
-        states = (read_queue() or {}) if noted else {}
+        states = read_queue() if noted else {}
+        if states is None:
+            raise InputError(
+                "squeue does not answer, so it is not known which jobs are in the queue already: "
+                "give the same command again when it does."
+            )
         return {
             folder: number
             for folder, number in noted.items()
-            if number in states and states[number] not in OVER
+            if states.get(number, "COMPLETED") not in OVER and not self._has_ended(number)
         }
 
+    def _has_ended(self, number: str) -> bool:
+        """Return whether a job left its result, and Slurm is but tidying up after it."""
+        return (self.folder.parent / f"{number}_0_result.pkl").exists()
+
     def _path(self, order: Order) -> Path:
-        return self.folder / f"{order.folder.parent.name}--{order.folder.name}"
+        place = hashlib.sha256(os.fsencode(order.folder)).hexdigest()[:8]
+        return self.folder / f"{order.folder.name}-{place}"

@@ -68,7 +68,11 @@ class Watch:
         return [self._ended.get(place) or self._left(place) for place in range(len(self._jobs))]
 
     def _look(self) -> None:
-        """Take the results that are there."""
+        """Take the results that are there, as far as the file system answers."""
+        with suppress(OSError, EOFError, pickle.UnpicklingError):  # it is looked at again
+            self._take_results()
+
+    def _take_results(self) -> None:
         # A listing asks the server; a look for one file may be answered from memory.
         there = {path.name for path in self._folder.iterdir()}
         for place in sorted(self._open):

@@ -64,7 +64,9 @@ class CondexpSweeper(BasicSweeper):
         from condexp.grid import run_grid
         from condexp.grid_plan import plan_grid
         from condexp.grid_report import plan_table
+        from condexp.rank_place import refuse_several_grids
 
+        refuse_several_grids()
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader

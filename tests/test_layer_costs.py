@@ -14,6 +14,7 @@ from condexp.analysis.layers import trace_layers
 from condexp.analysis.listener import Listener
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.layer_costs import LayerCost, footprints
+from condexp.linalg.pixels import PixelRows
 from condexp.linalg.rows import DenseRows
 from condexp.linalg.shifted import PatchRows
 from condexp.linalg.spectrum import Spectrum
@@ -153,16 +154,18 @@ def test_rows_that_are_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def listening(module: nn.Module, given: Tensor, *more: object) -> Any:
             rows = plain(module, given, *more)
-            dense = rows.images if isinstance(rows, PatchRows) else rows
-            dense = dense.values if isinstance(dense, DenseRows) else dense
-            name = names[id(module)]
-            copies[name] = max(copies.get(name, 0), dense.nbytes)
+            name, num_bytes = names[id(module)], 0
+            if not isinstance(rows, PixelRows):
+                dense = rows.images if isinstance(rows, PatchRows) else rows
+                dense = dense.values if isinstance(dense, DenseRows) else dense
+                num_bytes = dense.nbytes
+            copies[name] = max(copies.get(name, 0), num_bytes)
             return rows
 
         monkeypatch.setattr(f"condexp.analysis.tape.{function}", listening)
 
     listen("moment_rows")
-    listen("grad_output_rows")
+    listen("gradient_rows")
     listened(net, options, (4,))
     for cost in costs(net, options, num_samples=12, batch_size=4):
         if cost.layer.type == "Conv2d":

@@ -2,13 +2,16 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from condexp import attempt
@@ -17,9 +20,10 @@ from condexp.experiment import run_experiment
 from condexp.job_result import JobResult
 from condexp.launch import conf_dir
 from condexp.prepare import prepare
-from condexp.rank_place import first_host, given_place
+from condexp.rank_place import first_host, given_place, refuse_several_grids
 from condexp.stopping import Stopped
-from condexp.store.runs import State, read_status
+from condexp.store.runs import State, read_status, run_folder
+from condexp.training.distributed import Team, _packed
 from condexp.training.events import StepRecord
 from condexp.validation import validate
 from tests.observer import Silent
@@ -148,9 +152,9 @@ def test_an_error_of_all_processes_is_told_as_it_is(tmp_path: Path) -> None:
 def test_a_process_that_cannot_notice_is_ended(tmp_path: Path) -> None:
     code = f"""
 import subprocess, sys, time
-from condexp import crew
-crew.GRACE_SECONDS = 0.5
-processes = crew.Processes.__new__(crew.Processes)
+from condexp import processes as module
+module.GRACE_SECONDS = 0.5
+processes = module.Processes.__new__(module.Processes)
 import threading
 processes._ended, processes._lost_one = threading.Event(), threading.Event()
 processes._children = [subprocess.Popen([sys.executable, "-c", "import os; os.abort()"])]
@@ -185,6 +189,14 @@ def test_places_are_read_from_the_environment() -> None:
         (["trainer.batch_size=11"], r"11 samples.*trainer\.batch_size=10 or 12"),
         (["trainer.batch_size=2"], r"2 samples each at least: use trainer\.batch_size=4"),
         (["trainer.batch_size=full", "dataset.subset.train=41"], r"=40 or 42"),
+        (
+            ["model.target=tests.dropout_net:Idle"],
+            r"idle\.weight, idle\.bias get no gradient.*num_processes=1",
+        ),
+        (
+            ["model.target=tests.dropout_net:plain_norm"],
+            r"trainer\.sync_batchnorm: 2 has no affine map",
+        ),
         (["trainer.compile=true"], r"trainer\.compile=true does not work with"),
     ],
 )
@@ -194,6 +206,75 @@ def test_what_cannot_be_shared_is_refused(
     with pytest.raises(InputError, match=message):
         prepare(validate(compose("config", [*TWO, *overrides, f"run.root={tmp_path}"])))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_of_rank_0_alone_waits_for_nobody(tmp_path: Path) -> None:
+    class Failing(Silent):
+        def on_step(self, record: StepRecord, /) -> None:
+            if record.step == 3:
+                raise OSError("no space left")
+
+    began = time.monotonic()
+    failed = run(tmp_path, *TWO, observer=Failing())
+    assert failed.message == "no space left"
+    assert time.monotonic() - began < 60  # the start takes most of it
+
+
+def test_a_signal_to_the_others_while_they_start_is_rank_0s_to_heed(
+    tmp_path: Path, others: list[int], whole: list[bytes]
+) -> None:
+    def interrupt() -> None:
+        while not others:
+            time.sleep(0.01)
+        time.sleep(0.5)  # its interpreter runs, torch is not imported
+        os.kill(others[-1], signal.SIGUSR2)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    result = run(tmp_path, *TWO)
+    thread.join()
+    assert result.folder is not None
+    assert contents(result.folder) == whole
+
+
+def test_one_gpu_a_task_is_enough_under_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = given_place(SRUN | {"SLURM_LOCALID": "2", "SLURM_STEP_TASKS_PER_NODE": "4"})
+    assert place is not None
+    assert place.sharing == 1
+    for num_visible, index in ((1, 0), (4, 2)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda n=num_visible: n)
+        assert place.device(torch.device("cuda")) == torch.device("cuda", index)
+    assert place.device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_what_is_said_arrives_where_it_belongs() -> None:
+    # Random states are read on the CPU, whatever device a process trains on.
+    team = Team.__new__(Team)
+    team._device = torch.device("meta")
+    arrived = team._unpacked(_packed({"state": torch.ones(2), "rows": [torch.zeros(3)]}))
+    assert arrived["state"].device == torch.device("cpu")
+    assert torch.equal(arrived["state"], torch.ones(2))
+
+
+def test_keys_of_several_processes_name_no_run_of_one() -> None:
+    folders = {
+        run_folder(validate(compose("config", [f"trainer.{key}"])).plain)
+        for key in ("num_processes=1", "sync_batchnorm=true")
+    }
+    assert len(folders) == 1
+    two = [
+        run_folder(validate(compose("config", ["trainer.num_processes=2", *more])).plain)
+        for more in ([], ["trainer.sync_batchnorm=true"])
+    ]
+    assert len({*folders, *two}) == 3
+
+
+def test_a_grid_is_started_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_several_grids()
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="torchrun started 4 processes, and each would run the"):
+        refuse_several_grids()
 
 
 def test_processes_that_were_started_have_to_be_asked_for(
@@ -217,3 +298,44 @@ def test_torchrun_gives_the_same_bytes(tmp_path: Path, whole: list[bytes]) -> No
         assert done.returncode == 0
     (folder,) = (tmp_path / "default").iterdir()
     assert contents(folder) == whole
+
+
+@pytest.mark.slow  # three interpreters, twice
+def test_a_signal_to_any_of_torchruns_processes_stops_all(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "condexp", "run", *TWO, f"run.root={tmp_path}"]
+
+    def start(*more: str) -> list[subprocess.Popen[bytes]]:
+        return [
+            subprocess.Popen(
+                [*command, *more],
+                cwd=ROOT,
+                env={
+                    **os.environ,
+                    **environment,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "LOCAL_WORLD_SIZE": "2",
+                },
+            )
+            for rank in range(2)
+        ]
+
+    ranks = start("model.target=tests.dropout_net:Paced")
+    folder = tmp_path / "default"
+    while not any(path.suffix == ".h5" for path in folder.glob("*/*")):
+        time.sleep(0.1)
+        assert ranks[0].poll() is None
+    time.sleep(2)
+    ranks[1].send_signal(signal.SIGTERM)
+    assert [rank.wait(timeout=120) for rank in ranks] == [75, 0]
+    (run_of_two,) = folder.iterdir()
+    assert read_status(run_of_two).state is State.INTERRUPTED
+    assert [rank.wait(timeout=120) for rank in start("model.target=tests.dropout_net:Paced")] == [
+        0,
+        0,
+    ]
+    assert read_status(run_of_two).state is State.COMPLETE

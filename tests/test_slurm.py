@@ -159,16 +159,25 @@ def test_waiting_ends_with_the_grid_and_a_second_call_submits_none_twice(
     assert {result.exit_code for result in results} == {75}
     assert "left to Slurm: 7_0, 7_1, 7_2" in capsys.readouterr().out
     (grid.board.folder / "stop").unlink()
-    for number, order in enumerate(grid.orders):
-        put(
-            tmp_path / "submitit", f"7_{number}", "success", JobResult(order.folder, State.COMPLETE)
-        )
+
+    def end() -> None:
+        for number, order in enumerate(grid.orders):
+            done = JobResult(order.folder, State.COMPLETE)
+            put(tmp_path / "submitit", f"7_{number}", "success", done)
+
+    timer = threading.Timer(0.3, end)
+    timer.start()
     assert {result.state for result in submit()} == {State.COMPLETE}
+    timer.join()
     assert "job 2/3 (seed=2): in the queue already, as Slurm's job 7_1" in capsys.readouterr().out
     assert (tmp_path / "batches").read_text() == "x\n"
-    # Of what is out of the queue a job is submitted anew.
-    cluster("7_0|RUNNING 7_1|CANCELLED")
+    # What has left its result, or is out of the queue, is submitted anew.
+    cluster("7_0|COMPLETING 7_1|CANCELLED")
     submit()
+    assert (tmp_path / "batches").read_text() == "x\nx\n"
+    (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(InputError, match="squeue does not answer"):
+        submit()
     assert (tmp_path / "batches").read_text() == "x\nx\n"
 
 

@@ -52,7 +52,7 @@ def effective_lr(weight: Tensor, learning_rate: float | None) -> float:
     """
     if learning_rate is None:
         return math.nan
-    squares = torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.float64).square()
+    squares = torch.linalg.vector_norm(weight.flatten(1), dim=1).double().square()
     return statistics.median(learning_rate / s if s > 0 else math.inf for s in squares.tolist())
 
 

@@ -143,7 +143,8 @@ class Moment:
 
     def _wait(self, waiting: Waiting, rows: Rows) -> None:
         side = min(rows.num_rows, rows.num_features)
-        waiting.put(self, rows.num_bytes + 8 * side**2)
+        held = rows.num_bytes if self._portion is not None or self._moment.keeps_rows else 0
+        waiting.put(self, held + 8 * side**2)
 
     def unsolved(self) -> Tensor:
         """Return the matrix whose eigenvalues are waited for.

@@ -9,6 +9,7 @@ from condexp.analysis.options import AnalysisOptions, ConvInput
 from condexp.errors import InputError
 from condexp.linalg.ones import WithOne
 from condexp.linalg.patches import Window, pixel_rows, unfold_patches
+from condexp.linalg.pixels import PixelRows
 from condexp.linalg.rows import DenseRows, Rows
 from condexp.linalg.shifted import PatchRows
 
@@ -147,6 +148,22 @@ def grad_output_rows(module: Layer, grad: Tensor) -> Tensor:
     if isinstance(module, nn.Linear):
         return grad.reshape(1, -1, module.out_features)
     return pixel_rows(grad, module.groups)
+
+
+def gradient_rows(module: Layer, grad: Tensor, factor: float) -> Rows:
+    """Return the rows of :func:`grad_output_rows` as a second moment takes them.
+
+    Args:
+        module: The layer.
+        grad: As for :func:`grad_output_rows`, at least float32.
+        factor: What all are multiplied by.
+
+    Returns:
+        The rows; many pixels of few channels are not laid out.
+    """
+    if isinstance(module, nn.Conv2d) and grad[0, 0].numel() >= grad.shape[1] // module.groups:
+        return PixelRows(grad, module.groups, factor)
+    return DenseRows(grad_output_rows(module, grad), factor)
 
 
 def weight_blocks(groups: int, tensor: Tensor) -> Tensor:

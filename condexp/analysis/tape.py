@@ -18,7 +18,7 @@ from condexp.analysis.rows import (
     Layer,
     appends_one,
     check_rows,
-    grad_output_rows,
+    gradient_rows,
     moment_rows,
     unit_extremes,
 )
@@ -28,7 +28,6 @@ from condexp.errors import InputError
 from condexp.linalg.kronecker import KroneckerSpectrum
 from condexp.linalg.moments import Scale
 from condexp.linalg.precision import summable
-from condexp.linalg.rows import DenseRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +168,7 @@ class Tape:
         # Promoted first: half precision would overflow once multiplied by the denominator.
         row_dtype, grad = grad.dtype, summable(grad)
         if self._grad_output is not None:
-            rows = DenseRows(grad_output_rows(self.module, grad), current.denominator)
+            rows = gradient_rows(self.module, grad, current.denominator)
             self._grad_output.add(rows, current.num_samples if first else 0, row_dtype)
         if self.fisher is not None:
             self.fisher.backward(grad * current.denominator, use, row_dtype)

@@ -1,6 +1,7 @@
 """Products of rows in working precision over short chunks, summed in float64."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ CHUNK_ROWS = 256
 # overflows nor loses precision to underflow.
 _SAFE_MEAN_SQUARES = (1e-24, 1e30)
 _LONG_CHUNK_ROWS = 4096  # in float64 the chunks only bound the memory of a conversion
-_SLAB = 1 << 19  # numbers in the products of one call: they should stay in the cache
+_SLAB = 1 << 20  # numbers in the products of one call: they should stay in the cache
 _FEW = 8  # chunks whose products are added in working precision, where there are many more
 
 
@@ -32,17 +33,15 @@ def cross_products(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     [[[10.0], [14.0]]]
     """
     groups, num_rows, c = left.shape
-    size = CHUNK_ROWS if dtype != torch.float64 else _LONG_CHUNK_ROWS
+    size = chunk_rows(dtype)
     num_chunks = num_rows // size
     total = torch.zeros(groups, c, right.shape[2], dtype=torch.float64, device=left.device)
-    if groups == 1:
-        whole = num_chunks * size
-        _add_chunks(
-            total,
-            torch.unflatten(left[0, :whole], 0, (num_chunks, size)),
-            torch.unflatten(right[0, :whole], 0, (num_chunks, size)),
-            dtype,
+    if groups == 1 and num_chunks:
+        whole = slice(num_chunks * size)
+        ours, others = (
+            torch.unflatten(rows[0, whole], 0, (num_chunks, size)) for rows in (left, right)
         )
+        total += _of_chunks(ours, others, dtype)
     else:
         for start in range(0, num_chunks * size, size):
             piece = slice(start, start + size)
@@ -67,7 +66,7 @@ def inner_products(rows: Tensor, dtype: torch.dtype) -> Tensor:
     [[[5.0, 11.0], [11.0, 25.0]]]
     """
     groups, num_rows, d = rows.shape
-    size = CHUNK_ROWS if dtype != torch.float64 else _LONG_CHUNK_ROWS
+    size = chunk_rows(dtype)
     if d <= size:
         chunk = rows.to(dtype)
         return torch.bmm(chunk, chunk.mT).double()
@@ -131,22 +130,102 @@ def column_sums(rows: Tensor) -> Tensor:
     return chunks.sum(1, dtype=torch.float64) + rest
 
 
-def _add_chunks(total: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype) -> None:
-    """Add the products of ``[num_chunks, size, c]`` and ``[num_chunks, size, d]``.
+def ahead_products(rows: Tensor, num_rows: int, ahead: int, num: int, dtype: torch.dtype) -> Tensor:
+    """Return Σ_r rows_r rows_{r + ahead + j}ᵀ for j = 0 … num − 1, of rows side by side in memory.
 
-    Of many chunks, a few products are added in working precision first: to convert each to float64
-    costs half as much as the product. The error stays that of the chunks (measured).
+    A chunk is every so many-th row of a stretch: what is ahead of each of its rows is then one
+    longer row as it lies, so one product does for all j, and nothing is copied.
+
+    Args:
+        rows: ``[more, c]``, contiguous; at least ``ahead + num`` more than :func:`rows_to_reach`.
+        num_rows: Rows; those after them are 0.
+        ahead: How far ahead the other rows begin.
+        num: How many follow one another.
+        dtype: Working precision: theirs.
+
+    Returns:
+        ``[num, c, c]`` float64.
     """
-    _, c, d = total.shape
-    few = 1 if dtype == torch.float64 else max(1, min(_FEW, len(left) // 4))
-    at_once = max(few, min(_SLAB // (c * d), len(left)) // few * few)
-    products = torch.empty(at_once, c, d, dtype=dtype, device=total.device)
-    for start in range(0, len(left), at_once):
-        pieces = left[start : start + at_once], right[start : start + at_once]
-        out = products[: len(pieces[0])]
-        torch.bmm(pieces[0].to(dtype).mT, pieces[1].to(dtype), out=out)
-        whole = len(out) // few * few
-        if few > 1:
-            total += torch.unflatten(out[:whole], 0, (-1, few)).sum(1).sum(0, dtype=torch.float64)
-        if few == 1 or whole < len(out):
-            total += (out if few == 1 else out[whole:]).sum(0, dtype=torch.float64)
+    c, start = rows.shape[1], rows.storage_offset()
+    num_stretches, apart, size = _stretches(num_rows, num, c, dtype)
+    strides = c, apart * c, 1
+    batches = []
+    for first in range(start, start + num_stretches * apart * size * c, apart * size * c):
+        left = rows.as_strided((apart, size, c), strides, first)
+        right = rows.as_strided((apart, size, num * c), strides, first + ahead * c)
+        batches.append((left.mT, right))
+    return torch.unflatten(_added(batches, dtype)[0], 1, (num, c)).transpose(0, 1)
+
+
+def rows_to_reach(num_rows: int, num: int, c: int, dtype: torch.dtype) -> int:
+    """Return how many rows, with zeros, the chunks of :func:`ahead_products` are made of."""
+    return math.prod(_stretches(num_rows, num, c, dtype))
+
+
+def _stretches(num_rows: int, num: int, c: int, dtype: torch.dtype) -> tuple[int, int, int]:
+    """Return the number of stretches, of the chunks in each, and of the rows in each of those."""
+    longest = chunk_rows(dtype)
+    apart = max(_at_once(-(-num_rows // longest), num * c**2), num)
+    num_stretches = -(-num_rows // (apart * longest))
+    return num_stretches, apart, -(-num_rows // (apart * num_stretches))
+
+
+def chunk_rows(dtype: torch.dtype) -> int:
+    """Return how many rows one product may have."""
+    return _LONG_CHUNK_ROWS if dtype == torch.float64 else CHUNK_ROWS
+
+
+def sample_products(samples: Tensor) -> Tensor:
+    """Return Σ_n Σ_t s_nt s_ntᵀ of samples whose columns are what is multiplied.
+
+    Args:
+        samples: ``[N, groups, c, T]``; their precision is the products'.
+
+    Returns:
+        ``[groups, c, c]`` float64.
+    """
+    groups, num_chunks = samples.shape[1], -(-samples.shape[3] // chunk_rows(samples.dtype))
+    at_once = _at_once(len(samples) * num_chunks, groups * samples.shape[2] ** 2)
+    batches = [
+        (piece, piece.mT)
+        for some in torch.split(samples, at_once)
+        for piece in torch.split(some.flatten(0, 1), chunk_rows(samples.dtype), 2)
+    ]
+    return _added(batches, samples.dtype, groups)
+
+
+def _of_chunks(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the sum of the products of ``[num, size, c]`` and ``[num, size, d]``, num > 0."""
+    at_once = _at_once(len(left), left.shape[2] * right.shape[2])
+    pieces = zip(torch.split(left, at_once), torch.split(right, at_once), strict=True)
+    return _added([(one.mT, other) for one, other in pieces], dtype)[0]
+
+
+def _at_once(num_products: int, numbers: int) -> int:
+    """Return how many products, of so many numbers each, are taken in one call: an even number."""
+    return 2 * max(1, min(-(-num_products // (2 * _FEW)), _SLAB // numbers // 2))
+
+
+def _added(batches: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype, groups: int = 1) -> Tensor:
+    """Return the sum of the products of batches.
+
+    A few are added in working precision first: to convert each to float64 costs half as much as the
+    product. The error stays that of the chunks (measured).
+
+    Args:
+        batches: ``[num·groups, c, size]`` and ``[num·groups, size, d]``, none before a larger one.
+        dtype: Working precision.
+        groups: Sums that are kept apart.
+
+    Returns:
+        ``[groups, c, d]`` float64.
+    """
+    total = None
+    for start in range(0, len(batches), _FEW):
+        products = torch.bmm(*(factor.to(dtype) for factor in batches[start]))
+        for left, right in batches[start + 1 : start + _FEW]:
+            products[: len(left)].baddbmm_(left.to(dtype), right.to(dtype))
+        added = torch.unflatten(products, 0, (-1, groups)).sum(0, dtype=torch.float64)
+        total = added if total is None else total.add_(added)
+    assert total is not None
+    return total

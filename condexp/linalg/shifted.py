@@ -202,9 +202,13 @@ class PatchRows:
         cross = -torch.einsum("ti,gtjc->gijc", self._outside, sum_patches)
         both = len(self.images) * self._outside.T @ self._outside / 2
         half = cross + both[None, :, :, None] * subtracted[:, None, None]
-        for i in range(blocks.shape[1]):  # by rows of blocks, which stay in the cache
-            blocks[:, i] += subtracted[:, :, None, None] * half[:, i, None]
-            blocks[:, i] += half[:, :, i].mT[..., None] * subtracted[:, None, None]
+        groups, num_offsets, channels = blocks.shape[:3]
+        # By offset, the subtracted and nothing else: s ⊗ half and its transpose in one product.
+        own = torch.eye(num_offsets, dtype=torch.float64, device=self.device)[:, None]
+        left = (own * subtracted[:, None, :, None]).flatten(1, 2)
+        right = half.flatten(2)
+        matrix = blocks.view(groups, num_offsets * channels, -1)
+        matrix.baddbmm_(torch.cat([left, right.mT], 2), torch.cat([right, left.mT], 1))
 
     def _gram(self, factor: float, dtype: torch.dtype) -> Tensor:
         images = scaled(self.images, factor)

@@ -28,6 +28,8 @@ NOT_IDENTITY = (
     ("trainer", "num_threads"),
     ("trainer", "checkpoint"),
 )
+OF_SEVERAL = (("trainer", "num_processes"), ("trainer", "sync_batchnorm"))
+"""Keys that one process alone makes nothing of."""
 
 
 class State(StrEnum):
@@ -85,12 +87,13 @@ def identity_config(config: Mapping[str, Any]) -> dict[str, Any]:
         config: The whole configuration, as plain dicts, lists, strings and numbers.
 
     Returns:
-        A copy without the keys of :data:`NOT_IDENTITY`.
+        A copy without the keys of :data:`NOT_IDENTITY`, and of :data:`OF_SEVERAL` for one process.
 
     >>> identity_config({"seed": 1, "run": {"root": "x"}, "dataset": {"name": "a", "root": "b"}})
     {'seed': 1, 'dataset': {'name': 'a'}}
     """
-    return _without(config, NOT_IDENTITY)
+    alone = config.get("trainer", {}).get("num_processes") == 1
+    return _without(config, NOT_IDENTITY + OF_SEVERAL if alone else NOT_IDENTITY)
 
 
 def identity_yaml(config: Mapping[str, Any]) -> str:

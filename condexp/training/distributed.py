@@ -6,94 +6,28 @@ everything that is measured goes through :class:`Team` as :mod:`condexp.analysis
 
 import io
 from collections.abc import Iterator
-from enum import IntEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from condexp.analysis.ranks import Alone, Ranks
 from condexp.data.dataset import Share
+from condexp.training.crew import Wish
 from condexp.training.execution import Forward
 
 T = TypeVar("T")
 
 
-class Wish(IntEnum):
-    """What a process wants between two updates; all do the strongest wish."""
-
-    GO_ON = 0
-    SAVE = 1
-    STOP = 2
-
-
-class Crew(Ranks, Protocol):
-    """What training needs of the processes that share it; one alone is a crew as well."""
-
-    @property
-    def device(self) -> torch.device | None:
-        """Where this process trains, if that is not where the run was told to."""
-
-    @property
-    def local_size(self) -> int:
-        """How many of them share this machine's cores."""
-
-    def share(self) -> Share:
-        """Return which part of each batch is this process's."""
-
-    def parallel(self, model: nn.Module) -> Forward:
-        """Return the model as it is to be trained: backward averages the gradients of all."""
-
-    def mean(self, loss: float) -> float:
-        """Return the mean loss over the samples of all, whose shares are equal."""
-
-    def strongest(self, wish: Wish) -> Wish:
-        """Return the strongest of all wishes."""
-
-    def agree_on_buffers(self, model: nn.Module) -> None:
-        """Give all processes the running statistics of rank 0."""
-
-
-class Single(Alone):
-    """A crew of one: nothing is shared, no bit is changed."""
-
-    device: torch.device | None = None
-    local_size = 1
-
-    def share(self) -> Share:
-        """Return all of each batch."""
-        return Share()
-
-    def parallel(self, model: nn.Module) -> Forward:
-        """Return the model itself."""
-        return model
-
-    def mean(self, loss: float) -> float:
-        """Return the loss itself."""
-        return loss
-
-    def strongest(self, wish: Wish) -> Wish:
-        """Return the one wish."""
-        return wish
-
-    def agree_on_buffers(self, model: nn.Module) -> None:
-        """There is nobody else."""
-
-
-SINGLE = Single()
-
-
 class Team:
     """The processes of torch's default group, once it is initialised.
 
-    What is no gradient travels by groups of its own over the CPU: the calls of hooks and of
-    DistributedDataParallel do not come in one order.
+    What is no gradient travels by groups of its own: DistributedDataParallel's calls come between.
 
     Args:
         device: Where this process trains.
-        local_size: How many of them share this machine's cores.
+        local_size: How many of them share the cores that torch sees here.
     """
 
     def __init__(self, device: torch.device, local_size: int) -> None:
@@ -146,13 +80,13 @@ class Team:
         return DistributedDataParallel(model, device_ids=devices)
 
     def mean(self, loss: float) -> float:
-        """Return the mean loss over the samples of all, whose shares are equal.
+        """Return the mean loss over the samples of all, the same on every rank.
 
         Args:
-            loss: The mean over this process's samples.
+            loss: The mean over this process's samples, which are as many as any other's.
 
         Returns:
-            The mean, the same on every rank.
+            The mean.
         """
         total = torch.tensor(loss, dtype=torch.float64)
         dist.all_reduce(total, group=self._group)
@@ -178,7 +112,9 @@ class Team:
             model: Changed in place.
         """
         for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
+            values = buffer.contiguous()  # a user's may be laid out in any way
+            dist.broadcast(values, 0)
+            buffer.copy_(values)
 
     def average(self, tensor: Tensor) -> Tensor:
         """Return the mean over all ranks, through which gradients pass: for batch statistics.
@@ -216,8 +152,13 @@ class Team:
 
     def _unpacked(self, data: Tensor) -> Any:
         # What this program's own processes send each other may be any object.
-        stream = io.BytesIO(data.numpy().tobytes())
-        return torch.load(stream, map_location=self._device, weights_only=False)
+        return torch.load(
+            io.BytesIO(data.numpy().tobytes()), map_location=self._place, weights_only=False
+        )
+
+    def _place(self, storage: Any, location: str) -> Any:
+        # What was on another's device comes to this one's; random states belong on the CPU.
+        return storage if location == "cpu" else storage.to(device=self._device)
 
 
 def _new_group(backend: str | None = None) -> dist.ProcessGroup:

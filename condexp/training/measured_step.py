@@ -8,7 +8,7 @@ from condexp.analysis.listener import Listener
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.errors import InputError
-from condexp.training.distributed import Crew
+from condexp.training.crew import Crew
 from condexp.training.evaluate import LossFunction
 from condexp.training.optimizers import steady_learning_rate
 

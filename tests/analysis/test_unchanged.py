@@ -200,7 +200,7 @@ def test_an_exception_in_the_analysis_itself_changes_nothing(
     """In the forward hooks (input), in the backward hooks (grad_output), in the spectra."""
     model, inputs = case
     before = state_of(model, inputs)
-    for target in ("moment_rows", "grad_output_rows", "mean_fraction", "describe"):
+    for target in ("moment_rows", "gradient_rows", "mean_fraction", "describe"):
         with monkeypatch.context() as patch:
             patch.setattr(f"condexp.analysis.tape.{target}", fail_in_forward)
             with pytest.raises(BoomError):

@@ -1,5 +1,6 @@
 """Patches that are not laid out, against the explicit ones and against pixel-by-pixel loops."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -121,6 +122,20 @@ def test_portions_of_kept_rows_are_united(center: bool) -> None:
         parts.add(PatchRows(inputs, window), 6, torch.float64)
     repeated = torch.linalg.eigvalsh(whole.matrix()).flip(1).flatten()
     assert torch.allclose(parts.spectrum().eigenvalues, repeated, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("num_samples", [1, 31, 256, 300])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("window", [Window((3, 3), padding=(1, 1)), Window((2, 5))], ids=str)
+def test_float32_products_count_every_pixel_once(
+    window: Window, groups: int, num_samples: int
+) -> None:
+    # Of small whole numbers float32 sums are exact, whatever is added to what: only counts show.
+    window = replace(window, groups=groups)
+    inputs = images(num_samples, 4, 7, 12).mul(2).round()
+    plain = explicit(inputs, window)
+    found = PatchRows(inputs.float(), window).products(torch.float32)
+    assert torch.equal(found, plain.mT @ plain)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1.0, 30.0])

@@ -14,19 +14,20 @@ from types import TracebackType
 from typing import Self
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store, TCPStore
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from condexp.config import Config
+from condexp.job_process import START
 from condexp.prepare import Prepared
 from condexp.rank_place import Place, given_place
+from condexp.stopping import SIGNALS
 from condexp.training.checkpoint import Checkpoint
-from condexp.training.distributed import SINGLE, Crew, Team
+from condexp.training.crew import SINGLE, Crew
+from condexp.training.distributed import Team
 
-# The same code in the new process as in this one, however this one found it.
-START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); import condexp.crewmate as mate; "
-    "sys.exit(mate.main())"
-)
+NUMBERS = [int(number) for number in SIGNALS]
+IGNORING = f"import signal; [signal.signal(number, signal.SIG_IGN) for number in {NUMBERS}]; "
+COMMAND = (sys.executable, "-c", IGNORING + START.format("condexp.crewmate"))
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 20.0  # for this process to notice by itself that another is gone
 END_SECONDS = 60.0  # for the others to end once all is done
@@ -67,6 +68,7 @@ class Processes:
         self._ended = threading.Event()
         self._lost_one = threading.Event()
         self._lost = ""
+        self._patience = END_SECONDS
 
     def __enter__(self) -> Self:
         if self.place is not None:  # others wait for this process, whatever it finds to do
@@ -79,13 +81,13 @@ class Processes:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None and self.place is not None and self.place.rank == 0 and not self._told:
+        if self.team is not None and self.team.rank == 0 and not self._told:
             self._tell(None)
-        self._ended.set()
+        self.done()
         for child in self._children:
             assert child.stdin is not None
             with suppress(subprocess.TimeoutExpired):
-                child.wait(END_SECONDS if kind is None else 0)
+                child.wait(self._patience if kind is None else 0)
             child.kill()
             with suppress(OSError):
                 child.stdin.close()
@@ -112,6 +114,14 @@ class Processes:
         assert self.team is not None
         return self.team
 
+    def done(self) -> None:
+        """Take note that all have trained: their ends are no loss any more."""
+        self._ended.set()
+
+    def give_up(self) -> None:
+        """Do not wait for the others: they wait for this process, which has failed."""
+        self._patience = 0.0
+
     def loss(self, error: BaseException) -> str | None:
         """Say which process is gone, if that is why an exchange failed; waits for its end.
 
@@ -134,16 +144,14 @@ class Processes:
     def _join(self, place: Place, store: Store | None = None) -> None:
         device = place.device(self._prepared.device)
         place.join(device, store)
-        self.team = Team(device, place.local_size)
+        self.team = Team(device, place.sharing)
 
     def _spawn(self, size: int, on_loss: Callable[[str], None]) -> None:
         address = "127.0.0.1"
         store = TCPStore(address, 0, size, is_master=True, wait_for_workers=False)
         place = Place(0, size, 0, size, address, store.port, "condexp")
         for rank in range(1, size):
-            child = subprocess.Popen(
-                [sys.executable, "-c", START, json.dumps(sys.path)], stdin=subprocess.PIPE
-            )
+            child = subprocess.Popen([*COMMAND, json.dumps(sys.path)], stdin=subprocess.PIPE)
             self._children.append(child)
             mine = replace(place, rank=rank, local_rank=rank)
             assert child.stdin is not None
@@ -160,7 +168,8 @@ class Processes:
                 code = child.poll()
                 if code is None or self._ended.is_set():
                     continue
-                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+                how = "its traceback is on standard error"
+                how = f"killed by {signal.Signals(-code).name}" if code < 0 else how
                 self._lost = f"process {rank} of the run's {len(self._children) + 1} ended: {how}"
                 if code == 0:  # its work is done; this one's nearly
                     continue
