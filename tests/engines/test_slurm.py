@@ -116,7 +116,7 @@ def trains(name: str) -> bool:
 def number_of(name: str) -> str:
     """Slurm's number of a job."""
     for ticket in Path("outputs/.submitit/queued").iterdir():
-        config = Path("outputs/default", ticket.name.partition("--")[2], "config.yaml")
+        config = Path("outputs/default", ticket.name.rpartition("-")[0], "config.yaml")
         if config.exists() and f"name: {name}\n" in config.read_text():
             return ticket.read_text()
     raise AssertionError(f"{name} was not submitted")
