@@ -5,6 +5,7 @@ import random
 import signal
 import struct
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -60,7 +61,12 @@ def prompt(encoded: list[list[bytes]], monkeypatch: pytest.MonkeyPatch) -> list[
     return [SnapshotRecord(step, step / 4, snapshot) for step in SPEC.snapshot_steps]
 
 
-def write_all(path: Path, records: list[SnapshotRecord], pipe: int, pause: float = 0.0) -> None:
+def write_all(
+    path: Path,
+    records: list[SnapshotRecord],
+    pipe: int,
+    committed: Callable[[int], object] = lambda _: None,
+) -> None:
     """Append back to back, and acknowledge every commit."""
     with ResultsWriter(path) as writer:
         for number, record in enumerate(records, start=1):
@@ -68,8 +74,7 @@ def write_all(path: Path, records: list[SnapshotRecord], pipe: int, pause: float
             os.write(pipe, struct.pack("<q", number))
             writer.on_step(step_record(2 * number - 2))
             writer.on_step(step_record(2 * number - 1))
-            if pause:
-                time.sleep(pause)
+            committed(number)
 
 
 def last_acknowledged(pipe: int, told: bytes = b"") -> int:
@@ -161,14 +166,24 @@ def test_readers_see_committed_rows_only_while_the_run_writes(
     path = tmp_path / "results.h5"
     create_results(path, SPEC)
     outlet, inlet = os.pipe()
-    seen = []
-    with forked(lambda: write_all(path, prompt, inlet, pause=0.002)) as child:
+    leave, stretch = os.pipe(), NUM_SNAPSHOTS // 8
+    seen, num_stretches = [], 0
+
+    def wait_to_be_seen(number: int) -> None:
+        """Or a slow machine would look before and after the writing only."""
+        if number % stretch == 0 and number < NUM_SNAPSHOTS:
+            os.read(leave[0], 1)
+
+    with forked(lambda: write_all(path, prompt, inlet, wait_to_be_seen)) as child:
         os.close(inlet)
         while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             with h5py.File(path) as file:
                 num = int(file["n_committed"][()])
                 check_rows(file, num, encoded)
             seen.append(num)
+            if num >= (num_stretches + 1) * stretch:  # the next is written while this one looks on
+                num_stretches += 1
+                os.write(leave[1], b"x")
             measures = open_run(path).measures()
             assert measures.sizes["step"] >= num
             assert (measures["weight_norm"] > 0).all()
@@ -179,9 +194,10 @@ def test_readers_see_committed_rows_only_while_the_run_writes(
             assert validate_results(path) == []
         assert exit_code(child) == 0
     assert last_acknowledged(outlet) == NUM_SNAPSHOTS
-    os.close(outlet)
+    for end in (outlet, *leave):
+        os.close(end)
     # It really looked in between.
-    assert len({num for num in seen if 0 < num < NUM_SNAPSHOTS}) >= 3
+    assert len({num for num in seen if 0 < num < NUM_SNAPSHOTS}) >= 7
 
 
 def test_a_kill_while_creating_leaves_nothing_or_a_complete_file(
