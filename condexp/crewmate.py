@@ -31,10 +31,7 @@ def main() -> int:
         enrolment: Enrolment = pickle.load(orders)
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
     prepared = prepare(enrolment.config)
-    place = enrolment.place
-    device = place.device(prepared.device)
-    place.join(device)
-    train_along(prepared, Team(device, place.sharing), StopRequests())
+    train_along(prepared, enrolment.place.join(prepared.device), StopRequests())
     dist.destroy_process_group()
     return 0
 

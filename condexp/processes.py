@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 import torch.distributed as dist
-from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from condexp.config import Config
 from condexp.job_process import START
@@ -72,7 +72,7 @@ class Processes:
 
     def __enter__(self) -> Self:
         if self.place is not None:  # others wait for this process, whatever it finds to do
-            self._join(self.place)
+            self.team = self.place.join(self._prepared.device)
         return self
 
     def __exit__(
@@ -141,11 +141,6 @@ class Processes:
         self.team.to_all(orders)
         self._told = True
 
-    def _join(self, place: Place, store: Store | None = None) -> None:
-        device = place.device(self._prepared.device)
-        place.join(device, store)
-        self.team = Team(device, place.sharing)
-
     def _spawn(self, size: int, on_loss: Callable[[str], None]) -> None:
         address = "127.0.0.1"
         store = TCPStore(address, 0, size, is_master=True, wait_for_workers=False)
@@ -160,19 +155,18 @@ class Processes:
                 pickle.dump(Enrolment(self._prepared.config, mine), child.stdin)
                 child.stdin.flush()
         threading.Thread(target=self._watch, args=(on_loss,), daemon=True).start()
-        self._join(place, store)
+        self.team = place.join(self._prepared.device, store)
 
     def _watch(self, on_loss: Callable[[str], None]) -> None:
         while not self._ended.wait(POLL_SECONDS):
             for rank, child in enumerate(self._children, start=1):
                 code = child.poll()
-                if code is None or self._ended.is_set():
+                # None: it lives. 0: its work is done, and this one's nearly.
+                if not code or self._ended.is_set():
                     continue
-                how = "its traceback is on standard error"
-                how = f"killed by {signal.Signals(-code).name}" if code < 0 else how
+                killed = code < 0 and f"killed by {signal.Signals(-code).name}"
+                how = killed or "its traceback is on standard error"
                 self._lost = f"process {rank} of the run's {len(self._children) + 1} ended: {how}"
-                if code == 0:  # its work is done; this one's nearly
-                    continue
                 self._lost_one.set()
                 if not self._ended.wait(GRACE_SECONDS):
                     # Blocked in an exchange that nobody answers, where no exception reaches it.

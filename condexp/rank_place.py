@@ -11,6 +11,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from condexp.config import Config
 from condexp.errors import InputError
+from condexp.training.distributed import Team
 
 LEAST_SHARE = 2  # samples: batch statistics of one are void
 FIRST_PORT, NUM_PORTS = 20000, 20000  # of a Slurm step, by its job's number
@@ -61,13 +62,17 @@ class Place:
         """How many processes share the cores that torch sees: srun and torchrun divide them."""
         return self.local_size if self.starter == "condexp" else 1
 
-    def join(self, device: torch.device, store: Store | None = None) -> None:
+    def join(self, given: torch.device, store: Store | None = None) -> Team:
         """Meet the others; returns when all are there.
 
         Args:
-            device: Where this process trains.
+            given: What the run was given as its device.
             store: Rank 0's own, if it has opened one.
+
+        Returns:
+            All of them, as this process sees them.
         """
+        device = self.device(given)
         # torchrun's agent has one, which torch finds by itself.
         if store is None and self.starter != "torchrun":
             store = TCPStore(self.address, self.port, self.size, self.rank == 0)
@@ -75,6 +80,7 @@ class Place:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
+        return Team(device, self.sharing)
 
 
 def given_place(environment: Mapping[str, str] = os.environ) -> Place | None:
