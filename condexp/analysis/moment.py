@@ -12,6 +12,7 @@ from condexp.linalg.eigen import solve_all
 from condexp.linalg.moments import Scale, SecondMoment
 from condexp.linalg.rows import Rows
 from condexp.linalg.spectrum import Spectrum
+from condexp.linalg.unsolved import Unsolved
 
 WAITING_BYTES = 56 * 2**20
 """What matrices and rows may take that wait for their eigenvalues."""
@@ -21,24 +22,22 @@ WAITING_BYTES = 56 * 2**20
 class _Result:
     spectrum: Spectrum
     mean: Tensor | None
-    """Of the inputs; a gradient's is not asked for."""
     mean_square: float
     """The trace that centring took away."""
 
     @classmethod
-    def of(cls, moment: SecondMoment, solved: tuple[Tensor, Tensor] | None = None) -> "_Result":
-        mean = moment.mean().cpu() if moment.scale is Scale.MEAN else None
-        return cls(moment.spectrum(solved), mean, moment.mean_square())
+    def of(cls, unsolved: Unsolved, eigenvalues: Tensor | None = None) -> "_Result":
+        mean = None if unsolved.mean is None else unsolved.mean.cpu()
+        return cls(unsolved.spectrum(eigenvalues), mean, unsolved.mean_square)
 
 
 @dataclass(frozen=True, eq=False)
 class _Portion:
-    """Rows that are still needed, by the moment itself or to be taken again."""
+    """Rows that may be taken again."""
 
     rows: Rows
     num_samples: int
     row_dtype: torch.dtype
-    retakes: bool
     version: int
 
     @property
@@ -69,9 +68,10 @@ class Waiting:
         """Work out all spectra, also those that have to be taken again."""
         while self._moments:
             moments, self._moments, self._bytes = self._moments, [], 0
-            matrices = [moment.unsolved() for moment in moments]
-            for moment, matrix, values in zip(moments, matrices, solve_all(matrices), strict=True):
-                moment.take(matrix, values)
+            moments.sort(key=Moment.side, reverse=True)
+            solved = solve_all([moment.matrix() for moment in moments])
+            for moment, eigenvalues in zip(moments, solved, strict=True):
+                moment.take(eigenvalues)
 
 
 class Moment:
@@ -97,27 +97,27 @@ class Moment:
     ) -> None:
         self._scale, self._options = scale, options
         self._streaming, self._waiting = streaming, waiting
-        self._moment = SecondMoment(scale, center=options.center)
+        self._moment = self._new_moment()
         self._portion: _Portion | None = None
+        self._unsolved: Unsolved | None = None
         self._result: _Result | None = None
         self.came_again = False
 
     def add(self, rows: Rows, num_samples: int, row_dtype: torch.dtype) -> None:
         """Add rows, computed in ``row_dtype``, of so many new samples."""
-        if self._waiting is not None and (self._moment.num_rows or self._result is not None):
+        if self._waiting is not None and (self._unsolved or self._result):
             self.came_again = True
             return
         self._result = None
         dtype = self._dtype(rows)
-        retakes = self._options.precision is Precision.AUTO and dtype == torch.float32
         rows = rows if self._waiting is not None else rows.kept()
+        if self._options.precision is Precision.AUTO and dtype == torch.float32:
+            self._portion = _Portion(rows, num_samples, row_dtype, rows.version)
         self._moment.add(rows, num_samples, dtype, row_dtype)
-        if retakes or (self._waiting is not None and self._moment.keeps_rows):
-            self._portion = _Portion(rows, num_samples, row_dtype, retakes, rows.version)
         if self._waiting is not None:
-            self._wait(self._waiting, rows)
-        elif retakes:
-            self._look_again(_Result.of(self._moment))
+            self._wait(self._waiting)
+        elif self._portion is not None:
+            self._look_again(_Result.of(self._moment.unsolved()))
 
     @property
     def share(self) -> SecondMoment:
@@ -141,51 +141,55 @@ class Moment:
         fine = again or self._streaming or rows.dtype == torch.float64
         return torch.float64 if fine else torch.float32
 
-    def _wait(self, waiting: Waiting, rows: Rows) -> None:
-        side = min(rows.num_rows, rows.num_features)
-        held = rows.num_bytes if self._portion is not None or self._moment.keeps_rows else 0
-        waiting.put(self, held + 8 * side**2)
+    def _new_moment(self) -> SecondMoment:
+        return SecondMoment(self._scale, center=self._options.center)
 
-    def unsolved(self) -> Tensor:
-        """Return the matrix whose eigenvalues are waited for.
+    def _wait(self, waiting: Waiting) -> None:
+        self._unsolved, self._moment = self._moment.unsolved(), self._new_moment()
+        held = 0 if self._portion is None else self._portion.rows.num_bytes
+        waiting.put(self, held + self._unsolved.matrix.nbytes)
+
+    def side(self) -> int:
+        """Return the side of :meth:`matrix`."""
+        return 0 if self._unsolved is None else self._unsolved.matrix.shape[-1]
+
+    def matrix(self) -> Tensor:
+        """Return the matrix whose eigenvalues are waited for, on the CPU."""
+        assert self._unsolved is not None
+        return self._unsolved.matrix.cpu()
+
+    def take(self, eigenvalues: Tensor) -> None:
+        """Take over the eigenvalues of :meth:`matrix`."""
+        assert self._unsolved is not None
+        result, self._unsolved = _Result.of(self._unsolved, eigenvalues), None
+        self._look_again(result)
+
+    def _look_again(self, result: _Result) -> None:
+        """Keep a result, or take it again in float64 while its rows are at hand.
 
         Raises:
             InputError: If the rows are no longer what they were.
         """
-        if self._portion is not None and self._portion.has_changed:
+        held, self._portion = self._portion, None
+        if held is not None and held.has_changed:
             raise InputError(
                 "an input or gradient of an analysed layer was changed in place after its call: "
                 "put a condexp.Recorder around the pass, which copies them, or leave the layer out."
             )
-        return self._moment.smaller_side()
-
-    def take(self, matrix: Tensor, eigenvalues: Tensor) -> None:
-        """Take over the eigenvalues of :meth:`unsolved`."""
-        result = _Result.of(self._moment, (matrix, eigenvalues))
-        self._moment = SecondMoment(self._scale, center=self._options.center)
-        self._look_again(result)
-
-    def _look_again(self, result: _Result) -> None:
-        """Keep a result, or take it again in float64 while its rows are at hand."""
-        held, self._portion = self._portion, None
         whole = self._options.wants(Matrix.KFAC)
-        if (
-            held is None
-            or not held.retakes
-            or not needs_float64(result.spectrum, self._options.kappa_p, whole=whole)
-        ):
+        if held is None or not needs_float64(result.spectrum, self._options.kappa_p, whole=whole):
             self._result = result
             return
-        self._moment = SecondMoment(self._scale, center=self._options.center)
+        self._moment = self._new_moment()
         self._moment.add(held.rows, held.num_samples, torch.float64, held.row_dtype)
         if self._waiting is not None:
-            self._wait(self._waiting, held.rows)
+            self._wait(self._waiting)
 
     def _results(self) -> _Result:
         if self._result is None and self._waiting is not None:
             self._waiting.settle()
         if self._result is None:
-            self._result = _Result.of(self._moment)
+            self._result = _Result.of(self._moment.unsolved())
         return self._result
 
     def spectrum(self, excess: float = 0.0) -> Spectrum:

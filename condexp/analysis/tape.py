@@ -10,7 +10,7 @@ from torch import Tensor
 
 from condexp.analysis.calls import Pass
 from condexp.analysis.fisher import FisherBlock
-from condexp.analysis.layers import describe
+from condexp.analysis.layers import LayerInfo, describe
 from condexp.analysis.measures import Means, Units, mean_fraction
 from condexp.analysis.moment import Moment, Waiting
 from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
@@ -43,6 +43,15 @@ class TapeShare:
     parts: tuple[Any, ...]
     uses: int
     positions: int
+
+
+@dataclass(frozen=True)
+class PlainMeasures:
+    """What is measured of a layer without a spectrum: see :class:`LayerSnapshot`."""
+
+    info: LayerInfo
+    dead_fraction: float
+    full_fraction: float
 
 
 class Tape:
@@ -180,15 +189,11 @@ class Tape:
         """Take in ∂L/∂W of one backward pass of the data's loss."""
         self._weight.backward(grad, current.num_samples, current.denominator)
 
-    def record(self, learning_rate: float | None, excess: float = 0.0) -> LayerSnapshot | None:
-        """Close the layer's record.
-
-        Args:
-            learning_rate: The optimizer's step length, or None.
-            excess: See :meth:`condexp.analysis.root.RootNoise.excess`.
+    def plain(self) -> PlainMeasures | None:
+        """Measure what takes no eigenvalues.
 
         Returns:
-            The record; None where the layer was never called.
+            The measures; None where the layer was never called.
 
         Raises:
             InputError: If a gradient was asked for and none arrived.
@@ -201,6 +206,26 @@ class Tape:
                 "recording, or the loss does not depend on the layer; leave it out with "
                 f"exclude=[{self.name!r}] or ask for matrices=('input', 'weight') only."
             )
+        positions, uses = self._positions, max(self._uses.values())
+        return PlainMeasures(
+            describe(self.name, self.module, self._options, positions=positions, uses=uses),
+            dead_fraction=self._units.dead_fraction(),
+            full_fraction=self._units.full_fraction(),
+        )
+
+    def record(
+        self, plain: PlainMeasures, learning_rate: float | None, excess: float = 0.0
+    ) -> LayerSnapshot:
+        """Return the layer's record.
+
+        Args:
+            plain: Those of :meth:`plain`.
+            learning_rate: The optimizer's step length, or None.
+            excess: See :meth:`condexp.analysis.root.RootNoise.excess`.
+
+        Returns:
+            The record.
+        """
         wants = self._options.wants
         # Signals of other labels are not differences that a loss has taken.
         of_signals = excess if self._options.fisher_type is FisherType.EMPIRICAL else 0.0
@@ -213,20 +238,12 @@ class Tape:
             kfac = KroneckerSpectrum(inputs, grad_output)
         of_weight = self._weight.measures(learning_rate, excess=excess, power=power)
         return LayerSnapshot(
-            info=describe(
-                self.name,
-                self.module,
-                self._options,
-                positions=self._positions,
-                uses=max(self._uses.values()),
-            ),
+            **vars(plain),
             input=inputs if wants(Matrix.INPUT) else None,
             grad_output=grad_output if wants(Matrix.GRAD_OUTPUT) else None,
             kfac=kfac,
             fisher=None if self.fisher is None else self.fisher.spectrum(of_signals),
             input_mean_fraction=self._mean_fraction(),
-            dead_fraction=self._units.dead_fraction(),
-            full_fraction=self._units.full_fraction(),
             **vars(of_weight),
         )
 

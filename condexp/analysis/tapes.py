@@ -92,10 +92,14 @@ class Tapes:
                 f"({', '.join(self._modules)})."
             )
         excess = 0.0 if self.root_noise is None else self.root_noise.excess()
+        # First, while torch's threads come to rest, which the solver's shall not share a core with.
+        plain = {name: tape.plain() for name, tape in self._tapes.items()}
         mine = {
-            name: tape.record(self._learning_rate, excess) for name, tape in self._tapes.items()
+            name: self[name].record(measures, self._learning_rate, excess)
+            for name, measures in plain.items()
+            if measures is not None
         }
-        records: dict[str, LayerSnapshot | None] = {}
+        records: dict[str, LayerSnapshot] = {}
         for of_rank in ranks.to_one(mine, 0):
             records |= of_rank
         network = NetworkFisher()
@@ -103,7 +107,7 @@ class Tapes:
             network.merge(of_rank_too)
         hears_the_loss = self._options.fisher_type is FisherType.EMPIRICAL
         return Snapshot(
-            tuple(record for name in names if (record := records.get(name)) is not None),
+            tuple(records[name] for name in names if name in records),
             self.num_samples,
             BnMode.of(self.batch_statistics),
             network.spectrum(excess if hears_the_loss else 0.0),

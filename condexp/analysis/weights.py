@@ -50,6 +50,7 @@ class WeightTape:
         self._needs_gradient = keeps or not single or options.wants(*SINGULAR_VALUES)
         self._keeps = keeps
         self._weight: Tensor | None = None
+        self._norm = math.nan
         self._dtype = torch.float64
         self._gradient: Tensor | None = None
         self._grad_norm: float | None = None
@@ -71,6 +72,7 @@ class WeightTape:
         if self._weight is None:
             weight = summable(self._module.weight.detach())
             self._weight = weight if self._single else weight.clone()
+            self._norm = frobenius_norm(weight)  # now that it is in the cache
             self._dtype = dtype
 
     def backward(self, grad: Tensor, num_samples: int, denominator: float) -> None:
@@ -152,7 +154,7 @@ class WeightTape:
         return WeightMeasures(
             weight=weight,
             weight_grad=weight_grad,
-            weight_norm=frobenius_norm(self._weight),
+            weight_norm=self._norm,
             grad_norm=math.nan if grad_norm is None else grad_norm,
             domination_of=domination_of,
             effective_lr=effective_lr(self._weight, learning_rate),

@@ -3,12 +3,15 @@
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, groupby
 
 import numpy as np
 import torch
 from torch import Tensor
+
+_STACKED = 1 << 18  # numbers in matrices that are solved in one call
 
 
 class _Workers:
@@ -58,38 +61,55 @@ def pin_threads(num_threads: int | None = None) -> None:
         _Workers.forget()
 
 
-def solve_all(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Return the eigenvalues of many matrices; several at a time where threads were pinned.
+def solve_all(matrices: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the eigenvalues of many matrices; several at a time where threads were pinned.
 
     Args:
-        matrices: As for :func:`descending_eigenvalues`, of any sizes.
+        matrices: As for :func:`descending_eigenvalues`, of any sizes, best the largest first, that
+            no thread is left with one at the end; some of one shape that follow one another are
+            solved together.
 
-    Returns:
+    Yields:
         The eigenvalues of each.
     """
     if _Workers.num_threads < 2 or len(matrices) < 2:
-        return [descending_eigenvalues(matrix) for matrix in matrices]
-    # The largest first, that no thread is left with one at the end.
-    order = sorted(range(len(matrices)), key=lambda i: -matrices[i].numel())
-    solved = _Workers.start().map(descending_eigenvalues, [matrices[i] for i in order])
-    values = dict(zip(order, solved, strict=True))
-    return [values[i] for i in range(len(matrices))]
+        yield from map(descending_eigenvalues, matrices)
+        return
+    stacks: list[list[Tensor]] = []
+    for _, group in groupby(matrices, lambda matrix: (matrix.shape, matrix.dtype)):
+        alike = list(group)
+        few = -(-len(alike) // (2 * _Workers.num_threads))  # that each thread has two stacks
+        size = max(1, min(few, _STACKED // alike[0].numel()))
+        stacks += [alike[start : start + size] for start in range(0, len(alike), size)]
+    yield from chain.from_iterable(_Workers.start().map(_solve_stack, stacks))
+
+
+def _solve_stack(matrices: Sequence[Tensor]) -> list[Tensor]:
+    # In one call: it needs Python's lock but once.
+    if len(matrices) > 1:
+        values = descending_eigenvalues(torch.stack(list(matrices)))
+        if not values.isnan().any():  # of one, which would spoil all
+            return list(values)
+    return [descending_eigenvalues(matrix) for matrix in matrices]
 
 
 def descending_eigenvalues(matrices: Tensor) -> Tensor:
     """Return the eigenvalues of symmetric matrices; a solver that fails is followed by another.
 
     Args:
-        matrices: ``[..., n, n]`` float64 on the CPU.
+        matrices: ``[..., n, n]`` on the CPU.
 
     Returns:
-        ``[..., n]``, descending; NaN where no solver converged, or the matrices are not finite.
+        ``[..., n]`` float64, descending; NaN where no solver converged, or the matrices are not
+        finite.
     """
+    matrices = matrices.double()
     unknown = torch.full_like(matrices[..., 0], torch.nan)
     if not math.isfinite(float(matrices.sum())):  # LAPACK's answer would be undefined
         return unknown
     try:
-        values: Tensor = torch.linalg.eigvalsh(matrices)
+        # Of the upper triangle: a tenth quicker than of the lower one.
+        values: Tensor = torch.linalg.eigvalsh(matrices, UPLO="U")
         return values.flip(-1)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, says its docs
         pass

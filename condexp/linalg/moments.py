@@ -1,5 +1,7 @@
 """Second moments of rows, streamed over batches, and the one place of every 1/N."""
 
+import functools
+import operator
 from enum import StrEnum
 
 import torch
@@ -10,6 +12,7 @@ from condexp.linalg.precision import coarser, exact_products
 from condexp.linalg.rows import DenseRows, Rows
 from condexp.linalg.spectrum import Spectrum
 from condexp.linalg.sums import Sums
+from condexp.linalg.unsolved import Unsolved
 
 
 class Scale(StrEnum):
@@ -50,6 +53,7 @@ class SecondMoment:
         self.center = center
         self.num_rows = 0
         self.num_samples = 0
+        self._num_features = 0
         self.dtype = self.row_dtype = torch.float64
         self._kept: list[Rows] = []
         self._sums: Sums | None = None
@@ -79,8 +83,9 @@ class SecondMoment:
         self.dtype = coarser(self.dtype, dtype)
         self.num_rows += rows.num_rows
         self.num_samples += num_samples
+        self._num_features = rows.num_features
         self._kept.append(rows)
-        if self._sums is not None or self.num_rows >= rows.num_features:
+        if self._sums is not None or self.num_rows >= self._num_features:
             self._sums = self._all_sums()
             self._kept.clear()
 
@@ -96,9 +101,10 @@ class SecondMoment:
         self.dtype = coarser(self.dtype, other.dtype)
         self.num_rows += other.num_rows
         self.num_samples += other.num_samples
+        self._num_features = other._num_features
         if other._sums is None:
             self._kept += other._kept
-            few = self._sums is None and self.num_rows < self._kept[0].num_features
+            few = self._sums is None and self.num_rows < self._num_features
             if not few:
                 self._sums = self._all_sums()
                 self._kept.clear()
@@ -106,11 +112,6 @@ class SecondMoment:
         mine = self._all_sums() if self._sums is not None or self._kept else None
         self._sums = other._sums if mine is None else mine + other._sums
         self._kept.clear()
-
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether it holds rows, which must not change."""
-        return bool(self._kept)
 
     @property
     def _count(self) -> int:
@@ -127,39 +128,33 @@ class SecondMoment:
             InputError: If no rows, or for ``SUM`` no samples, were added.
         """
         self._refuse_nothing()
-        sums = self._all_sums()
-        return sums.second_moment(center=self.center) / self._count
+        return self._summed() / self._count
 
-    def smaller_side(self) -> Tensor:
-        """Return the matrix that has the spectrum's non-zero part: this one, or its dual.
-
-        Returns:
-            ``[groups, n, n]`` float64 on the CPU.
-        """
+    def unsolved(self) -> Unsolved:
+        """Return what the spectrum of all rows so far is taken from: the smaller side."""
         self._refuse_nothing()
-        return (self._gram() / self._count if self._kept else self.matrix()).cpu()
+        matrix, scale = self._gram() if self._kept else (self._summed(), 1.0)
+        asks = self.center or self.scale is Scale.MEAN
+        cancelled = 0.0 if self._sums is None else self._sums.cancelled(center=self.center)
+        return Unsolved(
+            matrix,
+            scale / self._count,
+            self._num_features,
+            self.num_rows,
+            self.mean() if asks else None,
+            self.mean_square(),
+            cancelled / self._count,
+            self.dtype,
+            self.row_dtype,
+        )
 
-    def spectrum(self, solved: tuple[Tensor, Tensor] | None = None) -> Spectrum:
+    def spectrum(self) -> Spectrum:
         """Return the spectrum of the second moment, with the noise floor of products and rows.
-
-        Args:
-            solved: :meth:`smaller_side` and its eigenvalues, if they are known.
 
         Returns:
             The spectrum, of length groups·features, of the rows so far.
         """
-        matrix, eigenvalues = (self.smaller_side(), None) if solved is None else solved
-        cancelled = 0.0 if self._sums is None else self._sums.cancelled(center=self.center)
-        return Spectrum.from_matrix(
-            matrix,
-            dtype=self.dtype,
-            num_rows=self.num_rows,
-            row_dtype=self.row_dtype,
-            mean_square=self.mean_square(),
-            cancelled=cancelled / self._count,
-            length=self._kept[0].num_features if self._kept else None,
-            eigenvalues=eigenvalues,
-        )
+        return self.unsolved().spectrum()
 
     def mean_square(self) -> float:
         """Return the trace that centring takes away, of all blocks; 0 without ``center``."""
@@ -180,7 +175,7 @@ class SecondMoment:
             raise InputError("the mean of no rows is not defined: add rows first")
         if self._sums is not None:
             return self._sums.mean()
-        return torch.stack([rows.sums() for rows in self._kept]).sum(0) / self.num_rows
+        return functools.reduce(operator.add, (rows.sums() for rows in self._kept)) / self.num_rows
 
     def _refuse_nothing(self) -> None:
         if self.num_rows == 0 or self._count == 0:
@@ -188,6 +183,9 @@ class SecondMoment:
                 f"the second moment of {self.num_rows} rows of {self.num_samples} samples is not "
                 "defined: add rows of at least one sample first"
             )
+
+    def _summed(self) -> Tensor:
+        return self._all_sums().second_moment(center=self.center)
 
     def _all_sums(self) -> Sums:
         """Return the sums of all rows, those of the kept ones included."""
@@ -202,8 +200,8 @@ class SecondMoment:
         assert total is not None
         return total
 
-    def _gram(self) -> Tensor:
-        """Return (r_i − m)·(r_j − m) of the kept rows, m = 0 without ``center``."""
+    def _gram(self) -> tuple[Tensor, float]:
+        """Return (r_i − m)·(r_j − m) of the kept rows, m = 0 without ``center``, over a number."""
         rows = self._kept[0]
         if self.center or len(self._kept) > 1:
             rows = DenseRows(torch.cat([each.dense() for each in self._kept], dim=1))
@@ -212,6 +210,7 @@ class SecondMoment:
         with exact_products(rows.device):
             products = rows.gram(self.dtype)
         if self.center:  # of the mean's last digits
+            products = products.double()
             products = products - products.mean(1, keepdim=True)
             products = products - products.mean(2, keepdim=True)
-        return products
+        return products, rows.factor**2

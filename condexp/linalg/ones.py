@@ -36,6 +36,11 @@ class WithOne:
         return self.rows.device
 
     @property
+    def factor(self) -> float:
+        """Nothing."""
+        return 1.0
+
+    @property
     def dtype(self) -> torch.dtype:
         """Their precision."""
         return self.rows.dtype
@@ -83,7 +88,7 @@ class WithOne:
 
     def gram(self, dtype: torch.dtype) -> Tensor:
         """Return r_i·r_j."""
-        return self.rows.gram(dtype) + 1
+        return self.rows.gram(dtype).double() * self.rows.factor**2 + 1
 
     def kept(self) -> Self:
         """Return a copy."""

@@ -94,7 +94,7 @@ class PixelRows:
         return in_range(of, self.images, dtype).mul_(self.factor**2)
 
     def gram(self, dtype: torch.dtype) -> Tensor:
-        """Return r_i·r_j."""
+        """Return r_i·r_j of the values."""
         return self._laid_out.gram(dtype)
 
     def kept(self) -> Self:

@@ -60,23 +60,19 @@ def inner_products(rows: Tensor, dtype: torch.dtype) -> Tensor:
         dtype: Working precision of the products.
 
     Returns:
-        ``[groups, num_rows, num_rows]`` float64.
+        ``[groups, num_rows, num_rows]``: float64, or the working precision of a single product.
 
     >>> inner_products(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.float64).tolist()
     [[[5.0, 11.0], [11.0, 25.0]]]
     """
-    groups, num_rows, d = rows.shape
-    size = chunk_rows(dtype)
-    if d <= size:
+    if rows.shape[2] <= chunk_rows(dtype):
         chunk = rows.to(dtype)
-        return torch.bmm(chunk, chunk.mT).double()
-    total = torch.zeros(groups, num_rows, num_rows, dtype=torch.float64, device=rows.device)
-    product = torch.empty(groups, num_rows, num_rows, dtype=dtype, device=rows.device)
-    for piece in torch.split(rows, size, dim=2):
-        chunk = piece.to(dtype)
-        torch.bmm(chunk, chunk.mT, out=product)
-        total += product
-    return total
+        return torch.bmm(chunk, chunk.mT)
+    if rows.shape[2] <= chunk_rows(dtype):
+        chunk = rows.to(dtype)
+        return torch.bmm(chunk, chunk.mT)
+    pieces = torch.split(rows, chunk_rows(dtype), dim=2)
+    return _added([(piece, piece.mT) for piece in pieces], dtype, len(rows))
 
 
 def in_range(product: Callable[[float], Tensor], values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -87,7 +83,7 @@ def in_range(product: Callable[[float], Tensor], values: Tensor, dtype: torch.dt
 
     Args:
         product: From what the values are multiplied by, 1 or a power of two (in float64 then), to
-            symmetric matrices ``[groups, n, n]`` in float64.
+            symmetric matrices ``[groups, n, n]``.
         values: What is multiplied.
         dtype: Working precision of the product.
 
@@ -105,7 +101,7 @@ def in_range(product: Callable[[float], Tensor], values: Tensor, dtype: torch.dt
     if not (0 < float(largest) < float("inf")):
         return products
     exponent = int(torch.frexp(largest).exponent)
-    return product(2.0**-exponent) * 2.0**exponent * 2.0**exponent
+    return product(2.0**-exponent).double() * 2.0**exponent * 2.0**exponent
 
 
 def scaled(values: Tensor, factor: float) -> Tensor:
@@ -123,9 +119,9 @@ def column_sums(rows: Tensor) -> Tensor:
         ``[groups, ...]`` float64.
     """
     whole = rows.shape[1] - rows.shape[1] % CHUNK_ROWS
-    rest = rows[:, whole:].sum(1).double()
     if whole == 0:
-        return rest
+        return rows.sum(1).double()
+    rest = rows[:, whole:].sum(1).double()
     chunks = torch.unflatten(rows[:, :whole], 1, (whole // CHUNK_ROWS, CHUNK_ROWS)).sum(2)
     return chunks.sum(1, dtype=torch.float64) + rest
 
@@ -225,7 +221,9 @@ def _added(batches: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype, groups:
         products = torch.bmm(*(factor.to(dtype) for factor in batches[start]))
         for left, right in batches[start + 1 : start + _FEW]:
             products[: len(left)].baddbmm_(left.to(dtype), right.to(dtype))
-        added = torch.unflatten(products, 0, (-1, groups)).sum(0, dtype=torch.float64)
+        added = products.double()  # quicker than a sum of one
+        if len(products) > groups:
+            added = torch.unflatten(products, 0, (-1, groups)).sum(0, dtype=torch.float64)
         total = added if total is None else total.add_(added)
     assert total is not None
     return total

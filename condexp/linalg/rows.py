@@ -63,8 +63,12 @@ class Rows(Protocol):
     def products(self, dtype: torch.dtype) -> Tensor:
         """Return Σ r rᵀ in a precision, ``[groups, d, d]`` float64."""
 
+    @property
+    def factor(self) -> float:
+        """What all rows are multiplied by; only :meth:`gram` leaves that to others."""
+
     def gram(self, dtype: torch.dtype) -> Tensor:
-        """Return r_i·r_j in a precision, ``[groups, R, R]`` float64."""
+        """Return r_i·r_j / factor² in a precision, ``[groups, R, R]`` float64 or in that one."""
 
     def kept(self) -> Self:
         """Return rows that nobody else can change."""
@@ -165,7 +169,8 @@ class DenseRows:
 
     def sums(self) -> Tensor:
         """Return Σ r."""
-        return column_sums(self.values) * self.factor
+        sums = column_sums(self.values)
+        return sums if self.factor == 1 else sums.mul_(self.factor)
 
     def square_sum(self) -> float:
         """Return Σ ‖r‖²."""
@@ -182,11 +187,10 @@ class DenseRows:
         return in_range(of, self.values, dtype).mul_(self.factor**2)
 
     def gram(self, dtype: torch.dtype) -> Tensor:
-        """Return r_i·r_j."""
-        grams = in_range(
+        """Return r_i·r_j of the values."""
+        return in_range(
             lambda factor: inner_products(scaled(self.values, factor), dtype), self.values, dtype
         )
-        return grams.mul_(self.factor**2)
 
     def kept(self) -> Self:
         """Return a copy."""

@@ -55,6 +55,11 @@ class PatchRows:
         return self.images.device
 
     @property
+    def factor(self) -> float:
+        """Nothing."""
+        return 1.0
+
+    @property
     def dtype(self) -> torch.dtype:
         """Their precision."""
         return self.images.dtype

@@ -140,9 +140,9 @@ def test_everything_of_a_layer(
             tape.forward(place(inputs.to(row_dtype)), place(output), current)
             tape.backward(place(output.sin()), current, 0)
             tape.weight_backward(place(weight.cos()), current)
-        record = tape.record(0.1)
-        assert record is not None
-        records.append(record)
+        plain = tape.plain()
+        assert plain is not None
+        records.append(tape.record(plain, 0.1))
     assert_equal(*records)
 
 
