@@ -115,9 +115,10 @@ def grams_of_gradients(gradients: Tensor, dtype: torch.dtype) -> Grams:
     Returns:
         Both sides.
     """
-    rows, (num_rows, num_weights) = DenseRows(gradients[None]), gradients.shape
-    weights = rows.products(dtype).squeeze(0) if num_rows > num_weights else None
-    return Grams(rows.gram(dtype).squeeze(0), weights)
+    weights, (num_rows, num_weights) = None, gradients.shape
+    if num_rows > num_weights:
+        weights = DenseRows(gradients[None]).products(dtype).squeeze(0)
+    return Grams(_row_gram(gradients, dtype), weights)
 
 
 def grams(batches: Sequence[Batch], dtype: torch.dtype, budget: int = WORKING_NUMBERS) -> Grams:
@@ -151,7 +152,7 @@ def grams(batches: Sequence[Batch], dtype: torch.dtype, budget: int = WORKING_NU
 
 
 def _row_gram(gradients: Tensor, dtype: torch.dtype) -> Tensor:
-    return DenseRows(gradients[None]).gram(dtype).squeeze(0)
+    return DenseRows(gradients[None]).gram(dtype).squeeze(0).double()
 
 
 def _all_gradients(batches: Sequence[Batch], dtype: torch.dtype, channels: slice) -> Tensor:

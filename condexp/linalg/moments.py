@@ -118,6 +118,11 @@ class SecondMoment:
         """The one 1/N: rows for a mean, samples for a sum."""
         return self.num_rows if self.scale is Scale.MEAN else self.num_samples
 
+    @property
+    def _shifts(self) -> bool:
+        """Whether about the mean is subtracted, which is known then."""
+        return self.center or self.scale is Scale.MEAN
+
     def matrix(self) -> Tensor:
         """Return the second moment of all rows so far.
 
@@ -134,14 +139,13 @@ class SecondMoment:
         """Return what the spectrum of all rows so far is taken from: the smaller side."""
         self._refuse_nothing()
         matrix, scale = self._gram() if self._kept else (self._summed(), 1.0)
-        asks = self.center or self.scale is Scale.MEAN
         cancelled = 0.0 if self._sums is None else self._sums.cancelled(center=self.center)
         return Unsolved(
             matrix,
             scale / self._count,
             self._num_features,
             self.num_rows,
-            self.mean() if asks else None,
+            self.mean() if self._shifts else None,
             self.mean_square(),
             cancelled / self._count,
             self.dtype,
@@ -169,10 +173,12 @@ class SecondMoment:
             ``[groups, features]``, float64, on the rows' device (the CPU for MPS).
 
         Raises:
-            InputError: If no rows were added.
+            InputError: If no rows were added, or the sum of their products alone is taken.
         """
         if self.num_rows == 0:
             raise InputError("the mean of no rows is not defined: add rows first")
+        if not self._shifts:
+            raise InputError("the mean of a 'sum' is known with center=True only")
         if self._sums is not None:
             return self._sums.mean()
         return functools.reduce(operator.add, (rows.sums() for rows in self._kept)) / self.num_rows
@@ -190,13 +196,13 @@ class SecondMoment:
     def _all_sums(self) -> Sums:
         """Return the sums of all rows, those of the kept ones included."""
         total = self._sums
-        shifts = self.center or self.scale is Scale.MEAN
+        reference = total.shift.reference if total and total.shift else None
         for rows in self._kept:
             with exact_products(rows.device):
-                if total is None:
-                    total = Sums.of(rows, rows.reference() if shifts else None, self.dtype)
-                else:
-                    total += Sums.of(rows, total.reference, self.dtype)
+                if self._shifts and reference is None:
+                    reference = rows.reference()
+                sums = Sums.of(rows, reference, self.dtype)
+                total = sums if total is None else total + sums
         assert total is not None
         return total
 

@@ -10,22 +10,33 @@ from condexp.linalg.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)
+class Shift:
+    """What was subtracted from rows before they were multiplied, r' = r − reference.
+
+    Args:
+        reference: It, as the rows take it.
+        spread: The same by feature, ``[groups, d]``.
+        rows: Σ r', ``[groups, d]``.
+    """
+
+    reference: Tensor
+    spread: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Sums:
-    """Sums over rows r' = r − reference.
+    """Sums over rows r', which are the rows r themselves where nothing was subtracted.
 
     Args:
         num_rows: R.
-        reference: What was subtracted; None: nothing.
-        spread: The same by feature, ``[groups, d]``.
-        rows: Σ r', ``[groups, d]``.
         products: Σ r' r'ᵀ, ``[groups, d, d]``.
+        shift: What was subtracted; None: nothing, and the mean is not known.
     """
 
     num_rows: int
-    reference: Tensor | None
-    spread: Tensor
-    rows: Tensor
     products: Tensor
+    shift: Shift | None
 
     @classmethod
     def of(cls, rows: Rows, reference: Tensor | None, dtype: torch.dtype) -> Self:
@@ -40,45 +51,39 @@ class Sums:
             The sums.
         """
         if reference is None:
-            sums = rows.sums()
-            products = rows.products(dtype)
-            return cls(rows.num_rows, None, torch.zeros_like(sums), sums, products)
+            return cls(rows.num_rows, rows.products(dtype), None)
         shifted = rows.less(reference, dtype)
-        spread = rows.spread(reference)
-        return cls(rows.num_rows, reference, spread, shifted.sums(), shifted.products(dtype))
+        shift = Shift(reference, rows.spread(reference), shifted.sums())
+        return cls(rows.num_rows, shifted.products(dtype), shift)
 
     def __add__(self, other: Self) -> Self:
         """Return the sums of both, whatever was subtracted from the other's rows."""
-        device = other.rows.device
-        mine = replace(
-            self,
-            spread=self.spread.to(device),
-            rows=self.rows.to(device),
-            products=self.products.to(device),
-        )
-        if self.reference is not other.reference:
-            other = other._less(mine.spread)
+        device, shift = other.products.device, None
+        if self.shift is not None and other.shift is not None:
+            spread = self.shift.spread.to(device)
+            if self.shift.reference is not other.shift.reference:
+                other = other._less(spread)
+            assert other.shift is not None
+            rows = self.shift.rows.to(device) + other.shift.rows
+            shift = Shift(self.shift.reference, spread, rows)
+        products = self.products.to(device) + other.products
         return replace(
-            mine,
-            num_rows=mine.num_rows + other.num_rows,
-            rows=mine.rows + other.rows,
-            products=mine.products + other.products,
+            self, num_rows=self.num_rows + other.num_rows, products=products, shift=shift
         )
 
     def _less(self, spread: Tensor) -> Self:
         """Return the sums of the rows minus another reference: r − s = r' + (spread − s)."""
-        shift = (self.spread - spread)[:, None]
-        rows = self.rows[:, None]
-        left, right = (
-            torch.cat([rows, shift], 1),
-            torch.cat([shift, rows + self.num_rows * shift], 1),
-        )
-        products = torch.baddbmm(self.products, left.mT, right)
-        return replace(self, rows=(rows + self.num_rows * shift)[:, 0], products=products)
+        assert self.shift is not None
+        change, rows = (self.shift.spread - spread)[:, None], self.shift.rows[:, None]
+        changed = rows + self.num_rows * change
+        left, right = torch.cat([rows, change], 1), torch.cat([change, changed], 1)
+        shift = replace(self.shift, spread=spread, rows=changed[:, 0])
+        return replace(self, products=torch.baddbmm(self.products, left.mT, right), shift=shift)
 
     def mean(self) -> Tensor:
-        """Return the mean row, ``[groups, d]``."""
-        return self.spread + self.rows / self.num_rows
+        """Return the mean row, ``[groups, d]``, where something was subtracted."""
+        assert self.shift is not None
+        return self.shift.spread + self.shift.rows / self.num_rows
 
     def second_moment(self, *, center: bool) -> Tensor:
         """Return Σ r rᵀ, or Σ (r − m)(r − m)ᵀ, ``[groups, d, d]``.
@@ -86,11 +91,11 @@ class Sums:
         Args:
             center: Subtract the mean m of all rows.
         """
-        sums, spread = self.rows[:, None], self.spread[:, None]
+        if self.shift is None:
+            return self.products
+        sums, spread = self.shift.rows[:, None], self.shift.spread[:, None]
         if center:  # Σ r' r'ᵀ − R·m' m'ᵀ, whatever the rows were shifted by
             return torch.baddbmm(self.products, sums.mT, sums / -self.num_rows)
-        if self.reference is None:
-            return self.products
         left = torch.cat([sums, spread], 1)
         right = torch.cat([spread, sums + self.num_rows * spread], 1)
         return torch.baddbmm(self.products, left.mT, right)
@@ -101,8 +106,8 @@ class Sums:
         Args:
             center: As for :meth:`second_moment`.
         """
-        if self.reference is None:
+        if self.shift is None:
             return 0.0
-        mean = self.rows / self.num_rows
-        parts = (mean,) if center else (mean, self.spread)
+        mean = self.shift.rows / self.num_rows
+        parts = (mean,) if center else (mean, self.shift.spread)
         return sum(float(part.square().sum(-1).max()) for part in parts) * self.num_rows
