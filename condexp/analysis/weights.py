@@ -50,7 +50,7 @@ class WeightTape:
         self._needs_gradient = keeps or not single or options.wants(*SINGULAR_VALUES)
         self._keeps = keeps
         self._weight: Tensor | None = None
-        self._norm = math.nan
+        self._norm: float | None = None
         self._dtype = torch.float64
         self._gradient: Tensor | None = None
         self._grad_norm: float | None = None
@@ -72,7 +72,6 @@ class WeightTape:
         if self._weight is None:
             weight = summable(self._module.weight.detach())
             self._weight = weight if self._single else weight.clone()
-            self._norm = frobenius_norm(weight)  # now that it is in the cache
             self._dtype = dtype
 
     def backward(self, grad: Tensor, num_samples: int, denominator: float) -> None:
@@ -84,6 +83,8 @@ class WeightTape:
             denominator: D of its loss.
         """
         grad = summable(grad)
+        if self._norm is None and self._weight is not None:
+            self._norm = frobenius_norm(self._weight)  # now that it is in the cache
         if not self._needs_gradient:  # held, autograd would have to copy it
             self._grad_norm = frobenius_norm(grad)
         elif self._gradient is None:
@@ -154,7 +155,7 @@ class WeightTape:
         return WeightMeasures(
             weight=weight,
             weight_grad=weight_grad,
-            weight_norm=self._norm,
+            weight_norm=frobenius_norm(self._weight) if self._norm is None else self._norm,
             grad_norm=math.nan if grad_norm is None else grad_norm,
             domination_of=domination_of,
             effective_lr=effective_lr(self._weight, learning_rate),

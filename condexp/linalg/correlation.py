@@ -5,6 +5,7 @@ from torch import Tensor
 
 from condexp.linalg.patches import Window
 from condexp.linalg.products import (
+    added,
     ahead_products,
     chunk_rows,
     column_sums,
@@ -103,11 +104,11 @@ class ShiftedProducts:
         left = padded.as_strided((*size, channels), by, line.start * channels)
         right = padded.as_strided((*size, num * channels), by, (line.start + ahead) * channels)
         pieces = (torch.split(rows, chunk_rows(padded.dtype), 2) for rows in (left, right))
-        products = torch.stack([
+        products = added(
             torch.bmm(one.flatten(0, 1).mT, other.flatten(0, 1))
             for one, other in zip(*pieces, strict=True)
-        ]).view(-1, groups, line.num, channels, num, channels)
-        whole = products.sum((0, 2), dtype=torch.float64)
+        ).view(groups, line.num, channels, num, channels)
+        whole = products.sum(1, dtype=torch.float64)
         parts[:, line.first : line.first + num] = whole.transpose(1, 2)
         for place, j, number in line.corners:
-            parts[:, number] = products[:, :, place, :, j].sum(0, dtype=torch.float64)
+            parts[:, number] = products[:, place, :, j]

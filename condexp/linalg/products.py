@@ -1,7 +1,7 @@
 """Products of rows in working precision over short chunks, summed in float64."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -66,10 +66,14 @@ def inner_products(rows: Tensor, dtype: torch.dtype) -> Tensor:
     >>> inner_products(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.float64).tolist()
     [[[5.0, 11.0], [11.0, 25.0]]]
     """
+    chunks = (piece.to(dtype) for piece in torch.split(rows, _CHUNK_FEATURES, dim=2))
+    return added(torch.bmm(chunk, chunk.mT) for chunk in chunks)
+
+
+def added(products: Iterable[Tensor]) -> Tensor:
+    """Return the sum of products: float64, or a single one as it is."""
     total = None
-    for piece in torch.split(rows, _CHUNK_FEATURES, dim=2):
-        chunk = piece.to(dtype)
-        product = torch.bmm(chunk, chunk.mT)
+    for product in products:
         total = product if total is None else total.double().add_(product)
     assert total is not None
     return total
