@@ -80,7 +80,7 @@ def subtracted_square(loss_fn: object, outputs: Tensor) -> float:
         return 2 * weight**2 * outputs.numel() / outputs.shape[_class_dimension(outputs)]
     if isinstance(loss_fn, nn.MSELoss):
         per_sample = outputs.numel() / len(outputs) if loss_fn.reduction == "mean" else 1.0
-        return 2 * (2 * frobenius_norm(outputs) / per_sample) ** 2
+        return 2 * (2 * float(frobenius_norm(outputs)) / per_sample) ** 2
     return 0.0
 
 
@@ -100,7 +100,7 @@ def remaining_square(loss_fn: object, outputs: Tensor, grad: Tensor) -> float:
     if isinstance(as_module(loss_fn), nn.NLLLoss):
         probabilities = outputs.double().exp()  # p − 1 keeps the digits that log p has
         grad = grad - probabilities * grad.sum(_class_dimension(outputs), keepdim=True)
-    return frobenius_norm(grad) ** 2
+    return float(frobenius_norm(grad)) ** 2
 
 
 def _class_dimension(outputs: Tensor) -> int:

@@ -11,11 +11,12 @@ from condexp.linalg.rows import Rows
 from condexp.linalg.spectrum import Spectrum
 
 
-def frobenius_norm(tensor: Tensor) -> float:
-    """Return ‖T‖_F: of rows in their own precision, of all in float64."""
+def frobenius_norm(tensor: Tensor) -> Tensor:
+    """Return ‖T‖_F as a scalar where T is: of rows in their own precision, of all in float64."""
     if tensor.ndim > 1:
         tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1)
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)
+    return norm
 
 
 def domination(weight_grad: Spectrum, weight: Spectrum) -> float:
@@ -66,7 +67,7 @@ def mean_fraction(mean: Tensor, power: float) -> float:
     Returns:
         A number in [0, 1]; NaN where the input is all zero.
     """
-    return frobenius_norm(mean) ** 2 / power if power != 0 else math.nan
+    return float(frobenius_norm(mean)) ** 2 / power if power != 0 else math.nan
 
 
 @dataclass

@@ -28,7 +28,7 @@ class _Result:
     @classmethod
     def of(cls, unsolved: Unsolved, eigenvalues: Tensor | None = None) -> "_Result":
         mean = None if unsolved.mean is None else unsolved.mean.cpu()
-        return cls(unsolved.spectrum(eigenvalues), mean, unsolved.mean_square)
+        return cls(unsolved.spectrum(eigenvalues), mean, float(unsolved.mean_square))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +67,15 @@ class Waiting:
     def settle(self) -> None:
         """Work out all spectra, also those that have to be taken again."""
         while self._moments:
-            moments, self._moments, self._bytes = self._moments, [], 0
-            moments.sort(key=Moment.side, reverse=True)
+            moments, self._bytes = sorted(self._moments, key=Moment.size, reverse=True), 0
             solved = solve_all([moment.matrix() for moment in moments])
-            for moment, eigenvalues in zip(moments, solved, strict=True):
-                moment.take(eigenvalues)
+            try:
+                for moment, eigenvalues in zip(moments, solved, strict=True):
+                    moment.take(eigenvalues)
+            finally:
+                self._moments = [moment for moment in moments if moment.waits]
+            for moment in moments:  # now that no thread solves any more
+                moment.look_again()
 
 
 class Moment:
@@ -82,9 +86,9 @@ class Moment:
         options: ``center``, ``precision``, ``kappa_p`` and ``matrices`` are read.
         streaming: Rows will come in several portions, so ``auto`` cannot look again at them and
             takes float64 from the start.
-        waiting: Where all rows come in one portion, and do not change before the snapshot: of them
-            nothing but the spectrum is kept, once it is worked out with others. Where more come
-            they are left out, and ``came_again`` says so.
+        waiting: Where all rows come in one portion: of them nothing but the spectrum is kept, once
+            it is worked out with others; under ``auto`` they must not change before that. Where
+            more come they are left out, and ``came_again`` says so.
     """
 
     def __init__(
@@ -117,7 +121,8 @@ class Moment:
         if self._waiting is not None:
             self._wait(self._waiting)
         elif self._portion is not None:
-            self._look_again(_Result.of(self._moment.unsolved()))
+            self._result = _Result.of(self._moment.unsolved())
+            self.look_again()
 
     @property
     def share(self) -> SecondMoment:
@@ -149,38 +154,45 @@ class Moment:
         held = 0 if self._portion is None else self._portion.rows.num_bytes
         waiting.put(self, held + self._unsolved.matrix.nbytes)
 
-    def side(self) -> int:
-        """Return the side of :meth:`matrix`."""
-        return 0 if self._unsolved is None else self._unsolved.matrix.shape[-1]
+    @property
+    def waits(self) -> bool:
+        """Whether its eigenvalues are waited for."""
+        return self._unsolved is not None
+
+    def size(self) -> tuple[int, int]:
+        """Return the side and the number of blocks of the matrix that waits."""
+        assert self._unsolved is not None
+        return self._unsolved.matrix.shape[-1], len(self._unsolved.matrix)
 
     def matrix(self) -> Tensor:
-        """Return the matrix whose eigenvalues are waited for, on the CPU."""
+        """Return the matrix whose eigenvalues are waited for, on the CPU.
+
+        Raises:
+            InputError: If the rows, which may be needed again, are no longer what they were.
+        """
         assert self._unsolved is not None
+        if self._portion is not None and self._portion.has_changed:
+            raise InputError(
+                "an input or gradient of an analysed layer was changed in place after its call: "
+                "put a condexp.Recorder around the pass, which copies them, or leave the layer out."
+            )
         return self._unsolved.matrix.cpu()
 
     def take(self, eigenvalues: Tensor) -> None:
         """Take over the eigenvalues of :meth:`matrix`."""
         assert self._unsolved is not None
-        result, self._unsolved = _Result.of(self._unsolved, eigenvalues), None
-        self._look_again(result)
+        self._result, self._unsolved = _Result.of(self._unsolved, eigenvalues), None
 
-    def _look_again(self, result: _Result) -> None:
-        """Keep a result, or take it again in float64 while its rows are at hand.
-
-        Raises:
-            InputError: If the rows are no longer what they were.
-        """
+    def look_again(self) -> None:
+        """Keep the result, or take it again in float64 while its rows are at hand."""
         held, self._portion = self._portion, None
-        if held is not None and held.has_changed:
-            raise InputError(
-                "an input or gradient of an analysed layer was changed in place after its call: "
-                "put a condexp.Recorder around the pass, which copies them, or leave the layer out."
-            )
+        assert self._result is not None
         whole = self._options.wants(Matrix.KFAC)
-        if held is None or not needs_float64(result.spectrum, self._options.kappa_p, whole=whole):
-            self._result = result
+        if held is None or not needs_float64(
+            self._result.spectrum, self._options.kappa_p, whole=whole
+        ):
             return
-        self._moment = self._new_moment()
+        self._moment, self._result = self._new_moment(), None
         self._moment.add(held.rows, held.num_samples, torch.float64, held.row_dtype)
         if self._waiting is not None:
             self._wait(self._waiting)

@@ -59,30 +59,39 @@ class WeightMeasures:
     effective_lr: float
 
 
-@dataclass(frozen=True, eq=False)
-class LayerSnapshot(WeightMeasures):
-    """The spectra and measures of one layer; a matrix that was not asked for is None.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PlainMeasures:
+    """What is known of a layer without a spectrum.
 
     Args:
         info: The layer's sizes.
+        dead_fraction: Share of the input units that are always 0.
+        full_fraction: Share of the input units that are always > 0.
+    """
+
+    info: LayerInfo
+    dead_fraction: float
+    full_fraction: float
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSnapshot(PlainMeasures, WeightMeasures):
+    """The spectra and measures of one layer; a matrix that was not asked for is None.
+
+    Args:
         input: Σ_x, ``groups · d_in`` eigenvalues.
         grad_output: Σ_∇h, ``d_out`` eigenvalues.
         kfac: Σ_x ⊗ Σ_∇h.
         fisher: The exact Fisher block, 1/N Σ vec(G_n) vec(G_n)ᵀ over samples (and signals):
             min(rows, d_in · d_out) eigenvalues.
         input_mean_fraction: ‖mean(a)‖² / E‖a‖².
-        dead_fraction: Share of the input units that are always 0.
-        full_fraction: Share of the input units that are always > 0.
     """
 
-    info: LayerInfo
     input: Spectrum | None
     grad_output: Spectrum | None
     kfac: KroneckerSpectrum | None
     fisher: Spectrum | None
     input_mean_fraction: float
-    dead_fraction: float
-    full_fraction: float
 
     @cached_property
     def domination(self) -> float:

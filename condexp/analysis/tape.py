@@ -10,7 +10,7 @@ from torch import Tensor
 
 from condexp.analysis.calls import Pass
 from condexp.analysis.fisher import FisherBlock
-from condexp.analysis.layers import LayerInfo, describe
+from condexp.analysis.layers import describe
 from condexp.analysis.measures import Means, Units, mean_fraction
 from condexp.analysis.moment import Moment, Waiting
 from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
@@ -22,7 +22,7 @@ from condexp.analysis.rows import (
     moment_rows,
     unit_extremes,
 )
-from condexp.analysis.snapshot import LayerSnapshot
+from condexp.analysis.snapshot import LayerSnapshot, PlainMeasures
 from condexp.analysis.weights import WeightTape
 from condexp.errors import InputError
 from condexp.linalg.kronecker import KroneckerSpectrum
@@ -43,15 +43,6 @@ class TapeShare:
     parts: tuple[Any, ...]
     uses: int
     positions: int
-
-
-@dataclass(frozen=True)
-class PlainMeasures:
-    """What is measured of a layer without a spectrum: see :class:`LayerSnapshot`."""
-
-    info: LayerInfo
-    dead_fraction: float
-    full_fraction: float
 
 
 class Tape:
@@ -208,7 +199,7 @@ class Tape:
             )
         positions, uses = self._positions, max(self._uses.values())
         return PlainMeasures(
-            describe(self.name, self.module, self._options, positions=positions, uses=uses),
+            info=describe(self.name, self.module, self._options, positions=positions, uses=uses),
             dead_fraction=self._units.dead_fraction(),
             full_fraction=self._units.full_fraction(),
         )

@@ -50,10 +50,10 @@ class WeightTape:
         self._needs_gradient = keeps or not single or options.wants(*SINGULAR_VALUES)
         self._keeps = keeps
         self._weight: Tensor | None = None
-        self._norm: float | None = None
+        self._norm: Tensor | None = None
         self._dtype = torch.float64
         self._gradient: Tensor | None = None
-        self._grad_norm: float | None = None
+        self._grad_norm: Tensor | None = None
         self._num_samples = 0
         self._denominator = 0.0
 
@@ -155,8 +155,8 @@ class WeightTape:
         return WeightMeasures(
             weight=weight,
             weight_grad=weight_grad,
-            weight_norm=frobenius_norm(self._weight) if self._norm is None else self._norm,
-            grad_norm=math.nan if grad_norm is None else grad_norm,
+            weight_norm=float(frobenius_norm(self._weight) if self._norm is None else self._norm),
+            grad_norm=math.nan if grad_norm is None else float(grad_norm),
             domination_of=domination_of,
             effective_lr=effective_lr(self._weight, learning_rate),
         )

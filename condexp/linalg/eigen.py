@@ -103,7 +103,7 @@ def descending_eigenvalues(matrices: Tensor) -> Tensor:
         ``[..., n]`` float64, descending; NaN where no solver converged, or the matrices are not
         finite.
     """
-    matrices = matrices.double()
+    matrices = matrices.detach().double()
     unknown = torch.full_like(matrices[..., 0], torch.nan)
     if not math.isfinite(float(matrices.sum())):  # LAPACK's answer would be undefined
         return unknown

@@ -33,10 +33,11 @@ class SecondMoment:
     While there are fewer rows than features the rows are kept, and the spectrum comes from their
     Gram matrix r_i·r_j, whose non-zero eigenvalues are the same (Dangel et al. 2022).
 
-    Products are taken in a chosen dtype over chunks of 256 rows and summed in float64, so that the
-    error does not grow with the number of rows. From the rows of a ``MEAN``, and with ``center``,
-    about their mean is subtracted before and added again after, in float64: float32 products of
-    large constants have no digits left for what varies. TF32 and autocast are kept out.
+    Products are taken in a chosen dtype over chunks of 256 rows (of a Gram matrix: 1024 features)
+    and summed in float64, so that the error does not grow with the number of rows. From the rows of
+    a ``MEAN``, and with ``center``, about their mean is subtracted before and added again after, in
+    float64: float32 products of large constants have no digits left for what varies. TF32 and
+    autocast are kept out.
 
     Args:
         scale: What to divide by.
@@ -140,13 +141,14 @@ class SecondMoment:
         self._refuse_nothing()
         matrix, scale = self._gram() if self._kept else (self._summed(), 1.0)
         cancelled = 0.0 if self._sums is None else self._sums.cancelled(center=self.center)
+        mean = self.mean() if self._shifts else None
         return Unsolved(
             matrix,
             scale / self._count,
             self._num_features,
             self.num_rows,
-            self.mean() if self._shifts else None,
-            self.mean_square(),
+            mean,
+            self._mean_square(mean),
             cancelled / self._count,
             self.dtype,
             self.row_dtype,
@@ -162,9 +164,12 @@ class SecondMoment:
 
     def mean_square(self) -> float:
         """Return the trace that centring takes away, of all blocks; 0 without ``center``."""
-        if not self.center:
+        return float(self._mean_square(self.mean() if self.center else None))
+
+    def _mean_square(self, mean: Tensor | None) -> Tensor | float:
+        if mean is None or not self.center:
             return 0.0
-        return float(self.mean().square().sum()) * self.num_rows / self._count
+        return mean.square().sum() * self.num_rows / self._count
 
     def mean(self) -> Tensor:
         """Return the mean over all rows so far.

@@ -66,7 +66,8 @@ def inner_products(rows: Tensor, dtype: torch.dtype) -> Tensor:
     >>> inner_products(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), torch.float64).tolist()
     [[[5.0, 11.0], [11.0, 25.0]]]
     """
-    chunks = (piece.to(dtype) for piece in torch.split(rows, _CHUNK_FEATURES, dim=2))
+    size = max(_CHUNK_FEATURES, chunk_rows(dtype))
+    chunks = (piece.to(dtype) for piece in torch.split(rows, size, dim=2))
     return added(torch.bmm(chunk, chunk.mT) for chunk in chunks)
 
 
@@ -225,9 +226,8 @@ def _added(batches: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype, groups:
         products = torch.bmm(*(factor.to(dtype) for factor in batches[start]))
         for left, right in batches[start + 1 : start + _FEW]:
             products[: len(left)].baddbmm_(left.to(dtype), right.to(dtype))
-        added = products.double()  # quicker than a sum of one
         if len(products) > groups:
-            added = torch.unflatten(products, 0, (-1, groups)).sum(0, dtype=torch.float64)
-        total = added if total is None else total.add_(added)
+            products = torch.unflatten(products, 0, (-1, groups)).sum(0, dtype=torch.float64)
+        total = products.double() if total is None else total.add_(products)
     assert total is not None
     return total

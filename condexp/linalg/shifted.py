@@ -14,7 +14,6 @@ from condexp.linalg.products import column_sums, in_range, inner_products, scale
 from condexp.linalg.rows import DenseRows, as_reference, version_of
 
 _PIXELS_A_POSITION = 2
-_IMAGES_OF_A_REFERENCE = 16  # as good as the mean of all, which would cost one more look at all
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +79,8 @@ class PatchRows:
         return self._by_offset(unfold_patches(self.images, self.window))
 
     def reference(self) -> Tensor:
-        """Return the mean of each channel in some images, ``[groups, C / groups]``."""
-        some = self.images[:: max(1, len(self.images) // _IMAGES_OF_A_REFERENCE)]
-        mean = column_sums(some[None])[0].mean((-2, -1)) / len(some)
+        """Return the mean of each channel, ``[groups, C / groups]``."""
+        mean = self._sum_image.mean((-2, -1)) / len(self.images)
         return torch.unflatten(as_reference(mean, self.dtype), 0, (self.window.groups, -1))
 
     def spread(self, reference: Tensor) -> Tensor:

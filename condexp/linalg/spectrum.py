@@ -95,13 +95,13 @@ class Spectrum:
         Returns:
             The spectrum, of length d.
         """
-        square = matrix.detach().cpu().double()  # in this order: MPS has no float64
-        square = square[None] if square.ndim == 2 else square
+        square = matrix[None] if matrix.ndim == 2 else matrix
         side, length = square.shape[-1], length or square.shape[-1]
-        unknown = torch.full((len(square), length), math.nan, dtype=torch.float64)
-        solved = descending_eigenvalues(square) if eigenvalues is None else eigenvalues
+        # Off the device first: MPS has no float64.
+        solved = descending_eigenvalues(square.cpu()) if eigenvalues is None else eigenvalues
         values = solved.numpy()  # whose calls cost less than torch's
-        if np.isnan(values).any() and not math.isfinite(float(square.sum())):
+        unknown = torch.full((len(values), length), math.nan, dtype=torch.float64)
+        if np.isnan(values).any() and not math.isfinite(float(square.cpu().double().sum())):
             return cls(unknown, math.nan, Status.NONFINITE, dtype, num_rows)
         largest = max(float(values.max()), 0.0)
         eps, eps64 = torch.finfo(dtype).eps, torch.finfo(torch.float64).eps

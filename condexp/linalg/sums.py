@@ -100,7 +100,7 @@ class Sums:
         right = torch.cat([spread, sums + self.num_rows * spread], 1)
         return torch.baddbmm(self.products, left.mT, right)
 
-    def cancelled(self, *, center: bool) -> float:
+    def cancelled(self, *, center: bool) -> Tensor | float:
         """Return the squares of what is subtracted before products and added after, or reversed.
 
         Args:
@@ -110,4 +110,4 @@ class Sums:
             return 0.0
         mean = self.shift.rows / self.num_rows
         parts = (mean,) if center else (mean, self.shift.spread)
-        return sum(float(part.square().sum(-1).max()) for part in parts) * self.num_rows
+        return sum(part.square().sum(-1).max() for part in parts) * self.num_rows

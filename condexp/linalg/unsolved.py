@@ -19,9 +19,10 @@ class Unsolved:
         scale: What the matrix, and so its eigenvalues, are to be multiplied by.
         num_features: d, the side of a block of the moment itself.
         num_rows: R.
-        mean: The mean row, ``[groups, d]``; None where nobody asks for it.
+        mean: The mean row, ``[groups, d]``; None where it is not known.
         mean_square: The trace that centring took away.
-        cancelled: What was added and subtracted again in float64, as an eigenvalue.
+        cancelled: What was added and subtracted again in float64, as an eigenvalue. Both stay where
+            the rows are until the spectrum is asked for: nobody waits for a device before.
         dtype: Working precision of the products.
         row_dtype: Precision the rows were computed in.
     """
@@ -31,8 +32,8 @@ class Unsolved:
     num_features: int
     num_rows: int
     mean: Tensor | None
-    mean_square: float
-    cancelled: float
+    mean_square: Tensor | float
+    cancelled: Tensor | float
     dtype: torch.dtype
     row_dtype: torch.dtype
 
@@ -49,8 +50,8 @@ class Unsolved:
             dtype=self.dtype,
             num_rows=self.num_rows,
             row_dtype=self.row_dtype,
-            mean_square=self.mean_square,
-            cancelled=self.cancelled,
+            mean_square=float(self.mean_square),
+            cancelled=float(self.cancelled),
             length=self.num_features,
             eigenvalues=eigenvalues * self.scale,
         )

@@ -8,17 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from condexp.linalg.eigen import descending_eigenvalues, pin_threads, solve_all
+from condexp.linalg.eigen import _Workers, descending_eigenvalues, pin_threads, solve_all
 
 SHAPES = [(1, 40, 40)] * 9 + [(1, 40, 40), (4, 17, 17), (4, 17, 17), (1, 17, 17), (1, 600, 600)]
 
 
 @pytest.fixture(params=[1, 2, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_num_threads()
+    monkeypatch.setattr(_Workers, "num_threads", 0)
+    monkeypatch.setattr(_Workers, "pool", None)
     pin_threads(request.param)
-    yield request.param
-    pin_threads(before)
+    yield
+    torch.set_num_threads(before)
 
 
 def matrices(shapes: list[tuple[int, int, int]]) -> list[Tensor]:

@@ -104,7 +104,7 @@ def layer_snapshot(info: LayerInfo, step: int, num_rows: int) -> LayerSnapshot:
     numbers = {"weight_norm": 1.5, "grad_norm": 0.5, "effective_lr": math.nan}
     shares = {"input_mean_fraction": 0.25, "dead_fraction": 0.0, "full_fraction": 1.0}
     return LayerSnapshot(
-        info,
+        info=info,
         input=a,
         grad_output=b,
         kfac=KroneckerSpectrum(a, b),

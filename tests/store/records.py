@@ -93,7 +93,7 @@ def _layer(spec: FileSpec, info: LayerInfo, step: int, generator: torch.Generato
     domination = measures.pop("domination")
     asked = {matrix: spectra[matrix] for matrix in spectra if matrix in spec.matrices}
     return LayerSnapshot(
-        info,
+        info=info,
         input=asked.get(Matrix.INPUT),
         grad_output=asked.get(Matrix.GRAD_OUTPUT),
         kfac=kfac if Matrix.KFAC in spec.matrices else None,
