@@ -67,14 +67,12 @@ class Waiting:
     def settle(self) -> None:
         """Work out all spectra, also those that have to be taken again."""
         while self._moments:
-            moments, self._bytes = sorted(self._moments, key=Moment.size, reverse=True), 0
+            moments = sorted(self._moments, key=Moment.size, reverse=True)
             solved = solve_all([moment.matrix() for moment in moments])
-            try:
-                for moment, eigenvalues in zip(moments, solved, strict=True):
-                    moment.take(eigenvalues)
-            finally:
-                self._moments = [moment for moment in moments if moment.waits]
-            for moment in moments:  # now that no thread solves any more
+            self._moments, self._bytes = [], 0
+            for moment, eigenvalues in zip(moments, solved, strict=True):
+                moment.take(eigenvalues)
+            for moment in moments:
                 moment.look_again()
 
 
@@ -153,11 +151,6 @@ class Moment:
         self._unsolved, self._moment = self._moment.unsolved(), self._new_moment()
         held = 0 if self._portion is None else self._portion.rows.num_bytes
         waiting.put(self, held + self._unsolved.matrix.nbytes)
-
-    @property
-    def waits(self) -> bool:
-        """Whether its eigenvalues are waited for."""
-        return self._unsolved is not None
 
     def size(self) -> tuple[int, int]:
         """Return the side and the number of blocks of the matrix that waits."""

@@ -3,13 +3,18 @@
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain, groupby
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 _STACKED = 1 << 18  # numbers in matrices that are solved in one call
 
@@ -21,17 +26,43 @@ class _Workers:
     pool: ThreadPoolExecutor | None = None
 
     @classmethod
+    def do_all(cls, tasks: Iterable[Callable[[], T]]) -> list[T]:
+        # On this thread too: it is awake already, and has a core.
+        waiting = deque(enumerate(tasks))
+        done: dict[int, T] = {}
+
+        def work() -> None:
+            while waiting:
+                try:
+                    number, task = waiting.popleft()
+                except IndexError:  # another was quicker
+                    return
+                done[number] = task()
+
+        others = [cls.start().submit(work) for _ in range(cls.num_threads - 1)]
+        torch.set_num_threads(1)
+        try:
+            work()
+        finally:
+            torch.set_num_threads(cls.num_threads)
+            waiting.clear()
+        for other in others:
+            other.result()
+        return [done[number] for number in range(len(done))]
+
+    @classmethod
     def start(cls) -> ThreadPoolExecutor:
         if cls.pool is None:
-            pool = ThreadPoolExecutor(cls.num_threads, thread_name_prefix="condexp")
-            all_there = threading.Barrier(cls.num_threads, timeout=60)
+            num_others = cls.num_threads - 1
+            pool = ThreadPoolExecutor(num_others, thread_name_prefix="condexp")
+            all_there = threading.Barrier(num_others, timeout=60)
 
             def settle_in() -> None:
                 all_there.wait()
                 torch.get_num_threads()  # or the thread's first operation would set it anew
                 torch.set_num_threads(1)
 
-            for started in [pool.submit(settle_in) for _ in range(cls.num_threads)]:
+            for started in [pool.submit(settle_in) for _ in range(num_others)]:
                 started.result()
             cls.pool = pool
             torch.set_num_threads(cls.num_threads)  # for threads that are made later
@@ -61,27 +92,26 @@ def pin_threads(num_threads: int | None = None) -> None:
         _Workers.forget()
 
 
-def solve_all(matrices: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield the eigenvalues of many matrices; several at a time where threads were pinned.
+def solve_all(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Return the eigenvalues of many matrices; several at a time where threads were pinned.
 
     Args:
         matrices: As for :func:`descending_eigenvalues`, of any sizes, best the largest first, that
             no thread is left with one at the end; some of one shape that follow one another are
             solved together.
 
-    Yields:
+    Returns:
         The eigenvalues of each.
     """
     if _Workers.num_threads < 2 or len(matrices) < 2:
-        yield from map(descending_eigenvalues, matrices)
-        return
+        return [descending_eigenvalues(matrix) for matrix in matrices]
     stacks: list[list[Tensor]] = []
     for _, group in groupby(matrices, lambda matrix: (matrix.shape, matrix.dtype)):
         alike = list(group)
         few = -(-len(alike) // (2 * _Workers.num_threads))  # that each thread has two stacks
         size = max(1, min(few, _STACKED // alike[0].numel()))
         stacks += [alike[start : start + size] for start in range(0, len(alike), size)]
-    yield from chain.from_iterable(_Workers.start().map(_solve_stack, stacks))
+    return list(chain.from_iterable(_Workers.do_all(partial(_solve_stack, s) for s in stacks)))
 
 
 def _solve_stack(matrices: Sequence[Tensor]) -> list[Tensor]:
