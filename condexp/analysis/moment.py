@@ -67,9 +67,8 @@ class Waiting:
     def settle(self) -> None:
         """Work out all spectra, also those that have to be taken again."""
         while self._moments:
-            moments = sorted(self._moments, key=Moment.size, reverse=True)
-            solved = solve_all([moment.matrix() for moment in moments])
-            self._moments, self._bytes = [], 0
+            solved = solve_all([moment.matrix() for moment in self._moments])
+            moments, self._moments, self._bytes = self._moments, [], 0
             for moment, eigenvalues in zip(moments, solved, strict=True):
                 moment.take(eigenvalues)
             for moment in moments:
@@ -151,11 +150,6 @@ class Moment:
         self._unsolved, self._moment = self._moment.unsolved(), self._new_moment()
         held = 0 if self._portion is None else self._portion.rows.num_bytes
         waiting.put(self, held + self._unsolved.matrix.nbytes)
-
-    def size(self) -> tuple[int, int]:
-        """Return the side and the number of blocks of the matrix that waits."""
-        assert self._unsolved is not None
-        return self._unsolved.matrix.shape[-1], len(self._unsolved.matrix)
 
     def matrix(self) -> Tensor:
         """Return the matrix whose eigenvalues are waited for, on the CPU.

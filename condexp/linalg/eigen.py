@@ -96,28 +96,33 @@ def solve_all(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Return the eigenvalues of many matrices; several at a time where threads were pinned.
 
     Args:
-        matrices: As for :func:`descending_eigenvalues`, of any sizes, best the largest first, that
-            no thread is left with one at the end; some of one shape that follow one another are
-            solved together.
+        matrices: As for :func:`descending_eigenvalues`, of any sizes.
 
     Returns:
         The eigenvalues of each.
     """
     if _Workers.num_threads < 2 or len(matrices) < 2:
         return [descending_eigenvalues(matrix) for matrix in matrices]
-    stacks: list[list[Tensor]] = []
-    for _, group in groupby(matrices, lambda matrix: (matrix.shape, matrix.dtype)):
+
+    def kind(number: int) -> tuple[tuple[int, ...], str]:
+        return matrices[number].shape[::-1], str(matrices[number].dtype)
+
+    stacks: list[list[int]] = []
+    # The largest first, that no thread is left with one at the end.
+    for _, group in groupby(sorted(range(len(matrices)), key=kind, reverse=True), kind):
         alike = list(group)
         few = -(-len(alike) // (2 * _Workers.num_threads))  # that each thread has two stacks
-        size = max(1, min(few, _STACKED // alike[0].numel()))
+        size = max(1, min(few, _STACKED // matrices[alike[0]].numel()))
         stacks += [alike[start : start + size] for start in range(0, len(alike), size)]
-    return list(chain.from_iterable(_Workers.do_all(partial(_solve_stack, s) for s in stacks)))
+    solved = _Workers.do_all(partial(_solve_stack, [matrices[i] for i in s]) for s in stacks)
+    values = dict(zip(chain(*stacks), chain(*solved), strict=True))
+    return [values[number] for number in range(len(matrices))]
 
 
-def _solve_stack(matrices: Sequence[Tensor]) -> list[Tensor]:
+def _solve_stack(matrices: list[Tensor]) -> list[Tensor]:
     # In one call: it needs Python's lock but once.
     if len(matrices) > 1:
-        values = descending_eigenvalues(torch.stack(list(matrices)))
+        values = descending_eigenvalues(torch.stack(matrices))
         if not values.isnan().any():  # of one, which would spoil all
             return list(values)
     return [descending_eigenvalues(matrix) for matrix in matrices]

@@ -115,9 +115,8 @@ def grams_of_gradients(gradients: Tensor, dtype: torch.dtype) -> Grams:
     Returns:
         Both sides.
     """
-    weights, (num_rows, num_weights) = None, gradients.shape
-    if num_rows > num_weights:
-        weights = DenseRows(gradients[None]).products(dtype).squeeze(0)
+    num_rows, num_weights = gradients.shape
+    weights = DenseRows(gradients[None]).products(dtype)[0] if num_rows > num_weights else None
     return Grams(_row_gram(gradients, dtype), weights)
 
 
@@ -152,7 +151,7 @@ def grams(batches: Sequence[Batch], dtype: torch.dtype, budget: int = WORKING_NU
 
 
 def _row_gram(gradients: Tensor, dtype: torch.dtype) -> Tensor:
-    return DenseRows(gradients[None]).gram(dtype).squeeze(0).double()
+    return DenseRows(gradients[None]).gram(dtype)[0].double()
 
 
 def _all_gradients(batches: Sequence[Batch], dtype: torch.dtype, channels: slice) -> Tensor:

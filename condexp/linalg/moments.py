@@ -142,13 +142,16 @@ class SecondMoment:
         matrix, scale = self._gram() if self._kept else (self._summed(), 1.0)
         cancelled = 0.0 if self._sums is None else self._sums.cancelled(center=self.center)
         mean = self.mean() if self._shifts else None
+        mean_square: Tensor | float = 0.0
+        if self.center and mean is not None:
+            mean_square = mean.square().sum() * self.num_rows / self._count
         return Unsolved(
             matrix,
             scale / self._count,
             self._num_features,
             self.num_rows,
             mean,
-            self._mean_square(mean),
+            mean_square,
             cancelled / self._count,
             self.dtype,
             self.row_dtype,
@@ -161,15 +164,6 @@ class SecondMoment:
             The spectrum, of length groups·features, of the rows so far.
         """
         return self.unsolved().spectrum()
-
-    def mean_square(self) -> float:
-        """Return the trace that centring takes away, of all blocks; 0 without ``center``."""
-        return float(self._mean_square(self.mean() if self.center else None))
-
-    def _mean_square(self, mean: Tensor | None) -> Tensor | float:
-        if mean is None or not self.center:
-            return 0.0
-        return mean.square().sum() * self.num_rows / self._count
 
     def mean(self) -> Tensor:
         """Return the mean over all rows so far.

@@ -37,7 +37,7 @@ class WithOne:
 
     @property
     def factor(self) -> float:
-        """Nothing."""
+        """1: they are what they are."""
         return 1.0
 
     @property

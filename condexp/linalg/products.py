@@ -1,7 +1,7 @@
 """Products of rows in working precision over short chunks, summed in float64."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -155,7 +155,7 @@ def ahead_products(rows: Tensor, num_rows: int, ahead: int, num: int, dtype: tor
         left = rows.as_strided((apart, size, c), strides, first)
         right = rows.as_strided((apart, size, num * c), strides, first + ahead * c)
         batches.append((left.mT, right))
-    return torch.unflatten(_added(batches, dtype)[0], 1, (num, c)).transpose(0, 1)
+    return torch.unflatten(_of_batches(batches, dtype)[0], 1, (num, c)).transpose(0, 1)
 
 
 def rows_to_reach(num_rows: int, num: int, c: int, dtype: torch.dtype) -> int:
@@ -192,14 +192,14 @@ def sample_products(samples: Tensor) -> Tensor:
         for some in torch.split(samples, at_once)
         for piece in torch.split(some.flatten(0, 1), chunk_rows(samples.dtype), 2)
     ]
-    return _added(batches, samples.dtype, groups)
+    return _of_batches(batches, samples.dtype, groups)
 
 
 def _of_chunks(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the sum of the products of ``[num, size, c]`` and ``[num, size, d]``, num > 0."""
     at_once = _at_once(len(left), left.shape[2] * right.shape[2])
     pieces = zip(torch.split(left, at_once), torch.split(right, at_once), strict=True)
-    return _added([(one.mT, other) for one, other in pieces], dtype)[0]
+    return _of_batches([(one.mT, other) for one, other in pieces], dtype)[0]
 
 
 def _at_once(num_products: int, numbers: int) -> int:
@@ -207,7 +207,9 @@ def _at_once(num_products: int, numbers: int) -> int:
     return 2 * max(1, min(-(-num_products // (2 * _FEW)), _SLAB // numbers // 2))
 
 
-def _added(batches: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype, groups: int = 1) -> Tensor:
+def _of_batches(
+    batches: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype, groups: int = 1
+) -> Tensor:
     """Return the sum of the products of batches.
 
     A few are added in working precision first: to convert each to float64 costs half as much as the
@@ -221,13 +223,14 @@ def _added(batches: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype, groups:
     Returns:
         ``[groups, c, d]`` float64.
     """
-    total = None
-    for start in range(0, len(batches), _FEW):
-        products = torch.bmm(*(factor.to(dtype) for factor in batches[start]))
-        for left, right in batches[start + 1 : start + _FEW]:
-            products[: len(left)].baddbmm_(left.to(dtype), right.to(dtype))
-        if len(products) > groups:
-            products = torch.unflatten(products, 0, (-1, groups)).sum(0, dtype=torch.float64)
-        total = products.double() if total is None else total.add_(products)
-    assert total is not None
-    return total
+
+    def by_few() -> Iterator[Tensor]:
+        for start in range(0, len(batches), _FEW):
+            products = torch.bmm(*(factor.to(dtype) for factor in batches[start]))
+            for left, right in batches[start + 1 : start + _FEW]:
+                products[: len(left)].baddbmm_(left.to(dtype), right.to(dtype))
+            if len(products) > groups:
+                products = torch.unflatten(products, 0, (-1, groups)).sum(0, dtype=torch.float64)
+            yield products
+
+    return added(by_few()).double()

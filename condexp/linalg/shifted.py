@@ -56,7 +56,7 @@ class PatchRows:
 
     @property
     def factor(self) -> float:
-        """Nothing."""
+        """1: they are what they are."""
         return 1.0
 
     @property
