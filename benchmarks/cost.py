@@ -1,6 +1,6 @@
 """What the paper's tables cost: floating-point operations, counted on the networks themselves.
 
-``python -m benchmarks.cost`` prints the table of docs/clusters.md. A training step is counted as
+``python -m benchmarks.cost`` prints the table of docs/cost.md. A training step is counted as
 torch runs it; an evaluation is the forward pass over training and test set, each epoch.
 """
 

@@ -118,7 +118,7 @@ def kappa(values: Tensor, p: float) -> float:
 
 
 def measures(values: Tensor) -> dict[str, float]:
-    """The scalar measures of theory §4 of descending eigenvalues in which zeros are exact."""
+    """The measures of docs/theory.md §4 of descending eigenvalues in which zeros are exact."""
     numbers = [float(value) for value in values]
     positive = [number for number in numbers if number > 0]
     total = math.fsum(numbers)

@@ -1,4 +1,4 @@
-"""The exact Fisher block of one layer (``theory.md`` §3)."""
+"""The exact Fisher block of one layer (``docs/theory.md`` §3)."""
 
 from dataclasses import dataclass, replace
 

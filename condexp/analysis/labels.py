@@ -27,7 +27,7 @@ def as_module(loss_fn: object) -> object:
 
 
 def loss_denominator(loss_fn: object, targets: object, num_samples: int) -> float:
-    """Return D, the number by which a loss divides its sum over samples (``theory.md`` §2).
+    """Return D, the number by which a loss divides its sum over samples (``docs/theory.md`` §2).
 
     ``g = D · ∂L/∂h`` is then the gradient of one sample's loss, whatever the reduction.
 

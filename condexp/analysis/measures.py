@@ -1,4 +1,4 @@
-"""Measures of a layer's weights, gradients and units (``theory.md`` §5): pure functions."""
+"""Measures of a layer's weights, gradients and units (``docs/theory.md`` §5): pure functions."""
 
 import math
 import statistics

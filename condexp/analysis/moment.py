@@ -76,7 +76,7 @@ class Waiting:
 
 
 class Moment:
-    """A second moment under the precision policy of ``theory.md`` §4.
+    """A second moment under the precision policy of ``docs/theory.md`` §4.
 
     Args:
         scale: Its 1/N.

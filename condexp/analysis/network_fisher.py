@@ -1,4 +1,4 @@
-"""The exact Fisher matrix of all layers together (``theory.md`` §3)."""
+"""The exact Fisher matrix of all layers together (``docs/theory.md`` §3)."""
 
 from dataclasses import replace
 

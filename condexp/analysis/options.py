@@ -13,7 +13,7 @@ KAPPA_P = (0.5, 0.8, 0.9, 1.0)
 
 
 class Matrix(StrEnum):
-    """The matrices whose spectra are measured (``theory.md`` §3)."""
+    """The matrices whose spectra are measured (``docs/theory.md`` §3)."""
 
     INPUT = "input"
     GRAD_OUTPUT = "grad_output"

@@ -1,4 +1,4 @@
-"""Gram matrices of per-sample weight gradients, formed or not (``theory.md`` §3, Gram duals)."""
+"""Gram matrices of per-sample weight gradients, formed or not (``docs/theory.md`` §3)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -24,7 +24,7 @@ def p_limit(
     """Share of a spectrum that this many rows can fill: κ_p is +inf by construction past it.
 
     The blocks of ``input`` and ``grad_output`` have rank min(rows, side) at most, ``kfac`` the
-    product of the two, ``weight`` is not limited by rows (theory §1).
+    product of the two, ``weight`` is not limited by rows (docs/theory.md §1).
 
     Args:
         matrix: Name of the matrix, as in the results file.
@@ -65,7 +65,7 @@ def kappa_mark(value: float, status: str, p: float, limit: float) -> Mark:
     Returns:
         ``ROWS`` where κ_p is infinite because the rows are fewer than p·d, else the measure's mark.
     """
-    # The factor is theory §4's own, in k(p): a fraction that exactly fits is not past the limit.
+    # The factor of k(p) in docs/theory.md §4: a fraction that exactly fits is not past the limit.
     past_the_rows = p * (1 - 1e-12) > limit
     return Mark.ROWS if math.isinf(value) and past_the_rows else measure_mark(value, status)
 

@@ -76,7 +76,8 @@ def layer_table(
     By default λ_max and κ_p (the first p measured) of both factors and of their Kronecker
     product, and the domination; where Fisher blocks were measured, of the product and of them, and
     one line below on the network's. What is no number says why: ``rows`` where κ_p is infinite for
-    want of rows (theory §1), ``∞`` where the matrix is rank-deficient, or the spectrum's status.
+    want of rows (docs/theory.md §1), ``∞`` where the matrix is rank-deficient, or the spectrum's
+    status.
 
     Args:
         run: The run.

@@ -1,4 +1,4 @@
-"""Theory §6: exact facts about the factors, each under its own name; float64, to 1e-10."""
+"""docs/theory.md §6: exact facts about the factors, each under its own name; float64, to 1e-10."""
 
 import math
 from collections.abc import Callable

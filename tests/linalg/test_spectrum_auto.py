@@ -1,4 +1,4 @@
-"""When `precision: auto` takes the products again in float64 (theory §4)."""
+"""When `precision: auto` takes the products again in float64 (docs/theory.md §4)."""
 
 import math
 

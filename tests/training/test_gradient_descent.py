@@ -1,4 +1,4 @@
-"""Full-batch gradient descent on a quadratic whose Hessian is known: theory §6."""
+"""Full-batch gradient descent on a quadratic whose Hessian is known: docs/theory.md §6."""
 
 import math
 from itertools import pairwise

@@ -15,7 +15,7 @@ from condexp.store.reader import Run
 FACTOR = "model.norm"
 MEASURE = "kfac_kappa_0.5"
 OPTION = "kfac in analysis.matrices and 0.5 in analysis.kappa_p"
-ROWS_PER_UNIT = 4  # with fewer, κ_p speaks of the sample, not of the network (theory §1)
+ROWS_PER_UNIT = 4  # with fewer, κ_p speaks of the sample, not of the network (docs/theory.md §1)
 STATEMENT = "Batch normalisation improves the conditioning of the hidden layers."
 CRITERION = (
     "the mean over hidden layers (all but the last) of log₁₀ κ_0.5(kfac) at the last snapshot is "
