@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from condexp.analysis.fisher import FisherBlock
 from condexp.analysis.layers import Catalogue, LayerInfo
+from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from condexp.analysis.network_fisher import NetworkFisher
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.analysis.rows import Layer, moment_rows
-from condexp.linalg.shifted import PatchRows
 
 DOUBLE, SINGLE = 8, 4  # bytes of a number
 

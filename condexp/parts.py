@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from condexp.analysis.linalg.eigen import pin_threads
 from condexp.assemble import (
     build_model,
     make_optimizer,
@@ -15,7 +16,6 @@ from condexp.assemble import (
 )
 from condexp.data.dataset import Dataset, Split
 from condexp.data.loaders import Batches
-from condexp.linalg.eigen import pin_threads
 from condexp.models.synchronised import synchronise
 from condexp.prepare import Prepared
 from condexp.training.crew import Crew

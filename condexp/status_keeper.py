@@ -11,8 +11,8 @@ from pathlib import Path
 
 from numpy import fmin
 
+from condexp.analysis.linalg.spectrum import Status
 from condexp.analysis.options import Matrix
-from condexp.linalg.spectrum import Status
 from condexp.store.runs import State, write_status
 from condexp.store.runs import Status as RunStatus
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord

@@ -11,13 +11,13 @@ from condexp.analysis import rows as analysis_rows
 from condexp.analysis.calls import Call
 from condexp.analysis.fisher import FisherBlock
 from condexp.analysis.layers import trace_layers
+from condexp.analysis.linalg.rows.dense import DenseRows
+from condexp.analysis.linalg.rows.pixels import PixelRows
+from condexp.analysis.linalg.rows.stride1_patches import PatchRows
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.listener import Listener
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.layer_costs import LayerCost, footprints
-from condexp.linalg.pixels import PixelRows
-from condexp.linalg.rows import DenseRows
-from condexp.linalg.shifted import PatchRows
-from condexp.linalg.spectrum import Spectrum
 
 MATRICES: dict[str, tuple[Matrix, ...]] = {
     "all": tuple(Matrix),

@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from condexp.analysis.linalg.spectrum import Status
 from condexp.analysis.options import DEFAULT_MATRICES, KAPPA_P, AnalysisOptions, Matrix
 from condexp.analysis.passes import LossFunction, Passes
 from condexp.analysis.ranks import ALONE, Ranks
 from condexp.analysis.snapshot import Snapshot
-from condexp.linalg.spectrum import Status
 
 
 def analyze(

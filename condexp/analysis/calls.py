@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from condexp.analysis.linalg.gram import Rows
+from condexp.analysis.linalg.precision import summable
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.rows import Layer, grad_output_rows, input_rows, window_of
 from condexp.errors import InputError
-from condexp.linalg.fisher_gram import Rows
-from condexp.linalg.precision import summable
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,7 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.calls import Call, joined_grads, joined_inputs
-from condexp.analysis.network_fisher import NetworkFisher
-from condexp.analysis.options import AnalysisOptions, ConvInput
-from condexp.analysis.rows import Layer, appends_one, num_groups
-from condexp.errors import InputError
-from condexp.linalg.auto import Precision
-from condexp.linalg.fisher_gram import (
+from condexp.analysis.linalg.gram import (
     WORKING_NUMBERS,
     Batch,
     Shape,
@@ -19,8 +14,13 @@ from condexp.linalg.fisher_gram import (
     grams,
     grams_of_gradients,
 )
-from condexp.linalg.precision import coarser, exact_products
-from condexp.linalg.spectrum import Spectrum
+from condexp.analysis.linalg.precision import coarser, exact_products
+from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.network_fisher import NetworkFisher
+from condexp.analysis.options import AnalysisOptions, ConvInput
+from condexp.analysis.rows import Layer, appends_one, num_groups
+from condexp.errors import InputError
+from condexp.linalg.auto import Precision
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from condexp.linalg.rows import Rows
-from condexp.linalg.spectrum import Spectrum
+from condexp.analysis.linalg.rows.dense import Rows
+from condexp.analysis.linalg.spectrum import Spectrum
 
 
 def frobenius_norm(tensor: Tensor) -> Tensor:

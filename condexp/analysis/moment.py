@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from condexp.analysis.linalg.eigen import solve_all
+from condexp.analysis.linalg.moments import Scale, SecondMoment
+from condexp.analysis.linalg.rows.dense import Rows
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.errors import InputError
 from condexp.linalg.auto import Precision, needs_float64
-from condexp.linalg.eigen import solve_all
-from condexp.linalg.moments import Scale, SecondMoment
-from condexp.linalg.rows import Rows
-from condexp.linalg.spectrum import Spectrum
 from condexp.linalg.unsolved import Unsolved
 
 WAITING_BYTES = 56 * 2**20

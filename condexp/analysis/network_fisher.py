@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from condexp.analysis.linalg.precision import coarser
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.errors import InputError
-from condexp.linalg.precision import coarser
-from condexp.linalg.spectrum import Spectrum
 
 
 class NetworkFisher:

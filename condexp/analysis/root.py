@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.labels import remaining_square, subtracted_square
-from condexp.linalg.precision import summable
+from condexp.analysis.linalg.precision import summable
 
 
 class RootNoise:

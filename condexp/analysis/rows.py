@@ -5,13 +5,13 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from condexp.analysis.linalg.rows.bias_column import WithOne
+from condexp.analysis.linalg.rows.dense import DenseRows, Rows
+from condexp.analysis.linalg.rows.patches import Window, pixel_rows, unfold_patches
+from condexp.analysis.linalg.rows.pixels import PixelRows
+from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from condexp.analysis.options import AnalysisOptions, ConvInput
 from condexp.errors import InputError
-from condexp.linalg.ones import WithOne
-from condexp.linalg.patches import Window, pixel_rows, unfold_patches
-from condexp.linalg.pixels import PixelRows
-from condexp.linalg.rows import DenseRows, Rows
-from condexp.linalg.shifted import PatchRows
 
 Layer = nn.Linear | nn.Conv2d
 

@@ -6,9 +6,9 @@ from enum import StrEnum
 from functools import cached_property
 
 from condexp.analysis.layers import LayerInfo
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.errors import choose
-from condexp.linalg.kronecker import KroneckerSpectrum
-from condexp.linalg.spectrum import Spectrum
 
 LAYER_MEASURES = (
     "weight_norm",

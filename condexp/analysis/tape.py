@@ -11,6 +11,9 @@ from torch import Tensor
 from condexp.analysis.calls import Pass
 from condexp.analysis.fisher import FisherBlock
 from condexp.analysis.layers import describe
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum
+from condexp.analysis.linalg.moments import Scale
+from condexp.analysis.linalg.precision import summable
 from condexp.analysis.measures import Means, Units, mean_fraction
 from condexp.analysis.moment import Moment, Waiting
 from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
@@ -25,9 +28,6 @@ from condexp.analysis.rows import (
 from condexp.analysis.snapshot import LayerSnapshot, PlainMeasures
 from condexp.analysis.weights import WeightTape
 from condexp.errors import InputError
-from condexp.linalg.kronecker import KroneckerSpectrum
-from condexp.linalg.moments import Scale
-from condexp.linalg.precision import summable
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,12 +7,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from condexp.analysis.linalg.precision import summable
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.measures import domination, effective_lr, frobenius_norm
 from condexp.analysis.options import SINGULAR_VALUES, AnalysisOptions, Matrix
 from condexp.analysis.rows import Layer, num_groups, weight_blocks
 from condexp.analysis.snapshot import WeightMeasures
-from condexp.linalg.precision import summable
-from condexp.linalg.spectrum import Spectrum
 
 
 @dataclass(frozen=True, eq=False)

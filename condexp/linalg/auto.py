@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import torch
 
-from condexp.linalg.spectrum import Spectrum, Status, kappa_index
+from condexp.analysis.linalg.spectrum import Spectrum, Status, kappa_index
 
 
 class Precision(StrEnum):

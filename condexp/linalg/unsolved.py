@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from condexp.linalg.eigen import descending_eigenvalues
-from condexp.linalg.spectrum import Spectrum
+from condexp.analysis.linalg.eigen import descending_eigenvalues
+from condexp.analysis.linalg.spectrum import Spectrum
 
 
 @dataclass(frozen=True, eq=False)

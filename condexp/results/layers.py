@@ -10,9 +10,9 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES
 from condexp.analysis.snapshot import LAYER_MEASURES
 from condexp.errors import InputError, suggestion
-from condexp.linalg.spectrum import SPECTRUM_MEASURES
 from condexp.results.marks import Mark, kappa_mark, measure_mark, p_limit
 from condexp.results.setting import lookup
 from condexp.store.matrices import NETWORK

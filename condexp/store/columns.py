@@ -7,9 +7,9 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import SINGULAR_VALUES
-from condexp.linalg.kronecker import KroneckerSpectrum
-from condexp.linalg.spectrum import Spectrum
 from condexp.store.fields import DTYPE_CODES, STATUS_CODES, DatasetSpec, Extent, Kind
 from condexp.store.matrices import NETWORK
 from condexp.training.events import SnapshotRecord

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import condexp
 from condexp.analysis.analyze import analyze_batches
+from condexp.analysis.linalg.spectrum import Spectrum, Status
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LAYER_MEASURES
 from condexp.errors import InputError
-from condexp.linalg.spectrum import Spectrum, Status
 from tests import cases
 from tests.analysis import oracles
 

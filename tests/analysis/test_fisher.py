@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import condexp
+from condexp.analysis.linalg.spectrum import Status
 from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import Snapshot
-from condexp.linalg.spectrum import Status
 from tests import cases, reference
 from tests.analysis import fisher_oracles, oracles
 
@@ -309,7 +309,7 @@ def test_unreliable_spectra_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*_: object) -> Tensor:
         return torch.diag(torch.tensor([1.0, -1.0, 0.0, 0.0], dtype=torch.float64))
 
-    monkeypatch.setattr("condexp.linalg.fisher_gram._ghost_gram", wrong)
-    monkeypatch.setattr("condexp.linalg.fisher_gram._row_gram", wrong)
+    monkeypatch.setattr("condexp.analysis.linalg.gram._ghost_gram", wrong)
+    monkeypatch.setattr("condexp.analysis.linalg.gram._row_gram", wrong)
     with pytest.raises(ArithmeticError, match="'fisher' of layer '0' is unreliable"):
         analyse((cases.mlp(), cases.normal(4, 4)), CROSS_ENTROPY)

@@ -8,6 +8,7 @@ from torch import nn
 
 import condexp
 from condexp.analysis.analyze import analyze_batches
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.measures import (
     Units,
     domination,
@@ -16,7 +17,6 @@ from condexp.analysis.measures import (
     mean_fraction,
 )
 from condexp.analysis.options import AnalysisOptions
-from condexp.linalg.spectrum import Spectrum
 from tests import cases
 
 CROSS_ENTROPY = nn.CrossEntropyLoss()

@@ -12,11 +12,11 @@ import yaml
 from rich.console import Console, RenderableType
 
 from condexp.analysis.layers import LayerInfo, NotAnalysed
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum
+from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.linalg.spectrum import Status as SpectrumStatus
 from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
-from condexp.linalg.kronecker import KroneckerSpectrum
-from condexp.linalg.spectrum import Spectrum
-from condexp.linalg.spectrum import Status as SpectrumStatus
 from condexp.store.create import create_results
 from condexp.store.layout import FileSpec
 from condexp.store.runs import State, Status, identity_yaml, write_status

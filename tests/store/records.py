@@ -8,10 +8,10 @@ import h5py
 import torch
 
 from condexp.analysis.layers import LayerInfo, NotAnalysed
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum
+from condexp.analysis.linalg.spectrum import Spectrum, Status
 from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import LAYER_MEASURES, BnMode, LayerSnapshot, Snapshot
-from condexp.linalg.kronecker import KroneckerSpectrum
-from condexp.linalg.spectrum import Spectrum, Status
 from condexp.store.create import create_results
 from condexp.store.layout import FileSpec
 from condexp.store.writer import ResultsWriter

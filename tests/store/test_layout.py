@@ -14,10 +14,10 @@ import pytest
 import xarray as xr
 
 from condexp.analysis.layers import LayerInfo
+from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES, Status
 from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import LAYER_MEASURES
 from condexp.errors import InputError
-from condexp.linalg.spectrum import SPECTRUM_MEASURES, Status
 from condexp.store.create import create_results, skeleton
 from condexp.store.fields import MATRIX_NAMES, MEASURE_NAMES, STATUS_CODES, Axis
 from condexp.store.layout import COUNTERS, FileSpec, datasets, file_size

@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
+from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES
 from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import LAYER_MEASURES
-from condexp.linalg.spectrum import SPECTRUM_MEASURES
 from condexp.store.columns import checksum
 from condexp.store.create import create_results
 from condexp.store.fields import DTYPE_CODES, STATUS_CODES

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import condexp
+from condexp.analysis.linalg.rows.patches import Window, unfold_patches
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.snapshot import LayerSnapshot, Snapshot
 from condexp.errors import InputError
-from condexp.linalg.patches import Window, unfold_patches
-from condexp.linalg.spectrum import Spectrum
 from condexp.training.execution import (
     ModelPrecision,
     check_execution,

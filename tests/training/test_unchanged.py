@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 from torch import Tensor, nn
 
+from condexp.analysis.linalg.moments import SecondMoment
 from condexp.analysis.options import AnalysisOptions
-from condexp.linalg.moments import SecondMoment
 from condexp.training.loop import Outcome, Source
 from condexp.training.probe import ProbeMode
 from tests.training.runs import NUM_STEPS, Log, Run, hooks, mlp, resnet

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from condexp.linalg.patches import Span, Window
+from condexp.analysis.linalg.rows.patches import Span, Window
 
 Offset = tuple[int, int]
 _Part = tuple[int, tuple[int, ...], Offset]

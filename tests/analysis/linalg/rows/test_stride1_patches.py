@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from condexp.linalg.moments import Scale, SecondMoment
-from condexp.linalg.ones import WithOne
-from condexp.linalg.patches import Window, unfold_patches
-from condexp.linalg.rows import DenseRows
-from condexp.linalg.shifted import PatchRows
+from condexp.analysis.linalg.moments import Scale, SecondMoment
+from condexp.analysis.linalg.rows.bias_column import WithOne
+from condexp.analysis.linalg.rows.dense import DenseRows
+from condexp.analysis.linalg.rows.patches import Window, unfold_patches
+from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from tests.reference import conv_patches
 
 WINDOWS = (

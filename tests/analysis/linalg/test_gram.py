@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from condexp.linalg import fisher_gram
-from condexp.linalg.fisher_gram import Batch, Shape, form_gradients, grams, grams_of_gradients
+from condexp.analysis.linalg import gram as fisher_gram
+from condexp.analysis.linalg.gram import Batch, Shape, form_gradients, grams, grams_of_gradients
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

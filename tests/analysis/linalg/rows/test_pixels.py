@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from condexp.linalg.patches import pixel_rows
-from condexp.linalg.pixels import PixelRows
-from condexp.linalg.rows import DenseRows
+from condexp.analysis.linalg.rows.dense import DenseRows
+from condexp.analysis.linalg.rows.patches import pixel_rows
+from condexp.analysis.linalg.rows.pixels import PixelRows
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from condexp.linalg.moments import Scale, SecondMoment
-from condexp.linalg.ones import WithOne
-from condexp.linalg.products import inner_products
-from condexp.linalg.rows import DenseRows, Rows
-from condexp.linalg.spectrum import Spectrum
+from condexp.analysis.linalg.moments import Scale, SecondMoment
+from condexp.analysis.linalg.products import inner_products
+from condexp.analysis.linalg.rows.bias_column import WithOne
+from condexp.analysis.linalg.rows.dense import DenseRows, Rows
+from condexp.analysis.linalg.spectrum import Spectrum
 
 
 def draw(*shape: int) -> Tensor:

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from condexp.linalg.patches import Window
-from condexp.linalg.products import (
+from condexp.analysis.linalg.products import (
     added,
     ahead_products,
     chunk_rows,
@@ -12,7 +11,8 @@ from condexp.linalg.products import (
     cross_products,
     rows_to_reach,
 )
-from condexp.linalg.shifts import Line, Run, plan_shifts
+from condexp.analysis.linalg.rows.patches import Window
+from condexp.analysis.linalg.rows.shift_plan import Line, Run, plan_shifts
 
 _WIDE = 640  # numbers in a row of pixels beyond which a product gains nothing from more
 

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from condexp.linalg.rows import Rows
+from condexp.analysis.linalg.rows.dense import Rows
 
 
 @dataclass(frozen=True, eq=False)

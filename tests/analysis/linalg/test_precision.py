@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from condexp.linalg.moments import Scale, SecondMoment
-from condexp.linalg.precision import exact_products
-from condexp.linalg.spectrum import Spectrum
+from condexp.analysis.linalg.moments import Scale, SecondMoment
+from condexp.analysis.linalg.precision import exact_products
+from condexp.analysis.linalg.spectrum import Spectrum
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.linalg.auto import needs_float64
-from condexp.linalg.spectrum import Spectrum
 
 EPS32 = torch.finfo(torch.float32).eps
 SMALL = 15 * EPS32

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum, select_product
+from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES, Spectrum, Status
 from condexp.errors import InputError
-from condexp.linalg.kronecker import KroneckerSpectrum, select_product
-from condexp.linalg.spectrum import SPECTRUM_MEASURES, Spectrum, Status
 from tests.reference import kappa, kronecker_eigenvalues, kronecker_products, measures
 
 EPS32 = torch.finfo(torch.float32).eps

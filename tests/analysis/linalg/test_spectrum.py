@@ -8,15 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from condexp.analysis.linalg.moments import Scale, SecondMoment
+from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES, Spectrum, Status, kappa_index
 from condexp.errors import InputError
 from condexp.linalg.auto import Precision
-from condexp.linalg.moments import Scale, SecondMoment
-from condexp.linalg.spectrum import (
-    SPECTRUM_MEASURES,
-    Spectrum,
-    Status,
-    kappa_index,
-)
 from tests.reference import eigenvalues, kappa, measures
 
 EPS32 = torch.finfo(torch.float32).eps

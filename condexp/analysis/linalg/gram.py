@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from condexp.linalg.rows import DenseRows
+from condexp.analysis.linalg.rows.dense import DenseRows
 
 Rows = Callable[[slice], Tensor]
 """From a slice of samples to their rows, ``[groups, n, T, d]``: laid out where they are used."""

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from condexp.analysis.linalg.moments import Scale, SecondMoment
+from condexp.analysis.linalg.products import cross_products
+from condexp.analysis.linalg.spectrum import Spectrum, Status
 from condexp.errors import InputError
-from condexp.linalg.moments import Scale, SecondMoment
-from condexp.linalg.products import cross_products
-from condexp.linalg.spectrum import Spectrum, Status
 from tests.reference import mean_second_moment, sum_second_moment
 
 ORACLES = {Scale.MEAN: mean_second_moment, Scale.SUM: sum_second_moment}

@@ -7,11 +7,11 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from condexp.analysis.linalg.precision import coarser, exact_products
+from condexp.analysis.linalg.rows.dense import DenseRows, Rows
+from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.linalg.sums import Sums
 from condexp.errors import InputError
-from condexp.linalg.precision import coarser, exact_products
-from condexp.linalg.rows import DenseRows, Rows
-from condexp.linalg.spectrum import Spectrum
-from condexp.linalg.sums import Sums
 from condexp.linalg.unsolved import Unsolved
 
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from condexp.linalg.precision import coarser
-from condexp.linalg.spectrum import Spectrum, Status, entropy, kappa_index
+from condexp.analysis.linalg.precision import coarser
+from condexp.analysis.linalg.spectrum import Spectrum, Status, entropy, kappa_index
 
 # Each is the state of the product if it is that of a factor, the first that applies.
 _WORST_FIRST = (Status.NONFINITE, Status.UNRELIABLE, Status.ZERO)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from condexp.linalg.rows import Rows
+from condexp.analysis.linalg.rows.dense import Rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,12 @@ from torch.utils import _pytree as tree
 
 from condexp.analysis.calls import Pass
 from condexp.analysis.labels import loss_denominator
+from condexp.analysis.linalg.moments import Scale, SecondMoment
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.analysis.rows import Layer
 from condexp.analysis.snapshot import LayerSnapshot
 from condexp.analysis.tape import Tape
-from condexp.linalg.moments import Scale, SecondMoment
-from condexp.linalg.spectrum import Spectrum
 from tests.cases import normal
 
 

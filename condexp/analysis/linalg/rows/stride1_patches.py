@@ -8,10 +8,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from condexp.linalg.correlation import ShiftedProducts
-from condexp.linalg.patches import Window, pixel_rows, unfold_patches
-from condexp.linalg.products import column_sums, in_range, inner_products, scaled
-from condexp.linalg.rows import DenseRows, as_reference, version_of
+from condexp.analysis.linalg.products import column_sums, in_range, inner_products, scaled
+from condexp.analysis.linalg.rows.dense import DenseRows, as_reference, version_of
+from condexp.analysis.linalg.rows.patches import Window, pixel_rows, unfold_patches
+from condexp.analysis.linalg.rows.shifted_products import ShiftedProducts
 
 _PIXELS_A_POSITION = 2
 

@@ -6,8 +6,14 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from condexp.linalg.precision import summable
-from condexp.linalg.products import column_sums, cross_products, in_range, inner_products, scaled
+from condexp.analysis.linalg.precision import summable
+from condexp.analysis.linalg.products import (
+    column_sums,
+    cross_products,
+    in_range,
+    inner_products,
+    scaled,
+)
 
 
 class Rows(Protocol):

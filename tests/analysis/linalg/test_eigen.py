@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from condexp.linalg.eigen import _Workers, descending_eigenvalues, pin_threads, solve_all
+from condexp.analysis.linalg.eigen import _Workers, descending_eigenvalues, pin_threads, solve_all
 
 SHAPES = [(1, 40, 40)] * 9 + [(1, 40, 40), (4, 17, 17), (4, 17, 17), (1, 17, 17), (1, 600, 600)]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from condexp.linalg.patches import Window, unfold_patches
+from condexp.analysis.linalg.rows.patches import Window, unfold_patches
 from tests.reference import conv_patches
 
 Mode = Literal["zeros", "reflect", "replicate", "circular"]

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from condexp.analysis.linalg.eigen import descending_eigenvalues
+from condexp.analysis.linalg.precision import exact_products
 from condexp.errors import InputError
-from condexp.linalg.eigen import descending_eigenvalues
-from condexp.linalg.precision import exact_products
 
 SPECTRUM_MEASURES = (
     "lambda_max",

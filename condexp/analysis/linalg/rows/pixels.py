@@ -7,9 +7,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from condexp.linalg.patches import pixel_rows
-from condexp.linalg.products import column_sums, in_range, sample_products, scaled
-from condexp.linalg.rows import DenseRows, version_of
+from condexp.analysis.linalg.products import column_sums, in_range, sample_products, scaled
+from condexp.analysis.linalg.rows.dense import DenseRows, version_of
+from condexp.analysis.linalg.rows.patches import pixel_rows
 
 
 @dataclass(frozen=True, eq=False)
