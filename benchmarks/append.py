@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.loop import BATCH, by_hand, random_images
 from benchmarks.timing import Measurement, alternate
 from condexp.analysis.analyze import analyze_batches
-from condexp.analysis.layers import trace_layers
+from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.analysis.snapshot import LayerSnapshot, Snapshot

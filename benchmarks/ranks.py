@@ -20,7 +20,7 @@ from benchmarks.networks import LOSS, NETWORKS, Training
 from benchmarks.timing import Measurement
 from condexp.analysis.linalg.eigen import pin_threads
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.tapes import Tapes
+from condexp.analysis.statistics.network import Tapes
 from condexp.training.crew import SINGLE, Crew
 from condexp.training.distributed import Team
 from condexp.training.measured_step import listening, snapshot_of

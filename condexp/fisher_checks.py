@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from condexp.analysis.memory import check_fits
+from condexp.analysis.costs import LayerCost
+from condexp.analysis.fisher.memory import check_fits
+from condexp.analysis.loss.cotangents import refuse_batch_statistics
 from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
-from condexp.analysis.signals import refuse_batch_statistics
 from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset, Task
 from condexp.errors import InputError
-from condexp.layer_costs import LayerCost
 from condexp.training.loop import Source
 from condexp.training.probe import ProbeMode
 

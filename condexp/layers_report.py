@@ -8,11 +8,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from condexp.analysis.layers import NotAnalysed
-from condexp.analysis.memory import needed_bytes
-from condexp.analysis.moment import WAITING_BYTES
+from condexp.analysis.costs import LayerCost
+from condexp.analysis.fisher.memory import needed_bytes
+from condexp.analysis.layers.select import NotAnalysed
 from condexp.analysis.options import Matrix
-from condexp.layer_costs import LayerCost
+from condexp.analysis.statistics.moment import WAITING_BYTES
 from condexp.store.layout import file_size
 
 if TYPE_CHECKING:

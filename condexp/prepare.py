@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from condexp.analysis.layers import Catalogue
+from condexp.analysis.costs import LayerCost
+from condexp.analysis.layers.select import Catalogue
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.assemble import (
     load_dataset,
@@ -24,7 +25,6 @@ from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.fisher_checks import check_labels, check_memory, num_signals
-from condexp.layer_costs import LayerCost
 from condexp.rank_place import check_processes, given_place
 from condexp.rehearse import Rehearsal, rehearse
 from condexp.store.layout import FileSpec

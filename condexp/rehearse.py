@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.layers import Catalogue, trace_layers
-from condexp.analysis.listener import Listener
+from condexp.analysis.costs import Footprint, footprints
+from condexp.analysis.layers.select import Catalogue, trace_layers
 from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.statistics.hooks import Listener
 from condexp.assemble import build_model
 from condexp.config import Config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
-from condexp.layer_costs import Footprint, footprints
 from condexp.models.synchronised import synchronise
 from condexp.training.rescale import cancels_rescaling
 

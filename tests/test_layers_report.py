@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from condexp.analysis.layers import trace_layers
+from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.options import AnalysisOptions
 from condexp.launch import conf_dir
 from condexp.layers_report import layers_report
@@ -16,8 +16,8 @@ from condexp.prepare import prepare
 from condexp.store.create import create_results
 from condexp.store.layout import FileSpec, file_size
 from condexp.validation import validate
+from tests.analysis.test_costs import MATRICES, model
 from tests.results.stored import text_of
-from tests.test_layer_costs import MATRICES, model
 
 NUM_SAMPLES = 4
 Report = Callable[..., str]

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from condexp.analysis.communicator import ALONE, Ranks
 from condexp.analysis.linalg.spectrum import Status
+from condexp.analysis.measurement import LossFunction, Passes
 from condexp.analysis.options import DEFAULT_MATRICES, KAPPA_P, AnalysisOptions, Matrix
-from condexp.analysis.passes import LossFunction, Passes
-from condexp.analysis.ranks import ALONE, Ranks
 from condexp.analysis.snapshot import Snapshot
 
 
@@ -80,7 +80,7 @@ def analyze(
         memory_limit: Bytes that ``fisher`` may keep and work in; None: no limit. Layers are taken
             in groups that fit.
         denominator: D, what the loss divides its sum over samples by; None: see
-            :func:`condexp.analysis.labels.loss_denominator`.
+            :func:`condexp.analysis.loss.denominator.loss_denominator`.
         learning_rate: For ``effective_lr``: lr / (1 − momentum).
 
     Returns:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from condexp.analysis.listener import Listener
 from condexp.analysis.options import DEFAULT_MATRICES, KAPPA_P, AnalysisOptions, FisherType
+from condexp.analysis.statistics.hooks import Listener
 from condexp.errors import InputError
 
 

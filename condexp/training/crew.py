@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from condexp.analysis.ranks import Alone, Ranks
+from condexp.analysis.communicator import Alone, Ranks
 from condexp.data.dataset import Share
 from condexp.training.execution import Forward
 

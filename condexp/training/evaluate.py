@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.ranks import ALONE, Ranks
+from condexp.analysis.communicator import ALONE, Ranks
 from condexp.data.dataset import Task
 from condexp.data.loaders import Batches
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.labels import loss_denominator
-from condexp.analysis.listener import Listener
+from condexp.analysis.loss.denominator import loss_denominator
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.statistics.hooks import Listener
 from condexp.errors import InputError
 from condexp.training.crew import Crew
 from condexp.training.evaluate import LossFunction

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from condexp.analysis.analyze import analyze_batches
+from condexp.analysis.communicator import ALONE, Ranks
+from condexp.analysis.model_state import left_as_found
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.ranks import ALONE, Ranks
 from condexp.analysis.snapshot import Snapshot
-from condexp.analysis.state import left_as_found
 from condexp.data.dataset import Dataset
 from condexp.data.loaders import Batches
 from condexp.errors import InputError

@@ -11,10 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 import condexp
 from condexp.analysis.linalg.spectrum import Spectrum, Status
-from condexp.analysis.listener import Listener
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.recorder import Recorder
 from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.statistics.hooks import Listener
 from condexp.errors import InputError
 from tests import cases, reference
 from tests.analysis import oracles

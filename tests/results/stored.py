@@ -11,7 +11,7 @@ import torch
 import yaml
 from rich.console import Console, RenderableType
 
-from condexp.analysis.layers import LayerInfo, NotAnalysed
+from condexp.analysis.layers.select import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.linalg.spectrum import Status as SpectrumStatus

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from condexp.analysis.layers import LayerInfo
+from condexp.analysis.layers.select import LayerInfo
 from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES, Status
 from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import LAYER_MEASURES

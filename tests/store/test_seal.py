@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from condexp.analysis.layers import LayerInfo
+from condexp.analysis.layers.select import LayerInfo
 from condexp.analysis.options import Matrix
 from condexp.errors import InputError
 from condexp.store import seal as seal_module

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as tree
 
-from condexp.analysis.calls import Pass
-from condexp.analysis.labels import loss_denominator
+from condexp.analysis.layers.calls import Pass
+from condexp.analysis.layers.rows import Layer
 from condexp.analysis.linalg.moments import Scale, SecondMoment
 from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.loss.denominator import loss_denominator
 from condexp.analysis.options import AnalysisOptions, Matrix
-from condexp.analysis.rows import Layer
 from condexp.analysis.snapshot import LayerSnapshot
-from condexp.analysis.tape import Tape
+from condexp.analysis.statistics.layer import Tape
 from tests.cases import normal
 
 

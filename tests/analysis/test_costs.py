@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis import rows as analysis_rows
-from condexp.analysis.calls import Call
-from condexp.analysis.fisher import FisherBlock
-from condexp.analysis.layers import trace_layers
+from condexp.analysis.costs import LayerCost, footprints
+from condexp.analysis.fisher.block import FisherBlock
+from condexp.analysis.layers import rows as analysis_rows
+from condexp.analysis.layers.calls import Call
+from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.linalg.rows.dense import DenseRows
 from condexp.analysis.linalg.rows.pixels import PixelRows
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.listener import Listener
 from condexp.analysis.options import AnalysisOptions, Matrix
-from condexp.layer_costs import LayerCost, footprints
+from condexp.analysis.statistics.hooks import Listener
 
 MATRICES: dict[str, tuple[Matrix, ...]] = {
     "all": tuple(Matrix),
@@ -162,7 +162,7 @@ def test_rows_that_are_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
             copies[name] = max(copies.get(name, 0), num_bytes)
             return rows
 
-        monkeypatch.setattr(f"condexp.analysis.tape.{function}", listening)
+        monkeypatch.setattr(f"condexp.analysis.statistics.layer.{function}", listening)
 
     listen("moment_rows")
     listen("gradient_rows")

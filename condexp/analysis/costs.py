@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from condexp.analysis.fisher import FisherBlock
-from condexp.analysis.layers import Catalogue, LayerInfo
+from condexp.analysis.fisher.block import FisherBlock
+from condexp.analysis.fisher.network import NetworkFisher
+from condexp.analysis.layers.rows import Layer, moment_rows
+from condexp.analysis.layers.select import Catalogue, LayerInfo
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
-from condexp.analysis.network_fisher import NetworkFisher
 from condexp.analysis.options import AnalysisOptions, Matrix
-from condexp.analysis.rows import Layer, moment_rows
 
 DOUBLE, SINGLE = 8, 4  # bytes of a number
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import condexp
-from condexp.analysis.labels import loss_denominator, subtracted_square
+from condexp.analysis.loss.denominator import loss_denominator, subtracted_square
 from condexp.errors import InputError
 from tests import cases
 from tests.analysis import oracles

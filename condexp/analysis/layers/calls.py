@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from condexp.analysis.layers.rows import Layer, grad_output_rows, input_rows, window_of
 from condexp.analysis.linalg.gram import Rows
 from condexp.analysis.linalg.precision import summable
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.rows import Layer, grad_output_rows, input_rows, window_of
 from condexp.errors import InputError
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from condexp.analysis.labels import remaining_square, subtracted_square
 from condexp.analysis.linalg.precision import summable
+from condexp.analysis.loss.denominator import remaining_square, subtracted_square
 
 
 class RootNoise:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from condexp.analysis.fisher import FisherBlock
+from condexp.analysis.fisher.block import FisherBlock
 from condexp.errors import InputError
 
 _GRAMS = 3  # the network's, a layer's, and that of a product on its way

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from condexp.analysis.calls import Call, joined_grads, joined_inputs
+from condexp.analysis.fisher.network import NetworkFisher
+from condexp.analysis.layers.calls import Call, joined_grads, joined_inputs
+from condexp.analysis.layers.rows import Layer, appends_one, num_groups
 from condexp.analysis.linalg.gram import (
     WORKING_NUMBERS,
     Batch,
@@ -16,9 +18,7 @@ from condexp.analysis.linalg.gram import (
 )
 from condexp.analysis.linalg.precision import coarser, exact_products
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.network_fisher import NetworkFisher
 from condexp.analysis.options import AnalysisOptions, ConvInput
-from condexp.analysis.rows import Layer, appends_one, num_groups
 from condexp.errors import InputError
 from condexp.linalg.auto import Precision
 
@@ -174,7 +174,7 @@ class FisherBlock:
         """Return the spectrum, min(rows, d) eigenvalues; None where no gradient arrived.
 
         Args:
-            excess: See :meth:`condexp.analysis.root.RootNoise.excess`; it raises the noise floor by
+            excess: See :meth:`condexp.analysis.loss.rounding.RootNoise.excess`; it raises the noise floor by
                 4·excess·λ_1.
         """
         if self._spectrum is None:

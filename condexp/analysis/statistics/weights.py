@@ -7,12 +7,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from condexp.analysis.layers.rows import Layer, num_groups, weight_blocks
 from condexp.analysis.linalg.precision import summable
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.measures import domination, effective_lr, frobenius_norm
 from condexp.analysis.options import SINGULAR_VALUES, AnalysisOptions, Matrix
-from condexp.analysis.rows import Layer, num_groups, weight_blocks
 from condexp.analysis.snapshot import WeightMeasures
+from condexp.analysis.statistics.measures import domination, effective_lr, frobenius_norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ class WeightTape:
 
         Args:
             learning_rate: The optimizer's step length, or None.
-            excess: See :meth:`condexp.analysis.root.RootNoise.excess`.
+            excess: See :meth:`condexp.analysis.loss.rounding.RootNoise.excess`.
             power: Σ‖a‖²·Σ‖g‖² of the layer's rows per sample; 0 where not known.
 
         Returns:
@@ -178,7 +178,7 @@ class _Values:
         gradient: The same shape; None where none arrived.
         groups: Blocks of the layer.
         dtype: Precision the gradient was computed in.
-        excess: See :meth:`condexp.analysis.root.RootNoise.excess`.
+        excess: See :meth:`condexp.analysis.loss.rounding.RootNoise.excess`.
         noise: What its spectrum's floor rises by.
     """
 

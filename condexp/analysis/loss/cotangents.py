@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from condexp.analysis.labels import as_module
+from condexp.analysis.loss.denominator import as_module
 from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
 from condexp.errors import InputError
 

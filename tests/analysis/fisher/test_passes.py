@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 import condexp
 from condexp.analysis.analyze import analyze_batches
-from condexp.analysis.listener import Listener
 from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
 from condexp.analysis.recorder import Recorder
 from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.statistics.hooks import Listener
 from condexp.errors import InputError
 from condexp.linalg.auto import Precision
 from tests import cases

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import condexp
+from condexp.analysis.loss.cotangents import Labels, Signals
 from condexp.analysis.options import AnalysisOptions, FisherType
-from condexp.analysis.signals import Labels, Signals
 from condexp.errors import InputError
 from condexp.models.norm import BatchCenter, BatchScale
 from tests import cases

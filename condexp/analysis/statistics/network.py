@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from functools import partial
 
-from condexp.analysis.fisher import FisherBlock
-from condexp.analysis.moment import Waiting
-from condexp.analysis.network_fisher import NetworkFisher
+from condexp.analysis.communicator import ALONE, Ranks
+from condexp.analysis.fisher.block import FisherBlock
+from condexp.analysis.fisher.network import NetworkFisher
+from condexp.analysis.layers.rows import Layer
+from condexp.analysis.loss.rounding import RootNoise
 from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
-from condexp.analysis.ranks import ALONE, Ranks
-from condexp.analysis.root import RootNoise
-from condexp.analysis.rows import Layer
 from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
-from condexp.analysis.tape import Tape
+from condexp.analysis.statistics.layer import Tape
+from condexp.analysis.statistics.moment import Waiting
 from condexp.errors import InputError
 
 
@@ -23,7 +23,7 @@ class Tapes:
         options: What to measure.
         learning_rate: For ``effective_lr``: lr / (1 − momentum).
         root_noise: The loss's rounding; None where it does not count.
-        streaming: See :class:`condexp.analysis.listener.Listener`, also for the next two.
+        streaming: See :class:`condexp.analysis.statistics.hooks.Listener`, also for the next two.
         single: One pass will follow.
         keeps_weights: For a ``domination`` that is read later.
     """

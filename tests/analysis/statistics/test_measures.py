@@ -9,14 +9,14 @@ from torch import nn
 import condexp
 from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.measures import (
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.statistics.measures import (
     Units,
     domination,
     effective_lr,
     frobenius_norm,
     mean_fraction,
 )
-from condexp.analysis.options import AnalysisOptions
 from tests import cases
 
 CROSS_ENTROPY = nn.CrossEntropyLoss()

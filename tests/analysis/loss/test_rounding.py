@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 import condexp
 from condexp.analysis.analyze import analyze_batches
-from condexp.analysis.labels import remaining_square, subtracted_square
-from condexp.analysis.listener import Listener
+from condexp.analysis.loss.denominator import remaining_square, subtracted_square
+from condexp.analysis.loss.rounding import RootNoise
 from condexp.analysis.options import AnalysisOptions, Matrix
-from condexp.analysis.root import RootNoise
 from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.statistics.hooks import Listener
 from condexp.training.loop import Plan, RunState, Source, train
 from tests import cases
 from tests.training.runs import Log

@@ -13,15 +13,15 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from condexp.analysis.calls import Pass
-from condexp.analysis.layers import select_modules
+from condexp.analysis.communicator import ALONE, Ranks
+from condexp.analysis.layers.calls import Pass
+from condexp.analysis.layers.rows import Layer, count_samples
+from condexp.analysis.layers.select import select_modules
+from condexp.analysis.loss.rounding import RootNoise
 from condexp.analysis.options import AnalysisOptions, FisherType
-from condexp.analysis.ranks import ALONE, Ranks
-from condexp.analysis.root import RootNoise
-from condexp.analysis.rows import Layer, count_samples
 from condexp.analysis.snapshot import Snapshot
-from condexp.analysis.tape import Tape
-from condexp.analysis.tapes import Tapes
+from condexp.analysis.statistics.layer import Tape
+from condexp.analysis.statistics.network import Tapes
 from condexp.errors import InputError
 
 

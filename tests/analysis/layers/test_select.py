@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import condexp
-from condexp.analysis.layers import LayerInfo, select_modules, trace_layers
+from condexp.analysis.layers.select import LayerInfo, select_modules, trace_layers
 from condexp.analysis.options import AnalysisOptions, Matrix
 from condexp.errors import InputError
 from tests import cases

@@ -8,16 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condexp.analysis.calls import Pass
-from condexp.analysis.fisher import FisherBlock
-from condexp.analysis.layers import describe
-from condexp.analysis.linalg.kronecker import KroneckerSpectrum
-from condexp.analysis.linalg.moments import Scale
-from condexp.analysis.linalg.precision import summable
-from condexp.analysis.measures import Means, Units, mean_fraction
-from condexp.analysis.moment import Moment, Waiting
-from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
-from condexp.analysis.rows import (
+from condexp.analysis.fisher.block import FisherBlock
+from condexp.analysis.layers.calls import Pass
+from condexp.analysis.layers.rows import (
     Layer,
     appends_one,
     check_rows,
@@ -25,8 +18,15 @@ from condexp.analysis.rows import (
     moment_rows,
     unit_extremes,
 )
+from condexp.analysis.layers.select import describe
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum
+from condexp.analysis.linalg.moments import Scale
+from condexp.analysis.linalg.precision import summable
+from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
 from condexp.analysis.snapshot import LayerSnapshot, PlainMeasures
-from condexp.analysis.weights import WeightTape
+from condexp.analysis.statistics.measures import Means, Units, mean_fraction
+from condexp.analysis.statistics.moment import Moment, Waiting
+from condexp.analysis.statistics.weights import WeightTape
 from condexp.errors import InputError
 
 
@@ -212,7 +212,7 @@ class Tape:
         Args:
             plain: Those of :meth:`plain`.
             learning_rate: The optimizer's step length, or None.
-            excess: See :meth:`condexp.analysis.root.RootNoise.excess`.
+            excess: See :meth:`condexp.analysis.loss.rounding.RootNoise.excess`.
 
         Returns:
             The record.

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.labels import loss_denominator
-from condexp.analysis.listener import Listener
-from condexp.analysis.memory import Memory
+from condexp.analysis.communicator import ALONE, Ranks
+from condexp.analysis.fisher.memory import Memory
+from condexp.analysis.loss.cotangents import Labels, Signals, refuse_batch_statistics
+from condexp.analysis.loss.denominator import loss_denominator
+from condexp.analysis.model_state import left_as_found
 from condexp.analysis.options import SIGNAL_MATRICES, AnalysisOptions, FisherType
-from condexp.analysis.ranks import ALONE, Ranks
-from condexp.analysis.signals import Labels, Signals, refuse_batch_statistics
 from condexp.analysis.snapshot import Snapshot
-from condexp.analysis.state import left_as_found
+from condexp.analysis.statistics.hooks import Listener
 from condexp.errors import InputError
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -39,7 +39,7 @@ class Passes:
         batches: Pairs of inputs ``[N_b, ...]`` and targets.
         options: What to measure.
         learning_rate: For ``effective_lr``.
-        denominator: D; None: see :func:`condexp.analysis.labels.loss_denominator`.
+        denominator: D; None: see :func:`condexp.analysis.loss.denominator.loss_denominator`.
         ranks: The processes that take turns at the batches, which all of them have.
     """
 

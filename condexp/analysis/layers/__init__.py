@@ -1,0 +1,1 @@
+"""Which modules are measured, and how their inputs and gradients become rows [groups, rows, features]."""
