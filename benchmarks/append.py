@@ -19,9 +19,9 @@ from condexp.analysis.snapshot import LayerSnapshot, Snapshot
 from condexp.data.dataset import Dataset
 from condexp.data.loaders import Batches
 from condexp.models.resnet import build_resnet
-from condexp.store.create import create_results
-from condexp.store.layout import FileSpec
-from condexp.store.writer import Durability, ResultsWriter
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.writer import Durability, ResultsWriter
+from condexp.store.schema.layout import FileSpec
 from condexp.training.events import SnapshotRecord
 
 TARGET = 0.01

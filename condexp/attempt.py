@@ -18,22 +18,22 @@ from condexp.processes import Processes
 from condexp.results.figures.overview import overview
 from condexp.status_keeper import StatusKeeper
 from condexp.stopping import Stopped, StopRequests
-from condexp.store.checkpoints import (
+from condexp.store.disk import as_results_error, locked, read_json, write_json, write_text
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.seal import is_sealed, seal_results
+from condexp.store.hdf5.writer import ResultsWriter
+from condexp.store.reader import open_run
+from condexp.store.resume import check_resumable, read_evaluations
+from condexp.store.run_folder.checkpoints import (
     Checkpointer,
     Origin,
     Rhythm,
     find_checkpoint,
     remove_checkpoints,
 )
-from condexp.store.create import create_results
-from condexp.store.disk import as_results_error, locked, read_json, write_json, write_text
-from condexp.store.layout import FILE_NAME
-from condexp.store.provenance import provenance
-from condexp.store.reader import open_run
-from condexp.store.resume import check_resumable, read_evaluations
-from condexp.store.runs import CONFIG_NAME, State
-from condexp.store.seal import is_sealed, seal_results
-from condexp.store.writer import ResultsWriter
+from condexp.store.run_folder.provenance import provenance
+from condexp.store.run_folder.status import CONFIG_NAME, State
+from condexp.store.schema.layout import FILE_NAME
 from condexp.training.checkpoint import Checkpoint
 from condexp.training.events import Sink
 from condexp.training.loop import RunState

@@ -53,7 +53,7 @@ def _run(job: Mapping[str, Any]) -> "JobResult":
     from condexp.follow import Follower
     from condexp.job_result import JobResult
     from condexp.stopping import Stopped
-    from condexp.store.runs import State, run_folder
+    from condexp.store.run_folder.status import State, run_folder
     from condexp.validation import validate
 
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,7 +14,7 @@ from rich.segment import ControlType
 from rich.text import Text
 
 from condexp.job_result import JobResult
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 
 if TYPE_CHECKING:
     from condexp.prepare import Prepared

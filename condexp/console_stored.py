@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from condexp.console import make_console
 from condexp.errors import InputError, choose
 from condexp.results.status_table import read_statuses, status_table
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 
 
 def show_status(folders: Sequence[Path]) -> int:
@@ -167,8 +167,8 @@ def validate_file(path: Path) -> int:
     Raises:
         InputError: If there is no such file.
     """
-    from condexp.store.layout import FILE_NAME
-    from condexp.store.validate import validate_results
+    from condexp.store.hdf5.validate import validate_results
+    from condexp.store.schema.layout import FILE_NAME
 
     path = path / FILE_NAME if path.is_dir() else path
     if not path.is_file():
@@ -190,7 +190,7 @@ def export_run(path: Path, output: Path | None, *, spectra: bool) -> int:
     Returns:
         0.
     """
-    from condexp.results.export import save_csv, write_csv
+    from condexp.store.export import save_csv, write_csv
     from condexp.store.reader import open_run
 
     run = open_run(path)

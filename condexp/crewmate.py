@@ -12,7 +12,7 @@ from condexp.parts import assemble
 from condexp.prepare import Prepared, prepare
 from condexp.processes import Enrolment, Orders, Processes
 from condexp.stopping import StopRequests, stop_requests
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 from condexp.training.crew import Wish
 from condexp.training.distributed import Team
 from condexp.training.loop import RunState

@@ -17,9 +17,9 @@ from condexp.processes import Processes
 from condexp.status_keeper import StatusKeeper
 from condexp.stopping import Stopped, stop_requests
 from condexp.store.disk import ResultsError, as_results_error, locked
-from condexp.store.layout import FILE_NAME
 from condexp.store.reader import open_run
-from condexp.store.runs import STATUS_NAME, State, Status, read_status
+from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
+from condexp.store.schema.layout import FILE_NAME
 from condexp.training.events import Sink
 
 logger = logging.getLogger("condexp")

@@ -20,7 +20,7 @@ from condexp.job_process import Order
 from condexp.job_result import JobResult
 from condexp.jobs import Board, GridTask
 from condexp.stopping import SIGNALS, Stopped, StopRequests, stop_requests
-from condexp.store.runs import State, read_status
+from condexp.store.run_folder.status import State, read_status
 
 Launch = Callable[[GridTask, Sequence[Sequence[str]]], Sequence[JobReturn]]
 """Has Hydra's launcher run jobs, given by their overrides; what it brings back may be short of the

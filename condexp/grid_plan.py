@@ -15,9 +15,16 @@ from condexp.experiment import stored_result
 from condexp.job_result import JobResult
 from condexp.launch import chosen_presets
 from condexp.prepare import prepare
-from condexp.store.layout import file_size
-from condexp.store.liveness import Life, life_of, process_of
-from condexp.store.runs import STATUS_NAME, State, Status, identity_yaml, read_status, run_folder
+from condexp.store.run_folder.liveness import Life, life_of, process_of
+from condexp.store.run_folder.status import (
+    STATUS_NAME,
+    State,
+    Status,
+    identity_yaml,
+    read_status,
+    run_folder,
+)
+from condexp.store.schema.layout import file_size
 from condexp.validation import validate
 
 SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}  # values an optimizer keeps of each weight

@@ -21,8 +21,8 @@ from condexp.console import say
 from condexp.errors import InputError
 from condexp.job_result import JobResult
 from condexp.stopping import SIGNALS
-from condexp.store.liveness import UNFINISHED
-from condexp.store.runs import State, read_status, write_status
+from condexp.store.run_folder.liveness import UNFINISHED
+from condexp.store.run_folder.status import State, read_status, write_status
 
 # The same code in the new process as in this one, however this one found it.
 START = (

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condexp.stopping import TEMPORARY_FAILURE
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from condexp.job_process import Order, run_in_process
 from condexp.job_result import JobResult
 from condexp.launch import chosen_presets
 from condexp.stopping import SIGNALS
-from condexp.store.liveness import Life, life_of, lock_held, process_of
-from condexp.store.runs import State, read_status
+from condexp.store.run_folder.liveness import Life, life_of, lock_held, process_of
+from condexp.store.run_folder.status import State, read_status
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from condexp.analysis.fisher.memory import needed_bytes
 from condexp.analysis.layers.select import NotAnalysed
 from condexp.analysis.options import Matrix
 from condexp.analysis.statistics.moment import WAITING_BYTES
-from condexp.store.layout import file_size
+from condexp.store.schema.layout import file_size
 
 if TYPE_CHECKING:
     from condexp.prepare import Prepared

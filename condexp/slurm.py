@@ -19,7 +19,7 @@ from condexp.jobs import Board, GridTask
 from condexp.slurm_options import SlurmOptions
 from condexp.slurm_queue import OVER, read_queue
 from condexp.slurm_watch import Watch
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 
 
 def run_on_slurm(

@@ -19,7 +19,7 @@ from condexp.errors import InputError
 from condexp.job_process import Order, run_in_process
 from condexp.job_result import JobResult
 from condexp.jobs import GridTask, environment, num_cores
-from condexp.store.runs import State, read_status
+from condexp.store.run_folder.status import State, read_status
 
 # Slurm sends both where a job is preempted, SIGUSR2 before a time limit, SIGTERM for scancel.
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)

@@ -14,8 +14,8 @@ from condexp.job_process import LAST_WORDS, Order
 from condexp.job_result import JobResult
 from condexp.jobs import Board
 from condexp.slurm_queue import OVER, read_queue
-from condexp.store.liveness import UNFINISHED, lock_held
-from condexp.store.runs import State, read_status, write_status
+from condexp.store.run_folder.liveness import UNFINISHED, lock_held
+from condexp.store.run_folder.status import State, read_status, write_status
 
 LOOK_SECONDS = 1.0  # between looks for results
 ASK_SECONDS = (2.0, 30.0)  # between questions to Slurm: at first, and in the long run

@@ -13,8 +13,8 @@ from numpy import fmin
 
 from condexp.analysis.linalg.spectrum import Status
 from condexp.analysis.options import Matrix
-from condexp.store.runs import State, write_status
-from condexp.store.runs import Status as RunStatus
+from condexp.store.run_folder.status import State, write_status
+from condexp.store.run_folder.status import Status as RunStatus
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 from condexp.training.loop import Plan
 

@@ -280,7 +280,7 @@ def test_nothing_that_stops_a_run_leaves_it_running(
     def fall(*_: object, **__: object) -> None:
         raise stop
 
-    monkeypatch.setattr("condexp.store.checkpoints.save_checkpoint", fall)
+    monkeypatch.setattr("condexp.store.run_folder.checkpoints.save_checkpoint", fall)
     ended, out, err = condexp(*TINY)
     assert ended == 1
     assert [state(folder) for folder in runs(tmp_path)] == ["failed"]

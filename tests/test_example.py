@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from condexp.experiment import run_experiment
 from condexp.launch import conf_dir
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 from condexp.validation import validate
 from tests.observer import Silent
 

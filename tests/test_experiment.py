@@ -13,8 +13,8 @@ import condexp
 from condexp.experiment import run_experiment
 from condexp.launch import conf_dir
 from condexp.prepare import prepare
-from condexp.store.runs import State, identity_hash, read_status
-from condexp.store.validate import validate_results
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.run_folder.status import State, identity_hash, read_status
 from condexp.validation import validate
 from tests.observer import Silent
 

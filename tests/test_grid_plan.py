@@ -23,9 +23,9 @@ from condexp.launch import conf_dir
 from condexp.prepare import Prepared
 from condexp.prepare import prepare as prepare_really
 from condexp.store.disk import locked
-from condexp.store.layout import FILE_NAME
-from condexp.store.liveness import Life
-from condexp.store.runs import State, Status, write_status
+from condexp.store.run_folder.liveness import Life
+from condexp.store.run_folder.status import State, Status, write_status
+from condexp.store.schema.layout import FILE_NAME
 from condexp.validation import validate
 from tests.results.stored import text_of
 

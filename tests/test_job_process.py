@@ -14,7 +14,7 @@ import pytest
 from condexp import job_process
 from condexp.job_process import Order, run_in_process
 from condexp.job_result import JobResult
-from condexp.store.runs import State, Status, read_status, write_status
+from condexp.store.run_folder.status import State, Status, read_status, write_status
 
 # What stands in for condexp.child: it reads its job and has a way to give a result.
 PRELUDE = """
@@ -81,7 +81,7 @@ def test_standard_error_is_passed_on_at_once(run: Run, capsys: pytest.CaptureFix
 
 def test_the_status_of_a_dead_job_is_set_right(run: Run, tmp_path: Path) -> None:
     write = (
-        "from condexp.store.runs import State, Status, write_status\n"
+        "from condexp.store.run_folder.status import State, Status, write_status\n"
         "from pathlib import Path\n"
         "write_status(Path(job['folder']), Status(State({state!r}), step=7, pid=os.getpid()))\n"
         "os._exit(3)"

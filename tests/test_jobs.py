@@ -18,7 +18,7 @@ from condexp import job_process, jobs
 from condexp.job_process import Order
 from condexp.jobs import Board, GridTask
 from condexp.launch import conf_dir
-from condexp.store.runs import State, Status, write_status
+from condexp.store.run_folder.status import State, Status, write_status
 
 # Stands in for condexp.child: its result is what it was given.
 ECHO = """

@@ -13,7 +13,7 @@ from condexp.experiment import run_experiment
 from condexp.launch import conf_dir
 from condexp.prepare import Prepared, prepare
 from condexp.store.reader import open_run
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 from condexp.validation import validate
 from tests.observer import Silent
 

@@ -20,8 +20,8 @@ from condexp.errors import InputError
 from condexp.experiment import run_experiment
 from condexp.launch import chosen_presets, conf_dir, with_own_profile
 from condexp.prepare import prepare
-from condexp.store.runs import State, run_folder
-from condexp.store.validate import validate_results
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.run_folder.status import State, run_folder
 from condexp.validation import validate
 from tests.data.archives import (
     publish_idx,

@@ -22,7 +22,7 @@ from condexp.launch import conf_dir
 from condexp.prepare import prepare
 from condexp.rank_place import first_host, given_place, refuse_several_grids
 from condexp.stopping import Stopped
-from condexp.store.runs import State, read_status, run_folder
+from condexp.store.run_folder.status import State, read_status, run_folder
 from condexp.training.distributed import Team, _packed
 from condexp.training.events import StepRecord
 from condexp.validation import validate

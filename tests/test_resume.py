@@ -21,11 +21,11 @@ from condexp.job_result import JobResult
 from condexp.launch import conf_dir
 from condexp.stopping import Stopped
 from condexp.store.reader import open_run
-from condexp.store.runs import State, read_status
+from condexp.store.run_folder.status import State, read_status
 from condexp.training.events import StepRecord
 from condexp.validation import validate
 from tests.observer import Silent
-from tests.store.processes import without_privileges
+from tests.store.hdf5.processes import without_privileges
 
 TINY = [
     "trainer.steps=9",  # an epoch is four

@@ -20,7 +20,7 @@ from condexp.jobs import Board, GridTask
 from condexp.slurm import run_on_slurm
 from condexp.slurm_options import SlurmOptions, slurm_options
 from condexp.slurm_queue import read_queue
-from condexp.store.runs import State, Status, read_status, write_status
+from condexp.store.run_folder.status import State, Status, read_status, write_status
 
 FOLDER = {"submitit_folder": "x"}
 

@@ -20,7 +20,7 @@ from condexp.job_result import JobResult
 from condexp.jobs import Board, GridTask
 from condexp.slurm_job import SlurmTask
 from condexp.store.disk import locked
-from condexp.store.runs import State, Status, write_status
+from condexp.store.run_folder.status import State, Status, write_status
 
 # Stands in for condexp.child: Slurm's signals reach it and the process that waits for it.
 CHILD = """

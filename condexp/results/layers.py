@@ -15,8 +15,8 @@ from condexp.analysis.snapshot import LAYER_MEASURES
 from condexp.errors import InputError, suggestion
 from condexp.results.marks import Mark, kappa_mark, measure_mark, p_limit
 from condexp.results.setting import lookup
-from condexp.store.matrices import NETWORK
 from condexp.store.reader import Run
+from condexp.store.schema.matrices import NETWORK
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from condexp.results.captions import describe_data
 from condexp.results.setting import flatten, lookup
 from condexp.results.status_table import read_statuses
 from condexp.store.disk import read_json
-from condexp.store.layout import FILE_NAME
 from condexp.store.reader import Run
+from condexp.store.schema.layout import FILE_NAME
 
 PROVENANCE_NAME = "provenance.json"
 PACKAGES = ("condexp", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "hydra-core")

@@ -17,7 +17,7 @@ from condexp.results.origins import commands, describe_machines, describe_runs
 from condexp.results.select import select, with_snapshots
 from condexp.results.tables import make_table
 from condexp.store.disk import write_text
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 
 REPORT_NAME = "REPORT.md"
 PAIRED = "model.last_bn"

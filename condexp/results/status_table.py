@@ -12,8 +12,8 @@ from rich.text import Text
 
 from condexp.errors import InputError
 from condexp.results.marks import format_number
-from condexp.store.liveness import Life, life_of, process_of
-from condexp.store.runs import State, Status, find_runs, read_status
+from condexp.store.run_folder.liveness import Life, life_of, process_of
+from condexp.store.run_folder.status import State, Status, find_runs, read_status
 
 STATE_STYLES = {
     State.PENDING: "dim",

@@ -14,11 +14,11 @@ import yaml
 from condexp.analysis.options import Matrix
 from condexp.errors import InputError, choose, suggestion
 from condexp.store.disk import read_json
-from condexp.store.fields import EVAL_NAMES, TRAIN_NAMES, WITHOUT_SPECTRA, Axis
-from condexp.store.hdf5 import open_file, read_extent
-from condexp.store.layout import COUNTERS, FILE_NAME, STEPS
-from condexp.store.matrices import NETWORK, spectra_group
-from condexp.store.runs import CONFIG_NAME, STATUS_NAME
+from condexp.store.hdf5.open import open_file, read_extent
+from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME
+from condexp.store.schema.fields import EVAL_NAMES, TRAIN_NAMES, WITHOUT_SPECTRA, Axis
+from condexp.store.schema.layout import COUNTERS, FILE_NAME, STEPS
+from condexp.store.schema.matrices import NETWORK, spectra_group
 
 # libyaml, ten times faster over a thousand runs, where PyYAML was built with it.
 SAFE_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -4,12 +4,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from condexp.errors import InputError
-from condexp.store.checkpoints import Origin
-from condexp.store.fields import Axis
-from condexp.store.hdf5 import open_file, read_extent
-from condexp.store.layout import COUNTERS, FILE_NAME, SEALED, FileSpec, datasets
-from condexp.store.places import by_axis
-from condexp.store.validate import validate_results
+from condexp.store.hdf5.offsets import by_axis
+from condexp.store.hdf5.open import open_file, read_extent
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.run_folder.checkpoints import Origin
+from condexp.store.schema.fields import Axis
+from condexp.store.schema.layout import COUNTERS, FILE_NAME, SEALED, FileSpec, datasets
 from condexp.training.checkpoint import Checkpoint
 from condexp.training.events import EvalRecord
 from condexp.training.loop import RunState

@@ -17,10 +17,10 @@ from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.linalg.spectrum import Status as SpectrumStatus
 from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
-from condexp.store.create import create_results
-from condexp.store.layout import FileSpec
-from condexp.store.runs import State, Status, identity_yaml, write_status
-from condexp.store.writer import ResultsWriter
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.writer import ResultsWriter
+from condexp.store.run_folder.status import State, Status, identity_yaml, write_status
+from condexp.store.schema.layout import FileSpec
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 NUM_SAMPLES = 4

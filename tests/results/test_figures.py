@@ -16,7 +16,7 @@ from condexp.results.figures.overview import overview
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import new_figure, style
 from condexp.store.reader import Run, open_run
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 from tests.results.stored import LAYERS, write_run
 
 

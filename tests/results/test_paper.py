@@ -12,7 +12,7 @@ from condexp.errors import InputError
 from condexp.results.claims import CLAIMS
 from condexp.results.paper import EXPERIMENTS, write_report
 from condexp.store.reader import open_run
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 from tests.results.stored import write_early_failure, write_run
 
 ORIGIN: dict[str, Any] = {

@@ -4,13 +4,13 @@ import pytest
 
 from condexp.analysis.options import Matrix
 from condexp.errors import InputError
-from condexp.results.last_rows import read_last_rows
 from condexp.results.layers import LayerMeasures
 from condexp.results.marks import Mark
 from condexp.results.report import layer_table, summary
 from condexp.results.setting import headline
+from condexp.store.last_rows import read_last_rows
 from condexp.store.reader import Run, open_run
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 from tests.results.stored import make_config, text_of, write_run
 
 

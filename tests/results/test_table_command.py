@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from condexp.cli import main
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 from tests.results.stored import make_config, write_run
 
 GRID = ["--rows", "model.depth", "--cols", "model.last_bn"]

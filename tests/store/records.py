@@ -12,9 +12,9 @@ from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum, Status
 from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import LAYER_MEASURES, BnMode, LayerSnapshot, Snapshot
-from condexp.store.create import create_results
-from condexp.store.layout import FileSpec
-from condexp.store.writer import ResultsWriter
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.writer import ResultsWriter
+from condexp.store.schema.layout import FileSpec
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 LAYERS = (

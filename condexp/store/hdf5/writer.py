@@ -11,11 +11,11 @@ from typing import Self
 import numpy as np
 
 from condexp.errors import choose
-from condexp.store.columns import checksum, plain_rows, snapshot_row
 from condexp.store.disk import as_results_error, locked, write_at
-from condexp.store.fields import Axis
-from condexp.store.layout import COUNTERS, CRC
-from condexp.store.places import blank, by_axis, read_places
+from condexp.store.hdf5.encoding import checksum, plain_rows, snapshot_row
+from condexp.store.hdf5.offsets import blank, by_axis, read_places
+from condexp.store.schema.fields import Axis
+from condexp.store.schema.layout import COUNTERS, CRC
 from condexp.training.events import EvalRecord, RowCounts, SnapshotRecord, StepRecord
 
 FLUSH_SECONDS = 1.0
@@ -35,7 +35,7 @@ class ResultsWriter:
     repeated once there is space again: nothing it was given is lost.
 
     Args:
-        path: The file made by :func:`condexp.store.create.create_results`.
+        path: The file made by :func:`condexp.store.hdf5.create.create_results`.
         durability: ``power`` waits for the disk at every commit; ``kill`` does not.
 
     Raises:

@@ -16,15 +16,15 @@ import xarray as xr
 from condexp.analysis.layers.select import LayerInfo
 from condexp.analysis.options import Matrix
 from condexp.errors import InputError
-from condexp.store import seal as seal_module
-from condexp.store.create import create_results
 from condexp.store.disk import ResultsError
-from condexp.store.layout import FileSpec
+from condexp.store.hdf5 import seal as seal_module
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.seal import MAX_CHUNK, MIN_CHUNK, chunk_shape, is_sealed, seal_results
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.reader import open_run
-from condexp.store.seal import MAX_CHUNK, MIN_CHUNK, chunk_shape, is_sealed, seal_results
-from condexp.store.validate import validate_results
-from condexp.store.writer import ResultsWriter
-from tests.store.processes import exit_code, forked
+from condexp.store.schema.layout import FileSpec
+from tests.store.hdf5.processes import exit_code, forked
 from tests.store.records import LAYERS, counters, make_spec, write_run
 
 Arrays = dict[str, Any]

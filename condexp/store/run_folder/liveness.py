@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from condexp.store.runs import State, Status
+from condexp.store.run_folder.status import State, Status
 
 LOCK_NAME = "results.h5.lock"
 # A live run writes its status every few seconds, but a step or an evaluation may take long.

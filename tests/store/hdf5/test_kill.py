@@ -15,16 +15,16 @@ import pytest
 import xarray as xr
 
 from condexp.analysis.options import Matrix
-from condexp.store import writer as writer_module
-from condexp.store.columns import snapshot_row
-from condexp.store.create import create_results
-from condexp.store.fields import Axis, DatasetSpec, Extent
-from condexp.store.layout import FileSpec, columns
+from condexp.store.hdf5 import writer as writer_module
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.encoding import snapshot_row
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.reader import open_run
-from condexp.store.validate import validate_results
-from condexp.store.writer import ResultsWriter
+from condexp.store.schema.fields import Axis, DatasetSpec, Extent
+from condexp.store.schema.layout import FileSpec, columns
 from condexp.training.events import SnapshotRecord
-from tests.store.processes import exit_code, forked
+from tests.store.hdf5.processes import exit_code, forked
 from tests.store.records import KAPPA_P, LAYERS, make_spec, snapshot_record, step_record
 
 NUM_KILLS = 50

@@ -10,10 +10,10 @@ import pytest
 
 from condexp.cli import main
 from condexp.errors import InputError
-from condexp.results import export
-from condexp.results.export import COLUMNS, COLUMNS_WITH_SPECTRA, long_form, save_csv, write_csv
-from condexp.store.fields import DTYPE_CODES, STATUS_CODES
+from condexp.store import export
+from condexp.store.export import COLUMNS, COLUMNS_WITH_SPECTRA, long_form, save_csv, write_csv
 from condexp.store.reader import Run, open_run
+from condexp.store.schema.fields import DTYPE_CODES, STATUS_CODES
 from tests.store.records import KAPPA_P, LAYERS, make_spec, write_run
 
 SPEC = make_spec()

@@ -9,11 +9,11 @@ from pathlib import Path
 import h5py
 import pytest
 
-from condexp.store.create import create_results
 from condexp.store.disk import ResultsError
-from condexp.store.layout import FileSpec
-from condexp.store.validate import validate_results
-from condexp.store.writer import ResultsWriter
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.hdf5.writer import ResultsWriter
+from condexp.store.schema.layout import FileSpec
 from tests.store.records import (
     counters,
     eval_record,

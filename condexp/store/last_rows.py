@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from condexp.store.fields import EVAL_NAMES, Axis
-from condexp.store.hdf5 import open_file
-from condexp.store.layout import COUNTERS
-from condexp.store.matrices import NETWORK
+from condexp.store.hdf5.open import open_file
+from condexp.store.schema.fields import EVAL_NAMES, Axis
+from condexp.store.schema.layout import COUNTERS
+from condexp.store.schema.matrices import NETWORK
 
 # What describes the layers at every step; n_<matrix> does as well.
 SIZES = frozenset({"p", "d_in", "d_out", "groups", "num_rows"})

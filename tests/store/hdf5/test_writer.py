@@ -11,12 +11,12 @@ import pytest
 from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES
 from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import LAYER_MEASURES
-from condexp.store.columns import checksum
-from condexp.store.create import create_results
-from condexp.store.fields import DTYPE_CODES, STATUS_CODES
-from condexp.store.layout import FileSpec
-from condexp.store.validate import validate_results
-from condexp.store.writer import ResultsWriter
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.encoding import checksum
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.hdf5.writer import ResultsWriter
+from condexp.store.schema.fields import DTYPE_CODES, STATUS_CODES
+from condexp.store.schema.layout import FileSpec
 from condexp.training.events import SnapshotRecord
 from tests.store.records import (
     KAPPA_P,

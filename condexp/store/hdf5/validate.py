@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 
 from condexp.errors import InputError
-from condexp.store.fields import Axis, DatasetSpec
-from condexp.store.hdf5 import open_file, read_extent, storage_type
-from condexp.store.layout import COUNTERS, CRC, STEPS, columns, datasets
+from condexp.store.hdf5.open import open_file, read_extent, storage_type
+from condexp.store.schema.fields import Axis, DatasetSpec
+from condexp.store.schema.layout import COUNTERS, CRC, STEPS, columns, datasets
 
 BLOCK_BYTES = 1 << 24
 

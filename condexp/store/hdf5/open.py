@@ -10,8 +10,8 @@ from numpy.typing import DTypeLike
 
 from condexp.analysis.options import Matrix
 from condexp.errors import InputError
-from condexp.store.fields import FORMAT, VERSION, DatasetSpec, Extent, Kind
-from condexp.store.file_objects import ExactFile
+from condexp.store.hdf5.file_objects import ExactFile
+from condexp.store.schema.fields import FORMAT, VERSION, DatasetSpec, Extent, Kind
 
 
 @contextmanager

@@ -11,13 +11,13 @@ import h5py
 import numpy as np
 
 from condexp.errors import InputError
-from condexp.store.create import FILE_OPTIONS, attach_scales, describe
 from condexp.store.disk import ResultsError, as_results_error, replacing
-from condexp.store.fields import Axis, DatasetSpec, Kind
-from condexp.store.file_objects import DiskFile
-from condexp.store.hdf5 import open_file, read_extent, storage_type
-from condexp.store.layout import COUNTERS, SEALED, datasets
-from condexp.store.validate import validate_results
+from condexp.store.hdf5.create import FILE_OPTIONS, attach_scales, describe
+from condexp.store.hdf5.file_objects import DiskFile
+from condexp.store.hdf5.open import open_file, read_extent, storage_type
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.schema.fields import Axis, DatasetSpec, Kind
+from condexp.store.schema.layout import COUNTERS, SEALED, datasets
 
 # A chunk's index takes 2 kB: smaller arrays stay as they are, their rows have a checksum already.
 MIN_CHUNK, CHUNK, MAX_CHUNK = 1 << 16, 1 << 18, 1 << 20

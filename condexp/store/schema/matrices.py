@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES
 from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import LAYER_MEASURES
-from condexp.store.fields import (
+from condexp.store.schema.fields import (
     MATRIX_NAMES,
     MEASURE_NAMES,
     WITHOUT_SPECTRA,

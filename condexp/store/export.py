@@ -9,11 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from condexp.errors import InputError
-from condexp.store.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec
-from condexp.store.hdf5 import open_file, read_extent
-from condexp.store.layout import COUNTERS, STEPS, columns
-from condexp.store.matrices import NETWORK
+from condexp.store.hdf5.open import open_file, read_extent
 from condexp.store.reader import Run
+from condexp.store.schema.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec
+from condexp.store.schema.layout import COUNTERS, STEPS, columns
+from condexp.store.schema.matrices import NETWORK
 
 COLUMNS = ("step", "epoch", "layer", "measure", "p", "value")
 COLUMNS_WITH_SPECTRA = ("step", "epoch", "layer", "measure", "p", "eig", "value")

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from condexp.errors import InputError
 from condexp.store.disk import write_at
-from condexp.store.fields import Axis, DatasetSpec, Extent, Kind
-from condexp.store.hdf5 import open_file, read_extent
-from condexp.store.layout import COUNTERS, CRC, SEALED, STEPS, columns, datasets
+from condexp.store.hdf5.open import open_file, read_extent
+from condexp.store.schema.fields import Axis, DatasetSpec, Extent, Kind
+from condexp.store.schema.layout import COUNTERS, CRC, SEALED, STEPS, columns, datasets
 from condexp.training.events import RowCounts
 
 BLOCK_BYTES = 1 << 20

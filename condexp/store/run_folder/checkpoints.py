@@ -12,8 +12,8 @@ from torch import nn
 
 from condexp.errors import InputError
 from condexp.store.disk import ResultsError, as_results_error, replacing
-from condexp.store.file_objects import DiskFile
-from condexp.store.writer import ResultsWriter
+from condexp.store.hdf5.file_objects import DiskFile
+from condexp.store.hdf5.writer import ResultsWriter
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
 from condexp.training.crew import SINGLE, Crew, Wish
 from condexp.training.loop import RunState

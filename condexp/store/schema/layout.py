@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from condexp.analysis.layers.select import LayerInfo, NotAnalysed
 from condexp.analysis.options import Matrix
 from condexp.errors import InputError
-from condexp.store.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec, Extent, Kind
-from condexp.store.matrices import NETWORK, measures, network, spectra
+from condexp.store.schema.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec, Extent, Kind
+from condexp.store.schema.matrices import NETWORK, measures, network, spectra
 
 FILE_NAME = "results.h5"
 CRC = "crc32"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from condexp.store import liveness
 from condexp.store.disk import locked
-from condexp.store.layout import FILE_NAME
-from condexp.store.liveness import LOCK_NAME, Life, life_of, lock_held
-from condexp.store.runs import State, Status
+from condexp.store.run_folder import liveness
+from condexp.store.run_folder.liveness import LOCK_NAME, Life, life_of, lock_held
+from condexp.store.run_folder.status import State, Status
+from condexp.store.schema.layout import FILE_NAME
 
 HERE = socket.gethostname()
 

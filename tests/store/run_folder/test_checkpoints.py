@@ -18,7 +18,12 @@ from torch import nn
 from condexp.analysis.options import Matrix
 from condexp.errors import InputError
 from condexp.stopping import StopRequests
-from condexp.store.checkpoints import (
+from condexp.store.disk import ResultsError
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.seal import seal_results
+from condexp.store.hdf5.writer import ResultsWriter
+from condexp.store.resume import check_resumable, read_evaluations
+from condexp.store.run_folder.checkpoints import (
     MIN_SECONDS,
     Checkpointer,
     Origin,
@@ -27,12 +32,7 @@ from condexp.store.checkpoints import (
     remove_checkpoints,
     save_checkpoint,
 )
-from condexp.store.create import create_results
-from condexp.store.disk import ResultsError
-from condexp.store.layout import FileSpec
-from condexp.store.resume import check_resumable, read_evaluations
-from condexp.store.seal import seal_results
-from condexp.store.writer import ResultsWriter
+from condexp.store.schema.layout import FileSpec
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
 from condexp.training.events import RowCounts
 from condexp.training.loop import RunState

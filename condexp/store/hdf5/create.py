@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 
 from condexp.store.disk import as_results_error, locked, replacing, reserve, write_at
-from condexp.store.fields import FORMAT, SCALE_CONVENTION, VERSION, DatasetSpec, Kind
-from condexp.store.file_objects import PAGE_BYTES, SparseFile
-from condexp.store.hdf5 import storage_type
-from condexp.store.layout import COUNTERS, FileSpec, datasets
+from condexp.store.hdf5.file_objects import PAGE_BYTES, SparseFile
+from condexp.store.hdf5.open import storage_type
+from condexp.store.schema.fields import FORMAT, SCALE_CONVENTION, VERSION, DatasetSpec, Kind
+from condexp.store.schema.layout import COUNTERS, FileSpec, datasets
 
 FILL_BYTES = 1 << 20
 # The oldest format with real dimension scales and no timestamps: no reader has to be new.

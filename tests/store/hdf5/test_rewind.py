@@ -11,11 +11,11 @@ import pytest
 
 from condexp.store import reader
 from condexp.store.disk import ResultsError
-from condexp.store.fields import Axis
-from condexp.store.layout import FileSpec
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.reader import open_run
-from condexp.store.validate import validate_results
-from condexp.store.writer import ResultsWriter
+from condexp.store.schema.fields import Axis
+from condexp.store.schema.layout import FileSpec
 from condexp.training.events import RowCounts
 from tests.store.records import (
     counters,

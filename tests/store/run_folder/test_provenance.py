@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from condexp.store import provenance as module
 from condexp.store.disk import write_json
-from condexp.store.provenance import provenance
+from condexp.store.run_folder import provenance as module
+from condexp.store.run_folder.provenance import provenance
 
 
 def git(folder: Path, *arguments: str) -> None:

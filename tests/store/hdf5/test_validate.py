@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from condexp.analysis.options import Matrix
-from condexp.store.fields import Axis
-from condexp.store.layout import columns
-from condexp.store.validate import validate_results
-from tests.store.processes import exit_code, forked
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.schema.fields import Axis
+from condexp.store.schema.layout import columns
+from tests.store.hdf5.processes import exit_code, forked
 from tests.store.records import make_spec, write_run
 
 COMMITTED = 4

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from condexp.errors import InputError
-from condexp.store.runs import (
+from condexp.store.run_folder.status import (
     State,
     Status,
     find_runs,
@@ -180,5 +180,5 @@ def test_runs_are_found_under_folders(tmp_path: Path) -> None:
 
 
 def test_finding_runs_needs_no_torch() -> None:
-    code = "import sys, condexp.store.runs; sys.exit('torch' in sys.modules)"
+    code = "import sys, condexp.store.run_folder.status; sys.exit('torch' in sys.modules)"
     subprocess.run((sys.executable, "-c", code), check=True, cwd=Path(__file__).parents[2])

@@ -18,11 +18,11 @@ from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES, Status
 from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import LAYER_MEASURES
 from condexp.errors import InputError
-from condexp.store.create import create_results, skeleton
-from condexp.store.fields import MATRIX_NAMES, MEASURE_NAMES, STATUS_CODES, Axis
-from condexp.store.layout import COUNTERS, FileSpec, datasets, file_size
-from condexp.store.validate import validate_results
-from condexp.store.writer import ResultsWriter
+from condexp.store.hdf5.create import create_results, skeleton
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.hdf5.writer import ResultsWriter
+from condexp.store.schema.fields import MATRIX_NAMES, MEASURE_NAMES, STATUS_CODES, Axis
+from condexp.store.schema.layout import COUNTERS, FileSpec, datasets, file_size
 from tests.store.records import KAPPA_P, LAYERS, feed, make_spec, write_run
 
 
