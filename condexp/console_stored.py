@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from condexp.console import make_console
 from condexp.errors import InputError, choose
-from condexp.results.status_table import read_statuses, status_table
+from condexp.results.console import make_console
+from condexp.results.status_view import read_statuses, status_table
 from condexp.store.run_folder.status import State
 
 
@@ -40,7 +40,7 @@ def show_run(path: Path, step: int | None, measures: Sequence[str] | None) -> in
     Returns:
         0.
     """
-    from condexp.results.report import layer_table, summary
+    from condexp.results.run_view import layer_table, summary
     from condexp.store.reader import open_run
 
     run = open_run(path)
@@ -80,10 +80,10 @@ def show_table(
         0.
     """
     from condexp.results.collect import collect
-    from condexp.results.differences import paired_key
-    from condexp.results.formats import SUFFIXES, Format, render
     from condexp.results.select import select
-    from condexp.results.tables import make_table
+    from condexp.results.tables.differences import paired_key
+    from condexp.results.tables.formats import SUFFIXES, Format, render
+    from condexp.results.tables.table import make_table
 
     choose("table format", output_format, list(Format))  # before a thousand runs are read
     keys = [*rows, *cols, value, *([paired_key(paired)] if paired else [])]
@@ -149,7 +149,7 @@ def write_report(root: Path, *, where: Sequence[str] = (), output: Path | None =
     Returns:
         0.
     """
-    from condexp.results import paper
+    from condexp.results import report as paper
 
     make_console().print(f"wrote {paper.write_report(root, where, output)}", soft_wrap=True)
     return 0

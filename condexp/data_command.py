@@ -4,11 +4,11 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from condexp.console import make_console
 from condexp.data.fetch import fetch
 from condexp.data.imagenet import BY_HAND, find_imagenet, verify_imagenet
 from condexp.data.sources import SOURCES, source_of
 from condexp.errors import InputError, choose
+from condexp.results.console import make_console
 
 WITHOUT_FILES = {
     "digits": "it comes with scikit-learn",

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from condexp.console import make_console, show_result
+from condexp.results.console import make_console, show_result
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from condexp.console import show
 from condexp.errors import InputError
 from condexp.experiment import stored_result
 from condexp.grid_plan import GridJob, Todo, own_settings
@@ -19,6 +18,7 @@ from condexp.grid_report import result_table
 from condexp.job_process import Order
 from condexp.job_result import JobResult
 from condexp.jobs import Board, GridTask
+from condexp.results.console import show
 from condexp.stopping import SIGNALS, Stopped, StopRequests, stop_requests
 from condexp.store.run_folder.status import State, read_status
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from condexp.grid_plan import GridJob, Todo, common_settings, own_settings
 from condexp.job_result import JobResult
-from condexp.results.status_table import STATE_STYLES, format_seconds
+from condexp.results.status_view import STATE_STYLES, format_seconds
 from condexp.store.run_folder.status import State
 
 NAMES = {State.PENDING: "not started", State.RUNNING: "runs elsewhere"}

@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from condexp.console import say
 from condexp.errors import InputError
 from condexp.job_result import JobResult
+from condexp.results.console import say
 from condexp.stopping import SIGNALS
 from condexp.store.run_folder.liveness import UNFINISHED
 from condexp.store.run_folder.status import State, read_status, write_status

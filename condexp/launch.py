@@ -58,9 +58,9 @@ def launch_run(args: list[str]) -> int:
         hydra_config = HydraConfig.get()
         config = validate(composed, **chosen_presets(hydra_config))
         if config.run.dry_run:
-            from condexp.console import show
             from condexp.grid_plan import Planner
             from condexp.grid_report import plan_table
+            from condexp.results.console import show
 
             planner = Planner()
             planner.add(hydra_config.overrides.task, config)
@@ -91,8 +91,8 @@ def launch_layers(args: list[str]) -> int:
     """
 
     def task(composed: DictConfig) -> None:
-        from condexp.console import show_layers
         from condexp.prepare import prepare
+        from condexp.results.console import show_layers
         from condexp.validation import validate
 
         show_layers(prepare(validate(composed, **chosen_presets(HydraConfig.get()))))

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from condexp.console import say
 from condexp.errors import InputError
 from condexp.job_process import Order
 from condexp.job_result import JobResult
 from condexp.jobs import Board, GridTask
+from condexp.results.console import say
 from condexp.slurm_options import SlurmOptions
 from condexp.slurm_queue import OVER, read_queue
 from condexp.slurm_watch import Watch

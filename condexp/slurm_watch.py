@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from condexp.console import say
 from condexp.errors import InputError
 from condexp.job_process import LAST_WORDS, Order
 from condexp.job_result import JobResult
 from condexp.jobs import Board
+from condexp.results.console import say
 from condexp.slurm_queue import OVER, read_queue
 from condexp.store.run_folder.liveness import UNFINISHED, lock_held
 from condexp.store.run_folder.status import State, read_status, write_status

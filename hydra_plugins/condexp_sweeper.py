@@ -60,11 +60,11 @@ class CondexpSweeper(BasicSweeper):
             SystemExit: With the grid's exit code, if that is not 0.
         """
         # Only a grid needs torch at this point.
-        from condexp.console import show
         from condexp.grid import run_grid
         from condexp.grid_plan import plan_grid
         from condexp.grid_report import plan_table
         from condexp.rank_place import refuse_several_grids
+        from condexp.results.console import show
 
         refuse_several_grids()
         assert self.config is not None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from condexp.analysis.options import SINGULAR_VALUES
 from condexp.errors import InputError
-from condexp.results.layers import LayerMeasures
+from condexp.results.measures import LayerMeasures
 from condexp.store.reader import Run
 
 

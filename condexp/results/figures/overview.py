@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from condexp.results.config_keys import headline
 from condexp.results.figures.heatmap import draw_heat_map, draw_legend, label_layers, map_height
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import (
@@ -21,9 +22,8 @@ from condexp.results.figures.style import (
     save,
     style,
 )
-from condexp.results.layers import LayerMeasures
-from condexp.results.marks import Mark
-from condexp.results.setting import headline
+from condexp.results.measures import LayerMeasures
+from condexp.results.tables.numbers import Mark
 from condexp.store.reader import Run
 
 MATRIX_TITLES = {

@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 
 from condexp.errors import InputError
-from condexp.results.differences import Contrast, Differences, make_differences
-from condexp.results.layout import lay_out
 from condexp.results.paired import paired_difference
-from condexp.results.tables import make_table
+from condexp.results.tables.differences import Contrast, Differences, make_differences
+from condexp.results.tables.layout import lay_out
+from condexp.results.tables.table import make_table
 from tests.results.stored import grid_frame
 
 NAN = math.nan

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES
 from condexp.analysis.snapshot import LAYER_MEASURES
 from condexp.errors import InputError, suggestion
-from condexp.results.marks import Mark, kappa_mark, measure_mark, p_limit
-from condexp.results.setting import lookup
+from condexp.results.config_keys import lookup
+from condexp.results.tables.numbers import Mark, kappa_mark, measure_mark, p_limit
 from condexp.store.reader import Run
 from condexp.store.schema.matrices import NETWORK
 

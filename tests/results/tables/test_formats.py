@@ -10,8 +10,8 @@ from rich.console import Console
 
 from condexp.errors import InputError
 from condexp.results.cells import format_cell
-from condexp.results.formats import Format, render
-from condexp.results.tables import ResultTable, make_table
+from condexp.results.tables.formats import Format, render
+from condexp.results.tables.table import ResultTable, make_table
 from tests.results.stored import text_of
 
 KAPPA = "fc.input_kappa_0.5"

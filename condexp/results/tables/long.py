@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from condexp.results.cells import Cell
-from condexp.results.grid_keys import key_text
-from condexp.results.marks import Mark
-from condexp.results.tables import ResultTable
+from condexp.results.tables.keys import key_text
+from condexp.results.tables.numbers import Mark
+from condexp.results.tables.table import ResultTable
 
 NUMBERS = ("mean", "std", "low", "high", "n", "of")
 NO_RUN = Cell(math.nan, math.nan, 0, {}, Mark.MISSING)

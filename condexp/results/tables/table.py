@@ -10,9 +10,9 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from condexp.errors import InputError
 from condexp.results.captions import describe_data
 from condexp.results.cells import Cell, average
-from condexp.results.differences import Differences, make_differences
-from condexp.results.grid_keys import Key, keys_of, require_key, sort_keys
-from condexp.results.published import Counterpart, find_published
+from condexp.results.tables.differences import Differences, make_differences
+from condexp.results.tables.keys import Key, keys_of, require_key, sort_keys
+from condexp.results.tables.published import Counterpart, find_published
 
 Place = tuple[Key, Key]
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from condexp.errors import InputError
-from condexp.results.marks import format_number
+from condexp.results.tables.numbers import format_number
 from condexp.store.run_folder.liveness import Life, life_of, process_of
 from condexp.store.run_folder.status import State, Status, find_runs, read_status
 

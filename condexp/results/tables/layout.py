@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from condexp.results.cells import cell_number, cell_runs, format_fixed
-from condexp.results.differences import Contrast, Differences
-from condexp.results.grid_keys import Key, describe, key_text
-from condexp.results.marks import Mark
-from condexp.results.published import citations
-from condexp.results.tables import Place, ResultTable
+from condexp.results.tables.differences import Contrast, Differences
+from condexp.results.tables.keys import Key, describe, key_text
+from condexp.results.tables.numbers import Mark
+from condexp.results.tables.published import citations
+from condexp.results.tables.table import Place, ResultTable
 
 
 @dataclass(frozen=True)

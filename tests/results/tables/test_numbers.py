@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from condexp.results.marks import Mark, format_number, kappa_mark, measure_mark, p_limit
+from condexp.results.tables.numbers import Mark, format_number, kappa_mark, measure_mark, p_limit
 
 INF, NAN = math.inf, math.nan
 

@@ -6,8 +6,8 @@ from typing import TypeGuard
 import pandas as pd
 
 from condexp.errors import InputError
-from condexp.results.marks import Mark
-from condexp.results.setting import key_hint, setting_text
+from condexp.results.config_keys import key_hint, setting_text
+from condexp.results.tables.numbers import Mark
 
 Key = tuple[object, ...]
 

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from condexp.errors import choose
-from condexp.results.layout import Entry, Layout, lay_out
-from condexp.results.long_table import long_table
 from condexp.results.markdown import markdown_grid
-from condexp.results.tables import ResultTable
+from condexp.results.tables.layout import Entry, Layout, lay_out
+from condexp.results.tables.long import long_table
+from condexp.results.tables.table import ResultTable
 
 # What pdflatex has no letter for, or takes for a command.
 LATEX = {

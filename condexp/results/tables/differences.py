@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from condexp.errors import InputError
-from condexp.results.grid_keys import Key, key_text, keys_of, require_key, sort_keys
 from condexp.results.paired import PairedDifference, paired_difference
+from condexp.results.tables.keys import Key, key_text, keys_of, require_key, sort_keys
 
 
 @dataclass(frozen=True)

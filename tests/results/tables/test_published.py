@@ -3,9 +3,9 @@ from itertools import combinations
 import pandas as pd
 import pytest
 
-from condexp.results.layout import lay_out
-from condexp.results.published import find_published, read_published
-from condexp.results.tables import ResultTable, make_table
+from condexp.results.tables.layout import lay_out
+from condexp.results.tables.published import find_published, read_published
+from condexp.results.tables.table import ResultTable, make_table
 
 
 def runs(**changes: object) -> pd.DataFrame:

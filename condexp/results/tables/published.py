@@ -11,7 +11,7 @@ from importlib.resources import files
 
 import pandas as pd
 
-from condexp.results.setting import setting_text
+from condexp.results.config_keys import setting_text
 
 FILE = "published.csv"
 # Column of the file: configuration key that a run must have the same value of.

@@ -84,7 +84,7 @@ def show_result(result: JobResult) -> None:
     Args:
         result: How the run ended.
     """
-    from condexp.results.report import layer_table, metrics_table
+    from condexp.results.run_view import layer_table, metrics_table
     from condexp.store.reader import open_run
 
     console = make_console()

@@ -6,9 +6,9 @@ import pytest
 
 from condexp.errors import InputError
 from condexp.results.cells import format_cell
-from condexp.results.formats import render
-from condexp.results.marks import Mark
-from condexp.results.tables import make_table
+from condexp.results.tables.formats import render
+from condexp.results.tables.numbers import Mark
+from condexp.results.tables.table import make_table
 from tests.results.stored import grid_frame
 
 INF, NAN = math.inf, math.nan
