@@ -21,8 +21,8 @@ from benchmarks.timing import Measurement
 from condexp.analysis.linalg.eigen import pin_threads
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.statistics.network import Tapes
-from condexp.training.crew import SINGLE, Crew
-from condexp.training.distributed import Team
+from condexp.training.distributed.communicator import SINGLE, Crew
+from condexp.training.distributed.process_group import Team
 from condexp.training.measured_step import listening, snapshot_of
 
 GROUPS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes": (2, 1)}

@@ -13,8 +13,8 @@ from condexp.prepare import Prepared, prepare
 from condexp.processes import Enrolment, Orders, Processes
 from condexp.stopping import StopRequests, stop_requests
 from condexp.store.run_folder.status import State
-from condexp.training.crew import Wish
-from condexp.training.distributed import Team
+from condexp.training.distributed.communicator import Wish
+from condexp.training.distributed.process_group import Team
 from condexp.training.loop import RunState
 from condexp.training.seeding import random_state
 

@@ -16,10 +16,10 @@ from condexp.assemble import (
 )
 from condexp.data.dataset import Dataset, Split
 from condexp.data.loaders import Batches
-from condexp.models.synchronised import synchronise
+from condexp.models.sync_batchnorm import synchronise
 from condexp.prepare import Prepared
-from condexp.training.crew import Crew
-from condexp.training.distributed import Team
+from condexp.training.distributed.communicator import Crew
+from condexp.training.distributed.process_group import Team
 from condexp.training.evaluate import Evaluator, build_loss
 from condexp.training.events import Sink
 from condexp.training.execution import Forward, ModelPrecision, compile_model, configure

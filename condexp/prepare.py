@@ -25,10 +25,10 @@ from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.fisher_checks import check_labels, check_memory, num_signals
-from condexp.rank_place import check_processes, given_place
 from condexp.rehearse import Rehearsal, rehearse
 from condexp.store.run_folder.status import identity_yaml, run_folder
 from condexp.store.schema.layout import FileSpec
+from condexp.training.distributed.environment import check_processes, given_place
 from condexp.training.execution import ModelPrecision, check_execution, find_device
 from condexp.training.loop import Plan, Source
 from condexp.training.schedule import Schedule, evaluation_steps

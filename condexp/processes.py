@@ -19,11 +19,11 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from condexp.config import Config
 from condexp.job_process import START
 from condexp.prepare import Prepared
-from condexp.rank_place import Place, given_place
 from condexp.stopping import SIGNALS
 from condexp.training.checkpoint import Checkpoint
-from condexp.training.crew import SINGLE, Crew
-from condexp.training.distributed import Team
+from condexp.training.distributed.communicator import SINGLE, Crew
+from condexp.training.distributed.environment import Place, given_place
+from condexp.training.distributed.process_group import Team
 
 NUMBERS = [int(number) for number in SIGNALS]
 IGNORING = f"import signal; [signal.signal(number, signal.SIG_IGN) for number in {NUMBERS}]; "

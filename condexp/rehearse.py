@@ -14,7 +14,7 @@ from condexp.assemble import build_model
 from condexp.config import Config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
-from condexp.models.synchronised import synchronise
+from condexp.models.sync_batchnorm import synchronise
 from condexp.training.rescale import cancels_rescaling
 
 

@@ -63,8 +63,8 @@ class CondexpSweeper(BasicSweeper):
         from condexp.grid import run_grid
         from condexp.grid_plan import plan_grid
         from condexp.grid_report import plan_table
-        from condexp.rank_place import refuse_several_grids
         from condexp.results.console import show
+        from condexp.training.distributed.environment import refuse_several_grids
 
         refuse_several_grids()
         assert self.config is not None

@@ -20,10 +20,10 @@ from condexp.experiment import run_experiment
 from condexp.job_result import JobResult
 from condexp.launch import conf_dir
 from condexp.prepare import prepare
-from condexp.rank_place import first_host, given_place, refuse_several_grids
 from condexp.stopping import Stopped
 from condexp.store.run_folder.status import State, read_status, run_folder
-from condexp.training.distributed import Team, _packed
+from condexp.training.distributed.environment import first_host, given_place, refuse_several_grids
+from condexp.training.distributed.process_group import Team, _packed
 from condexp.training.events import StepRecord
 from condexp.validation import validate
 from tests.observer import Silent

@@ -13,7 +13,7 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.data.loaders import Batches
 from condexp.errors import InputError
-from condexp.training.crew import SINGLE, Crew
+from condexp.training.distributed.communicator import SINGLE, Crew
 from condexp.training.evaluate import LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
 from condexp.training.execution import Forward

@@ -8,7 +8,7 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import Listener
 from condexp.errors import InputError
-from condexp.training.crew import Crew
+from condexp.training.distributed.communicator import Crew
 from condexp.training.evaluate import LossFunction
 from condexp.training.optimizers import steady_learning_rate
 

@@ -15,7 +15,7 @@ from condexp.analysis.snapshot import Snapshot
 from condexp.data.dataset import Dataset
 from condexp.data.loaders import Batches
 from condexp.errors import InputError
-from condexp.models.synchronised import by_themselves
+from condexp.models.sync_batchnorm import by_themselves
 from condexp.training.evaluate import LossFunction
 from condexp.training.seeding import make_generator
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from condexp.training.distributed import Team
+from condexp.training.distributed.process_group import Team
 from tests.training.scenarios import SCENARIOS
 
 

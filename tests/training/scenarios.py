@@ -9,9 +9,9 @@ from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
 from condexp.analysis.snapshot import LAYER_MEASURES, Snapshot
 from condexp.data.loaders import Batches
 from condexp.models.norm import Norm, make_norm
-from condexp.models.synchronised import synchronise
-from condexp.training.crew import SINGLE, Crew
-from condexp.training.distributed import Team
+from condexp.models.sync_batchnorm import synchronise
+from condexp.training.distributed.communicator import SINGLE, Crew
+from condexp.training.distributed.process_group import Team
 from condexp.training.evaluate import Evaluator
 from condexp.training.loop import Plan, Source, train
 from condexp.training.optimizers import build_optimizer, constant

@@ -15,7 +15,7 @@ from condexp.store.disk import ResultsError, as_results_error, replacing
 from condexp.store.hdf5.file_objects import DiskFile
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
-from condexp.training.crew import SINGLE, Crew, Wish
+from condexp.training.distributed.communicator import SINGLE, Crew, Wish
 from condexp.training.loop import RunState
 from condexp.training.seeding import random_state
 

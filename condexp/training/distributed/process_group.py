@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from condexp.data.dataset import Share
-from condexp.training.crew import Wish
+from condexp.training.distributed.communicator import Wish
 from condexp.training.execution import Forward
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from condexp.training.crew import SINGLE
+from condexp.training.distributed.communicator import SINGLE
 from tests.training.scenarios import SCENARIOS, Numbers
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from condexp.config import Config
 from condexp.errors import InputError
-from condexp.training.distributed import Team
+from condexp.training.distributed.process_group import Team
 
 LEAST_SHARE = 2  # samples: batch statistics of one are void
 FIRST_PORT, NUM_PORTS = 20000, 20000  # of a Slurm step, by its job's number
