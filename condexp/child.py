@@ -48,13 +48,13 @@ def _run(job: Mapping[str, Any]) -> "JobResult":
     # Only now: the import takes seconds, and until here none may pass.
     from omegaconf import OmegaConf
 
+    from condexp.config.validation import validate
     from condexp.errors import InputError
     from condexp.experiment import run_experiment
     from condexp.follow import Follower
     from condexp.job_result import JobResult
     from condexp.stopping import Stopped
     from condexp.store.run_folder.status import State, run_folder
-    from condexp.validation import validate
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     follower = Follower(job["name"], bar=job["alone"])

@@ -10,6 +10,7 @@ from hydra.core.utils import filter_overrides
 from omegaconf import DictConfig
 
 from condexp.config import Config
+from condexp.config.validation import validate
 from condexp.errors import InputError
 from condexp.experiment import stored_result
 from condexp.job_result import JobResult
@@ -25,7 +26,6 @@ from condexp.store.run_folder.status import (
     run_folder,
 )
 from condexp.store.schema.layout import file_size
-from condexp.validation import validate
 
 SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}  # values an optimizer keeps of each weight
 

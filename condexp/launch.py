@@ -51,9 +51,9 @@ def launch_run(args: list[str]) -> int:
 
     def task(composed: DictConfig) -> None:
         # Imported here, that completion and --cfg stay quick: they need no torch.
+        from condexp.config.validation import validate
         from condexp.experiment import run_experiment
         from condexp.follow import Follower
-        from condexp.validation import validate
 
         hydra_config = HydraConfig.get()
         config = validate(composed, **chosen_presets(hydra_config))
@@ -91,9 +91,9 @@ def launch_layers(args: list[str]) -> int:
     """
 
     def task(composed: DictConfig) -> None:
+        from condexp.config.validation import validate
         from condexp.prepare import prepare
         from condexp.results.console import show_layers
-        from condexp.validation import validate
 
         show_layers(prepare(validate(composed, **chosen_presets(HydraConfig.get()))))
 
@@ -195,7 +195,7 @@ def explain(error: Exception) -> str:
     key = getattr(error.__cause__, "full_key", None) or getattr(error, "full_key", None)
     lines = str(error).splitlines() or [type(error).__name__]
     if key and "Could not override" in lines[0]:
-        from condexp.validation import unknown_key
+        from condexp.config.validation import unknown_key
 
         given = lines[0].split("'")[1]
         if given.startswith("hydra."):

@@ -7,10 +7,10 @@ import nbformat
 import pytest
 from hydra import compose, initialize_config_dir
 
+from condexp.config.validation import validate
 from condexp.experiment import run_experiment
 from condexp.launch import conf_dir
 from condexp.store.run_folder.status import State
-from condexp.validation import validate
 from tests.observer import Silent
 
 NOTEBOOK = Path(__file__).parent.parent / "docs" / "example.ipynb"

@@ -10,12 +10,12 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 import condexp
+from condexp.config.validation import validate
 from condexp.experiment import run_experiment
 from condexp.launch import conf_dir
 from condexp.prepare import prepare
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.run_folder.status import State, identity_hash, read_status
-from condexp.validation import validate
 from tests.observer import Silent
 
 TINY = [

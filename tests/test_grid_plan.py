@@ -13,6 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from condexp import grid_plan
 from condexp.config import Config
+from condexp.config.validation import validate
 from condexp.errors import InputError
 from condexp.grid import run_grid
 from condexp.grid_plan import GridJob, Planner, Todo, common_settings, own_settings, plan_grid
@@ -26,7 +27,6 @@ from condexp.store.disk import locked
 from condexp.store.run_folder.liveness import Life
 from condexp.store.run_folder.status import State, Status, write_status
 from condexp.store.schema.layout import FILE_NAME
-from condexp.validation import validate
 from tests.results.stored import text_of
 
 TINY = ["model.depth=2", "model.width=8", "trainer.steps=10", "dataset.subset.train=60",

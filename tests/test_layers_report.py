@@ -10,12 +10,12 @@ from hydra import compose, initialize_config_dir
 
 from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.options import AnalysisOptions
+from condexp.config.validation import validate
 from condexp.launch import conf_dir
 from condexp.layers_report import layers_report
 from condexp.prepare import prepare
 from condexp.store.hdf5.create import create_results
 from condexp.store.schema.layout import FileSpec, file_size
-from condexp.validation import validate
 from tests.analysis.test_costs import MATRICES, model
 from tests.results.stored import text_of
 

@@ -8,13 +8,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from condexp.analysis.options import FisherType, Matrix
+from condexp.config.validation import validate
 from condexp.errors import InputError
 from condexp.experiment import run_experiment
 from condexp.launch import conf_dir
 from condexp.prepare import Prepared, prepare
 from condexp.store.reader import open_run
 from condexp.store.run_folder.status import State
-from condexp.validation import validate
 from tests.observer import Silent
 
 Prepare = Callable[..., Prepared]

@@ -15,6 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from condexp import attempt
+from condexp.config.validation import validate
 from condexp.errors import InputError
 from condexp.experiment import run_experiment
 from condexp.job_result import JobResult
@@ -25,7 +26,6 @@ from condexp.store.run_folder.status import State, read_status, run_folder
 from condexp.training.distributed.environment import first_host, given_place, refuse_several_grids
 from condexp.training.distributed.process_group import Team, _packed
 from condexp.training.events import StepRecord
-from condexp.validation import validate
 from tests.observer import Silent
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,11 +13,11 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from condexp.analysis.options import AnalysisOptions
+from condexp.config.validation import validate
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.launch import conf_dir
 from condexp.rehearse import Rehearsal, rehearse
-from condexp.validation import validate
 
 Try = Callable[..., Rehearsal]
 

@@ -15,6 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from condexp import attempt
+from condexp.config.validation import validate
 from condexp.errors import InputError
 from condexp.experiment import run_experiment
 from condexp.job_result import JobResult
@@ -23,7 +24,6 @@ from condexp.stopping import Stopped
 from condexp.store.reader import open_run
 from condexp.store.run_folder.status import State, read_status
 from condexp.training.events import StepRecord
-from condexp.validation import validate
 from tests.observer import Silent
 from tests.store.hdf5.processes import without_privileges
 

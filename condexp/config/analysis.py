@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from condexp.analysis.options import ConvInput, FisherType, Matrix
-from condexp.limits import one_of, within
+from condexp.config.constraints import one_of, within
 from condexp.linalg.auto import Precision
 from condexp.training.loop import Source
 from condexp.training.probe import ProbeMode

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from condexp.config.constraints import one_of, within
 from condexp.data.augment import Augment
 from condexp.data.gaussian import Shape
-from condexp.limits import one_of, within
 
 
 @dataclass(kw_only=True)

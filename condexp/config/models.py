@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from condexp.limits import one_of, within
+from condexp.config.constraints import one_of, within
 from condexp.models.block import Activation, NormPosition
 from condexp.models.init import Init
 from condexp.models.norm import Norm

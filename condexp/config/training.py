@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from condexp.limits import one_of, within
+from condexp.config.constraints import one_of, within
 from condexp.training.execution import ModelPrecision
 
 

@@ -111,9 +111,9 @@ def _prepare(overrides: tuple[str, ...]) -> "Config":
     """Read the configuration and the data set once: children find both in their memory."""
     from hydra import compose, initialize_config_dir
 
+    from condexp.config.validation import validate
     from condexp.launch import conf_dir
     from condexp.prepare import prepare
-    from condexp.validation import validate
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = validate(compose("config", [*overrides], return_hydra_config=True))

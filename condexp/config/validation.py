@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from condexp.config import GROUPS, Config
+from condexp.config.constraints import check_limits
 from condexp.errors import InputError, choose, suggestion
-from condexp.limits import check_limits
 
 T = TypeVar("T")
 

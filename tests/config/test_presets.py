@@ -15,6 +15,7 @@ from torchvision import datasets
 from condexp.assemble import _load, load_dataset
 from condexp.config import GROUPS, Config
 from condexp.config.datasets import StoredImagesConfig
+from condexp.config.validation import validate
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.experiment import run_experiment
@@ -22,7 +23,6 @@ from condexp.launch import chosen_presets, conf_dir, with_own_profile
 from condexp.prepare import prepare
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.run_folder.status import State, run_folder
-from condexp.validation import validate
 from tests.data.archives import (
     publish_idx,
     write_cifar,
