@@ -14,7 +14,7 @@ from pathlib import Path
 from condexp import cli_stored
 from condexp.cli_stored import make_parser
 from condexp.errors import InputError, suggestion
-from condexp.stopping import Stopped
+from condexp.runs.stop_signals import Stopped
 
 EPILOG = """\
 examples:

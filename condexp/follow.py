@@ -8,8 +8,8 @@ from condexp.results.console import make_console, show_result
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 if TYPE_CHECKING:
-    from condexp.job_result import JobResult
-    from condexp.prepare import Prepared
+    from condexp.runs.prepare import Prepared
+    from condexp.runs.result import JobResult
 
 
 class Follower:

@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from condexp.errors import InputError, choose
-from condexp.stopping import Stopped
+from condexp.runs.stop_signals import Stopped
 
 if TYPE_CHECKING:
-    from condexp.job_result import JobResult
+    from condexp.runs.result import JobResult
 
 FREE_KEYS = "model.kwargs."  # the arguments of the user's own model: any name
 
@@ -52,15 +52,15 @@ def launch_run(args: list[str]) -> int:
     def task(composed: DictConfig) -> None:
         # Imported here, that completion and --cfg stay quick: they need no torch.
         from condexp.config.validation import validate
-        from condexp.experiment import run_experiment
         from condexp.follow import Follower
+        from condexp.runs.execute import run_experiment
 
         hydra_config = HydraConfig.get()
         config = validate(composed, **chosen_presets(hydra_config))
         if config.run.dry_run:
-            from condexp.grid_plan import Planner
-            from condexp.grid_report import plan_table
             from condexp.results.console import show
+            from condexp.runs.sweep.plan import Planner
+            from condexp.runs.sweep.report import plan_table
 
             planner = Planner()
             planner.add(hydra_config.overrides.task, config)
@@ -92,8 +92,8 @@ def launch_layers(args: list[str]) -> int:
 
     def task(composed: DictConfig) -> None:
         from condexp.config.validation import validate
-        from condexp.prepare import prepare
         from condexp.results.console import show_layers
+        from condexp.runs.prepare import prepare
 
         show_layers(prepare(validate(composed, **chosen_presets(HydraConfig.get()))))
 

@@ -16,7 +16,7 @@ from condexp.analysis.statistics.moment import WAITING_BYTES
 from condexp.store.schema.layout import file_size
 
 if TYPE_CHECKING:
-    from condexp.prepare import Prepared
+    from condexp.runs.prepare import Prepared
 
 SIDES = {Matrix.INPUT: "Σx", Matrix.GRAD_OUTPUT: "Σ∇h", Matrix.FISHER: "Fisher"}
 

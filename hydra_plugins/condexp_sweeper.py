@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from condexp.jobs import GridTask
+    from condexp.runs.sweep.job import GridTask
 
 
 @dataclass
@@ -60,10 +60,10 @@ class CondexpSweeper(BasicSweeper):
             SystemExit: With the grid's exit code, if that is not 0.
         """
         # Only a grid needs torch at this point.
-        from condexp.grid import run_grid
-        from condexp.grid_plan import plan_grid
-        from condexp.grid_report import plan_table
         from condexp.results.console import show
+        from condexp.runs.sweep.execute import run_grid
+        from condexp.runs.sweep.plan import plan_grid
+        from condexp.runs.sweep.report import plan_table
         from condexp.training.distributed.environment import refuse_several_grids
 
         refuse_several_grids()

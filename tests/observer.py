@@ -1,7 +1,7 @@
 """An observer of runs for tests."""
 
-from condexp.job_result import JobResult
-from condexp.prepare import Prepared
+from condexp.runs.prepare import Prepared
+from condexp.runs.result import JobResult
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 

@@ -228,7 +228,7 @@ def test_one_bad_job_stops_a_grid_before_it_starts(condexp: Command, tmp_path: P
 def test_ctrl_c_leaves_an_interrupted_run_that_can_be_finished(
     condexp: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from condexp.status_keeper import StatusKeeper
+    from condexp.runs.status_writer import StatusKeeper
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -254,7 +254,7 @@ def test_a_signal_stops_a_run_that_the_same_command_finishes(
     number: signal.Signals,
     expected: int,
 ) -> None:
-    from condexp.status_keeper import StatusKeeper
+    from condexp.runs.status_writer import StatusKeeper
 
     monkeypatch.setattr(StatusKeeper, "on_snapshot", lambda *_: os.kill(os.getpid(), number))
     code, _, err = condexp(*TINY)
@@ -294,7 +294,7 @@ def test_ctrl_c_while_the_picture_is_drawn_costs_the_picture_alone(
     def interrupt(_: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("condexp.attempt._draw", interrupt)
+    monkeypatch.setattr("condexp.runs.attempt._draw", interrupt)
     assert condexp(*TINY)[0] == 130
     (folder,) = runs(tmp_path)
     assert state(folder) == "complete"

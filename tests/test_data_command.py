@@ -10,9 +10,9 @@ import pytest
 import torch
 from torchvision import datasets
 
-from condexp.assemble import _load
 from condexp.cli import main
 from condexp.data import imagenet
+from condexp.runs.build import _load
 from condexp.store.reader import open_run
 from tests.data.archives import publish_idx, write_cifar, write_imagenet, write_mnist_like
 
@@ -27,7 +27,7 @@ def condexp(
 ) -> Command:
     """Run the command line in a folder of the test's own, each time as in a new process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("condexp.attempt._draw", lambda folder: None)  # seconds a run
+    monkeypatch.setattr("condexp.runs.attempt._draw", lambda folder: None)  # seconds a run
 
     def run(*args: str) -> tuple[int, str, str]:
         _load.cache_clear()

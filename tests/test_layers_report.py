@@ -13,7 +13,7 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.config.validation import validate
 from condexp.launch import conf_dir
 from condexp.layers_report import layers_report
-from condexp.prepare import prepare
+from condexp.runs.prepare import prepare
 from condexp.store.hdf5.create import create_results
 from condexp.store.schema.layout import FileSpec, file_size
 from tests.analysis.test_costs import MATRICES, model

@@ -13,11 +13,11 @@ from rich.control import Control
 from rich.segment import ControlType
 from rich.text import Text
 
-from condexp.job_result import JobResult
+from condexp.runs.result import JobResult
 from condexp.store.run_folder.status import State
 
 if TYPE_CHECKING:
-    from condexp.prepare import Prepared
+    from condexp.runs.prepare import Prepared
 
 WIDE = 200  # columns where the output is a file or a pipe: nothing is cut
 

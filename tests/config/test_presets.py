@@ -12,15 +12,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torchvision import datasets
 
-from condexp.assemble import _load, load_dataset
 from condexp.config import GROUPS, Config
 from condexp.config.datasets import StoredImagesConfig
 from condexp.config.validation import validate
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
-from condexp.experiment import run_experiment
 from condexp.launch import chosen_presets, conf_dir, with_own_profile
-from condexp.prepare import prepare
+from condexp.runs.build import _load, load_dataset
+from condexp.runs.execute import run_experiment
+from condexp.runs.prepare import prepare
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.run_folder.status import State, run_folder
 from tests.data.archives import (
@@ -120,12 +120,12 @@ def test_every_preset_trains_a_step_and_takes_a_snapshot(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("condexp.attempt._draw", lambda _: None)  # seconds a picture
+    monkeypatch.setattr("condexp.runs.attempt._draw", lambda _: None)  # seconds a picture
     _load.cache_clear()
     group, name = choice(path)
     overrides = [f"{group}={name}", *NEEDS.get(f"{group}/{name}", []), *BRIEF]
     if f"{group}/{name}" in NEEDS_COLOUR:
-        monkeypatch.setattr("condexp.prepare.load_dataset", in_colour)
+        monkeypatch.setattr("condexp.runs.prepare.load_dataset", in_colour)
     data = composed(*overrides).dataset.name
     if data in WRITERS:
         WRITERS[data](tmp_path / "data", monkeypatch)
@@ -162,7 +162,7 @@ def test_every_preset_as_it_is_can_be_prepared(
     _load.cache_clear()
     group, name = choice(path)
     if f"{group}/{name}" in NEEDS_COLOUR:
-        monkeypatch.setattr("condexp.prepare.load_dataset", in_colour)
+        monkeypatch.setattr("condexp.runs.prepare.load_dataset", in_colour)
     needed = NEEDS.get(f"{group}/{name}", [])
     config = validate(composed(f"{group}={name}", *needed))
     assert absent(config) == (config.dataset.name in WRITERS)
@@ -191,7 +191,7 @@ def test_small_profiles_run(
     experiment: str, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("condexp.attempt._draw", lambda _: None)
+    monkeypatch.setattr("condexp.runs.attempt._draw", lambda _: None)
     _load.cache_clear()
     given = [f"experiment={experiment}", f"profile={profile}", *BRIEF, *SMALL, "trainer.steps=2"]
     if composed(*given).dataset.name == "fashion_mnist":

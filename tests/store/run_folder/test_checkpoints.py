@@ -17,7 +17,7 @@ from torch import nn
 
 from condexp.analysis.options import Matrix
 from condexp.errors import InputError
-from condexp.stopping import StopRequests
+from condexp.runs.stop_signals import StopRequests
 from condexp.store.disk import ResultsError
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.seal import seal_results
