@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision import datasets
 
-from condexp.cli import main
+from condexp.cli.main import main
 from condexp.data import imagenet
 from condexp.runs.build import _load
 from condexp.store.reader import open_run

@@ -7,8 +7,8 @@ import nbformat
 import pytest
 from hydra import compose, initialize_config_dir
 
+from condexp.cli.hydra_app import conf_dir
 from condexp.config.validation import validate
-from condexp.launch import conf_dir
 from condexp.runs.execute import run_experiment
 from condexp.store.run_folder.status import State
 from tests.observer import Silent

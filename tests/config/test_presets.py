@@ -12,12 +12,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torchvision import datasets
 
+from condexp.cli.hydra_app import chosen_presets, conf_dir, with_own_profile
 from condexp.config import GROUPS, Config
 from condexp.config.datasets import StoredImagesConfig
 from condexp.config.validation import validate
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
-from condexp.launch import chosen_presets, conf_dir, with_own_profile
 from condexp.runs.build import _load, load_dataset
 from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import prepare

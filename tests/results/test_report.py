@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from condexp.analysis.options import Matrix
-from condexp.cli import main
+from condexp.cli.main import main
 from condexp.errors import InputError
 from condexp.results.claims import CLAIMS
 from condexp.results.report import EXPERIMENTS, write_report

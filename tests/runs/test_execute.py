@@ -10,8 +10,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 import condexp
+from condexp.cli.hydra_app import conf_dir
 from condexp.config.validation import validate
-from condexp.launch import conf_dir
 from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import prepare
 from condexp.store.hdf5.validate import validate_results

@@ -13,10 +13,10 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from condexp.analysis.options import AnalysisOptions
+from condexp.cli.hydra_app import conf_dir
 from condexp.config.validation import validate
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
-from condexp.launch import conf_dir
 from condexp.runs.model_trace import Rehearsal, rehearse
 
 Try = Callable[..., Rehearsal]

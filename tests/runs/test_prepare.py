@@ -8,9 +8,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from condexp.analysis.options import FisherType, Matrix
+from condexp.cli.hydra_app import conf_dir
 from condexp.config.validation import validate
 from condexp.errors import InputError
-from condexp.launch import conf_dir
 from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import Prepared, prepare
 from condexp.store.reader import open_run

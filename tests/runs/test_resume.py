@@ -14,9 +14,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from condexp.cli.hydra_app import conf_dir
 from condexp.config.validation import validate
 from condexp.errors import InputError
-from condexp.launch import conf_dir
 from condexp.runs import attempt
 from condexp.runs.execute import run_experiment
 from condexp.runs.result import JobResult

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from condexp.cli import main
+from condexp.cli.main import main
 
 MODEL = """
 from torch import nn

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from condexp.cli import main
+from condexp.cli.main import main
 from condexp.errors import InputError
 from condexp.store import export
 from condexp.store.export import COLUMNS, COLUMNS_WITH_SPECTRA, long_form, save_csv, write_csv

@@ -111,8 +111,8 @@ def _prepare(overrides: tuple[str, ...]) -> "Config":
     """Read the configuration and the data set once: children find both in their memory."""
     from hydra import compose, initialize_config_dir
 
+    from condexp.cli.hydra_app import conf_dir
     from condexp.config.validation import validate
-    from condexp.launch import conf_dir
     from condexp.runs.prepare import prepare
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -16,8 +16,8 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from condexp.cli.hydra_app import chosen_presets
 from condexp.errors import InputError
-from condexp.launch import chosen_presets
 from condexp.runs.result import JobResult
 from condexp.runs.stop_signals import SIGNALS
 from condexp.runs.sweep.job_process import Order, run_in_process

@@ -9,10 +9,10 @@ from statistics import fmean
 from hydra.core.utils import filter_overrides
 from omegaconf import DictConfig
 
+from condexp.cli.hydra_app import chosen_presets
 from condexp.config import Config
 from condexp.config.validation import validate
 from condexp.errors import InputError
-from condexp.launch import chosen_presets
 from condexp.runs.execute import stored_result
 from condexp.runs.prepare import prepare
 from condexp.runs.result import JobResult

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from condexp.cli import main
+from condexp.cli.main import main
 from condexp.cli_stored import FIGURE_NAMES
 from condexp.errors import InputError
 from condexp.results.figures import FIGURES

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from condexp.cli import main
+from condexp.cli.main import main
 
 # A user's model that misbehaves in training, not when it is tried out.
 MODEL = """

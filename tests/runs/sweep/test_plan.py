@@ -11,10 +11,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
 
+from condexp.cli.hydra_app import conf_dir
 from condexp.config import Config
 from condexp.config.validation import validate
 from condexp.errors import InputError
-from condexp.launch import conf_dir
 from condexp.runs.prepare import Prepared
 from condexp.runs.prepare import prepare as prepare_really
 from condexp.runs.result import JobResult

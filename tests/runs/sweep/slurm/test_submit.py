@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from condexp.cli import main
+from condexp.cli.main import main
 from condexp.errors import InputError
 from condexp.runs.result import JobResult
 from condexp.runs.sweep.job import Board, GridTask

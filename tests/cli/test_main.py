@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from hydra.errors import MissingConfigException
 
-from condexp.cli import VERBS, main, split_verb
+from condexp.cli.hydra_app import conf_dir, explain
+from condexp.cli.main import VERBS, main, split_verb
 from condexp.errors import InputError
-from condexp.launch import conf_dir, explain
 
 TINY = [
     "model.depth=2",
@@ -53,7 +53,7 @@ def state(folder: Path) -> str:
 def test_help_imports_nothing_heavy() -> None:
     heavy = {"torch", "hydra", "omegaconf", "rich", "h5py", "numpy", "pandas", "matplotlib"}
     code = (
-        "import sys; from condexp.cli import main; main(['--help']);"
+        "import sys; from condexp.cli.main import main; main(['--help']);"
         f"print({heavy!r} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -361,7 +361,9 @@ def test_a_launcher_that_is_not_installed_is_named() -> None:
 def test_completion_knows_the_groups_with_and_without_a_verb() -> None:
     for line in ("condexp model=", "condexp run model="):
         environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
-        code = "import sys; from condexp.cli import main; sys.exit(main(['-sc', 'query=bash']))"
+        code = (
+            "import sys; from condexp.cli.main import main; sys.exit(main(['-sc', 'query=bash']))"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code],
             env=environment, capture_output=True, text=True, check=True,

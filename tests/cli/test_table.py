@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from condexp.cli import main
+from condexp.cli.main import main
 from condexp.store.run_folder.status import State
 from tests.results.stored import make_config, write_run
 

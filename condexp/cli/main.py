@@ -36,13 +36,13 @@ def _run(args: list[str]) -> int:
     if args and args[0] in {"-h", "--help"}:
         _help_parser().print_help()
         return 0
-    from condexp.launch import launch_run
+    from condexp.cli.hydra_app import launch_run
 
     return launch_run(args)
 
 
 def _layers(args: list[str]) -> int:
-    from condexp.launch import launch_layers
+    from condexp.cli.hydra_app import launch_layers
 
     return launch_layers(args)
 
