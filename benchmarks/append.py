@@ -14,8 +14,9 @@ from benchmarks.timing import Measurement, alternate
 from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot, Snapshot
+from condexp.analysis.vocabulary import Matrix
 from condexp.data.dataset import Dataset
 from condexp.data.loaders import Batches
 from condexp.models.resnet import build_resnet

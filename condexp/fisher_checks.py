@@ -7,7 +7,8 @@ from torch import nn
 from condexp.analysis.costs import LayerCost
 from condexp.analysis.fisher.memory import check_fits
 from condexp.analysis.loss.cotangents import refuse_batch_statistics
-from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import FisherType, Matrix
 from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset, Task
 from condexp.errors import InputError

@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from condexp.analysis.communicator import ALONE, Ranks
-from condexp.analysis.linalg.spectrum import Status
 from condexp.analysis.measurement import LossFunction, Passes
-from condexp.analysis.options import DEFAULT_MATRICES, KAPPA_P, AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.vocabulary import DEFAULT_MATRICES, KAPPA_P, Matrix, Status
 
 
 def analyze(

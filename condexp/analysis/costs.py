@@ -12,7 +12,8 @@ from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.rows import Layer, moment_rows
 from condexp.analysis.layers.select import Catalogue, LayerInfo
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import Matrix
 
 DOUBLE, SINGLE = 8, 4  # bytes of a number
 

@@ -12,9 +12,10 @@ from condexp.analysis.fisher.memory import Memory
 from condexp.analysis.loss.cotangents import Labels, Signals, refuse_batch_statistics
 from condexp.analysis.loss.denominator import loss_denominator
 from condexp.analysis.model_state import left_as_found
-from condexp.analysis.options import SIGNAL_MATRICES, AnalysisOptions, FisherType
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import Listener
+from condexp.analysis.vocabulary import SIGNAL_MATRICES, FisherType
 from condexp.errors import InputError
 
 LossFunction = Callable[[Any, Any], Tensor]

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from condexp.analysis.options import DEFAULT_MATRICES, KAPPA_P, AnalysisOptions, FisherType
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.statistics.hooks import Listener
+from condexp.analysis.vocabulary import DEFAULT_MATRICES, KAPPA_P, FisherType
 from condexp.errors import InputError
 
 

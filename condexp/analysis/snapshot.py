@@ -10,16 +10,6 @@ from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.errors import choose
 
-LAYER_MEASURES = (
-    "weight_norm",
-    "grad_norm",
-    "domination",
-    "effective_lr",
-    "input_mean_fraction",
-    "dead_fraction",
-    "full_fraction",
-)
-
 
 class BnMode(StrEnum):
     """Whose statistics the batch normalisations used: the batch's, the running ones, or both."""

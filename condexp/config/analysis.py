@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from condexp.analysis.options import ConvInput, FisherType, Matrix
+from condexp.analysis.vocabulary import ConvInput, FisherType, Matrix, Precision
 from condexp.config.constraints import one_of, within
-from condexp.linalg.auto import Precision
 from condexp.training.loop import Source
 from condexp.training.probe import ProbeMode
 

@@ -1,20 +1,11 @@
 """The precision of products, and when ``auto`` has to take them again."""
 
 from collections.abc import Sequence
-from enum import StrEnum
 
 import torch
 
-from condexp.analysis.linalg.spectrum import Spectrum, Status, kappa_index
-
-
-class Precision(StrEnum):
-    """Working precision of second moments (sums and eigenvalues are float64 always)."""
-
-    AUTO = "auto"
-    """float32, and float64 where a requested κ_p needs it (see ``needs_float64``)."""
-    FLOAT32 = "float32"
-    FLOAT64 = "float64"
+from condexp.analysis.linalg.spectrum import Spectrum, kappa_index
+from condexp.analysis.vocabulary import Status
 
 
 def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float], *, whole: bool = False) -> bool:

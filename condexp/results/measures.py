@@ -10,8 +10,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES
-from condexp.analysis.snapshot import LAYER_MEASURES
+from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES
 from condexp.errors import InputError, suggestion
 from condexp.results.config_keys import lookup
 from condexp.results.tables.numbers import Mark, kappa_mark, measure_mark, p_limit

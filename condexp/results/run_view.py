@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from condexp.analysis.options import SINGULAR_VALUES
+from condexp.analysis.vocabulary import SINGULAR_VALUES
 from condexp.errors import InputError
 from condexp.results.config_keys import headline, setting_table
 from condexp.results.measures import LayerMeasures

@@ -12,7 +12,8 @@ import torch
 
 from condexp.analysis.costs import LayerCost
 from condexp.analysis.layers.select import Catalogue
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import Matrix
 from condexp.config import Config
 from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset

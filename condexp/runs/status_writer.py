@@ -11,8 +11,7 @@ from pathlib import Path
 
 from numpy import fmin
 
-from condexp.analysis.linalg.spectrum import Status
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix, Status
 from condexp.store.run_folder.status import State, write_status
 from condexp.store.run_folder.status import Status as RunStatus
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 import yaml
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError, choose, suggestion
 from condexp.store.disk import read_json
 from condexp.store.hdf5.open import open_file, read_extent

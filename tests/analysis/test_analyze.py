@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import condexp
 from condexp.analysis.analyze import analyze_batches
-from condexp.analysis.linalg.spectrum import Spectrum, Status
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.snapshot import LAYER_MEASURES
+from condexp.analysis.vocabulary import LAYER_MEASURES, Status
 from condexp.errors import InputError
 from tests import cases
 from tests.analysis import oracles

@@ -16,8 +16,9 @@ from condexp.analysis.linalg.rows.dense import DenseRows
 from condexp.analysis.linalg.rows.pixels import PixelRows
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.statistics.hooks import Listener
+from condexp.analysis.vocabulary import Matrix
 
 MATRICES: dict[str, tuple[Matrix, ...]] = {
     "all": tuple(Matrix),

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import condexp
-from condexp.analysis.linalg.spectrum import Spectrum, Status
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.recorder import Recorder
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import Listener
+from condexp.analysis.vocabulary import Status
 from condexp.errors import InputError
 from tests import cases, reference
 from tests.analysis import oracles

@@ -14,9 +14,9 @@ from rich.console import Console, RenderableType
 from condexp.analysis.layers.select import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.linalg.spectrum import Status as SpectrumStatus
-from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
+from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import Status as SpectrumStatus
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.run_folder.status import State, Status, identity_yaml, write_status

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.results.collect import collect
 from condexp.results.tables.table import make_table

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.cli.main import main
 from condexp.errors import InputError
 from condexp.results.claims import CLAIMS

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.results.config_keys import headline
 from condexp.results.measures import LayerMeasures

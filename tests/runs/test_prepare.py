@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from condexp.analysis.options import FisherType, Matrix
+from condexp.analysis.vocabulary import FisherType, Matrix
 from condexp.cli.hydra_app import conf_dir
 from condexp.config.validation import validate
 from condexp.errors import InputError

@@ -9,9 +9,9 @@ import torch
 
 from condexp.analysis.layers.select import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
-from condexp.analysis.linalg.spectrum import Spectrum, Status
-from condexp.analysis.options import Matrix
-from condexp.analysis.snapshot import LAYER_MEASURES, BnMode, LayerSnapshot, Snapshot
+from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
+from condexp.analysis.vocabulary import LAYER_MEASURES, Matrix, Status
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.schema.layout import FileSpec

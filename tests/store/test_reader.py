@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import Matrix
 from condexp.data.dataset import Dataset, Split, Task
 from condexp.data.loaders import Batches
 from condexp.training.evaluate import Evaluator, LossFunction

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
-from condexp.analysis.snapshot import LAYER_MEASURES, Snapshot
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.vocabulary import LAYER_MEASURES, FisherType, Matrix
 from condexp.data.loaders import Batches
 from condexp.models.norm import Norm, make_norm
 from condexp.models.sync_batchnorm import synchronise

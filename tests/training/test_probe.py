@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.training.probe import Probe, ProbeMode, draw_probe
 from tests.training.runs import EVERY_MATRIX, hooks, images, mlp, model_state, resnet

@@ -18,9 +18,9 @@ from condexp.analysis.linalg.gram import (
 )
 from condexp.analysis.linalg.precision import coarser, exact_products
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.options import AnalysisOptions, ConvInput
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import ConvInput, Precision
 from condexp.errors import InputError
-from condexp.linalg.auto import Precision
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ from condexp.analysis.linalg.rows.dense import DenseRows, Rows
 from condexp.analysis.linalg.rows.patches import Window, pixel_rows, unfold_patches
 from condexp.analysis.linalg.rows.pixels import PixelRows
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
-from condexp.analysis.options import AnalysisOptions, ConvInput
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import ConvInput
 from condexp.errors import InputError
 
 Layer = nn.Linear | nn.Conv2d

@@ -11,7 +11,8 @@ from torch.nn.parameter import is_lazy
 
 from condexp.analysis.layers.rows import Layer, appends_one, check_rows, num_groups
 from condexp.analysis.model_state import left_as_found
-from condexp.analysis.options import AnalysisOptions, ConvInput, Matrix
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import ConvInput, Matrix
 from condexp.errors import InputError, suggestion
 
 ALIASES = ("first", "last_linear", "all")

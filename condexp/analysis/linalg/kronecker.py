@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from condexp.analysis.linalg.precision import coarser
-from condexp.analysis.linalg.spectrum import Spectrum, Status, entropy, kappa_index
+from condexp.analysis.linalg.spectrum import Spectrum, entropy, kappa_index
+from condexp.analysis.vocabulary import Status
 
 # Each is the state of the product if it is that of a factor, the first that applies.
 _WORST_FIRST = (Status.NONFINITE, Status.UNRELIABLE, Status.ZERO)

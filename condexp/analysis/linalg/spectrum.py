@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
@@ -11,30 +10,10 @@ from torch import Tensor
 
 from condexp.analysis.linalg.eigen import descending_eigenvalues
 from condexp.analysis.linalg.precision import exact_products
+from condexp.analysis.vocabulary import Status
 from condexp.errors import InputError
 
-SPECTRUM_MEASURES = (
-    "lambda_max",
-    "lambda_min",
-    "trace",
-    "rank",
-    "kappa_rank",
-    "effective_rank",
-    "stable_rank",
-)
 """The scalar measures of a spectrum, by attribute name; ``kappa(p)`` comes on top."""
-
-
-class Status(StrEnum):
-    """Whether a spectrum's numbers can be believed."""
-
-    OK = "ok"
-    ZERO = "zero"
-    """The matrix is 0 (a dead layer), or rounding: rank 0, ratios NaN."""
-    UNRELIABLE = "unreliable"
-    """An eigenvalue lies below −noise floor, so rounding exceeds what was promised: all NaN."""
-    NONFINITE = "nonfinite"
-    """The matrix contains NaN or Inf: all NaN."""
 
 
 @dataclass(frozen=True, eq=False)

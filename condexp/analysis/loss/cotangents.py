@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from condexp.analysis.loss.denominator import as_module
-from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import FisherType, Matrix
 from condexp.errors import InputError
 
 PlainLoss = nn.CrossEntropyLoss | nn.MSELoss

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condexp.analysis.statistics.measures import frobenius_norm
+from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.errors import InputError
 
 # Called as they are, torch's functions reduce as its modules do by default.

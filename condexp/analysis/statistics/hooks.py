@@ -18,10 +18,11 @@ from condexp.analysis.layers.calls import Pass
 from condexp.analysis.layers.rows import Layer, count_samples
 from condexp.analysis.layers.select import select_modules
 from condexp.analysis.loss.rounding import RootNoise
-from condexp.analysis.options import AnalysisOptions, FisherType
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.layer import Tape
 from condexp.analysis.statistics.network import Tapes
+from condexp.analysis.vocabulary import FisherType
 from condexp.errors import InputError
 
 

@@ -22,11 +22,12 @@ from condexp.analysis.layers.select import describe
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.moments import Scale
 from condexp.analysis.linalg.precision import summable
-from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot, PlainMeasures
 from condexp.analysis.statistics.measures import Means, Units, mean_fraction
 from condexp.analysis.statistics.moment import Moment, Waiting
 from condexp.analysis.statistics.weights import WeightTape
+from condexp.analysis.vocabulary import FisherType, Matrix
 from condexp.errors import InputError
 
 

@@ -7,16 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.analysis.linalg.rows.dense import Rows
 from condexp.analysis.linalg.spectrum import Spectrum
-
-
-def frobenius_norm(tensor: Tensor) -> Tensor:
-    """Return ‖T‖_F as a scalar where T is: of rows in their own precision, of all in float64."""
-    if tensor.ndim > 1:
-        tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1)
-    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)
-    return norm
 
 
 def domination(weight_grad: Spectrum, weight: Spectrum) -> float:

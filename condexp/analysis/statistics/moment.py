@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.linalg.eigen import solve_all
-from condexp.analysis.linalg.moments import Scale, SecondMoment
+from condexp.analysis.linalg.moments import Scale, SecondMoment, Unsolved
 from condexp.analysis.linalg.rows.dense import Rows
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import Matrix, Precision
 from condexp.errors import InputError
-from condexp.linalg.auto import Precision, needs_float64
-from condexp.linalg.unsolved import Unsolved
+from condexp.linalg.auto import needs_float64
 
 WAITING_BYTES = 56 * 2**20
 """What matrices and rows may take that wait for their eigenvalues."""

@@ -8,10 +8,11 @@ from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.rows import Layer
 from condexp.analysis.loss.rounding import RootNoise
-from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
 from condexp.analysis.statistics.layer import Tape
 from condexp.analysis.statistics.moment import Waiting
+from condexp.analysis.vocabulary import FisherType, Matrix
 from condexp.errors import InputError
 
 

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.layers.rows import Layer, num_groups, weight_blocks
+from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.analysis.linalg.precision import summable
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.options import SINGULAR_VALUES, AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import WeightMeasures
-from condexp.analysis.statistics.measures import domination, effective_lr, frobenius_norm
+from condexp.analysis.statistics.measures import domination, effective_lr
+from condexp.analysis.vocabulary import SINGULAR_VALUES, Matrix
 
 
 @dataclass(frozen=True, eq=False)

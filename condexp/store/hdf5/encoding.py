@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.options import SINGULAR_VALUES
+from condexp.analysis.vocabulary import SINGULAR_VALUES
 from condexp.store.schema.fields import DTYPE_CODES, STATUS_CODES, DatasetSpec, Extent, Kind
 from condexp.store.schema.matrices import NETWORK
 from condexp.training.events import SnapshotRecord

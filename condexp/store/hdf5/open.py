@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.store.hdf5.file_objects import ExactFile
 from condexp.store.schema.fields import FORMAT, VERSION, DatasetSpec, Extent, Kind

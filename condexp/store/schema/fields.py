@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 
 FORMAT = "condexp"
 VERSION = 1

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from condexp.analysis.layers.select import LayerInfo, NotAnalysed
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.store.schema.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec, Extent, Kind
 from condexp.store.schema.matrices import NETWORK, measures, network, spectra

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 
-from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES
-from condexp.analysis.options import Matrix
-from condexp.analysis.snapshot import LAYER_MEASURES
+from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES, Matrix
 from condexp.store.schema.fields import (
     MATRIX_NAMES,
     MEASURE_NAMES,

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import condexp
-from condexp.analysis.linalg.spectrum import Status
-from condexp.analysis.options import Matrix
 from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.vocabulary import Matrix, Status
 from tests import cases, reference
 from tests.analysis import fisher_oracles, oracles
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 import condexp
 from condexp.analysis.analyze import analyze_batches
-from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.recorder import Recorder
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import Listener
+from condexp.analysis.vocabulary import FisherType, Matrix, Precision
 from condexp.errors import InputError
-from condexp.linalg.auto import Precision
 from tests import cases
 from tests.analysis import fisher_oracles, oracles
 

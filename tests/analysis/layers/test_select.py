@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 import condexp
 from condexp.analysis.layers.select import LayerInfo, select_modules, trace_layers
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from tests import cases
 

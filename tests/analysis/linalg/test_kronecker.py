@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum, select_product
-from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES, Spectrum, Status
+from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.vocabulary import SPECTRUM_MEASURES, Status
 from condexp.errors import InputError
 from tests.reference import kappa, kronecker_eigenvalues, kronecker_products, measures
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from condexp.analysis.linalg.moments import Scale, SecondMoment
 from condexp.analysis.linalg.products import cross_products
-from condexp.analysis.linalg.spectrum import Spectrum, Status
+from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.vocabulary import Status
 from condexp.errors import InputError
 from tests.reference import mean_second_moment, sum_second_moment
 

@@ -13,9 +13,10 @@ from condexp.analysis.layers.rows import Layer
 from condexp.analysis.linalg.moments import Scale, SecondMoment
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.loss.denominator import loss_denominator
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot
 from condexp.analysis.statistics.layer import Tape
+from condexp.analysis.vocabulary import Matrix
 from tests.cases import normal
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from condexp.analysis.linalg.moments import Scale, SecondMoment
-from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES, Spectrum, Status, kappa_index
+from condexp.analysis.linalg.spectrum import Spectrum, kappa_index
+from condexp.analysis.vocabulary import SPECTRUM_MEASURES, Precision, Status
 from condexp.errors import InputError
-from condexp.linalg.auto import Precision
 from tests.reference import eigenvalues, kappa, measures
 
 EPS32 = torch.finfo(torch.float32).eps

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import condexp
 from condexp.analysis.loss.cotangents import Labels, Signals
-from condexp.analysis.options import AnalysisOptions, FisherType
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import FisherType
 from condexp.errors import InputError
 from condexp.models.norm import BatchCenter, BatchScale
 from tests import cases

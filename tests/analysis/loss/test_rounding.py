@@ -12,9 +12,10 @@ import condexp
 from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.loss.denominator import remaining_square, subtracted_square
 from condexp.analysis.loss.rounding import RootNoise
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import Listener
+from condexp.analysis.vocabulary import Matrix
 from condexp.training.loop import Plan, RunState, Source, train
 from tests import cases
 from tests.training.runs import Log

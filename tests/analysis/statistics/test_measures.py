@@ -8,15 +8,10 @@ from torch import nn
 
 import condexp
 from condexp.analysis.analyze import analyze_batches
+from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.statistics.measures import (
-    Units,
-    domination,
-    effective_lr,
-    frobenius_norm,
-    mean_fraction,
-)
+from condexp.analysis.statistics.measures import Units, domination, effective_lr, mean_fraction
 from tests import cases
 
 CROSS_ENTROPY = nn.CrossEntropyLoss()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.results.claims.requires import require
 from condexp.results.claims.stability import judge, measure

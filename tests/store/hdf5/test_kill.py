@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.store.hdf5 import writer as writer_module
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.encoding import snapshot_row

@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 
 from condexp.analysis.layers.select import LayerInfo
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.store.disk import ResultsError
 from condexp.store.hdf5 import seal as seal_module

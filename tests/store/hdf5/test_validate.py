@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.schema.fields import Axis
 from condexp.store.schema.layout import columns

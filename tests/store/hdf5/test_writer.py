@@ -8,9 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES
-from condexp.analysis.options import Matrix
-from condexp.analysis.snapshot import LAYER_MEASURES
+from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES, Matrix
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.encoding import checksum
 from condexp.store.hdf5.validate import validate_results

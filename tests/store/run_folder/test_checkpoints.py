@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.runs.stop_signals import StopRequests
 from condexp.store.disk import ResultsError

@@ -14,9 +14,7 @@ import pytest
 import xarray as xr
 
 from condexp.analysis.layers.select import LayerInfo
-from condexp.analysis.linalg.spectrum import SPECTRUM_MEASURES, Status
-from condexp.analysis.options import Matrix
-from condexp.analysis.snapshot import LAYER_MEASURES
+from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES, Matrix, Status
 from condexp.errors import InputError
 from condexp.store.hdf5.create import create_results, skeleton
 from condexp.store.hdf5.validate import validate_results
