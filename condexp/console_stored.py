@@ -11,8 +11,8 @@ from rich.console import Console, RenderableType
 
 from condexp.errors import InputError, choose
 from condexp.results.console import make_console
-from condexp.results.status_view import read_statuses, status_table
-from condexp.store.run_folder.status import State
+from condexp.results.status_view import status_table
+from condexp.store.run_folder.status import State, read_statuses
 
 
 def show_status(folders: Sequence[Path]) -> int:

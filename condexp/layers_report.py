@@ -10,7 +10,7 @@ from rich.text import Text
 
 from condexp.analysis.costs import LayerCost
 from condexp.analysis.fisher.memory import needed_bytes
-from condexp.analysis.layers.select import NotAnalysed
+from condexp.analysis.layers.info import NotAnalysed
 from condexp.analysis.statistics.moment import WAITING_BYTES
 from condexp.analysis.vocabulary import Matrix
 from condexp.store.schema.layout import file_size

@@ -61,10 +61,10 @@ class CondexpSweeper(BasicSweeper):
         """
         # Only a grid needs torch at this point.
         from condexp.results.console import show
+        from condexp.runs.checks import refuse_several_grids
         from condexp.runs.sweep.execute import run_grid
         from condexp.runs.sweep.plan import plan_grid
         from condexp.runs.sweep.report import plan_table
-        from condexp.training.distributed.environment import refuse_several_grids
 
         refuse_several_grids()
         assert self.config is not None

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from hydra import compose, initialize_config_dir
 
-from condexp.cli.hydra_app import conf_dir
+from condexp.config.presets import conf_dir
 from condexp.config.validation import validate
 from condexp.runs.execute import run_experiment
 from condexp.store.run_folder.status import State

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.options import AnalysisOptions
-from condexp.cli.hydra_app import conf_dir
+from condexp.config.presets import conf_dir
 from condexp.config.validation import validate
 from condexp.layers_report import layers_report
 from condexp.runs.prepare import prepare

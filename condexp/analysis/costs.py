@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.fisher.network import NetworkFisher
+from condexp.analysis.layers.info import Catalogue, LayerInfo
 from condexp.analysis.layers.rows import Layer, moment_rows
-from condexp.analysis.layers.select import Catalogue, LayerInfo
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import Matrix

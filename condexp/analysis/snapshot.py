@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from condexp.analysis.layers.select import LayerInfo
+from condexp.analysis.layers.info import LayerInfo
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.errors import choose

@@ -2,17 +2,16 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import hydra
-from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from condexp.config.presets import chosen_presets, conf_dir, with_own_profile
 from condexp.errors import InputError, choose
 from condexp.runs.stop_signals import Stopped
 
@@ -20,22 +19,6 @@ if TYPE_CHECKING:
     from condexp.runs.result import JobResult
 
 FREE_KEYS = "model.kwargs."  # the arguments of the user's own model: any name
-
-
-def conf_dir() -> Path:
-    """Find the configuration files: beside the package in a checkout, inside it in a wheel.
-
-    Returns:
-        The absolute path of ``conf/``.
-
-    Raises:
-        InputError: If the installation has none.
-    """
-    package = Path(__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise InputError(f"no conf/ beside or in {package}: reinstall condexp.")
 
 
 def launch_run(args: list[str]) -> int:
@@ -52,8 +35,8 @@ def launch_run(args: list[str]) -> int:
     def task(composed: DictConfig) -> None:
         # Imported here, that completion and --cfg stay quick: they need no torch.
         from condexp.config.validation import validate
-        from condexp.follow import Follower
         from condexp.runs.execute import run_experiment
+        from condexp.runs.progress import Follower
 
         hydra_config = HydraConfig.get()
         config = validate(composed, **chosen_presets(hydra_config))
@@ -100,49 +83,6 @@ def launch_layers(args: list[str]) -> int:
     if any(arg.startswith(("-m", "--mu", "hydra.mode=")) for arg in args):
         raise InputError("condexp layers shows one configuration: leave out -m.")
     return _with_hydra(task, args)
-
-
-class Presets(TypedDict):
-    """The names of the chosen presets; no profile is None."""
-
-    experiment: str
-    profile: str | None
-
-
-def chosen_presets(hydra_config: HydraConf) -> Presets:
-    """Name the experiment and the profile that were chosen.
-
-    Args:
-        hydra_config: The composed ``hydra`` node.
-
-    Returns:
-        The experiment's name, or ``default``, and the profile's: ``smoke``, also where the
-        experiment has one of its own.
-    """
-    choices = hydra_config.runtime.choices
-    profile = choices.get("profile")
-    return {
-        "experiment": str(choices.get("experiment") or "default"),
-        "profile": str(profile).rpartition("/")[2] if profile else None,
-    }
-
-
-def with_own_profile(args: Sequence[str]) -> list[str]:
-    """Let ``profile=P`` stand for the experiment's own, where there is ``conf/profile/E/P.yaml``.
-
-    Hydra admits no ``override /dataset`` in a file that is chosen by another group's choice, so
-    the choice is made before Hydra sees it.
-
-    Args:
-        args: Hydra's arguments.
-
-    Returns:
-        The same, with ``profile=E/P`` for ``profile=P`` beside ``experiment=E``.
-    """
-    given = dict(arg.split("=", 1) for arg in args if "=" in arg)
-    own = f"{given.get('experiment')}/{given.get('profile')}"
-    there = (conf_dir() / "profile" / f"{own}.yaml").is_file()
-    return [f"profile={own}" if there and arg.startswith("profile=") else arg for arg in args]
 
 
 def _with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:

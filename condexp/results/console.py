@@ -11,10 +11,6 @@ from typing import TYPE_CHECKING, TextIO
 from rich.console import Console, RenderableType
 from rich.control import Control
 from rich.segment import ControlType
-from rich.text import Text
-
-from condexp.runs.result import JobResult
-from condexp.store.run_folder.status import State
 
 if TYPE_CHECKING:
     from condexp.runs.prepare import Prepared
@@ -76,25 +72,3 @@ def show_layers(prepared: "Prepared") -> None:
     from condexp.layers_report import layers_report
 
     show(*layers_report(prepared))
-
-
-def show_result(result: JobResult) -> None:
-    """Print what a run left: the table of its layers and where its files are.
-
-    Args:
-        result: How the run ended.
-    """
-    from condexp.results.run_view import layer_table, metrics_table
-    from condexp.store.reader import open_run
-
-    console = make_console()
-    if result.state is State.FAILED or result.folder is None:
-        log_file = result.folder and result.folder / "run.log"
-        log = f"; more in {log_file}" if log_file and log_file.exists() else ""
-        console.print(Text(f"failed: {result.message}{log}", style="red"))
-        return
-    run = open_run(result.folder)
-    console.print(metrics_table(run), layer_table(run))
-    verb = "stored already" if result.stored else "wrote"
-    names = sorted(path.name for path in result.folder.iterdir() if path.suffix != ".lock")
-    console.print(f"{result.state}; {verb}: {result.folder}/{{{', '.join(names)}}}", soft_wrap=True)

@@ -12,9 +12,9 @@ import pandas as pd
 from condexp.errors import InputError
 from condexp.results.captions import describe_data
 from condexp.results.config_keys import flatten, lookup
-from condexp.results.status_view import read_statuses
 from condexp.store.disk import read_json
 from condexp.store.reader import Run
+from condexp.store.run_folder.status import read_statuses
 from condexp.store.schema.layout import FILE_NAME
 
 PROVENANCE_NAME = "provenance.json"

@@ -1,5 +1,6 @@
 """The report of one run: its setting, its metrics, and its layers at one snapshot."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,11 +12,61 @@ from rich.text import Text
 
 from condexp.analysis.vocabulary import SINGULAR_VALUES
 from condexp.errors import InputError
-from condexp.results.config_keys import headline, setting_table
+from condexp.results.config_keys import flatten, lookup, setting_text
 from condexp.results.measures import LayerMeasures
-from condexp.results.status_view import format_seconds
-from condexp.results.tables.numbers import Mark, format_number
+from condexp.results.tables.numbers import Mark, format_number, format_seconds
 from condexp.store.reader import Run
+
+# The groups that say what was computed; where and on what it ran stands in provenance.json.
+GROUPS = ("model", "dataset", "optimizer", "scheduler", "trainer", "analysis")
+
+
+def headline(run: Run) -> str:
+    """Say in one line what was trained, and how far where that is not to the end.
+
+    It goes by the steps that are stored, not by the state, as a run draws its figure before it is
+    called complete.
+
+    Args:
+        run: The run.
+
+    Returns:
+        ``"resnet on digits, seed 1"``, and ``"diverged at step 17"`` or ``"40 of 300 steps"``.
+    """
+    title = str(run.attrs.get("title") or run.path.name)
+    steps = run.metrics.dropna(subset="lr")
+    num_steps = run.status.get("num_steps") or len(steps)
+    if len(steps) and not math.isfinite(steps["loss"].iloc[-1]):
+        return f"{title}, diverged at step {steps.index[-1]}"
+    return title if len(steps) >= num_steps else f"{title}, {len(steps)} of {num_steps} steps"
+
+
+def setting_table(run: Run) -> Table:
+    """Lay out a run's configuration, one line a group.
+
+    Args:
+        run: The run.
+
+    Returns:
+        A table without borders; keys that are not set are left out.
+    """
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for group in GROUPS:
+        options = dict(flatten(lookup(run.config, group) or {}))
+        name = options.pop("name", None)
+        words = [] if name is None else [str(name)]
+        words += [
+            f"{key}={setting_text(value)}" for key, value in options.items() if value is not None
+        ]
+        if words:
+            table.add_row(group, Text(" ".join(words)))
+    seed = lookup(run.config, "seed")
+    if seed is not None:
+        table.add_row("seed", str(seed))
+    return table
+
 
 SYMBOLS = {
     "input": "Σx",

@@ -3,17 +3,15 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from condexp.errors import InputError
-from condexp.results.tables.numbers import format_number
+from condexp.results.tables.numbers import format_number, format_seconds
 from condexp.store.run_folder.liveness import Life, life_of, process_of
-from condexp.store.run_folder.status import State, Status, find_runs, read_status
+from condexp.store.run_folder.status import State, Status
 
 STATE_STYLES = {
     State.PENDING: "dim",
@@ -57,25 +55,6 @@ class RunRow:
         return self.status.error or ""
 
 
-def read_statuses(paths: Iterable[str | Path]) -> dict[Path, Status]:
-    """Read the status of every run below some folders.
-
-    Args:
-        paths: Run folders, or folders that hold run folders at any depth.
-
-    Returns:
-        Status by run folder, in the order of the folders' names.
-    """
-    return {folder: _read(folder) for folder in find_runs(paths)}
-
-
-def _read(folder: Path) -> Status:
-    try:
-        return read_status(folder)
-    except InputError as damage:  # one run's damage must not hide the others
-        return Status(State.FAILED, error=str(damage))
-
-
 def status_table(statuses: Mapping[Path, Status]) -> Table:
     """Lay out one row a run: state, step, test error, time, and why it failed.
 
@@ -108,18 +87,6 @@ def status_table(statuses: Mapping[Path, Status]) -> Table:
             *([Text(row.remark)] if remarks else []),
         )
     return table
-
-
-def format_seconds(seconds: float) -> str:
-    """Write a duration as hours, minutes and seconds.
-
-    Args:
-        seconds: The duration.
-
-    Returns:
-        For example ``"0:01:23"``.
-    """
-    return str(timedelta(seconds=round(seconds)))
 
 
 def _count(rows: Iterable[RunRow]) -> str:

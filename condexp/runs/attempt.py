@@ -13,6 +13,7 @@ import yaml
 
 from condexp.errors import InputError
 from condexp.results.figures.overview import overview
+from condexp.runs.checkpointer import Checkpointer, Rhythm
 from condexp.runs.prepare import Prepared
 from condexp.runs.status_writer import StatusKeeper
 from condexp.runs.stop_signals import Stopped, StopRequests
@@ -23,12 +24,11 @@ from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.seal import is_sealed, seal_results
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.reader import open_run
-from condexp.store.resume import check_resumable, read_evaluations
 from condexp.store.run_folder.checkpoints import (
-    Checkpointer,
     Origin,
-    Rhythm,
+    check_resumable,
     find_checkpoint,
+    read_evaluations,
     remove_checkpoints,
 )
 from condexp.store.run_folder.provenance import provenance

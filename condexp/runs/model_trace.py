@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from condexp.analysis.costs import Footprint, footprints
-from condexp.analysis.layers.select import Catalogue, trace_layers
+from condexp.analysis.layers.info import Catalogue
+from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.statistics.hooks import Listener
 from condexp.config import Config

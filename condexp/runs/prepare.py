@@ -11,14 +11,13 @@ from pathlib import Path
 import torch
 
 from condexp.analysis.costs import LayerCost
-from condexp.analysis.layers.select import Catalogue
+from condexp.analysis.layers.info import Catalogue
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import Matrix
 from condexp.config import Config
 from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
-from condexp.fisher_checks import check_labels, check_memory, num_signals
 from condexp.runs.build import (
     load_dataset,
     make_optimizer,
@@ -26,10 +25,11 @@ from condexp.runs.build import (
     make_schedule,
     training_batches,
 )
+from condexp.runs.checks import check_labels, check_memory, check_processes, num_signals
 from condexp.runs.model_trace import Rehearsal, rehearse
-from condexp.store.run_folder.status import identity_yaml, run_folder
+from condexp.store.run_folder.identity import identity_yaml, run_folder
 from condexp.store.schema.layout import FileSpec
-from condexp.training.distributed.environment import check_processes, given_place
+from condexp.training.distributed.environment import given_place
 from condexp.training.execution import ModelPrecision, check_execution, find_device
 from condexp.training.loop import Plan, Source
 from condexp.training.schedule import Schedule, evaluation_steps

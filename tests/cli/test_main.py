@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from hydra.errors import MissingConfigException
 
-from condexp.cli.hydra_app import conf_dir, explain
+from condexp.cli.hydra_app import explain
 from condexp.cli.main import VERBS, main, split_verb
+from condexp.config.presets import conf_dir
 from condexp.errors import InputError
 
 TINY = [

@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torchvision import datasets
 
-from condexp.cli.hydra_app import chosen_presets, conf_dir, with_own_profile
 from condexp.config import GROUPS, Config
 from condexp.config.datasets import StoredImagesConfig
+from condexp.config.presets import chosen_presets, conf_dir, with_own_profile
 from condexp.config.validation import validate
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
@@ -22,7 +22,8 @@ from condexp.runs.build import _load, load_dataset
 from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import prepare
 from condexp.store.hdf5.validate import validate_results
-from condexp.store.run_folder.status import State, run_folder
+from condexp.store.run_folder.identity import run_folder
+from condexp.store.run_folder.status import State
 from tests.data.archives import (
     publish_idx,
     write_cifar,

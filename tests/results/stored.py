@@ -11,7 +11,7 @@ import torch
 import yaml
 from rich.console import Console, RenderableType
 
-from condexp.analysis.layers.select import LayerInfo, NotAnalysed
+from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
@@ -19,7 +19,8 @@ from condexp.analysis.vocabulary import Matrix
 from condexp.analysis.vocabulary import Status as SpectrumStatus
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter
-from condexp.store.run_folder.status import State, Status, identity_yaml, write_status
+from condexp.store.run_folder.identity import identity_yaml
+from condexp.store.run_folder.status import State, Status, write_status
 from condexp.store.schema.layout import FileSpec
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 

@@ -4,9 +4,8 @@ import pytest
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
-from condexp.results.config_keys import headline
 from condexp.results.measures import LayerMeasures
-from condexp.results.run_view import layer_table, summary
+from condexp.results.run_view import headline, layer_table, summary
 from condexp.results.tables.numbers import Mark
 from condexp.store.last_rows import read_last_rows
 from condexp.store.reader import Run, open_run

@@ -7,9 +7,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from condexp.results.status_view import RunRow, format_seconds, read_statuses, status_table
+from condexp.results.status_view import RunRow, status_table
+from condexp.results.tables.numbers import format_seconds
 from condexp.store.run_folder.liveness import Life
-from condexp.store.run_folder.status import State, Status, read_status, write_status
+from condexp.store.run_folder.status import State, Status, read_status, read_statuses, write_status
 from tests.results.stored import text_of, write_early_failure
 
 

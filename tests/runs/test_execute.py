@@ -10,12 +10,13 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 import condexp
-from condexp.cli.hydra_app import conf_dir
+from condexp.config.presets import conf_dir
 from condexp.config.validation import validate
 from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import prepare
 from condexp.store.hdf5.validate import validate_results
-from condexp.store.run_folder.status import State, identity_hash, read_status
+from condexp.store.run_folder.identity import identity_hash
+from condexp.store.run_folder.status import State, read_status
 from tests.observer import Silent
 
 TINY = [

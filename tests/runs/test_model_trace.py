@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from condexp.analysis.options import AnalysisOptions
-from condexp.cli.hydra_app import conf_dir
+from condexp.config.presets import conf_dir
 from condexp.config.validation import validate
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError

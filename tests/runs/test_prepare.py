@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from condexp.analysis.vocabulary import FisherType, Matrix
-from condexp.cli.hydra_app import conf_dir
+from condexp.config.presets import conf_dir
 from condexp.config.validation import validate
 from condexp.errors import InputError
 from condexp.runs.execute import run_experiment

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from condexp.cli.hydra_app import conf_dir
+from condexp.config.presets import conf_dir
 from condexp.config.validation import validate
 from condexp.errors import InputError
 from condexp.runs import attempt

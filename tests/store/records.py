@@ -7,7 +7,7 @@ from typing import Any
 import h5py
 import torch
 
-from condexp.analysis.layers.select import LayerInfo, NotAnalysed
+from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot

@@ -111,7 +111,7 @@ def _prepare(overrides: tuple[str, ...]) -> "Config":
     """Read the configuration and the data set once: children find both in their memory."""
     from hydra import compose, initialize_config_dir
 
-    from condexp.cli.hydra_app import conf_dir
+    from condexp.config.presets import conf_dir
     from condexp.config.validation import validate
     from condexp.runs.prepare import prepare
 

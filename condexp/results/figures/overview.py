@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from condexp.results.config_keys import headline
 from condexp.results.figures.heatmap import draw_heat_map, draw_legend, label_layers, map_height
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import (
@@ -23,6 +22,7 @@ from condexp.results.figures.style import (
     style,
 )
 from condexp.results.measures import LayerMeasures
+from condexp.results.run_view import headline
 from condexp.results.tables.numbers import Mark
 from condexp.store.reader import Run
 

@@ -1,6 +1,7 @@
 """How a number is written, and what stands where there is none."""
 
 import math
+from datetime import timedelta
 from enum import StrEnum
 
 import numpy as np
@@ -110,3 +111,15 @@ def format_number(value: float, mark: Mark = Mark.NONE) -> str:
         return f"{value:.0f}"
     mantissa, exponent = np.format_float_scientific(value, precision=2, trim="-").split("e")
     return f"{mantissa}e{int(exponent)}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration as hours, minutes and seconds.
+
+    Args:
+        seconds: The duration.
+
+    Returns:
+        For example ``"0:01:23"``.
+    """
+    return str(timedelta(seconds=round(seconds)))

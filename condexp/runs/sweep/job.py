@@ -16,7 +16,7 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from condexp.cli.hydra_app import chosen_presets
+from condexp.config.presets import chosen_presets
 from condexp.errors import InputError
 from condexp.runs.result import JobResult
 from condexp.runs.stop_signals import SIGNALS

@@ -50,11 +50,12 @@ def _run(job: Mapping[str, Any]) -> "JobResult":
 
     from condexp.config.validation import validate
     from condexp.errors import InputError
-    from condexp.follow import Follower
     from condexp.runs.execute import run_experiment
+    from condexp.runs.progress import Follower
     from condexp.runs.result import JobResult
     from condexp.runs.stop_signals import Stopped
-    from condexp.store.run_folder.status import State, run_folder
+    from condexp.store.run_folder.identity import run_folder
+    from condexp.store.run_folder.status import State
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     follower = Follower(job["name"], bar=job["alone"])

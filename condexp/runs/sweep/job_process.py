@@ -21,13 +21,10 @@ from condexp.errors import InputError
 from condexp.results.console import say
 from condexp.runs.result import JobResult
 from condexp.runs.stop_signals import SIGNALS
+from condexp.runs.workers.interpreter import START
 from condexp.store.run_folder.liveness import UNFINISHED
 from condexp.store.run_folder.status import State, read_status, write_status
 
-# The same code in the new process as in this one, however this one found it.
-START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); import {0}; sys.exit({0}.main())"
-)
 COMMAND = (sys.executable, "-c", START.format("condexp.runs.sweep.job_main"))
 POLL_SECONDS = 0.1
 KILL_SECONDS = 60.0  # from a timeout's request to stop, which takes a step and a checkpoint

@@ -9,22 +9,16 @@ from statistics import fmean
 from hydra.core.utils import filter_overrides
 from omegaconf import DictConfig
 
-from condexp.cli.hydra_app import chosen_presets
 from condexp.config import Config
+from condexp.config.presets import chosen_presets
 from condexp.config.validation import validate
 from condexp.errors import InputError
 from condexp.runs.execute import stored_result
 from condexp.runs.prepare import prepare
 from condexp.runs.result import JobResult
+from condexp.store.run_folder.identity import identity_yaml, run_folder
 from condexp.store.run_folder.liveness import Life, life_of, process_of
-from condexp.store.run_folder.status import (
-    STATUS_NAME,
-    State,
-    Status,
-    identity_yaml,
-    read_status,
-    run_folder,
-)
+from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
 from condexp.store.schema.layout import file_size
 
 SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}  # values an optimizer keeps of each weight

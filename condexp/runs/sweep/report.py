@@ -7,7 +7,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from condexp.results.status_view import STATE_STYLES, format_seconds
+from condexp.results.status_view import STATE_STYLES
+from condexp.results.tables.numbers import format_seconds
 from condexp.runs.result import JobResult
 from condexp.runs.sweep.plan import GridJob, Todo, common_settings, own_settings
 from condexp.store.run_folder.status import State

@@ -19,7 +19,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from condexp.config import Config
 from condexp.runs.prepare import Prepared
 from condexp.runs.stop_signals import SIGNALS
-from condexp.runs.sweep.job_process import START
+from condexp.runs.workers.interpreter import START
 from condexp.training.checkpoint import Checkpoint
 from condexp.training.distributed.communicator import SINGLE, Crew
 from condexp.training.distributed.environment import Place, given_place

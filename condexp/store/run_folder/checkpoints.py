@@ -1,23 +1,21 @@
 """The checkpoints in a run's folder: when they are written, and which one a run goes on from."""
 
 import logging
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
-
-import torch
-from torch import nn
 
 from condexp.errors import InputError
-from condexp.store.disk import ResultsError, as_results_error, replacing
+from condexp.store.disk import as_results_error, replacing
 from condexp.store.hdf5.file_objects import DiskFile
-from condexp.store.hdf5.writer import ResultsWriter
+from condexp.store.hdf5.offsets import by_axis
+from condexp.store.hdf5.open import open_file, read_extent
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.schema.fields import Axis
+from condexp.store.schema.layout import COUNTERS, FILE_NAME, SEALED, FileSpec, datasets
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
-from condexp.training.distributed.communicator import SINGLE, Crew, Wish
+from condexp.training.events import EvalRecord
 from condexp.training.loop import RunState
-from condexp.training.seeding import random_state
 
 CHECKPOINT_NAME, PREVIOUS_NAME = "checkpoint.pt", "checkpoint.previous.pt"
 MIN_SECONDS = 10.0  # between the checkpoints of short epochs: a few milliseconds each
@@ -90,54 +88,6 @@ def remove_checkpoints(folder: Path, *, previous_only: bool = False) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-class Flag(Protocol):
-    """Something that becomes true."""
-
-    def __bool__(self) -> bool:
-        """Return whether it is."""
-
-
-@dataclass(frozen=True)
-class Rhythm:
-    """After how many updates checkpoints are due.
-
-    Attributes:
-        every_steps: k: after each k-th update.
-        every_epochs: k: after each k-th epoch, but not before the last one is ten seconds old.
-        steps_per_epoch: Updates in an epoch.
-    """
-
-    every_steps: int | None
-    every_epochs: int | None
-    steps_per_epoch: int
-
-    def next_after(self, step: int) -> int:
-        """Return the next number of updates that a checkpoint may be due after.
-
-        Args:
-            step: Number of finished updates.
-
-        Returns:
-            A larger number; 0, which never comes, where none is due any more.
-        """
-        epoch_steps = self.every_epochs and self.every_epochs * self.steps_per_epoch
-        periods = [period for period in (self.every_steps, epoch_steps) if period]
-        return min(((step // period + 1) * period for period in periods), default=0)
-
-    def is_due(self, step: int, seconds: float) -> bool:
-        """Return whether one is due after so many updates.
-
-        Args:
-            step: Number of finished updates, one that :meth:`next_after` gave.
-            seconds: Age of the last checkpoint.
-
-        Returns:
-            Whether to write one.
-        """
-        by_steps = self.every_steps is not None and step % self.every_steps == 0
-        return by_steps or seconds >= MIN_SECONDS
-
-
 @dataclass(frozen=True)
 class Origin:
     """What a run's numbers come from, by checksum: a checkpoint of another one is refused.
@@ -151,90 +101,54 @@ class Origin:
     data_sha256: str
 
 
-class Checkpointer:
-    """Writes checkpoints between the updates, and says when to stop.
+def check_resumable(folder: Path, spec: FileSpec, origin: Origin, checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that this run cannot go on from; changes nothing.
 
     Args:
         folder: The run's folder.
-        writer: Its results, committed before each checkpoint.
-        model: The model.
-        optimizer: Its optimizer.
+        spec: What its results file is created from.
         origin: What the run is of.
-        rhythm: When to write.
-        stop: True once the run is to be left.
-        start: Number of updates that are finished already.
-        crew: The processes that train together; the others save when this one does.
+        checkpoint: The checkpoint.
+
+    Raises:
+        InputError: If the checkpoint is of another experiment or other data, or the results file is
+            missing, damaged, of another shape, or behind the checkpoint.
     """
+    here = f"the checkpoint of step {checkpoint.step}"
+    if checkpoint.config_sha256 != origin.config_sha256:
+        raise InputError(f"{here} is of another configuration")
+    if checkpoint.data_sha256 != origin.data_sha256:
+        raise InputError(f"{here} was trained on other data than dataset.root holds now")
+    path = folder / FILE_NAME
+    counts = by_axis(checkpoint.committed)
+    with open_file(path) as file:
+        committed = {axis: int(file[name][()]) for axis, name in COUNTERS.items()}
+        sealed = SEALED in file.attrs
+        same_shape = sealed or datasets(read_extent(file)) == datasets(spec)
+        config_sha256 = file.attrs.get("config_sha256")
+    if config_sha256 != origin.config_sha256:
+        raise InputError(f"{path} is of another configuration than {here}")
+    if not same_shape:
+        raise InputError(f"{path} has another shape than this experiment's results have")
+    if behind := [str(axis) for axis in Axis if committed[axis] < counts[axis]]:
+        raise InputError(f"{path} has fewer {', '.join(behind)} rows than {here}")
+    if sealed and (checkpoint.state is RunState.UNFINISHED or committed != counts):
+        raise InputError(f"{path} is sealed, but {here} is not of the end of a run")
+    if problems := validate_results(path, counts):
+        raise InputError(f"{path} is damaged: {problems[0]}")
 
-    def __init__(
-        self,
-        folder: Path,
-        writer: ResultsWriter,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        *,
-        origin: Origin,
-        rhythm: Rhythm,
-        stop: Flag,
-        start: int = 0,
-        crew: Crew = SINGLE,
-    ) -> None:
-        self._folder, self._writer, self._origin = folder, writer, origin
-        self._model, self._optimizer = model, optimizer
-        self._rhythm, self._stop, self._crew = rhythm, stop, crew
-        self._next = rhythm.next_after(start)
-        self._written = time.monotonic()
 
-    def pause(self, step: int) -> bool:
-        """Write a checkpoint if one is due; a disk that refuses it does not end the run.
+def read_evaluations(path: Path) -> list[EvalRecord]:
+    """Read the evaluations that are committed.
 
-        Args:
-            step: Number of finished updates.
+    Args:
+        path: The results file.
 
-        Returns:
-            Whether to stop here; the checkpoint is the caller's then.
-        """
-        wish = self._crew.strongest(self._wish(step))
-        if wish is Wish.SAVE:
-            try:
-                self.save(step, RunState.UNFINISHED)
-            except ResultsError as error:
-                logger.warning("%s", error)
-        return wish is Wish.STOP
-
-    def _wish(self, step: int) -> Wish:
-        if self._stop:
-            return Wish.STOP
-        if step != self._next:
-            return Wish.GO_ON
-        self._next = self._rhythm.next_after(step)
-        due = self._rhythm.is_due(step, time.monotonic() - self._written)
-        return Wish.SAVE if due else Wish.GO_ON
-
-    def save(self, step: int, state: RunState) -> None:
-        """Write a checkpoint, after committing what it counts on.
-
-        Args:
-            step: Number of finished updates.
-            state: How far the run is.
-
-        Raises:
-            ResultsError: If the results or the checkpoint cannot be written.
-        """
-        epoch, position = divmod(step, self._rhythm.steps_per_epoch)
-        random, *others = self._crew.to_one(random_state(), 0)
-        checkpoint = Checkpoint(
-            model=self._model.state_dict(),
-            optimizer=self._optimizer.state_dict(),
-            random=random,
-            step=step,
-            epoch=epoch,
-            position=position,
-            committed=self._writer.secure(),
-            config_sha256=self._origin.config_sha256,
-            data_sha256=self._origin.data_sha256,
-            state=state,
-            others=tuple(others),
-        )
-        save_checkpoint(self._folder, checkpoint)
-        self._written = time.monotonic()
+    Returns:
+        The records, in order.
+    """
+    names = [field.name for field in fields(EvalRecord)][1:]
+    with open_file(path) as file:
+        num, group = int(file[COUNTERS[Axis.EVAL]][()]), file["eval"]
+        columns = [group[name][:num].tolist() for name in ("eval_step", *names)]
+    return [EvalRecord(*row) for row in zip(*columns, strict=True)]

@@ -7,7 +7,7 @@ has its scale in the same group, so that a group opens as one table of labelled 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from condexp.analysis.layers.select import LayerInfo, NotAnalysed
+from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.store.schema.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec, Extent, Kind

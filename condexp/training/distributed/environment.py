@@ -9,11 +9,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-from condexp.config import Config
-from condexp.errors import InputError
 from condexp.training.distributed.process_group import Team
 
-LEAST_SHARE = 2  # samples: batch statistics of one are void
 FIRST_PORT, NUM_PORTS = 20000, 20000  # of a Slurm step, by its job's number
 
 
@@ -142,67 +139,3 @@ def first_host(nodes: str) -> str:
     first = re.match(r"(?:[^\[,]|\[[^\]]*\])*", nodes)
     assert first is not None
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first.group())
-
-
-def refuse_several_grids() -> None:
-    """Refuse a grid that every process of torchrun or srun would run.
-
-    Raises:
-        InputError: If this process was started with others.
-    """
-    place = given_place()
-    if place is not None:
-        raise InputError(
-            f"{place.starter} started {place.size} processes, and each would run the whole grid: "
-            f"start it once, without {place.starter}, or leave out -m."
-        )
-
-
-def check_processes(
-    config: Config, device: torch.device, num_train: int, place: Place | None
-) -> None:
-    """Refuse what several processes cannot do together, before anything is trained.
-
-    Args:
-        config: The validated configuration.
-        device: Where it trains.
-        num_train: Training samples.
-        place: As :func:`given_place` found it.
-
-    Raises:
-        InputError: If the processes that were started are not those of the configuration, or the
-            batches do not divide, or the devices do not suffice.
-    """
-    trainer, size = config.trainer, config.trainer.num_processes
-    if place is not None and place.size != size:
-        raise InputError(
-            f"{place.starter} started {place.size} processes, and trainer.num_processes is {size}: "
-            f"give trainer.num_processes={place.size}, or start one process."
-        )
-    if size == 1:
-        return
-    batch_size = num_train if isinstance(trainer.batch_size, str) else trainer.batch_size
-    batch_size = min(batch_size, num_train)
-    if batch_size % size or batch_size // size < LEAST_SHARE:
-        down, up = batch_size // size * size, -(-batch_size // size) * size
-        nearest = [n for n in (down, up) if n >= LEAST_SHARE * size] or [LEAST_SHARE * size]
-        raise InputError(
-            f"a batch of {batch_size} samples does not divide among trainer.num_processes={size} "
-            f"with {LEAST_SHARE} samples each at least: use trainer.batch_size="
-            f"{' or '.join(map(str, nearest))}."
-        )
-    if trainer.compile:
-        raise InputError(
-            f"trainer.compile=true does not work with trainer.num_processes={size}: leave one out."
-        )
-    local = size if place is None else 1 if place.bound else place.local_size
-    if device.type == "mps" or device.index is not None:
-        raise InputError(
-            f"trainer.device={device} is one device, and trainer.num_processes={size} take one "
-            "each: use trainer.device=cuda or cpu."
-        )
-    if device.type == "cuda" and torch.cuda.device_count() < local:
-        raise InputError(
-            f"trainer.num_processes={size} puts {local} on this machine, which has "
-            f"{torch.cuda.device_count()} CUDA devices: use fewer, or trainer.device=cpu."
-        )

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import condexp
-from condexp.analysis.layers.select import LayerInfo, select_modules, trace_layers
+from condexp.analysis.layers.info import LayerInfo
+from condexp.analysis.layers.select import select_modules, trace_layers
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.linalg.auto import needs_float64
+from condexp.analysis.statistics.moment import needs_float64
 
 EPS32 = torch.finfo(torch.float32).eps
 SMALL = 15 * EPS32

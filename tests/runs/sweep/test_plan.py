@@ -11,8 +11,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
 
-from condexp.cli.hydra_app import conf_dir
 from condexp.config import Config
+from condexp.config.presets import conf_dir
 from condexp.config.validation import validate
 from condexp.errors import InputError
 from condexp.runs.prepare import Prepared

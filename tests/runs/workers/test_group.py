@@ -14,16 +14,18 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from condexp.cli.hydra_app import conf_dir
+from condexp.config.presets import conf_dir
 from condexp.config.validation import validate
 from condexp.errors import InputError
 from condexp.runs import attempt
+from condexp.runs.checks import refuse_several_grids
 from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import prepare
 from condexp.runs.result import JobResult
 from condexp.runs.stop_signals import Stopped
-from condexp.store.run_folder.status import State, read_status, run_folder
-from condexp.training.distributed.environment import first_host, given_place, refuse_several_grids
+from condexp.store.run_folder.identity import run_folder
+from condexp.store.run_folder.status import State, read_status
+from condexp.training.distributed.environment import first_host, given_place
 from condexp.training.distributed.process_group import Team, _packed
 from condexp.training.events import StepRecord
 from tests.observer import Silent

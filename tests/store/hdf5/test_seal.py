@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from condexp.analysis.layers.select import LayerInfo
+from condexp.analysis.layers.info import LayerInfo
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.store.disk import ResultsError

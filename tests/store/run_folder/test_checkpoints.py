@@ -17,18 +17,18 @@ from torch import nn
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
+from condexp.runs.checkpointer import Checkpointer, Rhythm
 from condexp.runs.stop_signals import StopRequests
 from condexp.store.disk import ResultsError
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.seal import seal_results
 from condexp.store.hdf5.writer import ResultsWriter
-from condexp.store.resume import check_resumable, read_evaluations
 from condexp.store.run_folder.checkpoints import (
     MIN_SECONDS,
-    Checkpointer,
     Origin,
-    Rhythm,
+    check_resumable,
     find_checkpoint,
+    read_evaluations,
     remove_checkpoints,
     save_checkpoint,
 )

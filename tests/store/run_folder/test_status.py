@@ -12,18 +12,14 @@ import pytest
 import yaml
 
 from condexp.errors import InputError
-from condexp.store.run_folder.status import (
-    State,
-    Status,
-    find_runs,
+from condexp.store.run_folder.identity import (
     identity_config,
     identity_hash,
     identity_yaml,
-    read_status,
     run_folder,
     slug,
-    write_status,
 )
+from condexp.store.run_folder.status import State, Status, find_runs, read_status, write_status
 
 
 def make_config() -> dict[str, Any]:

@@ -1,15 +1,39 @@
-"""Following a run: a progress bar on a terminal, plain lines elsewhere."""
+"""What a terminal shows of a run: its progress while it trains, and its result."""
 
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from condexp.results.console import make_console, show_result
+from condexp.results.console import make_console
+from condexp.runs.result import JobResult
+from condexp.store.run_folder.status import State
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 if TYPE_CHECKING:
     from condexp.runs.prepare import Prepared
-    from condexp.runs.result import JobResult
+
+
+def show_result(result: JobResult) -> None:
+    """Print what a run left: the table of its layers and where its files are.
+
+    Args:
+        result: How the run ended.
+    """
+    from condexp.results.run_view import layer_table, metrics_table
+    from condexp.store.reader import open_run
+
+    console = make_console()
+    if result.state is State.FAILED or result.folder is None:
+        log_file = result.folder and result.folder / "run.log"
+        log = f"; more in {log_file}" if log_file and log_file.exists() else ""
+        console.print(Text(f"failed: {result.message}{log}", style="red"))
+        return
+    run = open_run(result.folder)
+    console.print(metrics_table(run), layer_table(run))
+    verb = "stored already" if result.stored else "wrote"
+    names = sorted(path.name for path in result.folder.iterdir() if path.suffix != ".lock")
+    console.print(f"{result.state}; {verb}: {result.folder}/{{{', '.join(names)}}}", soft_wrap=True)
 
 
 class Follower:
