@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""The names of all that can be measured, without torch: configuration and files need them."""
 
 from enum import StrEnum
 

@@ -1,1 +1,1 @@
-"""The command line: one file a verb (its arguments and what it prints). Imports nothing heavy at module level."""
+"""The command line: one file a verb, its arguments and what it prints."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FREE_KEYS = "model.kwargs."  # the arguments of the user's own model: any name
 
 
-def launch_run(args: list[str]) -> int:
+def run(args: list[str]) -> int:
     """Run an experiment, or with ``-m`` a grid.
 
     Args:
@@ -56,36 +56,24 @@ def launch_run(args: list[str]) -> int:
             follower.close()
 
     # A grid's code is the sweeper's: it has the jobs run in processes of their own.
-    code = _with_hydra(task, args)
+    code = with_hydra(task, args)
     return code or max((result.exit_code for result in results), default=0)
 
 
-def launch_layers(args: list[str]) -> int:
-    """Show what an experiment would measure.
+def with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
+    """Have Hydra compose the configuration, or with ``-m`` those of a grid, and do a task with it.
 
     Args:
+        task: Given the composed configuration; not called under ``-m``.
         args: Hydra's arguments.
 
     Returns:
         The exit code.
 
     Raises:
-        InputError: If the configuration is wrong, or a grid is asked for.
+        InputError: If the configuration cannot be composed, and what the task raises.
+        Stopped: If the task was stopped.
     """
-
-    def task(composed: DictConfig) -> None:
-        from condexp.config.validation import validate
-        from condexp.results.console import show_layers
-        from condexp.runs.prepare import prepare
-
-        show_layers(prepare(validate(composed, **chosen_presets(HydraConfig.get()))))
-
-    if any(arg.startswith(("-m", "--mu", "hydra.mode=")) for arg in args):
-        raise InputError("condexp layers shows one configuration: leave out -m.")
-    return _with_hydra(task, args)
-
-
-def _with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
     raised: list[InputError | Stopped] = []
 
     def quiet(composed: DictConfig) -> object:

@@ -1,18 +1,16 @@
-"""The command line: one word says what to do, Hydra's overrides say with what.
+"""The command line: a verb says what to do, and is a module beside this one.
 
-Nothing heavy is imported here: ``condexp --help`` answers at once, and a command imports what it
-needs.
+Nothing heavy is imported here, and a verb's module only when it is asked for: ``condexp --help``
+answers at once.
 """
 
 import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from importlib import import_module
 
-from condexp import cli_stored
-from condexp.cli_stored import make_parser
 from condexp.errors import InputError, suggestion
 from condexp.runs.stop_signals import Stopped
 
@@ -31,52 +29,18 @@ exit codes: 0 done (a diverged run is a result), 1 a job failed, 2 bad input and
   75 stopped by SIGTERM, SIGUSR1, SIGUSR2 or a time limit, 130 by Ctrl-C: the same command goes on
 """
 
-
-def _run(args: list[str]) -> int:
-    if args and args[0] in {"-h", "--help"}:
-        _help_parser().print_help()
-        return 0
-    from condexp.cli.hydra_app import launch_run
-
-    return launch_run(args)
-
-
-def _layers(args: list[str]) -> int:
-    from condexp.cli.hydra_app import launch_layers
-
-    return launch_layers(args)
-
-
-def _data(args: list[str]) -> int:
-    parser = make_parser("data", "fetch the files of a dataset, or verify them offline")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="fetch|verify")
-    fetch = actions.add_parser("fetch", help="download or copy the files, checksums compared")
-    verify = actions.add_parser("verify", help="compare the files with their checksums")
-    for action in (fetch, verify):
-        action.add_argument("name", metavar="NAME", help="the dataset")
-        action.add_argument("--root", type=Path, metavar="DIR", help="dataset.root (default: data)")
-    origin = fetch.add_mutually_exclusive_group()
-    origin.add_argument("--mirror", metavar="URL", help="a folder, or the file, on another server")
-    origin.add_argument("--archive", type=Path, metavar="FILE", help="a copy on this machine")
-    options = parser.parse_args(args)
-    from condexp.data_command import fetch_data, verify_data
-
-    if options.action == "verify":
-        return verify_data(options.name, options.root)
-    return fetch_data(options.name, options.root, options.mirror, options.archive)
-
-
-VERBS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "run": (_run, "run one experiment; with -m a grid (the default command)"),
-    "layers": (_layers, "what would be measured, and what would not; trains nothing"),
-    "status": (cli_stored.status, "one row a run: state, step, error, time"),
-    "show": (cli_stored.show, "a finished or running run: setting, metrics, layers"),
-    "table": (cli_stored.table, "mean ± std over seeds, rows x columns of any config keys"),
-    "figure": (cli_stored.figure, "draw a figure from stored runs"),
-    "report": (cli_stored.report, "the paper's tables, figures and verdicts as one page"),
-    "validate": (cli_stored.validate, "check a results file against schema and checksums"),
-    "export": (cli_stored.export, "every number of a run as CSV in long form"),
-    "data": (_data, "fetch or verify the files of a dataset"),
+# Verb: its module in this package, whose run(args) returns the exit code; what the help says.
+VERBS = {
+    "run": ("hydra_app", "run one experiment; with -m a grid (the default command)"),
+    "layers": ("layers", "what would be measured, and what would not; trains nothing"),
+    "status": ("status", "one row a run: state, step, error, time"),
+    "show": ("show", "a finished or running run: setting, metrics, layers"),
+    "table": ("table", "mean ± std over seeds, rows x columns of any config keys"),
+    "figure": ("figure", "draw a figure from stored runs"),
+    "report": ("report", "the paper's tables, figures and verdicts as one page"),
+    "validate": ("validate", "check a results file against schema and checksums"),
+    "export": ("export", "every number of a run as CSV in long form"),
+    "data": ("data", "fetch or verify the files of a dataset"),
 }
 
 
@@ -143,7 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         verb, rest = split_verb(args)
-        return VERBS[verb][0](rest)
+        if verb == "run" and rest[:1] in (["-h"], ["--help"]):  # Hydra's own is --hydra-help
+            _help_parser().print_help()
+            return 0
+        module = import_module(f"condexp.cli.{VERBS[verb][0]}")
+        code: int = module.run(rest)
+        return code
     except KeyboardInterrupt:
         sys.stderr.write("condexp: interrupted\n")
         return 130

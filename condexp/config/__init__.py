@@ -1,6 +1,6 @@
 """The typed configuration: every key of ``conf/`` and what it may hold.
 
-Values live in ``conf/``, types, limits and choices here, checks in :mod:`condexp.config.validation`.
+Values live in ``conf/``, types, limits and choices here; :mod:`.validation` checks them.
 """
 
 from collections.abc import Mapping

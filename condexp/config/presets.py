@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Where the presets lie, and which of them were chosen."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ def conf_dir() -> Path:
     Raises:
         InputError: If the installation has none.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder

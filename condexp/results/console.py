@@ -6,14 +6,11 @@ a grid's job, need neither torch nor pandas.
 
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from rich.console import Console, RenderableType
 from rich.control import Control
 from rich.segment import ControlType
-
-if TYPE_CHECKING:
-    from condexp.runs.prepare import Prepared
 
 WIDE = 200  # columns where the output is a file or a pipe: nothing is cut
 
@@ -61,14 +58,3 @@ def show(*parts: RenderableType) -> None:
     console = make_console()
     for part in parts:
         console.print(part)
-
-
-def show_layers(prepared: "Prepared") -> None:
-    """Print what an experiment would measure, and what not.
-
-    Args:
-        prepared: The checked experiment.
-    """
-    from condexp.layers_report import layers_report
-
-    show(*layers_report(prepared))

@@ -195,7 +195,7 @@ def _earlier(path: Path, content: Mapping[str, Any]) -> list[Any]:
 
 def _draw(folder: Path) -> None:
     try:
-        overview(open_run(folder), folder)
+        overview([open_run(folder)], folder)
     except Exception:  # a picture can be drawn again: it must not cost the run its result
         logger.exception("overview.png was not drawn; try: condexp figure overview %s", folder)
 

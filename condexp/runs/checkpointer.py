@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Saves checkpoints of a run while it trains, and stops it where it was asked to stop."""
 
 import time
 from dataclasses import dataclass

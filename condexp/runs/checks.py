@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Checks of an experiment that need its model, its data or its processes."""
 
 from collections.abc import Sequence
 

@@ -174,7 +174,7 @@ class FisherBlock:
         """Return the spectrum, min(rows, d) eigenvalues; None where no gradient arrived.
 
         Args:
-            excess: See :meth:`condexp.analysis.loss.rounding.RootNoise.excess`; it raises the noise floor by
+            excess: See :meth:`RootNoise.excess`; it raises the noise floor by
                 4·excess·λ_1.
         """
         if self._spectrum is None:

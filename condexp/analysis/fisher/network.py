@@ -63,7 +63,7 @@ class NetworkFisher:
         """Return the spectrum, min(rows, weights) eigenvalues; None where there was no layer.
 
         Args:
-            excess: See :meth:`condexp.analysis.loss.rounding.RootNoise.excess`; it raises the noise floor by
+            excess: See :meth:`RootNoise.excess`; it raises the noise floor by
                 4·excess·λ_1.
         """
         if self._gram is None:

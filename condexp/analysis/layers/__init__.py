@@ -1,1 +1,1 @@
-"""Which modules are measured, and how their inputs and gradients become rows [groups, rows, features]."""
+"""The measured modules, and how inputs and gradients become rows [groups, rows, features]."""

@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Records of the layers that are measured, and of the modules that are not."""
 
 from dataclasses import dataclass
 

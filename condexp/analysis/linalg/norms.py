@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""Norms that survive the range of float32."""
 
 import torch
 from torch import Tensor

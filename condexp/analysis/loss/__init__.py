@@ -1,1 +1,1 @@
-"""What the loss contributes: its denominator, the cotangents of mc and exact labels, its gradient's rounding."""
+"""The loss: its denominator, the cotangents of mc and exact labels, its gradient's rounding."""

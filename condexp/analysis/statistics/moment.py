@@ -229,7 +229,7 @@ class Moment:
         """Return the spectrum of what was added so far.
 
         Args:
-            excess: See :meth:`condexp.analysis.loss.rounding.RootNoise.excess`; it raises the noise floor by
+            excess: See :meth:`RootNoise.excess`; it raises the noise floor by
                 4·excess·λ_1.
         """
         result = self._results()

@@ -83,7 +83,7 @@ def read_published() -> tuple[Published, ...]:
     Returns:
         Its lines, in their order.
     """
-    text = files("condexp.results").joinpath(FILE).read_text(encoding="utf-8")
+    text = files("condexp.results.tables").joinpath(FILE).read_text(encoding="utf-8")
     lines = []
     for line in csv.DictReader(text.splitlines()):
         model = {key: line.pop(column) for column, key in MODEL_KEYS.items()}

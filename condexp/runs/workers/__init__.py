@@ -1,1 +1,1 @@
-"""The other ranks of one run that rank 0 starts itself, and the code a fresh interpreter begins with."""
+"""The ranks of a run that rank 0 starts itself, and how a fresh interpreter begins."""

@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""The code that a fresh interpreter begins with."""
 
 # The same code in the new process as in this one, however this one found it.
 START = (

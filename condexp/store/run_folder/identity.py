@@ -1,4 +1,4 @@
-"""TODO-DOC."""
+"""The identity of a run: the part of its configuration that decides its numbers and its folder."""
 
 import hashlib
 from collections.abc import Iterable, Mapping

@@ -1,1 +1,1 @@
-"""The kinds of rows a second moment can be taken of: dense, with a bias column, pixels, patches of stride 1."""
+"""The kinds of rows of a second moment: dense, with a bias column, pixels, stride-1 patches."""

@@ -17,8 +17,7 @@ from condexp.runs.result import JobResult
 from condexp.runs.sweep.job import Board, GridTask
 from condexp.runs.sweep.job_process import Order
 from condexp.runs.sweep.slurm.options import SlurmOptions
-from condexp.runs.sweep.slurm.watch import Watch
-from condexp.slurm_queue import OVER, read_queue
+from condexp.runs.sweep.slurm.watch import OVER, Watch, read_queue
 from condexp.store.run_folder.status import State
 
 

@@ -1,6 +1,8 @@
 """Waiting for jobs on Slurm: how each ended, by its own word or, where it left none, by Slurm's."""
 
+import os
 import pickle
+import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,9 +15,46 @@ from condexp.results.console import say
 from condexp.runs.result import JobResult
 from condexp.runs.sweep.job import Board
 from condexp.runs.sweep.job_process import LAST_WORDS, Order
-from condexp.slurm_queue import OVER, read_queue
 from condexp.store.run_folder.liveness import UNFINISHED, lock_held
 from condexp.store.run_folder.status import State, read_status, write_status
+
+# Anything else is still in the queue: running, waiting, or on its way back to waiting.
+OVER = frozenset({
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+})
+ANSWER_SECONDS = 60
+
+
+def read_queue() -> dict[str, str] | None:
+    """Ask Slurm for the states of this user's jobs, those included that ended minutes ago.
+
+    Returns:
+        By the job's number, ``12`` or, in an array, ``12_3``: its state, ``RUNNING`` say; None
+        where Slurm does not answer now.
+    """
+    command = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T")
+    try:
+        answer = subprocess.run(
+            (*command, f"--user={os.getuid()}"),
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    pairs = (line.strip().partition("|") for line in answer.stdout.splitlines())
+    return {number: state for number, _, state in pairs if state}
+
 
 LOOK_SECONDS = 1.0  # between looks for results
 ASK_SECONDS = (2.0, 30.0)  # between questions to Slurm: at first, and in the long run

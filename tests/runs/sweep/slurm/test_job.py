@@ -23,7 +23,7 @@ from condexp.runs.sweep.slurm.job import SlurmTask
 from condexp.store.disk import locked
 from condexp.store.run_folder.status import State, Status, write_status
 
-# Stands in for condexp.runs.sweep.job_main: Slurm's signals reach it and the process that waits for it.
+# Stands in for job_main: Slurm's signals reach it and the process that waits for it.
 CHILD = """
 import json, os, signal, sys, time
 job = json.loads(sys.stdin.readline())

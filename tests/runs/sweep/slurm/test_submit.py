@@ -19,7 +19,7 @@ from condexp.runs.sweep.job_process import Order
 from condexp.runs.sweep.slurm import watch as slurm_watch
 from condexp.runs.sweep.slurm.options import SlurmOptions, slurm_options
 from condexp.runs.sweep.slurm.submit import run_on_slurm
-from condexp.slurm_queue import read_queue
+from condexp.runs.sweep.slurm.watch import read_queue
 from condexp.store.run_folder.status import State, Status, read_status, write_status
 
 FOLDER = {"submitit_folder": "x"}

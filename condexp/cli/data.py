@@ -1,9 +1,10 @@
-"""``condexp data``: fetch the files of a data set, or verify them offline."""
+"""``condexp data fetch|verify NAME``: the files of a data set, or their checksums offline."""
 
 from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from condexp.cli.parsing import make_parser
 from condexp.data.fetch import fetch
 from condexp.data.imagenet import BY_HAND, find_imagenet, verify_imagenet
 from condexp.data.sources import SOURCES, source_of
@@ -15,6 +16,31 @@ WITHOUT_FILES = {
     "gaussian": "it is drawn from its seed",
 }
 NAMES = (*WITHOUT_FILES, *SOURCES, "imagenet")
+
+
+def run(args: list[str]) -> int:
+    """Fetch the files of a data set, or verify them.
+
+    Args:
+        args: The command line after the verb.
+
+    Returns:
+        0; 2 if a file that is verified is missing or differs.
+    """
+    parser = make_parser("data", "fetch the files of a dataset, or verify them offline")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="fetch|verify")
+    fetching = actions.add_parser("fetch", help="download or copy the files, checksums compared")
+    verifying = actions.add_parser("verify", help="compare the files with their checksums")
+    for action in (fetching, verifying):
+        action.add_argument("name", metavar="NAME", help="the dataset")
+        action.add_argument("--root", type=Path, metavar="DIR", help="dataset.root (default: data)")
+    origin = fetching.add_mutually_exclusive_group()
+    origin.add_argument("--mirror", metavar="URL", help="a folder, or the file, on another server")
+    origin.add_argument("--archive", type=Path, metavar="FILE", help="a copy on this machine")
+    options = parser.parse_args(args)
+    if options.action == "verify":
+        return verify_data(options.name, options.root)
+    return fetch_data(options.name, options.root, options.mirror, options.archive)
 
 
 def fetch_data(name: str, root: Path | None, mirror: str | None, archive: Path | None) -> int:

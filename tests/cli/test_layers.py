@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 
 from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.options import AnalysisOptions
+from condexp.cli.layers import layers_report
 from condexp.config.presets import conf_dir
 from condexp.config.validation import validate
-from condexp.layers_report import layers_report
 from condexp.runs.prepare import prepare
 from condexp.store.hdf5.create import create_results
 from condexp.store.schema.layout import FileSpec, file_size

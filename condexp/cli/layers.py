@@ -1,24 +1,52 @@
-"""What an experiment would measure, and what not: ``condexp layers``."""
+"""``condexp layers``: what an experiment would measure, and what not; it trains nothing."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from hydra.core.hydra_config import HydraConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from condexp.analysis.costs import LayerCost
-from condexp.analysis.fisher.memory import needed_bytes
-from condexp.analysis.layers.info import NotAnalysed
-from condexp.analysis.statistics.moment import WAITING_BYTES
 from condexp.analysis.vocabulary import Matrix
-from condexp.store.schema.layout import file_size
+from condexp.cli.hydra_app import with_hydra
+from condexp.config.presets import chosen_presets
+from condexp.errors import InputError
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from condexp.analysis.costs import LayerCost
+    from condexp.analysis.layers.info import NotAnalysed
     from condexp.runs.prepare import Prepared
 
 SIDES = {Matrix.INPUT: "Σx", Matrix.GRAD_OUTPUT: "Σ∇h", Matrix.FISHER: "Fisher"}
+
+
+def run(args: list[str]) -> int:
+    """Print what an experiment would measure, and what not.
+
+    Args:
+        args: Hydra's arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: If the configuration is wrong, or a grid is asked for.
+    """
+
+    def task(composed: "DictConfig") -> None:
+        from condexp.config.validation import validate
+        from condexp.results.console import show
+        from condexp.runs.prepare import prepare
+
+        show(*layers_report(prepare(validate(composed, **chosen_presets(HydraConfig.get())))))
+
+    if any(arg.startswith(("-m", "--mu", "hydra.mode=")) for arg in args):
+        raise InputError("condexp layers shows one configuration: leave out -m.")
+    return with_hydra(task, args)
 
 
 def layers_report(prepared: "Prepared") -> Iterator[RenderableType]:
@@ -51,7 +79,7 @@ def layers_report(prepared: "Prepared") -> Iterator[RenderableType]:
     yield Text("\n".join(_sizes(prepared)))
 
 
-def _layer_table(title: str, costs: Sequence[LayerCost]) -> Table:
+def _layer_table(title: str, costs: "Sequence[LayerCost]") -> Table:
     measured = {matrix for cost in costs for matrix in cost.sides}
     sides = [matrix for matrix in SIDES if matrix in measured]
     grouped = any(cost.layer.groups > 1 for cost in costs)
@@ -78,6 +106,9 @@ def _layer_table(title: str, costs: Sequence[LayerCost]) -> Table:
 
 def _sizes(prepared: "Prepared") -> Iterator[str]:
     """Yield lines on the schedule, the memory and the files."""
+    from condexp.analysis.statistics.moment import WAITING_BYTES
+    from condexp.store.schema.layout import file_size
+
     plan, spec, costs = prepared.plan, prepared.spec, prepared.costs
     yield (
         f"{len(plan.snapshot_steps)} snapshots of {spec.num_samples} samples in {plan.num_steps} "
@@ -96,6 +127,8 @@ def _sizes(prepared: "Prepared") -> Iterator[str]:
 
 
 def _fisher_line(prepared: "Prepared") -> str:
+    from condexp.analysis.fisher.memory import needed_bytes
+
     spec, costs, limit = prepared.spec, prepared.costs, prepared.options.memory_limit
     each = f" of {spec.num_signals} signals a sample" if spec.num_signals > 1 else ""
     kept, batches = [cost.fisher_bytes for cost in costs], costs[0].in_batches
@@ -114,7 +147,7 @@ def _fisher_line(prepared: "Prepared") -> str:
     )
 
 
-def _not_analysed_table(modules: Sequence[NotAnalysed]) -> Table:
+def _not_analysed_table(modules: "Sequence[NotAnalysed]") -> Table:
     table = Table(title="not analysed", title_justify="left")
     for column in ("module", "reason"):
         table.add_column(column, overflow="fold")
