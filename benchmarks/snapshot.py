@@ -12,7 +12,7 @@ from benchmarks.timing import Measurement, rounds
 from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
-from condexp.analysis.statistics.hooks import Listener
+from condexp.analysis.statistics.hooks import MeasurementHooks
 from condexp.analysis.vocabulary import Matrix
 
 with warnings.catch_warnings():
@@ -97,7 +97,7 @@ def riding(training: Training, options: AnalysisOptions) -> Callable[[], None]:
     """
 
     def run() -> None:
-        with Listener(
+        with MeasurementHooks(
             training.model,
             options,
             denominator=float(len(training.inputs)),

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 
-class Ranks(Protocol):
+class Communicator(Protocol):
     """Processes that hold the same network, each with samples of its own.
 
     All of them make the same calls in the same order.
@@ -27,7 +27,7 @@ class Ranks(Protocol):
         """Yield the values of all ranks, in order, on one of them; on the others nothing."""
 
 
-class Alone:
+class SingleProcess:
     """One process that measures by itself."""
 
     rank, size = 0, 1
@@ -53,4 +53,4 @@ class Alone:
         yield value
 
 
-ALONE = Alone()
+SINGLE_PROCESS = SingleProcess()

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.communicator import ALONE, Ranks
+from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.analysis.fisher.memory import Memory
-from condexp.analysis.loss.cotangents import Labels, Signals, refuse_batch_statistics
+from condexp.analysis.loss.cotangents import Cotangents, FisherLabels, refuse_batch_statistics
 from condexp.analysis.loss.denominator import loss_denominator
-from condexp.analysis.model_state import left_as_found
+from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
-from condexp.analysis.statistics.hooks import Listener
+from condexp.analysis.statistics.hooks import MeasurementHooks
 from condexp.analysis.vocabulary import SIGNAL_MATRICES, FisherType
 from condexp.errors import InputError
 
@@ -25,13 +25,13 @@ LossFunction = Callable[[Any, Any], Tensor]
 class _Run:
     """What goes through the batches once."""
 
-    labels: Labels | None
-    listener: Listener
+    labels: FisherLabels | None
+    listener: MeasurementHooks
     memory: Memory
 
 
 @dataclass(frozen=True)
-class Passes:
+class Measurement:
     """The batches of one analysis and what is done with each.
 
     Args:
@@ -50,7 +50,7 @@ class Passes:
     options: AnalysisOptions
     learning_rate: float | None = None
     denominator: float | None = None
-    ranks: Ranks = ALONE
+    ranks: Communicator = SINGLE_PROCESS
 
     def measure(self) -> Snapshot:
         """Measure all batches together.
@@ -69,11 +69,11 @@ class Passes:
         one = isinstance(self.batches, Sequence) and len(self.batches) == 1
         return not one or self.ranks.size > 1
 
-    def _run(self) -> Listener:
+    def _run(self) -> MeasurementHooks:
         run = _Run(self._labels(), self._listener(), self._memory())
         num_batches = 0
         with (
-            left_as_found(self.model),
+            preserved_state(self.model),
             torch.inference_mode(False),
             torch.enable_grad(),
             run.listener,
@@ -86,15 +86,15 @@ class Passes:
             raise InputError("there is no batch to analyse: give at least one (inputs, targets).")
         return run.listener
 
-    def _labels(self) -> Labels | None:
+    def _labels(self) -> FisherLabels | None:
         options = self.options
         if options.fisher_type is FisherType.EMPIRICAL or not options.wants(*SIGNAL_MATRICES):
             return None
         refuse_batch_statistics(self.model, options)
-        return Labels(self.loss_fn, options)
+        return FisherLabels(self.loss_fn, options)
 
-    def _listener(self) -> Listener:
-        return Listener(
+    def _listener(self) -> MeasurementHooks:
+        return MeasurementHooks(
             self.model,
             self.options,
             learning_rate=self.learning_rate,
@@ -150,7 +150,10 @@ class Passes:
 
 
 def _sweep(
-    listener: Listener, outputs: Tensor, signals: Signals, groups: Sequence[Sequence[str]]
+    listener: MeasurementHooks,
+    outputs: Tensor,
+    signals: Cotangents,
+    groups: Sequence[Sequence[str]],
 ) -> None:
     """Back-propagate all signals, as far as the layers of one group after another."""
     for names in groups:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def left_as_found(model: nn.Module) -> Iterator[None]:
+def preserved_state(model: nn.Module) -> Iterator[None]:
     """Restore a model and all random states on the way out, also after an exception.
 
     Restored bit for bit: training modes, buffers (values and identity), ``.grad`` (set aside

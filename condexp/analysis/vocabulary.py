@@ -60,7 +60,7 @@ class FisherType(StrEnum):
     """All labels, weighted by the model's distribution: the Gauss–Newton matrix in eval mode."""
 
 
-class Status(StrEnum):
+class SpectrumStatus(StrEnum):
     """Whether a spectrum's numbers can be believed."""
 
     OK = "ok"

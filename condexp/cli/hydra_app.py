@@ -16,7 +16,7 @@ from condexp.errors import InputError, choose
 from condexp.runs.stop_signals import Stopped
 
 if TYPE_CHECKING:
-    from condexp.runs.result import JobResult
+    from condexp.runs.result import RunResult
 
 FREE_KEYS = "model.kwargs."  # the arguments of the user's own model: any name
 
@@ -30,26 +30,26 @@ def run(args: list[str]) -> int:
     Returns:
         The exit code.
     """
-    results: list[JobResult] = []
+    results: list[RunResult] = []
 
     def task(composed: DictConfig) -> None:
         # Imported here, that completion and --cfg stay quick: they need no torch.
-        from condexp.config.validation import validate
+        from condexp.config.validation import parse_config
         from condexp.runs.execute import run_experiment
-        from condexp.runs.progress import Follower
+        from condexp.runs.progress import ProgressReporter
 
         hydra_config = HydraConfig.get()
-        config = validate(composed, **chosen_presets(hydra_config))
+        config = parse_config(composed, **chosen_presets(hydra_config))
         if config.run.dry_run:
             from condexp.results.console import show
-            from condexp.runs.sweep.plan import Planner
+            from condexp.runs.sweep.plan import SweepPlanner
             from condexp.runs.sweep.report import plan_table
 
-            planner = Planner()
+            planner = SweepPlanner()
             planner.add(hydra_config.overrides.task, config)
             show(plan_table(planner.jobs))
             return
-        follower = Follower()
+        follower = ProgressReporter()
         try:
             results.append(run_experiment(config, follower))
         finally:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from condexp.analysis.costs import LayerCost
     from condexp.analysis.layers.info import NotAnalysed
-    from condexp.runs.prepare import Prepared
+    from condexp.runs.prepare import PreparedRun
 
 SIDES = {Matrix.INPUT: "Σx", Matrix.GRAD_OUTPUT: "Σ∇h", Matrix.FISHER: "Fisher"}
 
@@ -38,18 +38,18 @@ def run(args: list[str]) -> int:
     """
 
     def task(composed: "DictConfig") -> None:
-        from condexp.config.validation import validate
+        from condexp.config.validation import parse_config
         from condexp.results.console import show
         from condexp.runs.prepare import prepare
 
-        show(*layers_report(prepare(validate(composed, **chosen_presets(HydraConfig.get())))))
+        show(*layers_report(prepare(parse_config(composed, **chosen_presets(HydraConfig.get())))))
 
     if any(arg.startswith(("-m", "--mu", "hydra.mode=")) for arg in args):
         raise InputError("condexp layers shows one configuration: leave out -m.")
     return with_hydra(task, args)
 
 
-def layers_report(prepared: "Prepared") -> Iterator[RenderableType]:
+def layers_report(prepared: "PreparedRun") -> Iterator[RenderableType]:
     """Lay out the layers, the warning about too few rows, the rest of the modules, and the sizes.
 
     Args:
@@ -104,7 +104,7 @@ def _layer_table(title: str, costs: "Sequence[LayerCost]") -> Table:
     return table
 
 
-def _sizes(prepared: "Prepared") -> Iterator[str]:
+def _sizes(prepared: "PreparedRun") -> Iterator[str]:
     """Yield lines on the schedule, the memory and the files."""
     from condexp.analysis.statistics.moment import WAITING_BYTES
     from condexp.store.schema.layout import file_size
@@ -126,7 +126,7 @@ def _sizes(prepared: "Prepared") -> Iterator[str]:
     yield f"results file {_size(file_size(spec))}, run folder {prepared.folder}"
 
 
-def _fisher_line(prepared: "Prepared") -> str:
+def _fisher_line(prepared: "PreparedRun") -> str:
     from condexp.analysis.fisher.memory import needed_bytes
 
     spec, costs, limit = prepared.spec, prepared.costs, prepared.options.memory_limit

@@ -18,7 +18,7 @@ from condexp.errors import InputError, choose, suggestion
 T = TypeVar("T")
 
 
-def validate(
+def parse_config(
     composed: DictConfig, experiment: str = "default", profile: str | None = None
 ) -> Config:
     """Check a composed configuration key by key.

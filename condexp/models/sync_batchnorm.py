@@ -36,7 +36,7 @@ class BatchBoth(BatchStatistics):
         return (inputs - mean) * torch.rsqrt(variance + self.eps)
 
 
-def synchronise(model: nn.Module, average: Average, num_processes: int) -> None:
+def convert_sync_batchnorm(model: nn.Module, average: Average, num_processes: int) -> None:
     """Let batch normalisations take their statistics over the batch of all processes.
 
     Args:
@@ -74,7 +74,7 @@ def _converted(name: str, module: nn.Module) -> BatchBoth:
 
 
 @contextmanager
-def by_themselves(model: nn.Module) -> Iterator[None]:
+def unsynchronised(model: nn.Module) -> Iterator[None]:
     """Let each process take batch statistics of its own, for batches that are not shared.
 
     Args:

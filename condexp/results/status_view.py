@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from condexp.results.tables.numbers import format_number, format_seconds
-from condexp.store.run_folder.liveness import Life, life_of, process_of
+from condexp.store.run_folder.liveness import Liveness, describe_process, liveness_of
 from condexp.store.run_folder.status import State, Status
 
 STATE_STYLES = {
@@ -28,29 +28,29 @@ class RunRow:
     """A run as its ``status.json`` and its process tell of it."""
 
     status: Status
-    life: Life
+    life: Liveness
 
     @property
     def label(self) -> str:
         """The state, as far as it is known: a process that was killed left ``running`` behind."""
-        if self.life is Life.DEAD:
+        if self.life is Liveness.DEAD:
             return f"{State.INTERRUPTED} (stale)"
-        silent = f" ({self.life})" if self.life is Life.SILENT else ""
+        silent = f" ({self.life})" if self.life is Liveness.SILENT else ""
         return f"{self.status.state}{silent}"
 
     @property
     def style(self) -> str:
         """The state's colour."""
-        stale = self.life in {Life.DEAD, Life.SILENT}
+        stale = self.life in {Liveness.DEAD, Liveness.SILENT}
         return STATE_STYLES[State.INTERRUPTED if stale else self.status.state]
 
     @property
     def remark(self) -> str:
         """Why it failed, or what became of its process."""
-        where = process_of(self.status)
-        if self.life is Life.DEAD:
+        where = describe_process(self.status)
+        if self.life is Liveness.DEAD:
             return f"{where} is gone, last heard of {self.status.updated}; the same command goes on"
-        if self.life is Life.SILENT:
+        if self.life is Liveness.SILENT:
             return f"no word of {where} since {self.status.updated}"
         return self.status.error or ""
 
@@ -64,7 +64,9 @@ def status_table(statuses: Mapping[Path, Status]) -> Table:
     Returns:
         A table for the console; its caption counts the runs of each state.
     """
-    rows = {folder: RunRow(status, life_of(folder, status)) for folder, status in statuses.items()}
+    rows = {
+        folder: RunRow(status, liveness_of(folder, status)) for folder, status in statuses.items()
+    }
     table = Table(
         caption=_count(rows.values()), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
     )

@@ -13,19 +13,19 @@ import yaml
 
 from condexp.errors import InputError
 from condexp.results.figures.overview import overview
-from condexp.runs.checkpointer import Checkpointer, Rhythm
-from condexp.runs.prepare import Prepared
-from condexp.runs.status_writer import StatusKeeper
+from condexp.runs.checkpointer import Checkpointer, CheckpointSchedule
+from condexp.runs.prepare import PreparedRun
+from condexp.runs.status_writer import StatusWriter
 from condexp.runs.stop_signals import Stopped, StopRequests
-from condexp.runs.trainer import assemble
-from condexp.runs.workers.group import Processes
+from condexp.runs.trainer import build_trainer
+from condexp.runs.workers.group import WorkerGroup
 from condexp.store.disk import as_results_error, locked, read_json, write_json, write_text
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.seal import is_sealed, seal_results
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.reader import open_run
 from condexp.store.run_folder.checkpoints import (
-    Origin,
+    RunFingerprint,
     check_resumable,
     find_checkpoint,
     read_evaluations,
@@ -55,17 +55,17 @@ class Attempt:
 
     def __init__(
         self,
-        prepared: Prepared,
-        keeper: StatusKeeper,
+        prepared: PreparedRun,
+        keeper: StatusWriter,
         stop: StopRequests,
-        processes: Processes,
+        processes: WorkerGroup,
     ) -> None:
         self._prepared, self._keeper, self._stop = prepared, keeper, stop
         self._processes = processes
         self._folder = prepared.folder
         self._results = prepared.folder / FILE_NAME
         config_sha256 = hashlib.sha256(prepared.spec.config_yaml.encode()).hexdigest()
-        self._origin = Origin(config_sha256, prepared.dataset.checksum)
+        self._origin = RunFingerprint(config_sha256, prepared.dataset.checksum)
         self._checkpoint: Checkpoint | None = None
         self.final: State | None = None
 
@@ -134,7 +134,7 @@ class Attempt:
         crew = self._processes.start(
             checkpoint, lambda lost: self._keeper.write(State.FAILED, lost)
         )
-        parts, start = assemble(prepared, crew), 0
+        parts, start = build_trainer(prepared, crew), 0
         if checkpoint is not None:
             checkpoint.restore(parts.model, parts.optimizer)
             start = checkpoint.step
@@ -145,7 +145,7 @@ class Attempt:
             parts.model,
             parts.optimizer,
             origin=self._origin,
-            rhythm=Rhythm(setting.every_steps, setting.every_epochs, steps_per_epoch),
+            rhythm=CheckpointSchedule(setting.every_steps, setting.every_epochs, steps_per_epoch),
             stop=self._stop,
             start=start,
             crew=crew,

@@ -10,14 +10,23 @@ from torch import nn
 
 from condexp.store.disk import ResultsError
 from condexp.store.hdf5.writer import ResultsWriter
-from condexp.store.run_folder.checkpoints import MIN_SECONDS, Origin, logger, save_checkpoint
+from condexp.store.run_folder.checkpoints import (
+    MIN_SECONDS,
+    RunFingerprint,
+    logger,
+    save_checkpoint,
+)
 from condexp.training.checkpoint import Checkpoint
-from condexp.training.distributed.communicator import SINGLE, Crew, Wish
+from condexp.training.distributed.communicator import (
+    SINGLE_TRAINING_PROCESS,
+    StepAction,
+    TrainingCommunicator,
+)
 from condexp.training.loop import RunState
 from condexp.training.seeding import random_state
 
 
-class Flag(Protocol):
+class SupportsBool(Protocol):
     """Something that becomes true."""
 
     def __bool__(self) -> bool:
@@ -25,7 +34,7 @@ class Flag(Protocol):
 
 
 @dataclass(frozen=True)
-class Rhythm:
+class CheckpointSchedule:
     """After how many updates checkpoints are due.
 
     Attributes:
@@ -87,11 +96,11 @@ class Checkpointer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
-        origin: Origin,
-        rhythm: Rhythm,
-        stop: Flag,
+        origin: RunFingerprint,
+        rhythm: CheckpointSchedule,
+        stop: SupportsBool,
         start: int = 0,
-        crew: Crew = SINGLE,
+        crew: TrainingCommunicator = SINGLE_TRAINING_PROCESS,
     ) -> None:
         self._folder, self._writer, self._origin = folder, writer, origin
         self._model, self._optimizer = model, optimizer
@@ -109,21 +118,21 @@ class Checkpointer:
             Whether to stop here; the checkpoint is the caller's then.
         """
         wish = self._crew.strongest(self._wish(step))
-        if wish is Wish.SAVE:
+        if wish is StepAction.SAVE:
             try:
                 self.save(step, RunState.UNFINISHED)
             except ResultsError as error:
                 logger.warning("%s", error)
-        return wish is Wish.STOP
+        return wish is StepAction.STOP
 
-    def _wish(self, step: int) -> Wish:
+    def _wish(self, step: int) -> StepAction:
         if self._stop:
-            return Wish.STOP
+            return StepAction.STOP
         if step != self._next:
-            return Wish.GO_ON
+            return StepAction.GO_ON
         self._next = self._rhythm.next_after(step)
         due = self._rhythm.is_due(step, time.monotonic() - self._written)
-        return Wish.SAVE if due else Wish.GO_ON
+        return StepAction.SAVE if due else StepAction.GO_ON
 
     def save(self, step: int, state: RunState) -> None:
         """Write a checkpoint, after committing what it counts on.

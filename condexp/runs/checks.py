@@ -14,7 +14,7 @@ from condexp.config import Config
 from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset, Task
 from condexp.errors import InputError
-from condexp.training.distributed.environment import Place, given_place
+from condexp.training.distributed.environment import DistributedEnv, given_place
 from condexp.training.loop import Source
 from condexp.training.probe import ProbeMode
 
@@ -36,7 +36,7 @@ def refuse_several_grids() -> None:
 
 
 def check_processes(
-    config: Config, device: torch.device, num_train: int, place: Place | None
+    config: Config, device: torch.device, num_train: int, place: DistributedEnv | None
 ) -> None:
     """Refuse what several processes cannot do together, before anything is trained.
 

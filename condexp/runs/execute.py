@@ -10,12 +10,12 @@ from typing import Protocol
 from condexp.config import Config
 from condexp.errors import InputError
 from condexp.runs.attempt import Attempt, run_log
-from condexp.runs.prepare import Prepared, prepare
-from condexp.runs.result import JobResult
-from condexp.runs.status_writer import StatusKeeper
+from condexp.runs.prepare import PreparedRun, prepare
+from condexp.runs.result import RunResult
+from condexp.runs.status_writer import StatusWriter
 from condexp.runs.stop_signals import Stopped, stop_requests
-from condexp.runs.workers.group import Processes
-from condexp.runs.workers.main import follow
+from condexp.runs.workers.group import WorkerGroup
+from condexp.runs.workers.main import run_worker
 from condexp.store.disk import ResultsError, as_results_error, locked
 from condexp.store.reader import open_run
 from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
@@ -29,14 +29,14 @@ HELD_BY_ANOTHER = {errno.EAGAIN, errno.EWOULDBLOCK}
 class Observer(Sink, Protocol):
     """Who follows a run from outside: the console, or a test."""
 
-    def started(self, prepared: Prepared, /) -> None:
+    def started(self, prepared: PreparedRun, /) -> None:
         """Take note that training begins."""
 
-    def finished(self, result: JobResult, /) -> None:
+    def finished(self, result: RunResult, /) -> None:
         """Take note of how it ended."""
 
 
-def run_experiment(config: Config, observer: Observer) -> JobResult:
+def run_experiment(config: Config, observer: Observer) -> RunResult:
     """Run one experiment, go on with it, or find that its result is stored.
 
     Whatever happens after the checks ends in ``status.json`` and ``run.log``.
@@ -56,16 +56,16 @@ def run_experiment(config: Config, observer: Observer) -> JobResult:
         KeyboardInterrupt: At a second Ctrl-C, after the state ``interrupted`` was stored.
     """
     prepared = prepare(config)
-    with Processes(prepared) as processes:
+    with WorkerGroup(prepared) as processes:
         if processes.place is not None and processes.place.rank > 0:
-            return follow(prepared, processes)
+            return run_worker(prepared, processes)
         stored = stored_result(prepared.folder, config.run.on_existing)
         result = stored or _run(prepared, observer, processes)
     observer.finished(result)
     return result
 
 
-def stored_result(folder: Path, on_existing: str) -> JobResult | None:
+def stored_result(folder: Path, on_existing: str) -> RunResult | None:
     """Find the result that is there already, if it is to be shown instead of run again.
 
     Args:
@@ -94,17 +94,17 @@ def stored_result(folder: Path, on_existing: str) -> JobResult | None:
         raise InputError(
             f"{folder} is damaged: {damage} Give run.on_existing=restart to run it anew."
         ) from damage
-    return JobResult(folder, state, stored=True)
+    return RunResult(folder, state, stored=True)
 
 
-def _run(prepared: Prepared, observer: Observer, processes: Processes) -> JobResult:
+def _run(prepared: PreparedRun, observer: Observer, processes: WorkerGroup) -> RunResult:
     folder, results = prepared.folder, prepared.folder / FILE_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run.root: {folder} cannot be made: {error.strerror}.") from error
     earlier = _earlier(prepared)
-    keeper = StatusKeeper(folder, prepared.plan, earlier)
+    keeper = StatusWriter(folder, prepared.plan, earlier)
     with stop_requests() as stop, ExitStack() as log:
         attempt = Attempt(prepared, keeper, stop, processes)
         try:
@@ -115,7 +115,7 @@ def _run(prepared: Prepared, observer: Observer, processes: Processes) -> JobRes
             return _failed(folder, keeper, error)
         observer.started(prepared)
         try:
-            return JobResult(folder, attempt.run(observer))
+            return RunResult(folder, attempt.run(observer))
         except (KeyboardInterrupt, Stopped):
             logger.warning("interrupted")
             keeper.write(attempt.final or State.INTERRUPTED)
@@ -127,18 +127,18 @@ def _run(prepared: Prepared, observer: Observer, processes: Processes) -> JobRes
             return _failed(folder, keeper, InputError(lost) if lost else error)
 
 
-def _earlier(prepared: Prepared) -> Status | None:
+def _earlier(prepared: PreparedRun) -> Status | None:
     """Return what an earlier attempt left, if this one goes on with its run."""
     anew = prepared.config.run.on_existing == "restart"
     there = (prepared.folder / STATUS_NAME).exists()
     return read_status(prepared.folder) if there and not anew else None
 
 
-def _failed(folder: Path, keeper: StatusKeeper, error: BaseException) -> JobResult:
+def _failed(folder: Path, keeper: StatusWriter, error: BaseException) -> RunResult:
     known = isinstance(error, (OSError, ResultsError, InputError))
     said = [str(error)] if known else traceback.format_exception_only(error)
     message = "".join(said).strip()
     # What another process holds is that one's to describe.
     if not (isinstance(error, ResultsError) and error.errno in HELD_BY_ANOTHER):
         keeper.write(State.FAILED, message)
-    return JobResult(folder, State.FAILED, message)
+    return RunResult(folder, State.FAILED, message)

@@ -10,17 +10,17 @@ from condexp.analysis.costs import Footprint, footprints
 from condexp.analysis.layers.info import Catalogue
 from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.statistics.hooks import Listener
+from condexp.analysis.statistics.hooks import MeasurementHooks
 from condexp.config import Config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
-from condexp.models.sync_batchnorm import synchronise
+from condexp.models.sync_batchnorm import convert_sync_batchnorm
 from condexp.runs.build import build_model
 from condexp.training.rescale import cancels_rescaling
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class ModelTrace:
     """A network that was tried out, not the one to be trained.
 
     Attributes:
@@ -34,7 +34,7 @@ class Rehearsal:
     footprints: Mapping[str, Footprint]
 
 
-def rehearse(config: Config, dataset: Dataset, options: AnalysisOptions) -> Rehearsal:
+def trace_model(config: Config, dataset: Dataset, options: AnalysisOptions) -> ModelTrace:
     """Build the model and call it on a batch of the data's shape.
 
     Args:
@@ -81,11 +81,11 @@ def _attempt(
     options: AnalysisOptions,
     shape: tuple[int, ...],
     device: str,
-) -> Rehearsal:
+) -> ModelTrace:
     with torch.device(device):
         model, inputs = build_model(config, dataset), torch.zeros(shape)
         catalogue = trace_layers(model, inputs, options)
-        with Listener(model, options):
+        with MeasurementHooks(model, options):
             pass  # it refuses frozen layers
         with footprints(model, catalogue, options, len(inputs)) as found:
             outputs = model.train()(inputs)
@@ -101,7 +101,7 @@ def _attempt(
         raise InputError(f"model={config.model.title}: no parameter of it can be trained.")
     if config.trainer.num_processes > 1:
         _check_shared(config, model, outputs)
-    return Rehearsal(model, catalogue, found)
+    return ModelTrace(model, catalogue, found)
 
 
 def _check_shared(config: Config, model: nn.Module, outputs: Tensor) -> None:
@@ -116,7 +116,7 @@ def _check_shared(config: Config, model: nn.Module, outputs: Tensor) -> None:
             "(requires_grad=False), or use trainer.num_processes=1."
         )
     if config.trainer.sync_batchnorm:
-        synchronise(model, lambda mean: mean, config.trainer.num_processes)
+        convert_sync_batchnorm(model, lambda mean: mean, config.trainer.num_processes)
 
 
 def _check_rescaling(config: Config, dataset: Dataset) -> None:

@@ -26,7 +26,7 @@ from condexp.runs.build import (
     training_batches,
 )
 from condexp.runs.checks import check_labels, check_memory, check_processes, num_signals
-from condexp.runs.model_trace import Rehearsal, rehearse
+from condexp.runs.model_trace import ModelTrace, trace_model
 from condexp.store.run_folder.identity import identity_yaml, run_folder
 from condexp.store.schema.layout import FileSpec
 from condexp.training.distributed.environment import given_place
@@ -36,7 +36,7 @@ from condexp.training.schedule import Schedule, evaluation_steps
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """A checked experiment: all that is known of it before training.
 
     Attributes:
@@ -74,7 +74,7 @@ class Prepared:
         return Source(self.config.analysis.source)
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config) -> PreparedRun:
     """Check everything that can be checked without training, and write nothing.
 
     Args:
@@ -92,7 +92,7 @@ def prepare(config: Config) -> Prepared:
     dataset = load_dataset(config)
     check_processes(config, device, len(dataset.train), given_place())
     options = _options(config.analysis, config.seed)
-    rehearsal = rehearse(config, dataset, options)
+    rehearsal = trace_model(config, dataset, options)
     reused = (layer.name for layer in rehearsal.catalogue.layers if layer.uses > 1)
     options = replace(options, float64=tuple(reused))
     plan = _plan(config, dataset)
@@ -112,7 +112,7 @@ def prepare(config: Config) -> Prepared:
         check_labels(config.analysis, options, rehearsal.model)
         check_memory(options, costs)
     tensors = rehearsal.model.state_dict().values()
-    return Prepared(
+    return PreparedRun(
         config,
         folder,
         device,
@@ -187,7 +187,7 @@ def _num_samples(config: Config, available: int) -> int:
     return available if isinstance(size, str) else min(size, available)
 
 
-def _costs(config: Config, rehearsal: Rehearsal, spec: FileSpec) -> tuple[LayerCost, ...]:
+def _costs(config: Config, rehearsal: ModelTrace, spec: FileSpec) -> tuple[LayerCost, ...]:
     probed = Source(config.analysis.source) is Source.PROBE
     batch_size = config.analysis.probe.batch_size if probed else spec.num_samples
     return tuple(

@@ -6,15 +6,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from condexp.results.console import make_console
-from condexp.runs.result import JobResult
+from condexp.runs.result import RunResult
 from condexp.store.run_folder.status import State
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 if TYPE_CHECKING:
-    from condexp.runs.prepare import Prepared
+    from condexp.runs.prepare import PreparedRun
 
 
-def show_result(result: JobResult) -> None:
+def show_result(result: RunResult) -> None:
     """Print what a run left: the table of its layers and where its files are.
 
     Args:
@@ -36,7 +36,7 @@ def show_result(result: JobResult) -> None:
     console.print(f"{result.state}; {verb}: {result.folder}/{{{', '.join(names)}}}", soft_wrap=True)
 
 
-class Follower:
+class ProgressReporter:
     """The observer of a run on the command line.
 
     Args:
@@ -62,7 +62,7 @@ class Follower:
         )
         self._task = self._progress.add_task("", total=None)
 
-    def started(self, prepared: "Prepared", /) -> None:
+    def started(self, prepared: "PreparedRun", /) -> None:
         """Print the heading and start the bar.
 
         Args:
@@ -109,7 +109,7 @@ class Follower:
         self._num_snapshots += 1
         self._describe()
 
-    def finished(self, result: "JobResult", /) -> None:
+    def finished(self, result: "RunResult", /) -> None:
         """Stop the bar; print the result of a single run.
 
         Args:

@@ -8,7 +8,7 @@ from condexp.store.run_folder.status import State
 
 
 @dataclass(frozen=True)
-class JobResult:
+class RunResult:
     """How one experiment ended.
 
     Attributes:
@@ -34,7 +34,7 @@ class JobResult:
         return 0 if self.state in {State.COMPLETE, State.DIVERGED} else TEMPORARY_FAILURE
 
     @classmethod
-    def lost(cls, message: str) -> "JobResult":
+    def lost(cls, message: str) -> "RunResult":
         """A job that ended without a result.
 
         Args:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from numpy import fmin
 
-from condexp.analysis.vocabulary import Matrix, Status
-from condexp.store.run_folder.status import State, write_status
-from condexp.store.run_folder.status import Status as RunStatus
+from condexp.analysis.vocabulary import Matrix, SpectrumStatus
+from condexp.store.run_folder.status import State, Status, write_status
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 from condexp.training.loop import Plan
 
@@ -21,7 +20,7 @@ STATUS_SECONDS = 5.0  # how stale status.json of a live run may be
 logger = logging.getLogger("condexp")
 
 
-class StatusKeeper:
+class StatusWriter:
     """A sink that keeps ``status.json`` fresh, and the log short.
 
     Args:
@@ -30,7 +29,7 @@ class StatusKeeper:
         earlier: What an earlier attempt at the run left, whose time and number are counted on.
     """
 
-    def __init__(self, folder: Path, plan: Plan, earlier: RunStatus | None = None) -> None:
+    def __init__(self, folder: Path, plan: Plan, earlier: Status | None = None) -> None:
         self._folder, self._plan, self._earlier = folder, plan, earlier
         self._started = datetime.now(UTC)
         self._written = 0.0
@@ -89,7 +88,7 @@ class StatusKeeper:
         for layer in record.snapshot.records:
             for matrix in Matrix:
                 spectrum = getattr(layer, matrix)
-                if spectrum is not None and spectrum.status is not Status.OK:
+                if spectrum is not None and spectrum.status is not SpectrumStatus.OK:
                     place = (record.step, matrix, layer.info.name, spectrum.status)
                     logger.warning("step %d: %s of layer %s is %s", *place)
 
@@ -104,7 +103,7 @@ class StatusKeeper:
         self._written = time.monotonic()
         earlier = self._earlier
         began, spent = (earlier.started, earlier.seconds) if earlier else ("", 0.0)
-        status = RunStatus(
+        status = Status(
             state=state,
             step=self._step,
             num_steps=self._plan.num_steps,

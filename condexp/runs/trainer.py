@@ -9,7 +9,7 @@ from torch import nn
 from condexp.analysis.linalg.eigen import pin_threads
 from condexp.data.dataset import Dataset, Split
 from condexp.data.loaders import Batches
-from condexp.models.sync_batchnorm import synchronise
+from condexp.models.sync_batchnorm import convert_sync_batchnorm
 from condexp.runs.build import (
     build_model,
     make_optimizer,
@@ -17,9 +17,9 @@ from condexp.runs.build import (
     make_schedule,
     training_batches,
 )
-from condexp.runs.prepare import Prepared
-from condexp.training.distributed.communicator import Crew
-from condexp.training.distributed.process_group import Team
+from condexp.runs.prepare import PreparedRun
+from condexp.training.distributed.communicator import TrainingCommunicator
+from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from condexp.training.evaluate import Evaluator, build_loss
 from condexp.training.events import Sink
 from condexp.training.execution import Forward, ModelPrecision, compile_model, configure
@@ -34,10 +34,10 @@ NUM_THREADS = torch.get_num_threads()  # torch's own choice, for a job after one
 
 
 @dataclass(frozen=True)
-class Parts:
+class Trainer:
     """The objects of a run, seeded and on their device, in one of its processes."""
 
-    prepared: Prepared
+    prepared: PreparedRun
     model: nn.Module
     loss_fn: nn.Module
     optimizer: torch.optim.Optimizer
@@ -47,7 +47,7 @@ class Parts:
     evaluate: Evaluator
     compiled: Forward | None
     before_step: Callable[[int], None]
-    crew: Crew
+    crew: TrainingCommunicator
 
     def train(self, sinks: Sequence[Sink], *, start: int, pause: Callable[[int], bool]) -> Outcome:
         """Train, as :func:`condexp.training.loop.train` does.
@@ -80,7 +80,7 @@ class Parts:
         )
 
 
-def assemble(prepared: Prepared, crew: Crew) -> Parts:
+def build_trainer(prepared: PreparedRun, crew: TrainingCommunicator) -> Trainer:
     """Build the objects of a run; the same configuration gives the same bits.
 
     Args:
@@ -105,10 +105,10 @@ def assemble(prepared: Prepared, crew: Crew) -> Parts:
     )
     rescaling = config.trainer.rescale
     rescale(model, rescaling.factor)
-    if config.trainer.sync_batchnorm and isinstance(crew, Team):
-        synchronise(model, crew.average, crew.size)
+    if config.trainer.sync_batchnorm and isinstance(crew, ProcessGroupCommunicator):
+        convert_sync_batchnorm(model, crew.average, crew.size)
     loss_fn = build_loss(dataset.task)
-    parts = Parts(
+    parts = Trainer(
         prepared=prepared,
         model=model,
         loss_fn=loss_fn,

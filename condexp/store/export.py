@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from condexp.errors import InputError
-from condexp.store.hdf5.open import open_file, read_extent
+from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.reader import Run
 from condexp.store.schema.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec
 from condexp.store.schema.layout import COUNTERS, STEPS, columns
@@ -90,7 +90,7 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
         InputError: If spectra are asked for and the file has none.
     """
     with open_file(run.file) as file:
-        snapshots = columns(read_extent(file), Axis.SNAPSHOT)
+        snapshots = columns(read_file_shape(file), Axis.SNAPSHOT)
         eigenvalues = [column for column in snapshots if column.measure == "eigenvalue"]
         if spectra and not eigenvalues:
             raise InputError(

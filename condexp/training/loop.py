@@ -13,7 +13,7 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.data.loaders import Batches
 from condexp.errors import InputError
-from condexp.training.distributed.communicator import SINGLE, Crew
+from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, TrainingCommunicator
 from condexp.training.evaluate import LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
 from condexp.training.execution import Forward
@@ -99,7 +99,7 @@ def train(
     start: int = 0,
     pause: Callable[[int], bool] = never,
     before_step: Callable[[int], None] | None = None,
-    crew: Crew = SINGLE,
+    crew: TrainingCommunicator = SINGLE_TRAINING_PROCESS,
 ) -> Outcome:
     """Train, and measure at the planned steps without changing one bit of what is learned.
 

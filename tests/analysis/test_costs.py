@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from condexp.analysis.costs import LayerCost, footprints
 from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.layers import rows as analysis_rows
-from condexp.analysis.layers.calls import Call
+from condexp.analysis.layers.calls import LayerCall
 from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.linalg.rows.dense import DenseRows
 from condexp.analysis.linalg.rows.pixels import PixelRows
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.statistics.hooks import Listener
+from condexp.analysis.statistics.hooks import MeasurementHooks
 from condexp.analysis.vocabulary import Matrix
 
 MATRICES: dict[str, tuple[Matrix, ...]] = {
@@ -60,10 +60,10 @@ def costs(
     )
 
 
-def listened(net: nn.Module, options: AnalysisOptions, sizes: tuple[int, ...]) -> Listener:
+def listened(net: nn.Module, options: AnalysisOptions, sizes: tuple[int, ...]) -> MeasurementHooks:
     """Passes of so many samples each, and all that is left of them."""
     several = len(sizes) > 1
-    listener = Listener(net, options, streaming=several, single=not several)
+    listener = MeasurementHooks(net, options, streaming=several, single=not several)
     with listener:
         for size in sizes:
             net.zero_grad()
@@ -178,11 +178,11 @@ def test_rows_that_are_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sizes", [(5,), (4, 4)])
 def test_what_fisher_keeps(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     options, net = AnalysisOptions((Matrix.FISHER,)), model()
-    calls: dict[str, list[Call]] = {}
+    calls: dict[str, list[LayerCall]] = {}
     held: dict[str, int] = {}
-    plain = Call.__post_init__
+    plain = LayerCall.__post_init__
 
-    def note(call: Call) -> None:
+    def note(call: LayerCall) -> None:
         calls.setdefault(call.name, []).append(call)
         plain(call)
 
@@ -193,7 +193,7 @@ def test_what_fisher_keeps(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPat
         inputs = [call.inputs for call in rows if len(sizes) > 1]
         held[block.name] = sum(t.nbytes for t in (*block._gradients, *grads, *inputs))
 
-    monkeypatch.setattr(Call, "__post_init__", note)
+    monkeypatch.setattr(LayerCall, "__post_init__", note)
     monkeypatch.setattr(FisherBlock, "_compute", add_up)  # when all samples are in
     listener = listened(net, options, sizes)
     assert all(block.spectrum() is None for block in listener.tapes.blocks.values())

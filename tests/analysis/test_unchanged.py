@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import condexp
 from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.layers.select import trace_layers
-from condexp.analysis.model_state import left_as_found
+from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
 from tests import cases
 
@@ -257,7 +257,7 @@ def test_left_as_found_restores_after_the_worst() -> None:
 
 
 def wreak_havoc(model: nn.Module) -> None:
-    with left_as_found(model):
+    with preserved_state(model):
         model.eval()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d):

@@ -12,7 +12,7 @@ from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.options import AnalysisOptions
 from condexp.cli.layers import layers_report
 from condexp.config.presets import conf_dir
-from condexp.config.validation import validate
+from condexp.config.validation import parse_config
 from condexp.runs.prepare import prepare
 from condexp.store.hdf5.create import create_results
 from condexp.store.schema.layout import FileSpec, file_size
@@ -35,7 +35,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
     monkeypatch.chdir(tmp_path)
 
     def report(*overrides: str) -> str:
-        prepared = prepare(validate(compose("config", list(overrides))))
+        prepared = prepare(parse_config(compose("config", list(overrides))))
         return "".join(text_of(part, width=100) for part in layers_report(prepared))
 
     return report

@@ -229,12 +229,12 @@ def test_one_bad_job_stops_a_grid_before_it_starts(condexp: Command, tmp_path: P
 def test_ctrl_c_leaves_an_interrupted_run_that_can_be_finished(
     condexp: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from condexp.runs.status_writer import StatusKeeper
+    from condexp.runs.status_writer import StatusWriter
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(StatusKeeper, "on_snapshot", interrupt)
+    monkeypatch.setattr(StatusWriter, "on_snapshot", interrupt)
     code, _, err = condexp(*TINY)
     (folder,) = runs(tmp_path)
     assert code == 130
@@ -255,9 +255,9 @@ def test_a_signal_stops_a_run_that_the_same_command_finishes(
     number: signal.Signals,
     expected: int,
 ) -> None:
-    from condexp.runs.status_writer import StatusKeeper
+    from condexp.runs.status_writer import StatusWriter
 
-    monkeypatch.setattr(StatusKeeper, "on_snapshot", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr(StatusWriter, "on_snapshot", lambda *_: os.kill(os.getpid(), number))
     code, _, err = condexp(*TINY)
     (folder,) = runs(tmp_path)
     assert code == expected
@@ -281,7 +281,7 @@ def test_nothing_that_stops_a_run_leaves_it_running(
     def fall(*_: object, **__: object) -> None:
         raise stop
 
-    monkeypatch.setattr("condexp.store.run_folder.checkpoints.save_checkpoint", fall)
+    monkeypatch.setattr("condexp.runs.checkpointer.save_checkpoint", fall)
     ended, out, err = condexp(*TINY)
     assert ended == 1
     assert [state(folder) for folder in runs(tmp_path)] == ["failed"]

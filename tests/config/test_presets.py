@@ -15,7 +15,7 @@ from torchvision import datasets
 from condexp.config import GROUPS, Config
 from condexp.config.datasets import StoredImagesConfig
 from condexp.config.presets import chosen_presets, conf_dir, with_own_profile
-from condexp.config.validation import validate
+from condexp.config.validation import parse_config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.runs.build import _load, load_dataset
@@ -72,7 +72,7 @@ def composed(*overrides: str) -> DictConfig:
 
 def validated(*overrides: str) -> Config:
     config = composed(*overrides)
-    return validate(config, **chosen_presets(config.hydra))
+    return parse_config(config, **chosen_presets(config.hydra))
 
 
 def sweep(config: DictConfig) -> dict[str, list[str]]:
@@ -135,7 +135,7 @@ def test_every_preset_trains_a_step_and_takes_a_snapshot(
         overrides += SMALL
     if name == "imagenet":
         overrides += ["dataset.image_size=32", "model=linear", "model.bias=true"]
-    config = validate(composed(*overrides))
+    config = parse_config(composed(*overrides))
     observer = Silent()
     result = run_experiment(config, observer)
     assert (result.state, result.message) == (State.COMPLETE, None)
@@ -165,7 +165,7 @@ def test_every_preset_as_it_is_can_be_prepared(
     if f"{group}/{name}" in NEEDS_COLOUR:
         monkeypatch.setattr("condexp.runs.prepare.load_dataset", in_colour)
     needed = NEEDS.get(f"{group}/{name}", [])
-    config = validate(composed(f"{group}={name}", *needed))
+    config = parse_config(composed(f"{group}={name}", *needed))
     assert absent(config) == (config.dataset.name in WRITERS)
     assert not any(tmp_path.iterdir())
 

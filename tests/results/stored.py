@@ -15,8 +15,7 @@ from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
-from condexp.analysis.vocabulary import Matrix
-from condexp.analysis.vocabulary import Status as SpectrumStatus
+from condexp.analysis.vocabulary import Matrix, SpectrumStatus
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.run_folder.identity import identity_yaml

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from condexp.results.status_view import RunRow, status_table
 from condexp.results.tables.numbers import format_seconds
-from condexp.store.run_folder.liveness import Life
+from condexp.store.run_folder.liveness import Liveness
 from condexp.store.run_folder.status import State, Status, read_status, read_statuses, write_status
 from tests.results.stored import text_of, write_early_failure
 
@@ -58,9 +58,9 @@ def test_a_run_whose_process_died_is_called_what_it_is(tmp_path: Path) -> None:
         write_status(tmp_path / name, status)
     text = text_of(status_table(read_statuses([tmp_path])))
     where = f"process {process.pid} on {socket.gethostname()}"
-    remark = RunRow(read_status(tmp_path / "dead"), Life.DEAD).remark
+    remark = RunRow(read_status(tmp_path / "dead"), Liveness.DEAD).remark
     assert remark.startswith(f"{where} is gone, last heard of 2026-01-02T03:04:05")
-    silent = RunRow(read_status(tmp_path / "dead"), Life.SILENT)
+    silent = RunRow(read_status(tmp_path / "dead"), Liveness.SILENT)
     assert (silent.label, silent.remark) == (
         "running (silent)",
         f"no word of {where} since 2026-01-02T03:04:05+00:00",

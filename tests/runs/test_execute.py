@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 
 import condexp
 from condexp.config.presets import conf_dir
-from condexp.config.validation import validate
+from condexp.config.validation import parse_config
 from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import prepare
 from condexp.store.hdf5.validate import validate_results
@@ -40,7 +40,7 @@ def hydra() -> Iterator[None]:
 def run(root: Path, *overrides: str) -> tuple[Path, Silent]:
     composed = compose("config", [*overrides, f"run.root={root}"], return_hydra_config=True)
     observer = Silent()
-    result = run_experiment(validate(composed), observer)
+    result = run_experiment(parse_config(composed), observer)
     assert result.state is State.COMPLETE, result.message
     assert result.folder is not None
     return result.folder, observer
@@ -147,7 +147,7 @@ def test_what_a_run_folder_holds(tmp_path: Path) -> None:
 def test_where_and_how_fast_is_no_part_of_the_identity(tmp_path: Path) -> None:
     def folder(*overrides: str) -> str:
         composed = compose("config", list(overrides), return_hydra_config=True)
-        return prepare(validate(composed)).folder.name
+        return prepare(parse_config(composed)).folder.name
 
     same = folder(f"run.root={tmp_path}", "trainer.device=cpu", "trainer.num_threads=1",
                   "store.durability=power", "run.on_existing=fail")  # fmt: skip
@@ -167,7 +167,7 @@ def test_a_second_process_is_refused_and_harms_nothing(tmp_path: Path) -> None:
         return_hydra_config=True,
     )
     with locked(folder / "results.h5"):
-        result = run_experiment(validate(composed), Silent())
+        result = run_experiment(parse_config(composed), Silent())
     assert result.state is State.FAILED
     assert "another process" in str(result.message)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before

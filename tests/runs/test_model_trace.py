@@ -14,12 +14,12 @@ from torch import nn
 
 from condexp.analysis.options import AnalysisOptions
 from condexp.config.presets import conf_dir
-from condexp.config.validation import validate
+from condexp.config.validation import parse_config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
-from condexp.runs.model_trace import Rehearsal, rehearse
+from condexp.runs.model_trace import ModelTrace, trace_model
 
-Try = Callable[..., Rehearsal]
+Try = Callable[..., ModelTrace]
 
 MODELS = """
 import numpy as np
@@ -90,9 +90,9 @@ def my_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def attempt(
     *overrides: str, shape: tuple[int, ...] = (1, 8, 8), num_outputs: int = 10
-) -> Rehearsal:
+) -> ModelTrace:
     dataset = cast("Dataset", SimpleNamespace(input_shape=shape, num_outputs=num_outputs))
-    return rehearse(validate(compose("config", list(overrides))), dataset, AnalysisOptions())
+    return trace_model(parse_config(compose("config", list(overrides))), dataset, AnalysisOptions())
 
 
 def imported(name: str) -> list[str]:

@@ -9,15 +9,15 @@ from hydra import compose, initialize_config_dir
 
 from condexp.analysis.vocabulary import FisherType, Matrix
 from condexp.config.presets import conf_dir
-from condexp.config.validation import validate
+from condexp.config.validation import parse_config
 from condexp.errors import InputError
 from condexp.runs.execute import run_experiment
-from condexp.runs.prepare import Prepared, prepare
+from condexp.runs.prepare import PreparedRun, prepare
 from condexp.store.reader import open_run
 from condexp.store.run_folder.status import State
 from tests.observer import Silent
 
-Prepare = Callable[..., Prepared]
+Prepare = Callable[..., PreparedRun]
 SMALL = ["analysis.probe.size=20", "analysis.probe.batch_size=20"]
 EVAL = "analysis.probe.mode=eval"
 
@@ -32,8 +32,8 @@ def hydra() -> Iterator[None]:
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
     monkeypatch.chdir(tmp_path)
 
-    def prepared(*overrides: str) -> Prepared:
-        return prepare(validate(compose("config", [*SMALL, *overrides])))
+    def prepared(*overrides: str) -> PreparedRun:
+        return prepare(parse_config(compose("config", [*SMALL, *overrides])))
 
     return prepared
 
@@ -170,7 +170,7 @@ def test_what_is_foretold_is_what_comes(
         "analysis.schedule.at_end=false",
     ]
     data = ["dataset.subset.train=300", "dataset.subset.test=10"]
-    config = validate(compose("config", [*SMALL, *brief, *data, *overrides]))
+    config = parse_config(compose("config", [*SMALL, *brief, *data, *overrides]))
     result = run_experiment(config, Silent())
     assert (result.state, result.message) == (State.COMPLETE, None)
     assert result.folder is not None

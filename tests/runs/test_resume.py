@@ -15,11 +15,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from condexp.config.presets import conf_dir
-from condexp.config.validation import validate
+from condexp.config.validation import parse_config
 from condexp.errors import InputError
 from condexp.runs import attempt
 from condexp.runs.execute import run_experiment
-from condexp.runs.result import JobResult
+from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import Stopped
 from condexp.store.reader import open_run
 from condexp.store.run_folder.status import State, read_status
@@ -66,9 +66,9 @@ def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt, "_draw", lambda folder: None)
 
 
-def run(root: Path, *overrides: str, observer: Silent | None = None) -> JobResult:
+def run(root: Path, *overrides: str, observer: Silent | None = None) -> RunResult:
     composed = compose("config", [*overrides, f"run.root={root}"], return_hydra_config=True)
-    return run_experiment(validate(composed), observer or Silent())
+    return run_experiment(parse_config(composed), observer or Silent())
 
 
 def stop(root: Path, *overrides: str, at: int, by: signal.Signals = signal.SIGTERM) -> Path:

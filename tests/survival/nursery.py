@@ -112,11 +112,11 @@ def _prepare(overrides: tuple[str, ...]) -> "Config":
     from hydra import compose, initialize_config_dir
 
     from condexp.config.presets import conf_dir
-    from condexp.config.validation import validate
+    from condexp.config.validation import parse_config
     from condexp.runs.prepare import prepare
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = validate(compose("config", [*overrides], return_hydra_config=True))
+        config = parse_config(compose("config", [*overrides], return_hydra_config=True))
     prepare(config)
     return config
 

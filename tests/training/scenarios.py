@@ -10,9 +10,9 @@ from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.vocabulary import LAYER_MEASURES, FisherType, Matrix
 from condexp.data.loaders import Batches
 from condexp.models.norm import Norm, make_norm
-from condexp.models.sync_batchnorm import synchronise
-from condexp.training.distributed.communicator import SINGLE, Crew
-from condexp.training.distributed.process_group import Team
+from condexp.models.sync_batchnorm import convert_sync_batchnorm
+from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, TrainingCommunicator
+from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from condexp.training.evaluate import Evaluator
 from condexp.training.loop import Plan, Source, train
 from condexp.training.optimizers import build_optimizer, constant
@@ -55,7 +55,7 @@ def cnn(*norms: str) -> nn.Sequential:
 
 
 def trained(
-    crew: Crew,
+    crew: TrainingCommunicator,
     build: Callable[[], nn.Sequential],
     *,
     options: AnalysisOptions = ALL,
@@ -66,8 +66,8 @@ def trained(
     """Train and measure; all numbers of it, on rank 0."""
     seed_everything(1)
     model = build().double()
-    if isinstance(crew, Team):
-        synchronise(model, crew.average, crew.size)
+    if isinstance(crew, ProcessGroupCommunicator):
+        convert_sync_batchnorm(model, crew.average, crew.size)
 
     def batches(size: int, *, training: bool = False) -> Batches:
         return Batches(
@@ -77,7 +77,7 @@ def trained(
             batch_size=size,
             shuffle=training,
             dtype=torch.float64,
-            share=crew.share() if training else SINGLE.share(),
+            share=crew.share() if training else SINGLE_TRAINING_PROCESS.share(),
         )
 
     log = Log()
@@ -138,13 +138,13 @@ def probe_of(mode: ProbeMode) -> Probe:
     return draw_probe(DATA, size=21, batch_size=8, mode=mode, seed=3, dtype=torch.float64)
 
 
-def probed(crew: Crew, fisher_type: FisherType) -> Numbers:
+def probed(crew: TrainingCommunicator, fisher_type: FisherType) -> Numbers:
     options = AnalysisOptions(matrices=tuple(Matrix), fisher_type=fisher_type, mc_samples=2)
     probe = probe_of(ProbeMode.EVAL)
     return trained(crew, lambda: cnn(Norm.BATCH), probe=probe, options=options, num_steps=3)
 
 
-SCENARIOS: dict[str, Callable[[Crew], Numbers]] = {
+SCENARIOS: dict[str, Callable[[TrainingCommunicator], Numbers]] = {
     "mlp": lambda crew: trained(crew, mlp),
     "centred, with bias": lambda crew: trained(
         crew, mlp, options=AnalysisOptions(center=True, bias=True), num_steps=3

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.fisher.network import NetworkFisher
-from condexp.analysis.layers.calls import Call, joined_grads, joined_inputs
+from condexp.analysis.layers.calls import LayerCall, joined_grads, joined_inputs
 from condexp.analysis.layers.rows import Layer, appends_one, num_groups
 from condexp.analysis.linalg.gram import (
     WORKING_NUMBERS,
     Batch,
-    Shape,
+    GradientShape,
     form_gradients,
     grams,
     grams_of_gradients,
@@ -24,7 +24,7 @@ from condexp.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
-class FisherShare:
+class FisherState:
     """What one process has heard of a layer, for the one that works its block out.
 
     Args:
@@ -75,11 +75,11 @@ class FisherBlock:
         self.row_dtype = torch.float64
         groups, weight = num_groups(module), module.weight
         d_in = weight[0].numel() + appends_one(module, options)
-        self._shape = Shape(groups, 1, d_in, weight.shape[0] // groups)
+        self._shape = GradientShape(groups, 1, d_in, weight.shape[0] // groups)
         self._forms = False  # decided by the first call for all
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, LayerCall] = {}
         self._formed: list[Tensor] = []  # of this pass, one for each signal
-        self._passes: list[list[Call]] = []  # those that are complete; so is the next
+        self._passes: list[list[LayerCall]] = []  # those that are complete; so is the next
         self._gradients: list[Tensor] = []
         self._num_samples = 0
         self._spectrum: Spectrum | None = None
@@ -106,7 +106,7 @@ class FisherBlock:
                 "so record one forward pass and its backward pass, on all samples at once, and no "
                 "re-entrant checkpoint of a layer that is used more than once."
             )
-        call = Call(self.name, self._module, self._options, inputs, num_samples)
+        call = LayerCall(self.name, self._module, self._options, inputs, num_samples)
         if use == 0 and self._num_samples == 0:
             self._forms = call.positions >= self._shape.d_in
         self._calls[use] = call
@@ -147,12 +147,12 @@ class FisherBlock:
             self._compute()
 
     @property
-    def share(self) -> FisherShare:
+    def share(self) -> FisherState:
         """What the process that works the block out needs to know of complete passes."""
         passes = [[(c.inputs, c.num_samples, c.grads) for c in calls] for calls in self._passes]
-        return FisherShare(self._forms, self._num_samples, self._gradients, passes, self.row_dtype)
+        return FisherState(self._forms, self._num_samples, self._gradients, passes, self.row_dtype)
 
-    def merge(self, share: FisherShare) -> None:
+    def merge(self, share: FisherState) -> None:
         """Take in what another process has heard.
 
         Args:
@@ -165,7 +165,7 @@ class FisherBlock:
         self._gradients = self._gradients + share.gradients
         about = (self.name, self._module, self._options)
         self._passes += [
-            [Call(*about, inputs, n, grads, len(grads)) for inputs, n, grads in calls]
+            [LayerCall(*about, inputs, n, grads, len(grads)) for inputs, n, grads in calls]
             for calls in share.passes
         ]
         self.row_dtype = coarser(self.row_dtype, share.row_dtype)
@@ -204,7 +204,7 @@ class FisherBlock:
             total += inputs * call.inputs.numel() * call.inputs.dtype.itemsize
         return total
 
-    def _batch(self, calls: list[Call], grads: list[list[Tensor]]) -> Batch:
+    def _batch(self, calls: list[LayerCall], grads: list[list[Tensor]]) -> Batch:
         """Return the calls of a pass as one; the gradients are by call and signal."""
         shape = replace(self._shape, positions=sum(call.positions for call in calls))
         signals = (joined_grads(calls, list(of_signal)) for of_signal in zip(*grads, strict=True))

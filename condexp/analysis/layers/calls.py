@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from condexp.analysis.layers.rows import Layer, grad_output_rows, input_rows, window_of
-from condexp.analysis.linalg.gram import Rows
+from condexp.analysis.linalg.gram import RowLoader
 from condexp.analysis.linalg.precision import summable
 from condexp.analysis.options import AnalysisOptions
 from condexp.errors import InputError
 
 
 @dataclass(frozen=True)
-class Pass:
+class ForwardPass:
     """One call of the model.
 
     Args:
@@ -30,7 +30,7 @@ class Pass:
 
 
 @dataclass(eq=False)
-class Call:
+class LayerCall:
     """One call of a layer.
 
     Args:
@@ -110,7 +110,7 @@ class Call:
         return tensor[part.start * images : part.stop * images]
 
 
-def joined_inputs(calls: list[Call]) -> Rows:
+def joined_inputs(calls: list[LayerCall]) -> RowLoader:
     """Return the rows a of some samples, the positions of all calls after one another.
 
     Args:
@@ -119,7 +119,7 @@ def joined_inputs(calls: list[Call]) -> Rows:
     return lambda part: torch.cat([call.input_rows(part) for call in calls], 2)
 
 
-def joined_grads(calls: list[Call], grads: list[Tensor]) -> Rows:
+def joined_grads(calls: list[LayerCall], grads: list[Tensor]) -> RowLoader:
     """Return the rows g of some samples for one signal, in the order of the inputs'.
 
     Args:

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from condexp.analysis.layers.info import Catalogue, LayerInfo, NotAnalysed
 from condexp.analysis.layers.rows import Layer, appends_one, check_rows, num_groups
-from condexp.analysis.model_state import left_as_found
+from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import ConvInput
 from condexp.errors import InputError, suggestion
@@ -99,7 +99,7 @@ def trace_layers(model: nn.Module, inputs: Tensor, options: AnalysisOptions) -> 
 
     handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
     try:
-        with left_as_found(model), torch.no_grad():
+        with preserved_state(model), torch.no_grad():
             model.eval()
             model(inputs.clone())
     finally:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from condexp.analysis.linalg.rows.dense import DenseRows
 
-Rows = Callable[[slice], Tensor]
+RowLoader = Callable[[slice], Tensor]
 """From a slice of samples to their rows, ``[groups, n, T, d]``: laid out where they are used."""
 
 WORKING_NUMBERS = 1 << 24
@@ -20,7 +20,7 @@ _COST_OF_PAIR = 8  # multiplying and summing a pair of products, in flops of a m
 
 
 @dataclass(frozen=True)
-class Shape:
+class GradientShape:
     """Sizes of one layer's rows.
 
     Args:
@@ -52,10 +52,10 @@ class Batch:
         signals: The rows g, of one back-propagation each.
     """
 
-    shape: Shape
+    shape: GradientShape
     num_samples: int
-    inputs: Rows
-    signals: tuple[Rows, ...]
+    inputs: RowLoader
+    signals: tuple[RowLoader, ...]
 
     @property
     def num_rows(self) -> int:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from condexp.analysis.linalg.precision import coarser
 from condexp.analysis.linalg.spectrum import Spectrum, entropy, kappa_index
-from condexp.analysis.vocabulary import Status
+from condexp.analysis.vocabulary import SpectrumStatus
 
 # Each is the state of the product if it is that of a factor, the first that applies.
-_WORST_FIRST = (Status.NONFINITE, Status.UNRELIABLE, Status.ZERO)
+_WORST_FIRST = (SpectrumStatus.NONFINITE, SpectrumStatus.UNRELIABLE, SpectrumStatus.ZERO)
 
 _SORTED_UP_TO = 1 << 17
 
@@ -48,13 +48,13 @@ class KroneckerSpectrum:
         return self.a.blocks.numel() * self.b.blocks.shape[1]
 
     @cached_property
-    def status(self) -> Status:
+    def status(self) -> SpectrumStatus:
         """The worse of the factors' states: nonfinite, unreliable, zero, ok."""
         for status in _WORST_FIRST:
             if status in {self.a.status, self.b.status}:
                 return status
         # Every block may have one dead factor though neither spectrum is zero as a whole.
-        return Status.OK if self.lambda_max > 0 else Status.ZERO
+        return SpectrumStatus.OK if self.lambda_max > 0 else SpectrumStatus.ZERO
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -87,13 +87,13 @@ class KroneckerSpectrum:
     @cached_property
     def rank(self) -> float:
         """The product of the factors' ranks (a float, as it may be NaN)."""
-        known = self.status in {Status.OK, Status.ZERO}
+        known = self.status in {SpectrumStatus.OK, SpectrumStatus.ZERO}
         return float(self._block_ranks.sum()) if known else math.nan
 
     @cached_property
     def kappa_rank(self) -> float:
         """λ_1 / λ_rank: the condition number on the range."""
-        if self.status is not Status.OK:
+        if self.status is not SpectrumStatus.OK:
             return math.nan
         # A block with a dead factor contributes no eigenvalue, only zeros.
         smallest = _last_counted(self.a.blocks) * _last_counted(self.b.blocks)
@@ -105,7 +105,7 @@ class KroneckerSpectrum:
 
         A union of blocks with shares w_g of the trace has Σ w_g·H_g plus the entropy of w.
         """
-        if self.status is not Status.OK:
+        if self.status is not SpectrumStatus.OK:
             return math.nan
         traces = self._block_traces
         alive = traces > 0
@@ -116,7 +116,7 @@ class KroneckerSpectrum:
     @cached_property
     def stable_rank(self) -> float:
         """Σλ / λ_1."""
-        return self.trace / self.lambda_max if self.status is Status.OK else math.nan
+        return self.trace / self.lambda_max if self.status is SpectrumStatus.OK else math.nan
 
     def kappa(self, p: float = 1.0) -> float:
         """Return κ_p = λ_1 / λ_{k(p)} over all products, exact, without forming them.
@@ -136,7 +136,7 @@ class KroneckerSpectrum:
         return {}  # by p, as they are asked for
 
     def _kappa(self, index: int) -> float:
-        if self.status is not Status.OK:
+        if self.status is not SpectrumStatus.OK:
             return math.nan
         if index > self.rank:
             return math.inf

@@ -17,7 +17,7 @@ from condexp.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
-class Unsolved:
+class MomentMatrix:
     """The smaller side of a second moment, and what its spectrum's noise floor depends on.
 
     Args:
@@ -185,7 +185,7 @@ class SecondMoment:
         self._refuse_nothing()
         return self._summed() / self._count
 
-    def unsolved(self) -> Unsolved:
+    def unsolved(self) -> MomentMatrix:
         """Return what the spectrum of all rows so far is taken from: the smaller side."""
         self._refuse_nothing()
         matrix, scale = self._gram() if self._kept else (self._summed(), 1.0)
@@ -194,7 +194,7 @@ class SecondMoment:
         mean_square: Tensor | float = 0.0
         if self.center and mean is not None:
             mean_square = mean.square().sum() * self.num_rows / self._count
-        return Unsolved(
+        return MomentMatrix(
             matrix,
             scale / self._count,
             self._num_features,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from condexp.analysis.linalg.eigen import descending_eigenvalues
 from condexp.analysis.linalg.precision import exact_products
-from condexp.analysis.vocabulary import Status
+from condexp.analysis.vocabulary import SpectrumStatus
 from condexp.errors import InputError
 
 """The scalar measures of a spectrum, by attribute name; ``kappa(p)`` comes on top."""
@@ -40,7 +40,7 @@ class Spectrum:
 
     blocks: Tensor
     noise_floor: float
-    status: Status
+    status: SpectrumStatus
     dtype: torch.dtype
     num_rows: int
 
@@ -81,17 +81,17 @@ class Spectrum:
         values = solved.numpy()  # whose calls cost less than torch's
         unknown = torch.full((len(values), length), math.nan, dtype=torch.float64)
         if np.isnan(values).any() and not math.isfinite(float(square.cpu().double().sum())):
-            return cls(unknown, math.nan, Status.NONFINITE, dtype, num_rows)
+            return cls(unknown, math.nan, SpectrumStatus.NONFINITE, dtype, num_rows)
         largest = max(float(values.max()), 0.0)
         eps, eps64 = torch.finfo(dtype).eps, torch.finfo(torch.float64).eps
         row_noise = 4 * torch.finfo(row_dtype).eps ** 2
         floor = largest * (4 * eps + side * eps64 + row_noise)
         floor += mean_square * row_noise + cancelled * side * eps64
         if not float(values.min()) >= -floor:  # NaN too: no solver converged
-            return cls(unknown, floor, Status.UNRELIABLE, dtype, num_rows)
+            return cls(unknown, floor, SpectrumStatus.UNRELIABLE, dtype, num_rows)
         counted = np.zeros((len(values), length))
         counted[:, :side] = np.where(values > floor, values, 0.0)
-        status = Status.OK if counted.any() else Status.ZERO
+        status = SpectrumStatus.OK if counted.any() else SpectrumStatus.ZERO
         return cls(torch.from_numpy(counted), floor, status, dtype, num_rows)
 
     @classmethod
@@ -119,11 +119,11 @@ class Spectrum:
 
     def raised(self, by: float) -> "Spectrum":
         """Return the spectrum under a noise floor higher ``by`` that much."""
-        if self.status is not Status.OK or not by > 0:
+        if self.status is not SpectrumStatus.OK or not by > 0:
             return self
         floor = self.noise_floor + by
         counted = torch.where(self.blocks > floor, self.blocks, 0.0)
-        status = Status.OK if bool(counted.any()) else Status.ZERO
+        status = SpectrumStatus.OK if bool(counted.any()) else SpectrumStatus.ZERO
         return replace(self, blocks=counted, noise_floor=floor, status=status)
 
     @cached_property
@@ -154,27 +154,27 @@ class Spectrum:
     @cached_property
     def rank(self) -> float:
         """The number of eigenvalues above the noise floor (a float, as it may be NaN)."""
-        known = self.status in {Status.OK, Status.ZERO}
+        known = self.status in {SpectrumStatus.OK, SpectrumStatus.ZERO}
         return float((self.eigenvalues > 0).sum()) if known else math.nan
 
     @cached_property
     def kappa_rank(self) -> float:
         """λ_1 / λ_rank: the condition number on the matrix's range."""
-        if self.status is not Status.OK:
+        if self.status is not SpectrumStatus.OK:
             return math.nan
         return self.lambda_max / float(self.eigenvalues[int(self.rank) - 1])
 
     @cached_property
     def effective_rank(self) -> float:
         """exp(−Σ q ln q) with q = λ / Σλ (Roy & Vetterli 2007, section 2)."""
-        if self.status is not Status.OK:
+        if self.status is not SpectrumStatus.OK:
             return math.nan
         return math.exp(float(entropy(self.eigenvalues)))
 
     @cached_property
     def stable_rank(self) -> float:
         """Σλ / λ_1: the stable rank of the data matrix."""
-        return self.trace / self.lambda_max if self.status is Status.OK else math.nan
+        return self.trace / self.lambda_max if self.status is SpectrumStatus.OK else math.nan
 
     def kappa(self, p: float = 1.0) -> float:
         """Return the generalised condition number κ_p = λ_1 / λ_{k(p)} (Huang et al. 2020).
@@ -186,7 +186,7 @@ class Spectrum:
             The ratio; +inf where λ_{k(p)} counts as 0; NaN where the status is not ``ok``.
         """
         value = float(self.eigenvalues[kappa_index(p, len(self)) - 1])
-        if self.status is not Status.OK:
+        if self.status is not SpectrumStatus.OK:
             return math.nan
         return self.lambda_max / value if value > 0 else math.inf
 

@@ -17,7 +17,7 @@ PlainLoss = nn.CrossEntropyLoss | nn.MSELoss
 
 
 @dataclass(frozen=True, eq=False)
-class Signals:
+class Cotangents:
     """Cotangents of a model's outputs, made one at a time.
 
     Args:
@@ -29,7 +29,7 @@ class Signals:
     make: Callable[[int], Tensor]
 
 
-class Labels:
+class FisherLabels:
     """Labels of the model's own, whose loss is back-propagated (Kunstner et al. 2019, §2).
 
     ``mc`` draws them: S signals, each over √S. ``exact`` takes all: the columns of a square root of
@@ -54,7 +54,7 @@ class Labels:
     @torch.no_grad()
     def signals(
         self, outputs: object, targets: object, num_samples: int, number: int = 0
-    ) -> Signals:
+    ) -> Cotangents:
         """Return what to back-propagate after one forward pass.
 
         Args:
@@ -87,20 +87,20 @@ class Labels:
             signals = self._all_classes(f, counted) if exact else self._drawn_classes(f, counted)
         dtype, device = outputs.dtype, outputs.device
         # In this order: MPS has no float64.
-        return Signals(signals.count, lambda number: signals.make(number).to(dtype).to(device))
+        return Cotangents(signals.count, lambda number: signals.make(number).to(dtype).to(device))
 
-    def _squared(self, f: Tensor, reduction: str, *, exact: bool) -> Signals:
+    def _squared(self, f: Tensor, reduction: str, *, exact: bool) -> Cotangents:
         num_outputs = f[0].numel()
         scale = math.sqrt(2 / num_outputs if reduction == "mean" else 2.0)
         if exact:
             ones = scale * torch.eye(num_outputs, dtype=torch.float64)
-            return Signals(num_outputs, lambda c: ones[c].expand(len(f), -1).reshape(f.shape))
+            return Cotangents(num_outputs, lambda c: ones[c].expand(len(f), -1).reshape(f.shape))
         noise = torch.randn(
             self._num_drawn, *f.shape, generator=self._generator, dtype=torch.float64
         )
-        return Signals(len(noise), lambda s: scale / math.sqrt(len(noise)) * noise[s])
+        return Cotangents(len(noise), lambda s: scale / math.sqrt(len(noise)) * noise[s])
 
-    def _drawn_classes(self, f: Tensor, counted: Tensor) -> Signals:
+    def _drawn_classes(self, f: Tensor, counted: Tensor) -> Cotangents:
         p = f.softmax(1)
         rows = p.movedim(1, -1).flatten(0, -2).nan_to_num(1.0)  # a diverged net's draw anything
         drawn = torch.multinomial(
@@ -114,10 +114,10 @@ class Labels:
             grad = others.scatter(1, labels[number], -others.sum(1, keepdim=True))
             return counted * grad / math.sqrt(self._num_drawn)
 
-        return Signals(self._num_drawn, make)
+        return Cotangents(self._num_drawn, make)
 
     @staticmethod
-    def _all_classes(f: Tensor, counted: Tensor) -> Signals:
+    def _all_classes(f: Tensor, counted: Tensor) -> Cotangents:
         if f.ndim != 2:
             raise InputError(
                 f"fisher_type='exact' needs outputs [N, C], the model returns {list(f.shape)}: "
@@ -136,7 +136,7 @@ class Labels:
             column[:, k], column[:, k + 1 :] = diagonal, -below * diagonal[:, None]
             return counted * column
 
-        return Signals(p.shape[1] - 1, make)
+        return Cotangents(p.shape[1] - 1, make)
 
 
 def refuse_batch_statistics(model: nn.Module, options: AnalysisOptions) -> None:

@@ -10,7 +10,7 @@ from condexp.analysis.linalg.precision import summable
 from condexp.analysis.loss.denominator import remaining_square, subtracted_square
 
 
-class RootNoise:
+class LossRounding:
     """Relative rounding of the loss's gradient with respect to the model's output.
 
     The gradient of cross-entropy, p − 1_y, is rounded to eps absolutely, however small training
@@ -44,7 +44,7 @@ class RootNoise:
 
         return hook
 
-    def merge(self, other: "RootNoise") -> None:
+    def merge(self, other: "LossRounding") -> None:
         """Take in what another process has heard, of the same loss.
 
         Args:

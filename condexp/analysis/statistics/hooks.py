@@ -13,28 +13,28 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from condexp.analysis.communicator import ALONE, Ranks
-from condexp.analysis.layers.calls import Pass
+from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
+from condexp.analysis.layers.calls import ForwardPass
 from condexp.analysis.layers.rows import Layer, count_samples
 from condexp.analysis.layers.select import select_modules
-from condexp.analysis.loss.rounding import RootNoise
+from condexp.analysis.loss.rounding import LossRounding
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
-from condexp.analysis.statistics.layer import Tape
-from condexp.analysis.statistics.network import Tapes
+from condexp.analysis.statistics.layer import LayerStatistics
+from condexp.analysis.statistics.network import NetworkStatistics
 from condexp.analysis.vocabulary import FisherType
 from condexp.errors import InputError
 
 
 @dataclass(frozen=True)
-class _Sweep:
+class _ExtraBackward:
     """Back-propagations of signals that are not the loss's, heard by some layers."""
 
     names: frozenset[str]
     num_signals: int
 
 
-class Listener:
+class MeasurementHooks:
     """Measure the layers of a model during passes that somebody else runs inside a ``with``.
 
     Args:
@@ -68,18 +68,18 @@ class Listener:
         self.model, self.options, self.denominator = model, options, denominator
         self.edges: dict[str, list[GradientEdge]] = {}
         self._modules, _ = select_modules(model, options)
-        self.tapes = Tapes(
+        self.tapes = NetworkStatistics(
             self._modules,
             options,
             learning_rate=learning_rate,
-            root_noise=None if loss_fn is None else RootNoise(loss_fn),
+            root_noise=None if loss_fn is None else LossRounding(loss_fn),
             streaming=streaming,
             single=single,
             keeps_weights=keeps_weights,
         )
         self._handles: list[RemovableHandle] = []
-        self._pass: Pass | None = None
-        self._sweep: _Sweep | None = None
+        self._pass: ForwardPass | None = None
+        self._sweep: _ExtraBackward | None = None
 
     @property
     def weights(self) -> list[Tensor]:
@@ -120,13 +120,13 @@ class Listener:
         Yields:
             Nothing.
         """
-        self._sweep = _Sweep(frozenset(names), num_signals)
+        self._sweep = _ExtraBackward(frozenset(names), num_signals)
         try:
             yield
         finally:
             self._sweep = None
 
-    def snapshot(self, ranks: Ranks = ALONE) -> Snapshot:
+    def snapshot(self, ranks: Communicator = SINGLE_PROCESS) -> Snapshot:
         """Return what was measured so far.
 
         Args:
@@ -168,7 +168,7 @@ class Listener:
         number = 0 if self._pass is None else self._pass.number + 1
         num_samples = count_samples((args, kwargs))
         denominator = float(num_samples) if self.denominator is None else self.denominator
-        self._pass = Pass(number, num_samples, denominator)
+        self._pass = ForwardPass(number, num_samples, denominator)
         self.tapes.num_samples += num_samples
         self.edges.clear()
         for module in model.modules():
@@ -205,7 +205,9 @@ class Listener:
 
         return hook
 
-    def _on_output_grad(self, tape: Tape, current: Pass, use: int, grad: Tensor) -> None:
+    def _on_output_grad(
+        self, tape: LayerStatistics, current: ForwardPass, use: int, grad: Tensor
+    ) -> None:
         if self._hears_the_loss:
             tape.backward(grad, current, use)
         elif self._sweep is not None and tape.name in self._sweep.names:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.fisher.block import FisherBlock
-from condexp.analysis.layers.calls import Pass
+from condexp.analysis.layers.calls import ForwardPass
 from condexp.analysis.layers.rows import (
     Layer,
     appends_one,
@@ -24,15 +24,15 @@ from condexp.analysis.linalg.moments import Scale
 from condexp.analysis.linalg.precision import summable
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot, PlainMeasures
-from condexp.analysis.statistics.measures import Means, Units, mean_fraction
-from condexp.analysis.statistics.moment import Moment, Waiting
-from condexp.analysis.statistics.weights import WeightTape
+from condexp.analysis.statistics.measures import RowMeans, UnitExtremes, mean_fraction
+from condexp.analysis.statistics.moment import AdaptiveMoment, SolveQueue
+from condexp.analysis.statistics.weights import WeightStatistics
 from condexp.analysis.vocabulary import FisherType, Matrix
 from condexp.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
-class TapeShare:
+class LayerState:
     """What one process has heard of a layer, to be united with what others have.
 
     Args:
@@ -46,7 +46,7 @@ class TapeShare:
     positions: int
 
 
-class Tape:
+class LayerStatistics:
     """Everything one layer has shown so far.
 
     Args:
@@ -54,8 +54,8 @@ class Tape:
         module: The layer.
         options: What to measure.
         fisher: The layer's Fisher block, if it is measured.
-        streaming: See :class:`Moment`; so for the layers of ``options.float64`` in any case.
-        waiting: See :class:`Moment`; then the weight need not be copied at once either.
+        streaming: See :class:`AdaptiveMoment`; the layers of ``options.float64`` always stream.
+        waiting: See :class:`AdaptiveMoment`; then the weight need not be copied at once either.
         keeps_weights: See :class:`Listener`.
     """
 
@@ -67,30 +67,32 @@ class Tape:
         fisher: FisherBlock | None = None,
         *,
         streaming: bool,
-        waiting: Waiting | None = None,
+        waiting: SolveQueue | None = None,
         keeps_weights: bool = True,
     ) -> None:
         self.name, self.module, self.fisher, self._options = name, module, fisher, options
         streaming, wants = streaming or name in options.float64, options.wants
         waiting = None if streaming else waiting
-        moment = partial(Moment, options=options, streaming=streaming, waiting=waiting)
+        moment = partial(AdaptiveMoment, options=options, streaming=streaming, waiting=waiting)
         self._input = moment(Scale.MEAN) if wants(Matrix.INPUT, Matrix.KFAC) else None
         self._grad_output = moment(Scale.SUM) if wants(Matrix.GRAD_OUTPUT, Matrix.KFAC) else None
-        self._weight = WeightTape(module, options, single=waiting is not None, keeps=keeps_weights)
-        self._units, self._means = Units(), Means()
+        self._weight = WeightStatistics(
+            module, options, single=waiting is not None, keeps=keeps_weights
+        )
+        self._units, self._means = UnitExtremes(), RowMeans()
         self._uses: Counter[int] = Counter()
         self._returns: Counter[int] = Counter()
         self._positions = 0
 
     @property
-    def share(self) -> TapeShare:
+    def share(self) -> LayerState:
         """What other processes need to know of the passes so far, which are complete."""
         moments = [m and m.share for m in (self._input, self._grad_output)]
         fisher = self.fisher and self.fisher.share
         parts = (*moments, self._weight.share, self._units, self._means, fisher)
-        return TapeShare(parts, max(self._uses.values(), default=0), self._positions)
+        return LayerState(parts, max(self._uses.values(), default=0), self._positions)
 
-    def merge(self, share: TapeShare) -> None:
+    def merge(self, share: LayerState) -> None:
         """Take in what another process has heard of the same layer.
 
         Args:
@@ -113,7 +115,7 @@ class Tape:
         """Whether rows were left out: the layer was used again though it was said to be single."""
         return any(m is not None and m.came_again for m in (self._input, self._grad_output))
 
-    def forward(self, inputs: Tensor, output: Tensor, current: Pass) -> int:
+    def forward(self, inputs: Tensor, output: Tensor, current: ForwardPass) -> int:
         """Take in one call of the layer.
 
         Args:
@@ -146,7 +148,7 @@ class Tape:
         return use
 
     @torch.no_grad()
-    def backward(self, grad: Tensor, current: Pass, use: int) -> None:
+    def backward(self, grad: Tensor, current: ForwardPass, use: int) -> None:
         """Take in the gradient with respect to the output of one call.
 
         Args:
@@ -177,7 +179,7 @@ class Tape:
                 self.fisher.close()
 
     @torch.no_grad()
-    def weight_backward(self, grad: Tensor, current: Pass) -> None:
+    def weight_backward(self, grad: Tensor, current: ForwardPass) -> None:
         """Take in ∂L/∂W of one backward pass of the data's loss."""
         self._weight.backward(grad, current.num_samples, current.denominator)
 
@@ -213,7 +215,7 @@ class Tape:
         Args:
             plain: Those of :meth:`plain`.
             learning_rate: The optimizer's step length, or None.
-            excess: See :meth:`condexp.analysis.loss.rounding.RootNoise.excess`.
+            excess: See :meth:`condexp.analysis.loss.rounding.LossRounding.excess`.
 
         Returns:
             The record.

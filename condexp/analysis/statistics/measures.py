@@ -64,7 +64,7 @@ def mean_fraction(mean: Tensor, power: float) -> float:
 
 
 @dataclass
-class Units:
+class UnitExtremes:
     """The extremes of a layer's input units, streamed.
 
     Args:
@@ -80,7 +80,7 @@ class Units:
         self.lowest = lowest if self.lowest is None else torch.minimum(self.lowest, lowest)
         self.highest = highest if self.highest is None else torch.maximum(self.highest, highest)
 
-    def merge(self, other: "Units") -> None:
+    def merge(self, other: "UnitExtremes") -> None:
         """Take in what another process has seen of the same units.
 
         Args:
@@ -102,7 +102,7 @@ class Units:
 
 
 @dataclass
-class Means:
+class RowMeans:
     """The mean row, and the mean of the rows' squared lengths, where there is no moment.
 
     Args:
@@ -117,9 +117,9 @@ class Means:
 
     def add(self, rows: Rows) -> None:
         """Take in rows."""
-        self.merge(Means(rows.num_rows, rows.sums().cpu(), rows.square_sum()))
+        self.merge(RowMeans(rows.num_rows, rows.sums().cpu(), rows.square_sum()))
 
-    def merge(self, other: "Means") -> None:
+    def merge(self, other: "RowMeans") -> None:
         """Take in the sums of other rows.
 
         Args:

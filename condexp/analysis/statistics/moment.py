@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.linalg.eigen import solve_all
-from condexp.analysis.linalg.moments import Scale, SecondMoment, Unsolved
+from condexp.analysis.linalg.moments import MomentMatrix, Scale, SecondMoment
 from condexp.analysis.linalg.rows.dense import Rows
 from condexp.analysis.linalg.spectrum import Spectrum, kappa_index
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.vocabulary import Matrix, Precision, Status
+from condexp.analysis.vocabulary import Matrix, Precision, SpectrumStatus
 from condexp.errors import InputError
 
 
@@ -31,9 +31,12 @@ def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float], *, whole: bool =
     Returns:
         True if products in float64 could change a requested κ_p.
     """
-    if spectrum.dtype == torch.float64 or spectrum.status in {Status.ZERO, Status.NONFINITE}:
+    if spectrum.dtype == torch.float64 or spectrum.status in {
+        SpectrumStatus.ZERO,
+        SpectrumStatus.NONFINITE,
+    }:
         return False
-    if spectrum.status is Status.UNRELIABLE:
+    if spectrum.status is SpectrumStatus.UNRELIABLE:
         return True
     max_rank = spectrum.blocks.shape[0] * spectrum.num_rows
     threshold = 16 * torch.finfo(spectrum.dtype).eps * spectrum.lambda_max
@@ -60,7 +63,7 @@ class _Result:
     """The trace that centring took away."""
 
     @classmethod
-    def of(cls, unsolved: Unsolved, eigenvalues: Tensor | None = None) -> "_Result":
+    def of(cls, unsolved: MomentMatrix, eigenvalues: Tensor | None = None) -> "_Result":
         mean = None if unsolved.mean is None else unsolved.mean.cpu()
         return cls(unsolved.spectrum(eigenvalues), mean, float(unsolved.mean_square))
 
@@ -79,14 +82,14 @@ class _Portion:
         return self.rows.version != self.version
 
 
-class Waiting:
+class SolveQueue:
     """Moments that wait for their spectra, which are worked out together."""
 
     def __init__(self) -> None:
-        self._moments: list[Moment] = []
+        self._moments: list[AdaptiveMoment] = []
         self._bytes = 0
 
-    def put(self, moment: "Moment", num_bytes: int) -> None:
+    def put(self, moment: "AdaptiveMoment", num_bytes: int) -> None:
         """Let a moment wait, until what all keep meanwhile is too much.
 
         Args:
@@ -109,7 +112,7 @@ class Waiting:
                 moment.look_again()
 
 
-class Moment:
+class AdaptiveMoment:
     """A second moment under the precision policy of ``theory.md`` §4.
 
     Args:
@@ -128,13 +131,13 @@ class Moment:
         options: AnalysisOptions,
         *,
         streaming: bool = False,
-        waiting: Waiting | None = None,
+        waiting: SolveQueue | None = None,
     ) -> None:
         self._scale, self._options = scale, options
         self._streaming, self._waiting = streaming, waiting
         self._moment = self._new_moment()
         self._portion: _Portion | None = None
-        self._unsolved: Unsolved | None = None
+        self._unsolved: MomentMatrix | None = None
         self._result: _Result | None = None
         self.came_again = False
 
@@ -180,7 +183,7 @@ class Moment:
     def _new_moment(self) -> SecondMoment:
         return SecondMoment(self._scale, center=self._options.center)
 
-    def _wait(self, waiting: Waiting) -> None:
+    def _wait(self, waiting: SolveQueue) -> None:
         self._unsolved, self._moment = self._moment.unsolved(), self._new_moment()
         held = 0 if self._portion is None else self._portion.rows.num_bytes
         waiting.put(self, held + self._unsolved.matrix.nbytes)

@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 from functools import partial
 
-from condexp.analysis.communicator import ALONE, Ranks
+from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.rows import Layer
-from condexp.analysis.loss.rounding import RootNoise
+from condexp.analysis.loss.rounding import LossRounding
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
-from condexp.analysis.statistics.layer import Tape
-from condexp.analysis.statistics.moment import Waiting
+from condexp.analysis.statistics.layer import LayerStatistics
+from condexp.analysis.statistics.moment import SolveQueue
 from condexp.analysis.vocabulary import FisherType, Matrix
 from condexp.errors import InputError
 
 
-class Tapes:
+class NetworkStatistics:
     """The tapes of the layers that were called, in the order of their first calls.
 
     Args:
@@ -24,7 +24,7 @@ class Tapes:
         options: What to measure.
         learning_rate: For ``effective_lr``: lr / (1 − momentum).
         root_noise: The loss's rounding; None where it does not count.
-        streaming: See :class:`condexp.analysis.statistics.hooks.Listener`, also for the next two.
+        streaming: See :class:`.MeasurementHooks`, also for the next two.
         single: One pass will follow.
         keeps_weights: For a ``domination`` that is read later.
     """
@@ -35,7 +35,7 @@ class Tapes:
         options: AnalysisOptions,
         *,
         learning_rate: float | None,
-        root_noise: RootNoise | None,
+        root_noise: LossRounding | None,
         streaming: bool,
         single: bool,
         keeps_weights: bool,
@@ -45,18 +45,18 @@ class Tapes:
         self.root_noise = root_noise
         self._modules, self._options = modules, options
         self._learning_rate, self._streaming = learning_rate, streaming
-        self.waiting = Waiting() if single else None
+        self.waiting = SolveQueue() if single else None
         self._new_tape = partial(
-            Tape, options=options, waiting=self.waiting, keeps_weights=keeps_weights
+            LayerStatistics, options=options, waiting=self.waiting, keeps_weights=keeps_weights
         )
         self._network = NetworkFisher()
-        self._tapes: dict[str, Tape] = {}
+        self._tapes: dict[str, LayerStatistics] = {}
 
     def __contains__(self, name: str) -> bool:
         """Return whether a layer was called."""
         return name in self._tapes
 
-    def __getitem__(self, name: str) -> Tape:
+    def __getitem__(self, name: str) -> LayerStatistics:
         """Return a layer's tape, a new one at its first call."""
         if name not in self._tapes:
             self._tapes[name] = self._new(name)
@@ -73,7 +73,7 @@ class Tapes:
         tapes = self._tapes.items()
         return {name: tape.fisher for name, tape in tapes if tape.fisher is not None}
 
-    def snapshot(self, ranks: Ranks = ALONE) -> Snapshot:
+    def snapshot(self, ranks: Communicator = SINGLE_PROCESS) -> Snapshot:
         """Return what was measured so far.
 
         Args:
@@ -114,7 +114,7 @@ class Tapes:
             network.spectrum(excess if hears_the_loss else 0.0),
         )
 
-    def _new(self, name: str) -> Tape:
+    def _new(self, name: str) -> LayerStatistics:
         module, options, fisher = self._modules[name], self._options, None
         if options.wants(Matrix.FISHER):
             fisher = FisherBlock(name, module, options, self._network, streaming=self._streaming)
@@ -122,7 +122,7 @@ class Tapes:
         streaming = self._streaming or options.has_several_signals
         return self._new_tape(name, module, fisher=fisher, streaming=streaming)
 
-    def _unite(self, ranks: Ranks) -> list[str]:
+    def _unite(self, ranks: Communicator) -> list[str]:
         """Keep the layers that this rank works out, with what all have heard.
 
         Returns:
@@ -141,7 +141,7 @@ class Tapes:
         for noise in others:
             if self.root_noise is not None and noise is not None:
                 self.root_noise.merge(noise)
-        united: dict[str, Tape] = {}
+        united: dict[str, LayerStatistics] = {}
         for number, name in enumerate(names):
             share, tape = self[name].share, self._new(name)
             del self._tapes[name]

@@ -18,7 +18,7 @@ from condexp.analysis.vocabulary import SINGULAR_VALUES, Matrix
 
 
 @dataclass(frozen=True, eq=False)
-class WeightShare:
+class WeightState:
     """What one process knows of a weight that all have.
 
     Args:
@@ -34,7 +34,7 @@ class WeightShare:
     denominator: float
 
 
-class WeightTape:
+class WeightStatistics:
     """A layer's weight, as it was in the first recorded pass, and the mean of its gradients.
 
     Args:
@@ -98,13 +98,13 @@ class WeightTape:
         self._denominator += denominator
 
     @property
-    def share(self) -> WeightShare | None:
+    def share(self) -> WeightState | None:
         """What other processes need to know of several passes; None where there was none."""
         if self._weight is None:
             return None
-        return WeightShare(self._dtype, self._gradient, self._num_samples, self._denominator)
+        return WeightState(self._dtype, self._gradient, self._num_samples, self._denominator)
 
-    def merge(self, share: WeightShare | None) -> None:
+    def merge(self, share: WeightState | None) -> None:
         """Take in what another process has heard.
 
         Args:
@@ -126,7 +126,7 @@ class WeightTape:
 
         Args:
             learning_rate: The optimizer's step length, or None.
-            excess: See :meth:`condexp.analysis.loss.rounding.RootNoise.excess`.
+            excess: See :meth:`condexp.analysis.loss.rounding.LossRounding.excess`.
             power: Σ‖a‖²·Σ‖g‖² of the layer's rows per sample; 0 where not known.
 
         Returns:
@@ -180,7 +180,7 @@ class _Values:
         gradient: The same shape; None where none arrived.
         groups: Blocks of the layer.
         dtype: Precision the gradient was computed in.
-        excess: See :meth:`condexp.analysis.loss.rounding.RootNoise.excess`.
+        excess: See :meth:`condexp.analysis.loss.rounding.LossRounding.excess`.
         noise: What its spectrum's floor rises by.
     """
 

@@ -14,20 +14,20 @@ from hydra.core.utils import JobReturn, JobStatus
 from condexp.errors import InputError
 from condexp.results.console import show
 from condexp.runs.execute import stored_result
-from condexp.runs.result import JobResult
+from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import SIGNALS, Stopped, StopRequests, stop_requests
-from condexp.runs.sweep.job import Board, GridTask
+from condexp.runs.sweep.job import JobTask, SweepFlags
 from condexp.runs.sweep.job_process import Order
-from condexp.runs.sweep.plan import GridJob, Todo, own_settings
+from condexp.runs.sweep.plan import JobAction, PlannedJob, own_settings
 from condexp.runs.sweep.report import result_table
 from condexp.store.run_folder.status import State, read_status
 
-Launch = Callable[[GridTask, Sequence[Sequence[str]]], Sequence[JobReturn]]
+Launch = Callable[[JobTask, Sequence[Sequence[str]]], Sequence[JobReturn]]
 """Has Hydra's launcher run jobs, given by their overrides; what it brings back may be short of the
 last ones where the grid was stopped."""
 
 
-def run_grid(jobs: Sequence[GridJob], launch: Launch) -> int:
+def run_sweep(jobs: Sequence[PlannedJob], launch: Launch) -> int:
     """Run the jobs that are to be run, and print the table of all.
 
     Args:
@@ -41,15 +41,15 @@ def run_grid(jobs: Sequence[GridJob], launch: Launch) -> int:
     results = {place: job.result for place, job in enumerate(jobs) if job.result is not None}
     places = [place for place, job in enumerate(jobs) if job.cost is not None]
     with tempfile.TemporaryDirectory(prefix="condexp-grid-") as folder:
-        board = Board(Path(folder))
+        board = SweepFlags(Path(folder))
         with _stopping(board) as requests:
             orders = _orders(jobs)
-            task = GridTask(board, tuple(orders[place] for place in places))
+            task = JobTask(board, tuple(orders[place] for place in places))
             results |= dict(zip(places, _launched(jobs, places, task, launch), strict=True))
     for place, job in enumerate(jobs):
         if job.original is not None:
             results[place] = results[job.original]
-        elif job.todo is Todo.LEAVE:
+        elif job.todo is JobAction.LEAVE:
             results[place] = _stored_meanwhile(job.folder) or results[place]
     ended = [results[place] for place in range(len(jobs))]
     show(result_table(jobs, ended))
@@ -60,8 +60,8 @@ def run_grid(jobs: Sequence[GridJob], launch: Launch) -> int:
 
 
 def _launched(
-    jobs: Sequence[GridJob], places: Sequence[int], task: GridTask, launch: Launch
-) -> list[JobResult]:
+    jobs: Sequence[PlannedJob], places: Sequence[int], task: JobTask, launch: Launch
+) -> list[RunResult]:
     """Return how launched jobs ended, even where the launcher itself is lost.
 
     Raises:
@@ -83,14 +83,14 @@ def _launched(
     ]
 
 
-def _stored_meanwhile(folder: Path) -> JobResult | None:
+def _stored_meanwhile(folder: Path) -> RunResult | None:
     """Return the result of a job that another process was at, if it is there by now."""
     with suppress(InputError):
         return stored_result(folder, "resume")
     return None
 
 
-def _orders(jobs: Sequence[GridJob]) -> list[Order]:
+def _orders(jobs: Sequence[PlannedJob]) -> list[Order]:
     names = [f"{n}/{len(jobs)} ({own})" for n, own in enumerate(own_settings(jobs), start=1)]
     runs = [job.config.run for job in jobs]
     return [
@@ -99,28 +99,28 @@ def _orders(jobs: Sequence[GridJob]) -> list[Order]:
     ]
 
 
-def _result(record: JobReturn) -> JobResult:
+def _result(record: JobReturn) -> RunResult:
     value: Any = record._return_value  # return_value would raise and print
-    if record.status == JobStatus.COMPLETED and isinstance(value, JobResult):
+    if record.status == JobStatus.COMPLETED and isinstance(value, RunResult):
         return value
-    return JobResult.lost(str(value))
+    return RunResult.lost(str(value))
 
 
-def _as_left(folder: Path, why_not: str | None, failure: str | None) -> JobResult:
+def _as_left(folder: Path, why_not: str | None, failure: str | None) -> RunResult:
     """Return how a job stands of which the launcher brought nothing back."""
     state = State.PENDING
     with suppress(InputError):
         status = read_status(folder)
         if status.state in {State.COMPLETE, State.DIVERGED}:
-            return JobResult(folder, status.state)
+            return RunResult(folder, status.state)
         state = State.INTERRUPTED
     if why_not is None and failure is not None:
-        return JobResult(folder, State.FAILED, failure)
-    return JobResult(folder, state, why_not)
+        return RunResult(folder, State.FAILED, failure)
+    return RunResult(folder, state, why_not)
 
 
 @contextmanager
-def _stopping(board: Board) -> Iterator[StopRequests]:
+def _stopping(board: SweepFlags) -> Iterator[StopRequests]:
     """Tell all processes of the grid when a signal asks it to stop.
 
     Yields:

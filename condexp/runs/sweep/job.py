@@ -18,15 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from condexp.config.presets import chosen_presets
 from condexp.errors import InputError
-from condexp.runs.result import JobResult
+from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import SIGNALS
 from condexp.runs.sweep.job_process import Order, run_in_process
-from condexp.store.run_folder.liveness import Life, life_of, lock_held, process_of
+from condexp.store.run_folder.liveness import Liveness, describe_process, liveness_of, lock_held
 from condexp.store.run_folder.status import State, read_status
 
 
 @dataclass(frozen=True)
-class Board:
+class SweepFlags:
     """What all processes of a grid can see: a folder with a file for each thing that happened."""
 
     folder: Path
@@ -53,7 +53,7 @@ class Board:
 
 
 @dataclass(frozen=True)
-class GridTask:
+class JobTask:
     """Hydra's task function for the jobs of a grid; a launcher may carry it to other processes.
 
     Args:
@@ -64,13 +64,13 @@ class GridTask:
         grid_pid: The grid's own process.
     """
 
-    board: Board
+    board: SweepFlags
     orders: tuple[Order, ...]
     argv: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
     folder: Path = field(default_factory=Path.cwd)
     grid_pid: int = field(default_factory=os.getpid)
 
-    def __call__(self, composed: DictConfig) -> JobResult:
+    def __call__(self, composed: DictConfig) -> RunResult:
         """Run one job, unless no more are to be started.
 
         Args:
@@ -129,7 +129,7 @@ class GridTask:
             "argv": self.argv,
         }
 
-    def not_run(self, order: Order, *, again: bool = False) -> JobResult | None:
+    def not_run(self, order: Order, *, again: bool = False) -> RunResult | None:
         """Say how a job stands that is not to be run now.
 
         Args:
@@ -141,16 +141,18 @@ class GridTask:
         """
         why_not = None if again else self.reason_not_to_start(order)
         if why_not is not None:
-            return JobResult(order.folder, State.PENDING, why_not)
+            return RunResult(order.folder, State.PENDING, why_not)
         with suppress(InputError):  # the plan may be hours old
             status = read_status(order.folder)
             # On another machine its own last process seems to live on: the lock knows better.
             alive = (
-                lock_held(order.folder) if again else life_of(order.folder, status) is Life.ALIVE
+                lock_held(order.folder)
+                if again
+                else liveness_of(order.folder, status) is Liveness.ALIVE
             )
             if alive:
-                there = f"{process_of(status)} is at it: left alone"
-                return JobResult(order.folder, State.RUNNING, there)
+                there = f"{describe_process(status)} is at it: left alone"
+                return RunResult(order.folder, State.RUNNING, there)
         return None
 
     def reason_not_to_start(self, order: Order) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from condexp.runs.result import JobResult
+    from condexp.runs.result import RunResult
 
 ORPHAN_SECONDS = 60.0  # for the last step and the checkpoint of a job whose grid was killed
 
@@ -44,30 +44,30 @@ def main() -> int:
     return 0
 
 
-def _run(job: Mapping[str, Any]) -> "JobResult":
+def _run(job: Mapping[str, Any]) -> "RunResult":
     # Only now: the import takes seconds, and until here none may pass.
     from omegaconf import OmegaConf
 
-    from condexp.config.validation import validate
+    from condexp.config.validation import parse_config
     from condexp.errors import InputError
     from condexp.runs.execute import run_experiment
-    from condexp.runs.progress import Follower
-    from condexp.runs.result import JobResult
+    from condexp.runs.progress import ProgressReporter
+    from condexp.runs.result import RunResult
     from condexp.runs.stop_signals import Stopped
     from condexp.store.run_folder.identity import run_folder
     from condexp.store.run_folder.status import State
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    follower = Follower(job["name"], bar=job["alone"])
+    follower = ProgressReporter(job["name"], bar=job["alone"])
     folder = None
     try:
-        config = validate(OmegaConf.create(job["config"]), **job["presets"])
+        config = parse_config(OmegaConf.create(job["config"]), **job["presets"])
         folder = run_folder(config.plain)
         return run_experiment(config, follower)
     except (Stopped, KeyboardInterrupt) as stop:
-        return JobResult(folder, State.INTERRUPTED, str(stop) or "stopped by Ctrl-C")
+        return RunResult(folder, State.INTERRUPTED, str(stop) or "stopped by Ctrl-C")
     except (InputError, SystemExit) as error:  # it was well when the grid was planned
-        lost = JobResult.lost(str(error))
+        lost = RunResult.lost(str(error))
         follower.finished(lost)
         return lost
     finally:

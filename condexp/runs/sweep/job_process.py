@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from condexp.errors import InputError
 from condexp.results.console import say
-from condexp.runs.result import JobResult
+from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import SIGNALS
 from condexp.runs.workers.interpreter import START
 from condexp.store.run_folder.liveness import UNFINISHED
@@ -55,7 +55,7 @@ def run_in_process(
     environment: Mapping[str, str],
     folder: Path,
     patience: float = float("inf"),
-) -> JobResult:
+) -> RunResult:
     """Run one job in a fresh interpreter, and tell how it ended even where it cannot.
 
     Args:
@@ -154,28 +154,28 @@ class _Tail:
         return " / ".join([line for line in lines if line][-LAST_WORDS:])
 
 
-def _parse(line: bytes) -> JobResult | None:
+def _parse(line: bytes) -> RunResult | None:
     try:
         content = json.loads(line)
     except ValueError:  # the process ended before it said a word, or within
         return None
     folder = content["folder"] and Path(content["folder"])
-    return JobResult(folder, State(content["state"]), content["message"], content["stored"])
+    return RunResult(folder, State(content["state"]), content["message"], content["stored"])
 
 
 def _post_mortem(
     child: subprocess.Popen[bytes], folder: Path, told: str | None, tail: _Tail
-) -> JobResult:
+) -> RunResult:
     """Return what a job could not say itself, and write it to its ``status.json``."""
     code = child.returncode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
     words = f"; its last words: {tail.last_words}" if tail.last_words else ""
     message = told or f"its process {how}{words}"
-    result = JobResult(folder, State.INTERRUPTED if told else State.FAILED, message)
+    result = RunResult(folder, State.INTERRUPTED if told else State.FAILED, message)
     with suppress(InputError, OSError):  # it may have ended before it had a folder
         status = read_status(folder)
         if status.pid == child.pid and status.state not in UNFINISHED:
-            return JobResult(folder, status.state, status.error)  # all was done but its last word
+            return RunResult(folder, status.state, status.error)  # all was done but its last word
         if status.pid == child.pid:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             ended = replace(status, state=result.state, error=message, updated=now)

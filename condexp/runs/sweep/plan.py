@@ -11,20 +11,20 @@ from omegaconf import DictConfig
 
 from condexp.config import Config
 from condexp.config.presets import chosen_presets
-from condexp.config.validation import validate
+from condexp.config.validation import parse_config
 from condexp.errors import InputError
 from condexp.runs.execute import stored_result
 from condexp.runs.prepare import prepare
-from condexp.runs.result import JobResult
+from condexp.runs.result import RunResult
 from condexp.store.run_folder.identity import identity_yaml, run_folder
-from condexp.store.run_folder.liveness import Life, life_of, process_of
+from condexp.store.run_folder.liveness import Liveness, describe_process, liveness_of
 from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
 from condexp.store.schema.layout import file_size
 
 SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}  # values an optimizer keeps of each weight
 
 
-class Todo(StrEnum):
+class JobAction(StrEnum):
     """What is to be done with a job."""
 
     RUN = "to run"
@@ -38,7 +38,7 @@ class Todo(StrEnum):
 
 
 @dataclass(frozen=True)
-class Cost:
+class JobCost:
     """What a job will take.
 
     Attributes:
@@ -55,7 +55,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class GridJob:
+class PlannedJob:
     """A job as it was planned.
 
     Attributes:
@@ -69,10 +69,10 @@ class GridJob:
 
     overrides: tuple[str, ...]
     config: Config
-    todo: Todo
-    result: JobResult | None = None
+    todo: JobAction
+    result: RunResult | None = None
     original: int | None = None
-    cost: Cost | None = None
+    cost: JobCost | None = None
 
     @property
     def folder(self) -> Path:
@@ -86,9 +86,9 @@ class GridJob:
         return tuple(setting.removeprefix("++").replace("\\:", ":") for setting in plain)
 
 
-def plan_grid(
+def plan_sweep(
     overrides: Sequence[Sequence[str]], composed: Sequence[DictConfig]
-) -> tuple[GridJob, ...]:
+) -> tuple[PlannedJob, ...]:
     """Validate every job, check those to be run, and say what is to be done with each.
 
     Args:
@@ -103,10 +103,10 @@ def plan_grid(
     """
     if not overrides:
         raise InputError("the grid is empty: a swept key has no values.")
-    planner = Planner()
+    planner = SweepPlanner()
     for number, (given, config) in enumerate(zip(overrides, composed, strict=True), start=1):
         try:
-            planner.add(given, validate(config, **chosen_presets(config.hydra)))
+            planner.add(given, parse_config(config, **chosen_presets(config.hydra)))
         except (InputError, SystemExit) as error:  # a user's module may call sys.exit
             name = f"job {number} of {len(overrides)} ({' '.join(filter_overrides(given))})"
             how = "" if isinstance(error, InputError) else "its code called sys.exit: "
@@ -114,17 +114,17 @@ def plan_grid(
     return planner.jobs
 
 
-class Planner:
+class SweepPlanner:
     """Plans jobs one after the other."""
 
     def __init__(self) -> None:
-        self._jobs: list[GridJob] = []
+        self._jobs: list[PlannedJob] = []
         self._places: dict[Path, int] = {}
         self._prepared: dict[str, tuple[int, int]] = {}
         self._seconds: dict[str, list[float]] = {}
 
     @property
-    def jobs(self) -> tuple[GridJob, ...]:
+    def jobs(self) -> tuple[PlannedJob, ...]:
         """The jobs, with the times of their finished relatives."""
         return tuple(self._timed(job) for job in self._jobs)
 
@@ -138,20 +138,20 @@ class Planner:
         Raises:
             InputError: If it could not run.
         """
-        job = GridJob(tuple(overrides), config, Todo.RUN)
+        job = PlannedJob(tuple(overrides), config, JobAction.RUN)
         folder = job.folder
         if folder in self._places:
             original = self._places[folder]
-            self._jobs.append(replace(job, todo=Todo.REPEATED, original=original))
+            self._jobs.append(replace(job, todo=JobAction.REPEATED, original=original))
             return
-        todo, result, status = _standing(config, folder)
+        todo, result, status = _classify(config, folder)
         cost = None
         if result is None:
             num_steps, num_bytes = self._size(config)
-            done = status.step if status is not None and todo is not Todo.RESTART else 0
-            cost = Cost(num_steps, max(0, num_steps - done), num_bytes)
-        elif status is not None and todo is Todo.SHOW:
-            self._seconds.setdefault(_kin(config), []).append(status.seconds)
+            done = status.step if status is not None and todo is not JobAction.RESTART else 0
+            cost = JobCost(num_steps, max(0, num_steps - done), num_bytes)
+        elif status is not None and todo is JobAction.SHOW:
+            self._seconds.setdefault(_identity_but_seed(config), []).append(status.seconds)
         self._places[folder] = len(self._jobs)
         self._jobs.append(replace(job, todo=todo, result=result, cost=cost))
 
@@ -165,15 +165,15 @@ class Planner:
             self._prepared[key] = prepared.plan.num_steps, num_bytes
         return self._prepared[key]
 
-    def _timed(self, job: GridJob) -> GridJob:
-        known = self._seconds.get(_kin(job.config))
+    def _timed(self, job: PlannedJob) -> PlannedJob:
+        known = self._seconds.get(_identity_but_seed(job.config))
         if job.cost is None or not known:
             return job
         share = job.cost.steps_left / job.cost.num_steps
         return replace(job, cost=replace(job.cost, seconds=share * fmean(known)))
 
 
-def common_settings(jobs: Sequence[GridJob]) -> str:
+def common_settings(jobs: Sequence[PlannedJob]) -> str:
     """Return the overrides that all jobs of a grid share.
 
     Args:
@@ -186,7 +186,7 @@ def common_settings(jobs: Sequence[GridJob]) -> str:
     return " ".join(setting for setting in jobs[0].settings if setting in shared)
 
 
-def own_settings(jobs: Sequence[GridJob]) -> list[str]:
+def own_settings(jobs: Sequence[PlannedJob]) -> list[str]:
     """Return the overrides of each job that not all share.
 
     Args:
@@ -199,49 +199,49 @@ def own_settings(jobs: Sequence[GridJob]) -> list[str]:
     return [" ".join(o for o in job.settings if o not in shared) for job in jobs]
 
 
-def _shared(jobs: Sequence[GridJob]) -> set[str]:
+def _shared(jobs: Sequence[PlannedJob]) -> set[str]:
     return set.intersection(*(set(job.settings) for job in jobs)) if len(jobs) > 1 else set()
 
 
-def _kin(config: Config) -> str:
+def _identity_but_seed(config: Config) -> str:
     """Return what a job has in common with those that differ in the seed alone."""
     return identity_yaml(config.plain | {"seed": None})
 
 
-def _standing(config: Config, folder: Path) -> tuple[Todo, JobResult | None, Status | None]:
+def _classify(config: Config, folder: Path) -> tuple[JobAction, RunResult | None, Status | None]:
     """Return what an earlier call left to be done, how a job stands that is not to be run."""
     run = config.run
     if not (folder / STATUS_NAME).exists():
-        return Todo.RUN, None, None
+        return JobAction.RUN, None, None
     stored = stored_result(folder, run.on_existing)  # refuses what is damaged, or must not be there
     restart = run.on_existing == "restart"
     try:
         status = read_status(folder)
     except InputError:  # damaged, and to be run anew
-        return Todo.RESTART, None, None
+        return JobAction.RESTART, None, None
     if stored is not None:
-        return Todo.SHOW, stored, status
-    life = life_of(folder, status)
-    if life is Life.ALIVE or (life is Life.SILENT and not restart):
-        return Todo.LEAVE, JobResult(folder, State.RUNNING, _left_alone(status, life)), status
+        return JobAction.SHOW, stored, status
+    life = liveness_of(folder, status)
+    if life is Liveness.ALIVE or (life is Liveness.SILENT and not restart):
+        return JobAction.LEAVE, RunResult(folder, State.RUNNING, _left_alone(status, life)), status
     if restart:
-        return Todo.RESTART, None, status
+        return JobAction.RESTART, None, status
     if status.state is not State.FAILED:
-        return Todo.RESUME, None, status
+        return JobAction.RESUME, None, status
     if status.attempts < run.max_attempts:
-        return Todo.RETRY, None, status
+        return JobAction.RETRY, None, status
     why = (
         f"failed {status.attempts} times, and run.max_attempts={run.max_attempts}: {status.error} "
         f"(run.max_attempts={status.attempts + 1} tries again, run.on_existing=restart runs it "
         "anew)"
     )
-    return Todo.GIVE_UP, JobResult(folder, State.FAILED, why), status
+    return JobAction.GIVE_UP, RunResult(folder, State.FAILED, why), status
 
 
-def _left_alone(status: Status, life: Life) -> str:
-    if life is Life.ALIVE:
-        return f"{process_of(status)} is at it: left alone"
+def _left_alone(status: Status, life: Liveness) -> str:
+    if life is Liveness.ALIVE:
+        return f"{describe_process(status)} is at it: left alone"
     return (
-        f"no word of {process_of(status)} since {status.updated}: left alone; if it is dead, "
+        f"no word of {describe_process(status)} since {status.updated}: left alone; if it is dead, "
         f"remove {STATUS_NAME} from the run's folder to go on with it"
     )

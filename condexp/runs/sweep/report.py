@@ -9,14 +9,14 @@ from rich.text import Text
 
 from condexp.results.status_view import STATE_STYLES
 from condexp.results.tables.numbers import format_seconds
-from condexp.runs.result import JobResult
-from condexp.runs.sweep.plan import GridJob, Todo, common_settings, own_settings
+from condexp.runs.result import RunResult
+from condexp.runs.sweep.plan import JobAction, PlannedJob, common_settings, own_settings
 from condexp.store.run_folder.status import State
 
 NAMES = {State.PENDING: "not started", State.RUNNING: "runs elsewhere"}
 
 
-def plan_table(jobs: Sequence[GridJob]) -> Table:
+def plan_table(jobs: Sequence[PlannedJob]) -> Table:
     """Lay out what would be done with each job.
 
     Args:
@@ -46,7 +46,7 @@ def plan_table(jobs: Sequence[GridJob]) -> Table:
     return table
 
 
-def result_table(jobs: Sequence[GridJob], results: Sequence[JobResult]) -> Table:
+def result_table(jobs: Sequence[PlannedJob], results: Sequence[RunResult]) -> Table:
     """Lay out how each job ended.
 
     Args:
@@ -75,7 +75,7 @@ def result_table(jobs: Sequence[GridJob], results: Sequence[JobResult]) -> Table
     return table
 
 
-def _table(jobs: Sequence[GridJob], title: str, summary: str) -> Table:
+def _table(jobs: Sequence[PlannedJob], title: str, summary: str) -> Table:
     common = common_settings(jobs)
     caption = "\n".join([summary, *([f"all: {common}"] if common else [])])
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
@@ -84,11 +84,11 @@ def _table(jobs: Sequence[GridJob], title: str, summary: str) -> Table:
     return table
 
 
-def _total(jobs: Sequence[GridJob]) -> str:
+def _total(jobs: Sequence[PlannedJob]) -> str:
     counts = Counter(job.todo for job in jobs)
     costs = [job.cost for job in jobs if job.cost is not None]
     known = [cost.seconds for cost in costs if cost.seconds is not None]
-    parts = [f"{counts[todo]} {todo}" for todo in Todo if counts[todo]]
+    parts = [f"{counts[todo]} {todo}" for todo in JobAction if counts[todo]]
     time = f"{_time(sum(known))} one after another" if known else "time unknown"
     if known and len(known) < len(costs):
         time += f" for {len(known)} of {len(costs)}, the others unknown"

@@ -17,13 +17,13 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from condexp.config import Config
-from condexp.runs.prepare import Prepared
+from condexp.runs.prepare import PreparedRun
 from condexp.runs.stop_signals import SIGNALS
 from condexp.runs.workers.interpreter import START
 from condexp.training.checkpoint import Checkpoint
-from condexp.training.distributed.communicator import SINGLE, Crew
-from condexp.training.distributed.environment import Place, given_place
-from condexp.training.distributed.process_group import Team
+from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, TrainingCommunicator
+from condexp.training.distributed.environment import DistributedEnv, given_place
+from condexp.training.distributed.process_group import ProcessGroupCommunicator
 
 NUMBERS = [int(number) for number in SIGNALS]
 IGNORING = f"import signal; [signal.signal(number, signal.SIG_IGN) for number in {NUMBERS}]; "
@@ -34,7 +34,7 @@ END_SECONDS = 60.0  # for the others to end once all is done
 
 
 @dataclass(frozen=True)
-class Orders:
+class StartMessage:
     """What rank 0 tells the others before they train.
 
     Attributes:
@@ -45,24 +45,24 @@ class Orders:
 
 
 @dataclass(frozen=True)
-class Enrolment:
+class WorkerSpec:
     """What a process that rank 0 has started needs to become a rank."""
 
     config: Config
-    place: Place
+    place: DistributedEnv
 
 
-class Processes:
+class WorkerGroup:
     """The processes of a run; used in a ``with``, at whose end the others are gone.
 
     Args:
         prepared: The checked experiment.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: PreparedRun) -> None:
         self._prepared = prepared
         self.place = given_place()
-        self.team: Team | None = None
+        self.team: ProcessGroupCommunicator | None = None
         self._told = False
         self._children: list[subprocess.Popen[bytes]] = []
         self._ended = threading.Event()
@@ -82,7 +82,7 @@ class Processes:
         traceback: TracebackType | None,
     ) -> None:
         if self.team is not None and self.team.rank == 0 and not self._told:
-            self._tell(None)
+            self._broadcast_start(None)
         self.done()
         for child in self._children:
             assert child.stdin is not None
@@ -95,7 +95,9 @@ class Processes:
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def start(self, checkpoint: Checkpoint | None, on_loss: Callable[[str], None]) -> Crew:
+    def start(
+        self, checkpoint: Checkpoint | None, on_loss: Callable[[str], None]
+    ) -> TrainingCommunicator:
         """Have all processes ready to train.
 
         Args:
@@ -107,10 +109,10 @@ class Processes:
         """
         size = self._prepared.config.trainer.num_processes
         if size == 1:
-            return SINGLE
+            return SINGLE_TRAINING_PROCESS
         if self.team is None:
             self._spawn(size, on_loss)
-        self._tell(Orders(checkpoint))
+        self._broadcast_start(StartMessage(checkpoint))
         assert self.team is not None
         return self.team
 
@@ -136,7 +138,7 @@ class Processes:
             return self._lost
         return None
 
-    def _tell(self, orders: Orders | None) -> None:
+    def _broadcast_start(self, orders: StartMessage | None) -> None:
         assert self.team is not None
         self.team.to_all(orders)
         self._told = True
@@ -144,7 +146,7 @@ class Processes:
     def _spawn(self, size: int, on_loss: Callable[[str], None]) -> None:
         address = "127.0.0.1"
         store = TCPStore(address, 0, size, is_master=True, wait_for_workers=False)
-        place = Place(0, size, 0, size, address, store.port, "condexp")
+        place = DistributedEnv(0, size, 0, size, address, store.port, "condexp")
         for rank in range(1, size):
             child = subprocess.Popen([*COMMAND, json.dumps(sys.path)], stdin=subprocess.PIPE)
             self._children.append(child)
@@ -152,7 +154,7 @@ class Processes:
             assert child.stdin is not None
             with suppress(BrokenPipeError):  # it is dead already, and will be missed
                 # The pipe stays open: where it ends, the other knows that this process is gone.
-                pickle.dump(Enrolment(self._prepared.config, mine), child.stdin)
+                pickle.dump(WorkerSpec(self._prepared.config, mine), child.stdin)
                 child.stdin.flush()
         threading.Thread(target=self._watch, args=(on_loss,), daemon=True).start()
         self.team = place.join(self._prepared.device, store)

@@ -7,14 +7,14 @@ import threading
 
 import torch.distributed as dist
 
-from condexp.runs.prepare import Prepared, prepare
-from condexp.runs.result import JobResult
+from condexp.runs.prepare import PreparedRun, prepare
+from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import StopRequests, stop_requests
-from condexp.runs.trainer import assemble
-from condexp.runs.workers.group import Enrolment, Orders, Processes
+from condexp.runs.trainer import build_trainer
+from condexp.runs.workers.group import StartMessage, WorkerGroup, WorkerSpec
 from condexp.store.run_folder.status import State
-from condexp.training.distributed.communicator import Wish
-from condexp.training.distributed.process_group import Team
+from condexp.training.distributed.communicator import StepAction
+from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from condexp.training.loop import RunState
 from condexp.training.seeding import random_state
 
@@ -28,15 +28,15 @@ def main() -> int:
     # Signals are ignored from the first moment on: rank 0 decides, and all stop at one update.
     # Not through sys.stdin, whose lock a waiting thread would hold as the interpreter ends.
     with open(0, "rb", closefd=False) as orders:
-        enrolment: Enrolment = pickle.load(orders)
+        enrolment: WorkerSpec = pickle.load(orders)
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
     prepared = prepare(enrolment.config)
-    train_along(prepared, enrolment.place.join(prepared.device), StopRequests())
+    train_as_worker(prepared, enrolment.place.join(prepared.device), StopRequests())
     dist.destroy_process_group()
     return 0
 
 
-def follow(prepared: Prepared, processes: Processes) -> JobResult:
+def run_worker(prepared: PreparedRun, processes: WorkerGroup) -> RunResult:
     """Be a rank that torchrun or srun has started.
 
     Args:
@@ -48,12 +48,14 @@ def follow(prepared: Prepared, processes: Processes) -> JobResult:
     """
     assert processes.team is not None
     with stop_requests() as stop:
-        state = train_along(prepared, processes.team, stop)
+        state = train_as_worker(prepared, processes.team, stop)
     # The run's exit code is rank 0's: at another that is not 0 srun kills it over its checkpoint.
-    return JobResult(prepared.folder, State.COMPLETE, stored=state is None)
+    return RunResult(prepared.folder, State.COMPLETE, stored=state is None)
 
 
-def train_along(prepared: Prepared, team: Team, stop: StopRequests) -> RunState | None:
+def train_as_worker(
+    prepared: PreparedRun, team: ProcessGroupCommunicator, stop: StopRequests
+) -> RunState | None:
     """Train as rank 0 says.
 
     Args:
@@ -64,10 +66,10 @@ def train_along(prepared: Prepared, team: Team, stop: StopRequests) -> RunState 
     Returns:
         How far the training came; None where there was nothing to train.
     """
-    orders: Orders | None = team.to_all(None)[0]
+    orders: StartMessage | None = team.to_all(None)[0]
     if orders is None:
         return None
-    parts = assemble(prepared, team)
+    parts = build_trainer(prepared, team)
     start = 0
     if orders.checkpoint is not None:
         orders.checkpoint.restore(parts.model, parts.optimizer, team.rank)
@@ -78,10 +80,10 @@ def train_along(prepared: Prepared, team: Team, stop: StopRequests) -> RunState 
             raise AssertionError("it is rank 0 that saves")
 
     def pause(_step: int) -> bool:
-        wish = team.strongest(Wish.STOP if stop else Wish.GO_ON)
-        if wish is Wish.SAVE:
+        wish = team.strongest(StepAction.STOP if stop else StepAction.GO_ON)
+        if wish is StepAction.SAVE:
             save()
-        return wish is Wish.STOP
+        return wish is StepAction.STOP
 
     outcome = parts.train([], start=start, pause=pause)
     save()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.vocabulary import SINGULAR_VALUES
-from condexp.store.schema.fields import DTYPE_CODES, STATUS_CODES, DatasetSpec, Extent, Kind
+from condexp.store.schema.fields import DTYPE_CODES, STATUS_CODES, DatasetSpec, FileShape, Kind
 from condexp.store.schema.matrices import NETWORK
 from condexp.training.events import SnapshotRecord
 
@@ -20,7 +20,7 @@ AnySpectrum = Spectrum | KroneckerSpectrum
 
 def snapshot_row(
     columns: tuple[DatasetSpec, ...],
-    extent: Extent,
+    extent: FileShape,
     kappa_p: tuple[float, ...],
     record: SnapshotRecord,
 ) -> list[bytes]:

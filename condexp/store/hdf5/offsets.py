@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from condexp.errors import InputError
 from condexp.store.disk import write_at
-from condexp.store.hdf5.open import open_file, read_extent
-from condexp.store.schema.fields import Axis, DatasetSpec, Extent, Kind
+from condexp.store.hdf5.open import open_file, read_file_shape
+from condexp.store.schema.fields import Axis, DatasetSpec, FileShape, Kind
 from condexp.store.schema.layout import COUNTERS, CRC, SEALED, STEPS, columns, datasets
 from condexp.training.events import RowCounts
 
@@ -19,7 +19,7 @@ BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Places:
+class DatasetOffsets:
     """A results file as its writer sees it.
 
     Attributes:
@@ -31,7 +31,7 @@ class Places:
         committed: The final rows of each kind when the file was opened.
     """
 
-    extent: Extent
+    extent: FileShape
     kappa_p: tuple[float, ...]
     columns: Mapping[Axis, tuple[DatasetSpec, ...]]
     steps: Mapping[Axis, NDArray[np.int64]]
@@ -39,7 +39,7 @@ class Places:
     committed: Mapping[Axis, int]
 
 
-def read_places(path: Path) -> Places:
+def read_offsets(path: Path) -> DatasetOffsets:
     """Find the places of a results file.
 
     Args:
@@ -54,7 +54,7 @@ def read_places(path: Path) -> Places:
     with open_file(path) as file:
         if SEALED in file.attrs:
             raise InputError(f"{path} is sealed: its run is complete")
-        extent = read_extent(file)
+        extent = read_file_shape(file)
         offsets = {}
         for dataset in datasets(extent):
             offset = file[dataset.path].id.get_offset()
@@ -64,7 +64,7 @@ def read_places(path: Path) -> Places:
                     "the file was not created by condexp, or was rewritten"
                 )
             offsets[dataset.path] = offset
-        return Places(
+        return DatasetOffsets(
             extent,
             tuple(float(p) for p in file["layers/p"][:]),
             {axis: columns(extent, axis) for axis in Axis},
@@ -90,7 +90,7 @@ def by_axis(counts: RowCounts) -> dict[Axis, int]:
     }
 
 
-def blank(handle: int, places: Places, axis: Axis, first: int) -> None:
+def clear_rows(handle: int, places: DatasetOffsets, axis: Axis, first: int) -> None:
     """Make the rows from one on what they were when the file was created, whatever they hold.
 
     Only what differs is written: most of them were never filled.
@@ -116,7 +116,7 @@ def blank(handle: int, places: Places, axis: Axis, first: int) -> None:
                 write_at(handle, clean, place)
 
 
-def _filled(places: Places, axis: Axis) -> Iterator[DatasetSpec]:
+def _filled(places: DatasetOffsets, axis: Axis) -> Iterator[DatasetSpec]:
     """Yield the columns that are empty until their records come; steps are there already."""
     yield from (each for each in places.columns[axis] if each.kind is not Kind.INT)
     if axis is Axis.SNAPSHOT:

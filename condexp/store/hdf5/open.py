@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.store.hdf5.file_objects import ExactFile
-from condexp.store.schema.fields import FORMAT, VERSION, DatasetSpec, Extent, Kind
+from condexp.store.schema.fields import FORMAT, VERSION, DatasetSpec, FileShape, Kind
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
                 raise InputError(f"{path} is damaged: {error.args[0]}") from error
 
 
-def read_extent(file: h5py.File) -> Extent:
+def read_file_shape(file: h5py.File) -> FileShape:
     """Read back what decides the names and shapes of a file's datasets.
 
     Args:
@@ -59,7 +59,7 @@ def read_extent(file: h5py.File) -> Extent:
         The extent it was created from; of a sealed file, the exact lengths.
     """
     layers = file["layers"]
-    return Extent(
+    return FileShape(
         layers=tuple(layers["layer"].asstr()[:]),
         lengths={
             matrix: tuple(int(length) for length in layers[f"n_{matrix}"][:])

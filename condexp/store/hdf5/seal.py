@@ -14,7 +14,7 @@ from condexp.errors import InputError
 from condexp.store.disk import ResultsError, as_results_error, replacing
 from condexp.store.hdf5.create import FILE_OPTIONS, attach_scales, describe
 from condexp.store.hdf5.file_objects import DiskFile
-from condexp.store.hdf5.open import open_file, read_extent, storage_type
+from condexp.store.hdf5.open import open_file, read_file_shape, storage_type
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.schema.fields import Axis, DatasetSpec, Kind
 from condexp.store.schema.layout import COUNTERS, SEALED, datasets
@@ -59,7 +59,7 @@ def seal_results(path: Path) -> None:
             raise InputError(f"{path} is sealed already")
         sizes = {axis: int(live[name][()]) for axis, name in COUNTERS.items()}
         extent = replace(
-            read_extent(live),
+            read_file_shape(live),
             num_snapshots=sizes[Axis.SNAPSHOT],
             num_train_steps=sizes[Axis.TRAIN],
             num_evals=sizes[Axis.EVAL],

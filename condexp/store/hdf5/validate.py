@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from condexp.errors import InputError
-from condexp.store.hdf5.open import open_file, read_extent, storage_type
+from condexp.store.hdf5.open import open_file, read_file_shape, storage_type
 from condexp.store.schema.fields import Axis, DatasetSpec
 from condexp.store.schema.layout import COUNTERS, CRC, STEPS, columns, datasets
 
@@ -45,7 +45,7 @@ def validate_results(path: Path, counts: Mapping[Axis, int] | None = None) -> li
 
 def _schema(file: h5py.File) -> Iterator[str]:
     """Yield where a dataset is not what the file's own sizes call for."""
-    expected = {dataset.path: dataset for dataset in datasets(read_extent(file))}
+    expected = {dataset.path: dataset for dataset in datasets(read_file_shape(file))}
     found: list[str] = []
     file.visititems(lambda path, item: found.append(path) if _is_dataset(item) else None)
     for path in sorted(expected.keys() - set(found)):
@@ -101,7 +101,7 @@ def _schedule(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str]:
     for path in STEPS.values():
         if np.any(np.diff(file[path][:]) <= 0):
             yield f"/{path} does not increase"
-    for dataset in datasets(read_extent(file)):
+    for dataset in datasets(read_file_shape(file)):
         if dataset.name == "step" and not np.array_equal(file[dataset.path][:], file["step"][:]):
             yield f"/{dataset.path} differs from /step"
     for path, axis in (("epoch", Axis.SNAPSHOT), ("eval/epoch", Axis.EVAL)):
@@ -118,7 +118,7 @@ def _rows(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str]:
     """Yield the committed snapshots whose bytes do not match their checksum."""
     stored = file[CRC][: max(0, counts[Axis.SNAPSHOT])]
     computed = [0] * len(stored)
-    for column in columns(read_extent(file), Axis.SNAPSHOT):
+    for column in columns(read_file_shape(file), Axis.SNAPSHOT):
         for first, block in _blocks(file[column.path], column, len(stored)):
             for row, values in enumerate(block, start=first):
                 computed[row] = zlib.crc32(values.tobytes(), computed[row])

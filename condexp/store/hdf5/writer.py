@@ -13,7 +13,7 @@ import numpy as np
 from condexp.errors import choose
 from condexp.store.disk import as_results_error, locked, write_at
 from condexp.store.hdf5.encoding import checksum, plain_rows, snapshot_row
-from condexp.store.hdf5.offsets import blank, by_axis, read_places
+from condexp.store.hdf5.offsets import by_axis, clear_rows, read_offsets
 from condexp.store.schema.fields import Axis
 from condexp.store.schema.layout import COUNTERS, CRC
 from condexp.training.events import EvalRecord, RowCounts, SnapshotRecord, StepRecord
@@ -52,7 +52,7 @@ class ResultsWriter:
         try:
             with as_results_error(path, "Nothing was written"):
                 self._resources.enter_context(locked(path))
-                self._places = read_places(path)
+                self._places = read_offsets(path)
                 self._committed = dict(self._places.committed)
                 self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             self._resources.callback(os.close, self._handle)
@@ -182,7 +182,7 @@ class ResultsWriter:
                 self._count(axis, num_rows)
             os.fdatasync(self._handle)
             for axis, num_rows in kept.items():
-                blank(self._handle, self._places, axis, num_rows)
+                clear_rows(self._handle, self._places, axis, num_rows)
             os.fdatasync(self._handle)
 
     def close(self) -> None:

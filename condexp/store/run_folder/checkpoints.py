@@ -9,7 +9,7 @@ from condexp.errors import InputError
 from condexp.store.disk import as_results_error, replacing
 from condexp.store.hdf5.file_objects import DiskFile
 from condexp.store.hdf5.offsets import by_axis
-from condexp.store.hdf5.open import open_file, read_extent
+from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.schema.fields import Axis
 from condexp.store.schema.layout import COUNTERS, FILE_NAME, SEALED, FileSpec, datasets
@@ -89,7 +89,7 @@ def remove_checkpoints(folder: Path, *, previous_only: bool = False) -> None:
 
 
 @dataclass(frozen=True)
-class Origin:
+class RunFingerprint:
     """What a run's numbers come from, by checksum: a checkpoint of another one is refused.
 
     Attributes:
@@ -101,7 +101,9 @@ class Origin:
     data_sha256: str
 
 
-def check_resumable(folder: Path, spec: FileSpec, origin: Origin, checkpoint: Checkpoint) -> None:
+def check_resumable(
+    folder: Path, spec: FileSpec, origin: RunFingerprint, checkpoint: Checkpoint
+) -> None:
     """Refuse a checkpoint that this run cannot go on from; changes nothing.
 
     Args:
@@ -124,7 +126,7 @@ def check_resumable(folder: Path, spec: FileSpec, origin: Origin, checkpoint: Ch
     with open_file(path) as file:
         committed = {axis: int(file[name][()]) for axis, name in COUNTERS.items()}
         sealed = SEALED in file.attrs
-        same_shape = sealed or datasets(read_extent(file)) == datasets(spec)
+        same_shape = sealed or datasets(read_file_shape(file)) == datasets(spec)
         config_sha256 = file.attrs.get("config_sha256")
     if config_sha256 != origin.config_sha256:
         raise InputError(f"{path} is of another configuration than {here}")

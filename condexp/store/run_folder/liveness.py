@@ -17,7 +17,7 @@ FRESH_ELSEWHERE_SECONDS = 3600.0  # clocks differ, and of another machine's proc
 UNFINISHED = frozenset({State.PENDING, State.RUNNING})
 
 
-class Life(StrEnum):
+class Liveness(StrEnum):
     """What is known of a run's process."""
 
     ENDED = "ended"  # it said so itself
@@ -26,7 +26,7 @@ class Life(StrEnum):
     SILENT = "silent"  # on another machine, for long, and the file system offers no locks
 
 
-def life_of(folder: Path, status: Status) -> Life:
+def liveness_of(folder: Path, status: Status) -> Liveness:
     """Find out whether a run's process lives.
 
     Its lock tells, wherever the file system offers locks: it dies with the process. The lock is
@@ -40,19 +40,19 @@ def life_of(folder: Path, status: Status) -> Life:
         What is known.
     """
     if status.state not in UNFINISHED:
-        return Life.ENDED
+        return Liveness.ENDED
     here = status.host == socket.gethostname()
     present = here and _exists(status.pid)
-    fresh = silence(status) < (FRESH_SECONDS if here else FRESH_ELSEWHERE_SECONDS)
+    fresh = seconds_since_update(status) < (FRESH_SECONDS if here else FRESH_ELSEWHERE_SECONDS)
     if fresh and (present or not here):
-        return Life.ALIVE
+        return Liveness.ALIVE
     held = lock_held(folder)
     if held or (held is None and present):
-        return Life.ALIVE
-    return Life.SILENT if held is None and not here else Life.DEAD
+        return Liveness.ALIVE
+    return Liveness.SILENT if held is None and not here else Liveness.DEAD
 
 
-def process_of(status: Status) -> str:
+def describe_process(status: Status) -> str:
     """Name the process that a status speaks of.
 
     Args:
@@ -90,7 +90,7 @@ def lock_held(folder: Path) -> bool | None:
     return False
 
 
-def silence(status: Status) -> float:
+def seconds_since_update(status: Status) -> float:
     """Return how long ago a status was written.
 
     Args:

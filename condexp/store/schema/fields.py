@@ -159,7 +159,7 @@ class DatasetSpec:
 
 
 @dataclass(frozen=True)
-class Extent:
+class FileShape:
     """What decides the name and shape of every dataset; read back from a file as it was.
 
     Attributes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
-from condexp.store.schema.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec, Extent, Kind
+from condexp.store.schema.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec, FileShape, Kind
 from condexp.store.schema.matrices import NETWORK, measures, network, spectra
 
 FILE_NAME = "results.h5"
@@ -81,7 +81,7 @@ class FileSpec:
         return self.num_samples * self.num_signals
 
     @property
-    def extent(self) -> Extent:
+    def extent(self) -> FileShape:
         """The facts that decide names and shapes."""
         # In the order of the enumeration, which is the order a file is read back in.
         lengths = {
@@ -89,7 +89,7 @@ class FileSpec:
             for matrix in Matrix
             if matrix in self.matrices
         }
-        return Extent(
+        return FileShape(
             layers=tuple(layer.name for layer in self.layers),
             lengths=lengths,
             network_length=self._network_length(),
@@ -112,7 +112,7 @@ class FileSpec:
         return min(self.fisher_rows, num_weights)
 
 
-def datasets(spec: FileSpec | Extent) -> tuple[DatasetSpec, ...]:
+def datasets(spec: FileSpec | FileShape) -> tuple[DatasetSpec, ...]:
     """List every dataset of a results file.
 
     Args:
@@ -126,7 +126,7 @@ def datasets(spec: FileSpec | Extent) -> tuple[DatasetSpec, ...]:
     return tuple(dataset for part in parts for dataset in part(extent))
 
 
-def columns(extent: Extent, axis: Axis) -> tuple[DatasetSpec, ...]:
+def columns(extent: FileShape, axis: Axis) -> tuple[DatasetSpec, ...]:
     """List the datasets that one record fills a row of, in the order of its checksum.
 
     Args:
@@ -151,7 +151,7 @@ def file_size(spec: FileSpec) -> int:
     return sum(dataset.num_bytes + 640 for dataset in datasets(spec))
 
 
-def _root(extent: Extent) -> Iterator[DatasetSpec]:
+def _root(extent: FileShape) -> Iterator[DatasetSpec]:
     """Yield the commit record, what it counts, and the configuration."""
     shape, dims, axis = (extent.num_snapshots,), ("step",), Axis.SNAPSHOT
     yield DatasetSpec("config", (), Kind.TEXT, (), "identity configuration of the run, YAML")
@@ -167,7 +167,7 @@ def _root(extent: Extent) -> Iterator[DatasetSpec]:
     yield DatasetSpec(CRC, shape, Kind.CHECKSUM, dims, name)
 
 
-def _training(extent: Extent) -> Iterator[DatasetSpec]:
+def _training(extent: FileShape) -> Iterator[DatasetSpec]:
     """Yield the columns of the training steps and of the evaluations."""
     shape, dims, axis = (extent.num_train_steps,), ("train_step",), Axis.TRAIN
     yield DatasetSpec("train/train_step", shape, Kind.INT, dims, "training step")
@@ -180,7 +180,7 @@ def _training(extent: Extent) -> Iterator[DatasetSpec]:
         yield DatasetSpec(f"eval/{name}", shape, Kind.FLOAT, dims, long_name, units, axis)
 
 
-def _layers(extent: Extent) -> Iterator[DatasetSpec]:
+def _layers(extent: FileShape) -> Iterator[DatasetSpec]:
     """Yield the scales of ``/layers`` and the description of the layers."""
     shape, dims = (len(extent.layers),), ("layer",)
     yield DatasetSpec("layers/step", (extent.num_snapshots,), Kind.INT, ("step",), "training step")

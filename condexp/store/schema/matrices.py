@@ -9,7 +9,7 @@ from condexp.store.schema.fields import (
     WITHOUT_SPECTRA,
     Axis,
     DatasetSpec,
-    Extent,
+    FileShape,
     Kind,
 )
 
@@ -33,7 +33,7 @@ def spectra_group(matrix: Matrix, length: int) -> str:
     return f"spectra/{matrix}/n{length:05d}"
 
 
-def measures(extent: Extent) -> Iterator[DatasetSpec]:
+def measures(extent: FileShape) -> Iterator[DatasetSpec]:
     """Yield the measures of every layer at every snapshot.
 
     Args:
@@ -64,7 +64,7 @@ def _matrix(
         yield DatasetSpec(path, full, kind, names, name, axis=Axis.SNAPSHOT, matrix=matrix)
 
 
-def network(extent: Extent) -> Iterator[DatasetSpec]:
+def network(extent: FileShape) -> Iterator[DatasetSpec]:
     """Yield the Fisher matrix of all layers together, where it was asked for.
 
     Args:
@@ -88,7 +88,7 @@ def network(extent: Extent) -> Iterator[DatasetSpec]:
         yield DatasetSpec(path, shape, Kind.FLOAT, dims, name, "1", Axis.SNAPSHOT, matrix)
 
 
-def spectra(extent: Extent) -> Iterator[DatasetSpec]:
+def spectra(extent: FileShape) -> Iterator[DatasetSpec]:
     """Yield the eigenvalues: a group a length, as a group a layer would open too slowly.
 
     Args:

@@ -6,12 +6,12 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from condexp.analysis.communicator import Alone, Ranks
+from condexp.analysis.communicator import Communicator, SingleProcess
 from condexp.data.dataset import Share
 from condexp.training.execution import Forward
 
 
-class Wish(IntEnum):
+class StepAction(IntEnum):
     """What a process wants between two updates; all do the strongest wish."""
 
     GO_ON = 0
@@ -19,7 +19,7 @@ class Wish(IntEnum):
     STOP = 2
 
 
-class Crew(Ranks, Protocol):
+class TrainingCommunicator(Communicator, Protocol):
     """What training needs of the processes that share it; one alone is a crew as well."""
 
     @property
@@ -39,14 +39,14 @@ class Crew(Ranks, Protocol):
     def mean(self, loss: float) -> float:
         """Return the mean loss over the samples of all, whose shares are equal."""
 
-    def strongest(self, wish: Wish) -> Wish:
+    def strongest(self, wish: StepAction) -> StepAction:
         """Return the strongest of all wishes."""
 
     def agree_on_buffers(self, model: nn.Module) -> None:
         """Give all processes the running statistics of rank 0."""
 
 
-class Single(Alone):
+class SingleTrainingProcess(SingleProcess):
     """A crew of one: nothing is shared, no bit is changed."""
 
     device: torch.device | None = None
@@ -64,7 +64,7 @@ class Single(Alone):
         """Return the loss itself."""
         return loss
 
-    def strongest(self, wish: Wish) -> Wish:
+    def strongest(self, wish: StepAction) -> StepAction:
         """Return the one wish."""
         return wish
 
@@ -72,4 +72,4 @@ class Single(Alone):
         """There is nobody else."""
 
 
-SINGLE = Single()
+SINGLE_TRAINING_PROCESS = SingleTrainingProcess()

@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-from condexp.training.distributed.process_group import Team
+from condexp.training.distributed.process_group import ProcessGroupCommunicator
 
 FIRST_PORT, NUM_PORTS = 20000, 20000  # of a Slurm step, by its job's number
 
 
 @dataclass(frozen=True)
-class Place:
+class DistributedEnv:
     """One process among those that train a network together.
 
     Attributes:
@@ -59,7 +59,7 @@ class Place:
         """How many processes share the cores that torch sees: srun and torchrun divide them."""
         return self.local_size if self.starter == "condexp" else 1
 
-    def join(self, given: torch.device, store: Store | None = None) -> Team:
+    def join(self, given: torch.device, store: Store | None = None) -> ProcessGroupCommunicator:
         """Meet the others; returns when all are there.
 
         Args:
@@ -77,10 +77,10 @@ class Place:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
-        return Team(device, self.sharing)
+        return ProcessGroupCommunicator(device, self.sharing)
 
 
-def given_place(environment: Mapping[str, str] = os.environ) -> Place | None:
+def given_place(environment: Mapping[str, str] = os.environ) -> DistributedEnv | None:
     """Find out whether torchrun or srun started this process, with others.
 
     Args:
@@ -107,12 +107,12 @@ def given_place(environment: Mapping[str, str] = os.environ) -> Place | None:
         rank, size, local_rank, local_size = (int(environment[name]) for name in torchrun[:4])
         port = int(environment["MASTER_PORT"])
         address = environment["MASTER_ADDR"]
-        return Place(rank, size, local_rank, local_size, address, port, "torchrun")
+        return DistributedEnv(rank, size, local_rank, local_size, address, port, "torchrun")
     # Of an srun step: in a batch script itself there is one task.
     if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         on_node = re.match(r"\d+", environment["SLURM_STEP_TASKS_PER_NODE"])
         assert on_node is not None
-        return Place(
+        return DistributedEnv(
             rank=int(environment["SLURM_PROCID"]),
             size=int(environment["SLURM_STEP_NUM_TASKS"]),
             local_rank=int(environment["SLURM_LOCALID"]),

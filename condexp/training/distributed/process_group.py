@@ -1,7 +1,7 @@
 """Several processes that train one network, and measure it, together.
 
 Each takes its share of every batch; the gradients are averaged by torch's DistributedDataParallel,
-everything that is measured goes through :class:`Team` as :mod:`condexp.analysis` asks for it.
+what is measured goes through :class:`ProcessGroupCommunicator`, as :mod:`condexp.analysis` asks.
 """
 
 import io
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from condexp.data.dataset import Share
-from condexp.training.distributed.communicator import Wish
+from condexp.training.distributed.communicator import StepAction
 from condexp.training.execution import Forward
 
 T = TypeVar("T")
 
 
-class Team:
+class ProcessGroupCommunicator:
     """The processes of torch's default group, once it is initialised.
 
     What is no gradient travels by groups of its own: DistributedDataParallel's calls come between.
@@ -92,7 +92,7 @@ class Team:
         dist.all_reduce(total, group=self._group)
         return float(total) / self.size
 
-    def strongest(self, wish: Wish) -> Wish:
+    def strongest(self, wish: StepAction) -> StepAction:
         """Return the strongest of all wishes, the same on every rank.
 
         Args:
@@ -103,7 +103,7 @@ class Team:
         """
         strongest = torch.tensor(int(wish))
         dist.all_reduce(strongest, dist.ReduceOp.MAX, group=self._group)
-        return Wish(int(strongest))
+        return StepAction(int(strongest))
 
     def agree_on_buffers(self, model: nn.Module) -> None:
         """Give all processes the buffers of rank 0, which are those that a checkpoint holds.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import condexp
 from condexp.analysis.snapshot import Snapshot
-from condexp.analysis.vocabulary import Matrix, Status
+from condexp.analysis.vocabulary import Matrix, SpectrumStatus
 from tests import cases, reference
 from tests.analysis import fisher_oracles, oracles
 
@@ -286,9 +286,9 @@ def test_a_diverged_net_has_no_spectrum_but_an_answer() -> None:
     for fisher_type in ("empirical", "mc", "exact"):
         snapshot = analyse((model, inputs), CROSS_ENTROPY, fisher_type)
         assert snapshot.fisher is not None
-        assert snapshot.fisher.status is Status.NONFINITE
+        assert snapshot.fisher.status is SpectrumStatus.NONFINITE
         assert snapshot["0"].fisher is not None
-        assert snapshot["0"].fisher.status is Status.NONFINITE
+        assert snapshot["0"].fisher.status is SpectrumStatus.NONFINITE
 
 
 def test_dead_layers_have_a_zero_spectrum() -> None:
@@ -298,10 +298,10 @@ def test_dead_layers_have_a_zero_spectrum() -> None:
         model.get_parameter("2.bias").fill_(-1.0)
     snapshot = analyse((model, inputs), CROSS_ENTROPY)
     assert snapshot["0"].fisher is not None
-    assert snapshot["0"].fisher.status is Status.ZERO
+    assert snapshot["0"].fisher.status is SpectrumStatus.ZERO
     assert snapshot["0"].fisher.rank == 0
     assert snapshot.fisher is not None
-    assert snapshot.fisher.status is Status.ZERO  # the last layer's input is 0, too
+    assert snapshot.fisher.status is SpectrumStatus.ZERO  # the last layer's input is 0, too
 
 
 def test_unreliable_spectra_raise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.recorder import Recorder
 from condexp.analysis.snapshot import Snapshot
-from condexp.analysis.statistics.hooks import Listener
+from condexp.analysis.statistics.hooks import MeasurementHooks
 from condexp.analysis.vocabulary import FisherType, Matrix, Precision
 from condexp.errors import InputError
 from tests import cases
@@ -91,13 +91,13 @@ def test_a_limit_divides_the_layers_into_groups(monkeypatch: pytest.MonkeyPatch)
     """Each group back-propagates all signals again, and hears its own layers alone."""
     model, inputs, targets = cases.resnet().eval(), cases.normal(6, 2, 16, 16), cases.labels(6, 3)
     sweeps: list[list[str]] = []
-    sweep = Listener.sweep
+    sweep = MeasurementHooks.sweep
 
-    def noted(self: Listener, names: list[str], num_signals: int) -> object:
+    def noted(self: MeasurementHooks, names: list[str], num_signals: int) -> object:
         sweeps.append(list(names))
         return sweep(self, names, num_signals)
 
-    monkeypatch.setattr(Listener, "sweep", noted)
+    monkeypatch.setattr(MeasurementHooks, "sweep", noted)
     snapshot = condexp.analyze(
         model, CROSS_ENTROPY, inputs, targets, "fisher", "exact", memory_limit=60_000
     )

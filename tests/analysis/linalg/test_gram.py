@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from condexp.analysis.linalg import gram as fisher_gram
-from condexp.analysis.linalg.gram import Batch, Shape, form_gradients, grams, grams_of_gradients
+from condexp.analysis.linalg.gram import (
+    Batch,
+    GradientShape,
+    form_gradients,
+    grams,
+    grams_of_gradients,
+)
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -22,7 +28,7 @@ class Rows:
 
     def __init__(
         self,
-        shape: Shape,
+        shape: GradientShape,
         num_samples: int,
         num_signals: int,
         seed: int = 0,
@@ -58,7 +64,7 @@ def close(given: Tensor | None, expected: Tensor, relative: float = 1e-12) -> No
 
 
 sizes = st.builds(
-    Shape,
+    GradientShape,
     groups=st.integers(1, 3),
     positions=st.integers(1, 4),
     d_in=st.integers(1, 5),
@@ -74,7 +80,7 @@ sizes = st.builds(
     budget=st.sampled_from([1, 20, 200, fisher_gram.WORKING_NUMBERS]),
 )
 def test_every_way_gives_the_products_of_the_gradients(
-    shape: Shape, num_samples: list[int], num_signals: int, budget: int
+    shape: GradientShape, num_samples: list[int], num_signals: int, budget: int
 ) -> None:
     made = [Rows(shape, n, num_signals, seed=10 * i) for i, n in enumerate(num_samples)]
     batches, rows = [each.batch for each in made], torch.cat([each.gradients() for each in made])
@@ -91,7 +97,7 @@ def test_every_way_gives_the_products_of_the_gradients(
 
 
 def test_batches_may_differ_in_positions() -> None:
-    made = [Rows(Shape(2, t, 5, 3), 2, 2, seed=t) for t in (1, 3)]
+    made = [Rows(GradientShape(2, t, 5, 3), 2, 2, seed=t) for t in (1, 3)]
     rows = torch.cat([each.gradients() for each in made])
     for budget in (1, 1000):
         batches = [each.batch for each in made]
@@ -101,7 +107,7 @@ def test_batches_may_differ_in_positions() -> None:
 def test_gradients_are_formed_a_few_samples_and_outputs_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = Rows(Shape(2, 3, 5, 4), 7, 2)
+    made = Rows(GradientShape(2, 3, 5, 4), 7, 2)
     monkeypatch.setattr(fisher_gram, "_LAID_OUT", 70)
     expected = made.gradients()[7:].reshape(7, 2, 4, 5)
     for channels in (slice(0, 4), slice(1, 3)):
@@ -112,13 +118,13 @@ def test_gradients_are_formed_a_few_samples_and_outputs_at_a_time(
 @pytest.mark.parametrize(
     ("shape", "ghosts"),
     [
-        (Shape(1, 1, 50, 40), True),  # a linear layer
-        (Shape(1, 2, 400, 50), True),  # VGG's last convolutions, scaled
-        (Shape(1, 64, 20, 10), False),  # a convolution with many positions
+        (GradientShape(1, 1, 50, 40), True),  # a linear layer
+        (GradientShape(1, 2, 400, 50), True),  # VGG's last convolutions, scaled
+        (GradientShape(1, 64, 20, 10), False),  # a convolution with many positions
     ],
 )
 def test_the_cheaper_way_is_taken(
-    shape: Shape, ghosts: bool, monkeypatch: pytest.MonkeyPatch
+    shape: GradientShape, ghosts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, taken = Rows(shape, 8, 1), []
 
@@ -137,9 +143,16 @@ def test_the_cheaper_way_is_taken(
 @pytest.mark.parametrize("offset", [0.0, 1.0])
 @pytest.mark.parametrize(
     "shape",
-    [Shape(1, 1, 3000, 8), Shape(1, 16, 600, 16), Shape(1, 1024, 20, 16), Shape(2, 4, 9, 100)],
+    [
+        GradientShape(1, 1, 3000, 8),
+        GradientShape(1, 16, 600, 16),
+        GradientShape(1, 1024, 20, 16),
+        GradientShape(2, 4, 9, 100),
+    ],
 )
-def test_single_precision_stays_far_below_the_noise_floor(shape: Shape, offset: float) -> None:
+def test_single_precision_stays_far_below_the_noise_floor(
+    shape: GradientShape, offset: float
+) -> None:
     """Every second gradient is a multiple of another: half of the eigenvalues are 0.
 
     Also with a mean in every row, as rectified inputs have.
@@ -160,7 +173,7 @@ def test_single_precision_stays_far_below_the_noise_floor(shape: Shape, offset: 
 
 @pytest.mark.parametrize("exponent", [-25, 25])
 def test_gradients_whose_squares_leave_single_precision(exponent: int) -> None:
-    for shape in (Shape(1, 1, 30, 20), Shape(1, 64, 5, 4)):
+    for shape in (GradientShape(1, 1, 30, 20), GradientShape(1, 64, 5, 4)):
         made = Rows(shape, 6, 1, dtype=torch.float32)
         made.grads[0] *= 10.0**exponent
         rows = made.gradients()

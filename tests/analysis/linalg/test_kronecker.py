@@ -10,7 +10,7 @@ from torch import Tensor
 
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum, select_product
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.vocabulary import SPECTRUM_MEASURES, Status
+from condexp.analysis.vocabulary import SPECTRUM_MEASURES, SpectrumStatus
 from condexp.errors import InputError
 from tests.reference import kappa, kronecker_eigenvalues, kronecker_products, measures
 
@@ -44,9 +44,9 @@ def test_measures_equal_those_of_all_products(pair: tuple[Spectrum, Spectrum], p
     products = kronecker_products(pair[0].blocks, pair[1].blocks)
     assert len(spectrum) == len(products)
     if not products.any():
-        assert spectrum.status is Status.ZERO
+        assert spectrum.status is SpectrumStatus.ZERO
         return
-    assert spectrum.status is Status.OK
+    assert spectrum.status is SpectrumStatus.OK
     # The very product is selected: not a digit may differ.
     assert spectrum.kappa(p) == kappa(products, p)
     assert spectrum.kappa(1.0) == kappa(products, 1.0)
@@ -129,27 +129,29 @@ def test_selection_is_exact_where_products_differ_in_the_last_bit(
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        (Status.OK, Status.OK, Status.OK),
-        (Status.OK, Status.ZERO, Status.ZERO),
-        (Status.ZERO, Status.UNRELIABLE, Status.UNRELIABLE),
-        (Status.NONFINITE, Status.UNRELIABLE, Status.NONFINITE),
-        (Status.ZERO, Status.NONFINITE, Status.NONFINITE),
+        (SpectrumStatus.OK, SpectrumStatus.OK, SpectrumStatus.OK),
+        (SpectrumStatus.OK, SpectrumStatus.ZERO, SpectrumStatus.ZERO),
+        (SpectrumStatus.ZERO, SpectrumStatus.UNRELIABLE, SpectrumStatus.UNRELIABLE),
+        (SpectrumStatus.NONFINITE, SpectrumStatus.UNRELIABLE, SpectrumStatus.NONFINITE),
+        (SpectrumStatus.ZERO, SpectrumStatus.NONFINITE, SpectrumStatus.NONFINITE),
     ],
 )
-def test_status_is_the_worse_of_the_two(first: Status, second: Status, expected: Status) -> None:
+def test_status_is_the_worse_of_the_two(
+    first: SpectrumStatus, second: SpectrumStatus, expected: SpectrumStatus
+) -> None:
     examples = {
-        Status.OK: diagonal([[2.0, 1.0]]),
-        Status.ZERO: diagonal([[0.0, 0.0]]),
-        Status.UNRELIABLE: diagonal([[1.0, -1.0]]),
-        Status.NONFINITE: diagonal([[1.0, math.nan]]),
+        SpectrumStatus.OK: diagonal([[2.0, 1.0]]),
+        SpectrumStatus.ZERO: diagonal([[0.0, 0.0]]),
+        SpectrumStatus.UNRELIABLE: diagonal([[1.0, -1.0]]),
+        SpectrumStatus.NONFINITE: diagonal([[1.0, math.nan]]),
     }
     for pair in ((first, second), (second, first)):
         spectrum = KroneckerSpectrum(*(examples[status] for status in pair))
         assert spectrum.status is expected
         values = {name: getattr(spectrum, name) for name in SPECTRUM_MEASURES}
-        if expected is Status.OK:
+        if expected is SpectrumStatus.OK:
             assert all(math.isfinite(value) for value in values.values())
-        elif expected is Status.ZERO:
+        elif expected is SpectrumStatus.ZERO:
             zeros = {"lambda_max", "lambda_min", "trace", "rank"}
             assert all(values[name] == 0 for name in zeros)
             assert all(math.isnan(values[name]) for name in values.keys() - zeros)
@@ -161,7 +163,7 @@ def test_status_is_the_worse_of_the_two(first: Status, second: Status, expected:
 
 def test_blocks_dead_in_turn_are_a_zero_product() -> None:
     spectrum = KroneckerSpectrum(diagonal([[1.0], [0.0]]), diagonal([[0.0], [1.0]]))
-    assert spectrum.status is Status.ZERO
+    assert spectrum.status is SpectrumStatus.ZERO
     assert (spectrum.rank, spectrum.lambda_max) == (0.0, 0.0)
     assert math.isnan(spectrum.effective_rank)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from condexp.analysis.linalg.moments import Scale, SecondMoment
 from condexp.analysis.linalg.products import cross_products
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.vocabulary import Status
+from condexp.analysis.vocabulary import SpectrumStatus
 from condexp.errors import InputError
 from tests.reference import mean_second_moment, sum_second_moment
 
@@ -167,7 +167,10 @@ def test_centring_a_constant_gives_an_exact_zero(dtype: torch.dtype) -> None:
     # sums are exact, and cancel.
     moment = moment_of(torch.full((1, 1000, 3), 0.1, dtype=dtype), dtype=dtype, center=True)
     assert not moment.matrix().any()
-    assert Spectrum.from_matrix(moment.matrix(), dtype=dtype, num_rows=1000).status is Status.ZERO
+    assert (
+        Spectrum.from_matrix(moment.matrix(), dtype=dtype, num_rows=1000).status
+        is SpectrumStatus.ZERO
+    )
 
 
 @pytest.mark.parametrize("exponent", [-120, -70, 70, 120])
@@ -190,7 +193,7 @@ def test_all_zero_rows_give_zero_and_nonfinite_rows_are_not_hidden() -> None:
         rows[0, 7, 1] = bad
         matrix = moment_of(rows, dtype=torch.float32).matrix()
         spectrum = Spectrum.from_matrix(matrix, dtype=torch.float32, num_rows=300)
-        assert spectrum.status is Status.NONFINITE
+        assert spectrum.status is SpectrumStatus.NONFINITE
 
 
 @pytest.mark.parametrize("scale", Scale)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as tree
 
-from condexp.analysis.layers.calls import Pass
+from condexp.analysis.layers.calls import ForwardPass
 from condexp.analysis.layers.rows import Layer
 from condexp.analysis.linalg.moments import Scale, SecondMoment
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.loss.denominator import loss_denominator
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot
-from condexp.analysis.statistics.layer import Tape
+from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.vocabulary import Matrix
 from tests.cases import normal
 
@@ -135,9 +135,10 @@ def test_everything_of_a_layer(
     for place in (lambda x: x, OnMps):
         del module.weight
         module.weight = place(weight)
-        tape = Tape("layer", module, AnalysisOptions(tuple(Matrix), **options), streaming=False)  # type: ignore[arg-type]
+        chosen = AnalysisOptions(tuple(Matrix), **options)  # type: ignore[arg-type]
+        tape = LayerStatistics("layer", module, chosen, streaming=False)
         for number in (0, 1):
-            current = Pass(number, 7, 7.0)
+            current = ForwardPass(number, 7, 7.0)
             tape.forward(place(inputs.to(row_dtype)), place(output), current)
             tape.backward(place(output.sin()), current, 0)
             tape.weight_backward(place(weight.cos()), current)

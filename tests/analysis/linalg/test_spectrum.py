@@ -10,7 +10,7 @@ from torch import Tensor
 
 from condexp.analysis.linalg.moments import Scale, SecondMoment
 from condexp.analysis.linalg.spectrum import Spectrum, kappa_index
-from condexp.analysis.vocabulary import SPECTRUM_MEASURES, Precision, Status
+from condexp.analysis.vocabulary import SPECTRUM_MEASURES, Precision, SpectrumStatus
 from condexp.errors import InputError
 from tests.reference import eigenvalues, kappa, measures
 
@@ -53,7 +53,7 @@ FRACTIONS = st.floats(0, 1, exclude_min=True)
 def test_measures_of_a_planted_spectrum(values: list[float], p: float, seed: int) -> None:
     spectrum = spectrum_of(planted(values, seed))
     expected = torch.tensor(values, dtype=torch.float64).sort(descending=True).values
-    assert spectrum.status is Status.OK
+    assert spectrum.status is SpectrumStatus.OK
     assert len(spectrum) == len(values)
     assert spectrum.rank == sum(value > 0 for value in values)
     # eigvalsh and the rotation err by some 12·eps·λ_1, whatever the eigenvalue's own size.
@@ -138,18 +138,18 @@ def test_eigenvalues_under_the_noise_floor_count_as_zero(dtype: torch.dtype) -> 
     spectrum = diagonal([1.0, 2 * floor, 0.5 * floor, -0.5 * floor], dtype)
     assert spectrum.noise_floor == floor
     assert spectrum.eigenvalues.tolist() == [1.0, 2 * floor, 0.0, 0.0]
-    assert (spectrum.status, spectrum.rank) == (Status.OK, 2.0)
+    assert (spectrum.status, spectrum.rank) == (SpectrumStatus.OK, 2.0)
 
 
 def test_an_eigenvalue_below_minus_the_floor_is_unreliable() -> None:
     spectrum = diagonal([1.0, 0.5, -10 * EPS32], torch.float32)
-    assert spectrum.status is Status.UNRELIABLE
+    assert spectrum.status is SpectrumStatus.UNRELIABLE
     assert spectrum.noise_floor > 0
     assert spectrum.eigenvalues.isnan().all()
     assert all(math.isnan(getattr(spectrum, name)) for name in SPECTRUM_MEASURES)
     assert math.isnan(spectrum.kappa(0.5))
     # Nothing positive at all: the floor is 0.
-    assert diagonal([-1.0, -2.0]).status is Status.UNRELIABLE
+    assert diagonal([-1.0, -2.0]).status is SpectrumStatus.UNRELIABLE
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -157,7 +157,7 @@ def test_nonfinite_matrices(bad: float) -> None:
     matrix = torch.eye(3)
     matrix[0, 2] = bad  # the upper triangle, which eigvalsh does not read
     spectrum = spectrum_of(matrix)
-    assert spectrum.status is Status.NONFINITE
+    assert spectrum.status is SpectrumStatus.NONFINITE
     assert len(spectrum) == 3
     assert spectrum.eigenvalues.isnan().all()
     assert math.isnan(spectrum.noise_floor)
@@ -167,7 +167,7 @@ def test_nonfinite_matrices(bad: float) -> None:
 
 def test_a_zero_matrix_is_a_finding() -> None:
     spectrum = spectrum_of(torch.zeros(2, 3, 3))
-    assert (spectrum.status, spectrum.noise_floor) == (Status.ZERO, 0.0)
+    assert (spectrum.status, spectrum.noise_floor) == (SpectrumStatus.ZERO, 0.0)
     assert spectrum.eigenvalues.tolist() == [0.0] * 6
     for name in ("lambda_max", "lambda_min", "trace", "rank"):
         assert getattr(spectrum, name) == 0.0
@@ -271,4 +271,4 @@ def test_a_raised_floor_hides_what_lies_under_it() -> None:
     assert raised.noise_floor == spectrum.noise_floor + 1e-5
     assert spectrum.raised(0.0) is spectrum
     nothing = spectrum.raised(2.0)
-    assert (nothing.status, nothing.rank, nothing.lambda_max) == (Status.ZERO, 0, 0)
+    assert (nothing.status, nothing.rank, nothing.lambda_max) == (SpectrumStatus.ZERO, 0, 0)

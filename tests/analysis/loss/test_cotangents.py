@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import condexp
-from condexp.analysis.loss.cotangents import Labels, Signals
+from condexp.analysis.loss.cotangents import Cotangents, FisherLabels
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import FisherType
 from condexp.errors import InputError
@@ -19,12 +19,14 @@ from tests import cases
 CROSS_ENTROPY = nn.CrossEntropyLoss()
 
 
-def signals(loss_fn: object, fisher_type: str, outputs: Tensor, targets: object = None) -> Signals:
+def signals(
+    loss_fn: object, fisher_type: str, outputs: Tensor, targets: object = None
+) -> Cotangents:
     options = AnalysisOptions(fisher_type=FisherType(fisher_type), mc_samples=5, seed=3)
-    return Labels(loss_fn, options).signals(outputs, targets, len(outputs))
+    return FisherLabels(loss_fn, options).signals(outputs, targets, len(outputs))
 
 
-def stacked(given: Signals) -> Tensor:
+def stacked(given: Cotangents) -> Tensor:
     return torch.stack([given.make(number) for number in range(given.count)])
 
 
@@ -50,7 +52,7 @@ def test_drawn_labels_are_those_of_the_softmax() -> None:
     outputs = cases.normal(1, 4)
     p = outputs.softmax(1)[0]
     options = AnalysisOptions(fisher_type=FisherType.MC, mc_samples=4000)
-    drawn = stacked(Labels(CROSS_ENTROPY, options).signals(outputs, None, 1))[:, 0]
+    drawn = stacked(FisherLabels(CROSS_ENTROPY, options).signals(outputs, None, 1))[:, 0]
     labels = p - drawn * math.sqrt(4000)
     assert torch.allclose(labels, F.one_hot(labels.argmax(1), 4).double(), atol=1e-12)
     assert torch.allclose(labels.mean(0), p, atol=4 * 0.5 / math.sqrt(4000))
@@ -73,7 +75,7 @@ def test_squared_error_has_a_signal_for_each_output(reduction: str, factor: floa
     torch.testing.assert_close(product, factor * torch.eye(6).double().expand(5, -1, -1))
     options = AnalysisOptions(fisher_type=FisherType.MC, mc_samples=4000)
     loss_fn = nn.MSELoss(reduction=reduction)
-    drawn = stacked(Labels(loss_fn, options).signals(outputs, None, 5)).flatten(2)
+    drawn = stacked(FisherLabels(loss_fn, options).signals(outputs, None, 5)).flatten(2)
     covariance = torch.einsum("sni,snj->ij", drawn, drawn) / 5
     assert torch.allclose(covariance, factor * torch.eye(6).double(), atol=0.05 * factor)
 
@@ -148,7 +150,7 @@ def test_outputs_without_a_row_a_sample_are_refused(
 ) -> None:
     options = AnalysisOptions(fisher_type=FisherType(fisher_type))
     with pytest.raises(InputError, match=message):
-        Labels(CROSS_ENTROPY, options).signals(outputs, None, 4)
+        FisherLabels(CROSS_ENTROPY, options).signals(outputs, None, 4)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 import condexp
 from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.loss.denominator import remaining_square, subtracted_square
-from condexp.analysis.loss.rounding import RootNoise
+from condexp.analysis.loss.rounding import LossRounding
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
-from condexp.analysis.statistics.hooks import Listener
+from condexp.analysis.statistics.hooks import MeasurementHooks
 from condexp.analysis.vocabulary import Matrix
 from condexp.training.loop import Plan, RunState, Source, train
 from tests import cases
@@ -141,7 +141,7 @@ def test_what_remains_is_the_same_before_and_after_a_log_softmax() -> None:
 
 
 def test_without_a_gradient_nothing_is_added() -> None:
-    noise = RootNoise(nn.CrossEntropyLoss())
+    noise = LossRounding(nn.CrossEntropyLoss())
     assert noise.excess() == 0
     noise.listener(torch.zeros(2, 3), 2.0)(torch.zeros(2, 3))
     assert noise.excess() == 0
@@ -207,7 +207,7 @@ def test_auto_measures_a_reused_module_in_float64() -> None:
 def test_named_layers_are_taken_in_float64_at_once() -> None:
     model, inputs, targets = Again(), torch.randn(50, 6), torch.arange(50) % 6
     options = replace(AnalysisOptions(("input",)), float64=("shared",))  # type: ignore[arg-type]
-    with Listener(model, options) as recorder:
+    with MeasurementHooks(model, options) as recorder:
         nn.functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
     spectrum = recorder.snapshot()["shared"].input
     assert spectrum

@@ -11,7 +11,12 @@ from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.statistics.measures import Units, domination, effective_lr, mean_fraction
+from condexp.analysis.statistics.measures import (
+    UnitExtremes,
+    domination,
+    effective_lr,
+    mean_fraction,
+)
 from tests import cases
 
 CROSS_ENTROPY = nn.CrossEntropyLoss()
@@ -62,7 +67,7 @@ def test_mean_fraction_of_constant_centered_and_zero_inputs() -> None:
 
 def test_a_unit_that_is_never_positive_is_not_dead() -> None:
     """Unless it is 0: an input that no rectifier precedes may be negative."""
-    units = Units()
+    units = UnitExtremes()
     units.add(torch.tensor([-1.0, 0.0, 0.5]), torch.tensor([0.0, 0.0, 1.0]))
     assert math.isclose(units.dead_fraction(), 1 / 3)
     assert math.isclose(units.full_fraction(), 1 / 3)

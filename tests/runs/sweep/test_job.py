@@ -17,7 +17,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from condexp.config.presets import conf_dir
 from condexp.runs.sweep import job as jobs
 from condexp.runs.sweep import job_process
-from condexp.runs.sweep.job import Board, GridTask
+from condexp.runs.sweep.job import JobTask, SweepFlags
 from condexp.runs.sweep.job_process import Order
 from condexp.store.run_folder.status import State, Status, write_status
 
@@ -46,14 +46,14 @@ def composed() -> Iterator[DictConfig]:
 
 
 @pytest.fixture
-def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GridTask:
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobTask:
     """Two jobs, of which the first is started here."""
     echo(monkeypatch, State.COMPLETE)
     board, run = tmp_path / "board", tmp_path / "run"
     board.mkdir()
     run.mkdir()
     order = Order("1/2 (seed=7)", run, fail_fast=True, timeout=None)
-    return GridTask(Board(board), (order, order), argv=("condexp", "-m"), folder=tmp_path)
+    return JobTask(SweepFlags(board), (order, order), argv=("condexp", "-m"), folder=tmp_path)
 
 
 def echo(monkeypatch: pytest.MonkeyPatch, state: State) -> None:
@@ -61,14 +61,14 @@ def echo(monkeypatch: pytest.MonkeyPatch, state: State) -> None:
     monkeypatch.setattr(job_process, "COMMAND", command)
 
 
-def seen(task: GridTask, composed: DictConfig) -> dict[str, Any]:
+def seen(task: JobTask, composed: DictConfig) -> dict[str, Any]:
     result = task(composed)
     assert result.message is not None
     return dict(json.loads(result.message))
 
 
 def test_a_job_gets_its_configuration_and_its_share(
-    task: GridTask, composed: DictConfig, monkeypatch: pytest.MonkeyPatch
+    task: JobTask, composed: DictConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "num_cores", lambda: 9)
     for given, expected in {"": "4", "1": "1", "64": "4", "many": "4"}.items():
@@ -86,7 +86,7 @@ def test_a_job_gets_its_configuration_and_its_share(
 
 @pytest.mark.parametrize(("n_jobs", "expected"), [(-1, "2"), (1, "x"), (64, "2")])
 def test_threads_are_divided_by_the_jobs_at_a_time(
-    task: GridTask,
+    task: JobTask,
     composed: DictConfig,
     monkeypatch: pytest.MonkeyPatch,
     n_jobs: int,
@@ -100,7 +100,7 @@ def test_threads_are_divided_by_the_jobs_at_a_time(
     assert seen(task, composed)["threads"] == expected  # of two jobs there are never more than two
 
 
-def test_a_stopped_grid_starts_no_job(task: GridTask, composed: DictConfig) -> None:
+def test_a_stopped_grid_starts_no_job(task: JobTask, composed: DictConfig) -> None:
     task.board.stop()
     result = task(composed)
     assert (result.state, result.exit_code) == (State.PENDING, 75)
@@ -108,7 +108,7 @@ def test_a_stopped_grid_starts_no_job(task: GridTask, composed: DictConfig) -> N
 
 
 def test_after_a_failure_only_those_start_that_do_not_mind(
-    task: GridTask, composed: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: JobTask, composed: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert task(composed).state is State.COMPLETE
     assert not task.board.failed
@@ -118,11 +118,11 @@ def test_after_a_failure_only_those_start_that_do_not_mind(
     assert (result.state, result.exit_code) == (State.PENDING, 75)
     assert "run.fail_fast=true" in str(result.message)
     easy = Order("2/2", tmp_path / "run", fail_fast=False, timeout=None)
-    assert GridTask(task.board, (easy,))(composed).state is State.FAILED
+    assert JobTask(task.board, (easy,))(composed).state is State.FAILED
 
 
 def test_what_another_process_took_up_since_is_left_alone(
-    task: GridTask, composed: DictConfig, tmp_path: Path
+    task: JobTask, composed: DictConfig, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     host = socket.gethostname()

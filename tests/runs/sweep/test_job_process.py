@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from condexp.runs.result import JobResult
+from condexp.runs.result import RunResult
 from condexp.runs.sweep import job_process
 from condexp.runs.sweep.job_process import Order, run_in_process
 from condexp.store.run_folder.status import State, Status, read_status, write_status
@@ -24,14 +24,14 @@ def result(state, message=None):
     content = {"folder": job["folder"], "state": state, "message": message, "stored": False}
     os.write(int(sys.argv[1]), json.dumps(content).encode())
 """
-Run = Callable[..., JobResult]
+Run = Callable[..., RunResult]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a script as a job."""
 
-    def start(script: str, reason: str | None = None, timeout: float | None = None) -> JobResult:
+    def start(script: str, reason: str | None = None, timeout: float | None = None) -> RunResult:
         monkeypatch.setattr(job_process, "COMMAND", (sys.executable, "-c", PRELUDE + script))
         order = Order("1/1 (seed=1)", tmp_path, fail_fast=False, timeout=timeout)
         return run_in_process(
@@ -42,10 +42,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_a_result_comes_back_and_ends_the_matter(run: Run, tmp_path: Path) -> None:
-    assert run("result('complete')") == JobResult(tmp_path, State.COMPLETE)
+    assert run("result('complete')") == RunResult(tmp_path, State.COMPLETE)
     # What happens after it, at the interpreter's end say, changes nothing.
     ended = run("result('diverged', 'why'); os.kill(os.getpid(), signal.SIGKILL)")
-    assert ended == JobResult(tmp_path, State.DIVERGED, "why")
+    assert ended == RunResult(tmp_path, State.DIVERGED, "why")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_the_status_of_a_dead_job_is_set_right(run: Run, tmp_path: Path) -> None
     assert status.error == "its process exited with code 3"
     assert status.updated
     # It had finished, and only its last word is missing.
-    assert run(write.format(state="complete")) == JobResult(tmp_path, State.COMPLETE)
+    assert run(write.format(state="complete")) == RunResult(tmp_path, State.COMPLETE)
     # Another process's status is not touched.
     write_status(tmp_path, Status(State.RUNNING, pid=1))
     assert run("os._exit(3)").state is State.FAILED

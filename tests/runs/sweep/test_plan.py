@@ -13,18 +13,25 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from condexp.config import Config
 from condexp.config.presets import conf_dir
-from condexp.config.validation import validate
+from condexp.config.validation import parse_config
 from condexp.errors import InputError
-from condexp.runs.prepare import Prepared
+from condexp.runs.prepare import PreparedRun
 from condexp.runs.prepare import prepare as prepare_really
-from condexp.runs.result import JobResult
+from condexp.runs.result import RunResult
 from condexp.runs.sweep import plan as grid_plan
-from condexp.runs.sweep.execute import run_grid
-from condexp.runs.sweep.job import GridTask
-from condexp.runs.sweep.plan import GridJob, Planner, Todo, common_settings, own_settings, plan_grid
+from condexp.runs.sweep.execute import run_sweep
+from condexp.runs.sweep.job import JobTask
+from condexp.runs.sweep.plan import (
+    JobAction,
+    PlannedJob,
+    SweepPlanner,
+    common_settings,
+    own_settings,
+    plan_sweep,
+)
 from condexp.runs.sweep.report import plan_table, result_table
 from condexp.store.disk import locked
-from condexp.store.run_folder.liveness import Life
+from condexp.store.run_folder.liveness import Liveness
 from condexp.store.run_folder.status import State, Status, write_status
 from condexp.store.schema.layout import FILE_NAME
 from tests.results.stored import text_of
@@ -39,14 +46,14 @@ def hydra() -> Iterator[None]:
         yield
 
 
-def plan(root: Path, *jobs: Sequence[str]) -> tuple[GridJob, ...]:
+def plan(root: Path, *jobs: Sequence[str]) -> tuple[PlannedJob, ...]:
     overrides = [[*TINY, *job, f"run.root={root}"] for job in jobs]
-    return plan_grid(
+    return plan_sweep(
         overrides, [compose("config", job, return_hydra_config=True) for job in overrides]
     )
 
 
-def leave(job: GridJob, status: Status) -> None:
+def leave(job: PlannedJob, status: Status) -> None:
     """Leave a run folder as an earlier call did."""
     job.folder.mkdir(parents=True, exist_ok=True)
     said = datetime.now(UTC).isoformat(timespec="seconds")
@@ -64,30 +71,30 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("status", "todo", "state"),
     [
-        (Status(State.COMPLETE), Todo.SHOW, State.COMPLETE),
-        (Status(State.DIVERGED), Todo.SHOW, State.DIVERGED),
-        (Status(State.INTERRUPTED, attempts=9), Todo.RESUME, None),
-        (Status(State.RUNNING, pid=2**22 + 1, attempts=9), Todo.RESUME, None),
-        (Status(State.PENDING, pid=2**22 + 1), Todo.RESUME, None),
-        (Status(State.RUNNING, pid=os.getpid()), Todo.LEAVE, State.RUNNING),
-        (Status(State.FAILED, attempts=2, error="no"), Todo.RETRY, None),
-        (Status(State.FAILED, attempts=3, error="no"), Todo.GIVE_UP, State.FAILED),
-        (Status(State.FAILED, attempts=7, error="no"), Todo.GIVE_UP, State.FAILED),
+        (Status(State.COMPLETE), JobAction.SHOW, State.COMPLETE),
+        (Status(State.DIVERGED), JobAction.SHOW, State.DIVERGED),
+        (Status(State.INTERRUPTED, attempts=9), JobAction.RESUME, None),
+        (Status(State.RUNNING, pid=2**22 + 1, attempts=9), JobAction.RESUME, None),
+        (Status(State.PENDING, pid=2**22 + 1), JobAction.RESUME, None),
+        (Status(State.RUNNING, pid=os.getpid()), JobAction.LEAVE, State.RUNNING),
+        (Status(State.FAILED, attempts=2, error="no"), JobAction.RETRY, None),
+        (Status(State.FAILED, attempts=3, error="no"), JobAction.GIVE_UP, State.FAILED),
+        (Status(State.FAILED, attempts=7, error="no"), JobAction.GIVE_UP, State.FAILED),
     ],
     ids=lambda value: f"{value.state} {value.attempts}" if isinstance(value, Status) else "",
 )
 def test_what_an_earlier_call_left_decides(
-    tmp_path: Path, status: Status, todo: Todo, state: State | None
+    tmp_path: Path, status: Status, todo: JobAction, state: State | None
 ) -> None:
     (job,) = plan(tmp_path, [])
-    assert (job.todo, job.result) == (Todo.RUN, None)
+    assert (job.todo, job.result) == (JobAction.RUN, None)
     leave(job, status)
     (again,) = plan(tmp_path, [])
     assert again.todo is todo
     assert (again.result and again.result.state) == state
     assert (again.cost is None) == (state is not None)
     (anew,) = plan(tmp_path, ["run.on_existing=restart"])
-    assert anew.todo is (Todo.LEAVE if todo is Todo.LEAVE else Todo.RESTART)
+    assert anew.todo is (JobAction.LEAVE if todo is JobAction.LEAVE else JobAction.RESTART)
     with pytest.raises(InputError, match="exists already"):
         plan(tmp_path, ["run.on_existing=fail"])
 
@@ -101,7 +108,7 @@ def test_the_way_out_is_said(tmp_path: Path) -> None:
         "failed 3 times, and run.max_attempts=3: RuntimeError: no (run.max_attempts=4 tries again, "
         "run.on_existing=restart runs it anew)"
     )
-    assert plan(tmp_path, ["run.max_attempts=4"])[0].todo is Todo.RETRY
+    assert plan(tmp_path, ["run.max_attempts=4"])[0].todo is JobAction.RETRY
 
 
 def test_a_held_lock_and_a_silent_process_are_left_alone(
@@ -111,18 +118,18 @@ def test_a_held_lock_and_a_silent_process_are_left_alone(
     leave(job, Status(State.RUNNING, pid=2**22 + 1))
     with locked(job.folder / FILE_NAME):
         (held,) = plan(tmp_path, [])
-    assert held.todo is Todo.LEAVE
-    monkeypatch.setattr(grid_plan, "life_of", lambda *_: Life.SILENT)
+    assert held.todo is JobAction.LEAVE
+    monkeypatch.setattr(grid_plan, "life_of", lambda *_: Liveness.SILENT)
     (silent,) = plan(tmp_path, [])
-    assert silent.todo is Todo.LEAVE
+    assert silent.todo is JobAction.LEAVE
     assert "remove status.json" in str(silent.result and silent.result.message)
-    assert plan(tmp_path, ["run.on_existing=restart"])[0].todo is Todo.RESTART
+    assert plan(tmp_path, ["run.on_existing=restart"])[0].todo is JobAction.RESTART
 
 
 def test_the_same_job_is_run_once(tmp_path: Path) -> None:
     # Threads decide no number.
     jobs = plan(tmp_path, ["seed=1"], ["seed=2"], ["seed=1", "trainer.num_threads=1"])
-    assert [job.todo for job in jobs] == [Todo.RUN, Todo.RUN, Todo.REPEATED]
+    assert [job.todo for job in jobs] == [JobAction.RUN, JobAction.RUN, JobAction.REPEATED]
     assert [job.original for job in jobs] == [None, None, 0]
 
 
@@ -131,7 +138,7 @@ def test_jobs_that_differ_in_the_seed_alone_are_prepared_once(
 ) -> None:
     prepared = []
 
-    def prepare(config: Config) -> Prepared:
+    def prepare(config: Config) -> PreparedRun:
         prepared.append((config.plain["model"]["depth"], config.seed))
         return prepare_really(config)
 
@@ -156,7 +163,7 @@ def test_a_users_module_that_exits_is_no_end_of_the_grid(
     (tmp_path / "quitter.py").write_text("import sys; sys.exit('no licence')")
     mine = ["model=import", "model.target=quitter:Net"]
     with pytest.raises(InputError, match=r"its code called sys.exit: no licence Nothing was run"):
-        plan_grid([mine], [compose("config", mine, return_hydra_config=True)])
+        plan_sweep([mine], [compose("config", mine, return_hydra_config=True)])
 
 
 @pytest.mark.usefixtures("stored")
@@ -188,16 +195,18 @@ def test_the_table_tells_each_job_by_what_is_its_own(tmp_path: Path) -> None:
     jobs = plan(tmp_path, ["model.depth=2", "seed=1"], ["model.depth=2", "seed=2"])
     assert own_settings(jobs) == ["seed=1", "seed=2"]
     assert common_settings(jobs).split() == [*TINY, "model.depth=2", f"run.root={tmp_path}"]
-    failed = JobResult(None, State.FAILED, "[red]no[/red]")
-    shown = text_of(result_table(jobs, [JobResult(tmp_path, State.COMPLETE, stored=True), failed]))
+    failed = RunResult(None, State.FAILED, "[red]no[/red]")
+    shown = text_of(result_table(jobs, [RunResult(tmp_path, State.COMPLETE, stored=True), failed]))
     assert "complete (stored)" in shown
     assert "[red]no[/red]" in shown
     assert "1 complete, 1 failed" in shown
 
 
 def test_one_job_alone(tmp_path: Path) -> None:
-    planner = Planner()
-    config = validate(compose("config", [*TINY, f"run.root={tmp_path}"], return_hydra_config=True))
+    planner = SweepPlanner()
+    config = parse_config(
+        compose("config", [*TINY, f"run.root={tmp_path}"], return_hydra_config=True)
+    )
     planner.add(TINY, config)
     assert own_settings(planner.jobs) == [" ".join(TINY)]
     assert common_settings(planner.jobs) == ""
@@ -213,20 +222,20 @@ def test_what_ran_elsewhere_is_shown_if_it_is_complete_in_the_end(
     leave(elsewhere, Status(State.RUNNING, pid=os.getpid()))
     jobs = plan(tmp_path, ["seed=1"], ["seed=2"])
 
-    def launch(task: GridTask, overrides: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
+    def launch(task: JobTask, overrides: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
         leave(elsewhere, Status(State.COMPLETE))
         state = State.INTERRUPTED if cancelled else State.COMPLETE
-        result = JobResult(task.orders[0].folder, state, cancelled=cancelled)
+        result = RunResult(task.orders[0].folder, state, cancelled=cancelled)
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=result)] * len(overrides)
 
-    assert run_grid(jobs, launch) == int(cancelled)
+    assert run_sweep(jobs, launch) == int(cancelled)
     out = capsys.readouterr().out
     assert ("1 complete, 1 cancelled" if cancelled else "2 complete") in out
 
 
 def test_a_launcher_that_cannot_begin_is_bad_input(tmp_path: Path) -> None:
-    def launch(task: GridTask, overrides: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
+    def launch(task: JobTask, overrides: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
         raise InputError("no such partition")
 
     with pytest.raises(InputError, match="no such partition"):
-        run_grid(plan(tmp_path, ["seed=1"]), launch)
+        run_sweep(plan(tmp_path, ["seed=1"]), launch)

@@ -15,18 +15,18 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from condexp.config.presets import conf_dir
-from condexp.config.validation import validate
+from condexp.config.validation import parse_config
 from condexp.errors import InputError
 from condexp.runs import attempt
 from condexp.runs.checks import refuse_several_grids
 from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import prepare
-from condexp.runs.result import JobResult
+from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import Stopped
 from condexp.store.run_folder.identity import run_folder
 from condexp.store.run_folder.status import State, read_status
 from condexp.training.distributed.environment import first_host, given_place
-from condexp.training.distributed.process_group import Team, _packed
+from condexp.training.distributed.process_group import ProcessGroupCommunicator, _packed
 from condexp.training.events import StepRecord
 from tests.observer import Silent
 
@@ -100,9 +100,9 @@ class Killer(Silent):
             os.kill(self.pids[-1], self.number)
 
 
-def run(root: Path, *overrides: str, observer: Silent | None = None) -> JobResult:
+def run(root: Path, *overrides: str, observer: Silent | None = None) -> RunResult:
     composed = compose("config", [*overrides, f"run.root={root}"], return_hydra_config=True)
-    return run_experiment(validate(composed), observer or Silent())
+    return run_experiment(parse_config(composed), observer or Silent())
 
 
 def contents(folder: Path) -> list[bytes]:
@@ -206,7 +206,7 @@ def test_what_cannot_be_shared_is_refused(
     tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        prepare(validate(compose("config", [*TWO, *overrides, f"run.root={tmp_path}"])))
+        prepare(parse_config(compose("config", [*TWO, *overrides, f"run.root={tmp_path}"])))
     assert not list(tmp_path.iterdir())
 
 
@@ -251,7 +251,7 @@ def test_one_gpu_a_task_is_enough_under_srun(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_is_said_arrives_where_it_belongs() -> None:
     # Random states are read on the CPU, whatever device a process trains on.
-    team = Team.__new__(Team)
+    team = ProcessGroupCommunicator.__new__(ProcessGroupCommunicator)
     team._device = torch.device("meta")
     arrived = team._unpacked(_packed({"state": torch.ones(2), "rows": [torch.zeros(3)]}))
     assert arrived["state"].device == torch.device("cpu")
@@ -260,12 +260,12 @@ def test_what_is_said_arrives_where_it_belongs() -> None:
 
 def test_keys_of_several_processes_name_no_run_of_one() -> None:
     folders = {
-        run_folder(validate(compose("config", [f"trainer.{key}"])).plain)
+        run_folder(parse_config(compose("config", [f"trainer.{key}"])).plain)
         for key in ("num_processes=1", "sync_batchnorm=true")
     }
     assert len(folders) == 1
     two = [
-        run_folder(validate(compose("config", ["trainer.num_processes=2", *more])).plain)
+        run_folder(parse_config(compose("config", ["trainer.num_processes=2", *more])).plain)
         for more in ([], ["trainer.sync_batchnorm=true"])
     ]
     assert len({*folders, *two}) == 3
@@ -285,7 +285,7 @@ def test_processes_that_were_started_have_to_be_asked_for(
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=r"torchrun started 4 .* give trainer\.num_processes=4"):
-        prepare(validate(compose("config", [*TWO, f"run.root={tmp_path}"])))
+        prepare(parse_config(compose("config", [*TWO, f"run.root={tmp_path}"])))
 
 
 @pytest.mark.slow  # three interpreters

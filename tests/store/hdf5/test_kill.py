@@ -21,7 +21,7 @@ from condexp.store.hdf5.encoding import snapshot_row
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.reader import open_run
-from condexp.store.schema.fields import Axis, DatasetSpec, Extent
+from condexp.store.schema.fields import Axis, DatasetSpec, FileShape
 from condexp.store.schema.layout import FileSpec, columns
 from condexp.training.events import SnapshotRecord
 from tests.store.hdf5.processes import exit_code, forked
@@ -51,7 +51,10 @@ def prompt(encoded: list[list[bytes]], monkeypatch: pytest.MonkeyPatch) -> list[
     """Let writers take the rows as encoded; the records to write, in order."""
 
     def row(
-        own: tuple[DatasetSpec, ...], extent: Extent, p: tuple[float, ...], record: SnapshotRecord
+        own: tuple[DatasetSpec, ...],
+        extent: FileShape,
+        p: tuple[float, ...],
+        record: SnapshotRecord,
     ) -> list[bytes]:
         own_step, own_epoch = struct.pack("<q", record.step), struct.pack("<d", record.epoch)
         return [own_step, own_epoch, *encoded[record.step // EVERY % NUM_DISTINCT][2:]]

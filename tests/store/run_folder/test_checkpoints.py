@@ -17,7 +17,7 @@ from torch import nn
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
-from condexp.runs.checkpointer import Checkpointer, Rhythm
+from condexp.runs.checkpointer import Checkpointer, CheckpointSchedule
 from condexp.runs.stop_signals import StopRequests
 from condexp.store.disk import ResultsError
 from condexp.store.hdf5.create import create_results
@@ -25,7 +25,7 @@ from condexp.store.hdf5.seal import seal_results
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.run_folder.checkpoints import (
     MIN_SECONDS,
-    Origin,
+    RunFingerprint,
     check_resumable,
     find_checkpoint,
     read_evaluations,
@@ -38,7 +38,7 @@ from condexp.training.events import RowCounts
 from condexp.training.loop import RunState
 from tests.store.records import counters, eval_record, make_spec, step_record, write_run
 
-ORIGIN = Origin("", "data")
+ORIGIN = RunFingerprint("", "data")
 
 
 def checkpoint_of(step: int, **changes: Any) -> Checkpoint:
@@ -123,7 +123,7 @@ def run(tmp_path: Path) -> tuple[Path, FileSpec, Checkpoint]:
     """A run that came to step 10, with a checkpoint of step 7."""
     spec = make_spec(config_yaml="")
     write_run(tmp_path / "results.h5", spec, 10)
-    origin = Origin(_sha256(""), "data")
+    origin = RunFingerprint(_sha256(""), "data")
     counts = RowCounts(3, 7, 1)
     return tmp_path, spec, checkpoint_of(7, committed=counts, config_sha256=origin.config_sha256)
 
@@ -135,7 +135,7 @@ def _sha256(text: str) -> str:
 def refusal(run: tuple[Path, FileSpec, Checkpoint], **changes: Any) -> str:
     """What is said against going on; empty where nothing is."""
     folder, spec, checkpoint = run
-    origin = Origin(_sha256(spec.config_yaml), "data")
+    origin = RunFingerprint(_sha256(spec.config_yaml), "data")
     try:
         check_resumable(folder, spec, origin, replace(checkpoint, **changes))
     except InputError as error:
@@ -219,7 +219,7 @@ def test_evaluations_come_back(tmp_path: Path) -> None:
     [(3, None, [3, 6, 9]), (None, 1, [4, 8]), (3, 2, [3, 6, 8, 9]), (None, None, [])],
 )
 def test_rhythm(every_steps: int | None, every_epochs: int | None, expected: list[int]) -> None:
-    rhythm = Rhythm(every_steps, every_epochs, steps_per_epoch=4)
+    rhythm = CheckpointSchedule(every_steps, every_epochs, steps_per_epoch=4)
     due, step = [], rhythm.next_after(0)
     while 0 < step < 11:
         due.append(step)
@@ -228,7 +228,7 @@ def test_rhythm(every_steps: int | None, every_epochs: int | None, expected: lis
 
 
 def test_epochs_that_are_short_share_a_checkpoint() -> None:
-    rhythm = Rhythm(3, 1, steps_per_epoch=4)
+    rhythm = CheckpointSchedule(3, 1, steps_per_epoch=4)
     assert rhythm.is_due(3, 0.0)
     assert not rhythm.is_due(4, 0.9 * MIN_SECONDS)
     assert rhythm.is_due(4, MIN_SECONDS)
@@ -249,7 +249,7 @@ class Training:
             model,
             torch.optim.SGD(model.parameters(), lr=0.1),
             origin=ORIGIN,
-            rhythm=Rhythm(5, None, self.spec.steps_per_epoch),
+            rhythm=CheckpointSchedule(5, None, self.spec.steps_per_epoch),
             stop=stop,
             start=start,
         )

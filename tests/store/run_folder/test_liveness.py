@@ -14,7 +14,7 @@ import pytest
 
 from condexp.store.disk import locked
 from condexp.store.run_folder import liveness
-from condexp.store.run_folder.liveness import LOCK_NAME, Life, life_of, lock_held
+from condexp.store.run_folder.liveness import LOCK_NAME, Liveness, liveness_of, lock_held
 from condexp.store.run_folder.status import State, Status
 from condexp.store.schema.layout import FILE_NAME
 
@@ -64,34 +64,34 @@ def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", list(State))
 def test_who_has_ended_said_so(tmp_path: Path, gone: int, state: State) -> None:
     unfinished = state in {State.RUNNING, State.PENDING}
-    expected = Life.DEAD if unfinished else Life.ENDED
-    assert life_of(tmp_path, status(state, pid=gone)) is expected
+    expected = Liveness.DEAD if unfinished else Liveness.ENDED
+    assert liveness_of(tmp_path, status(state, pid=gone)) is expected
 
 
 def test_on_this_machine_the_process_and_its_lock_tell(tmp_path: Path, gone: int) -> None:
     alive = os.getpid()
-    assert life_of(tmp_path, status(pid=gone)) is Life.DEAD
-    assert life_of(tmp_path, status(pid=None)) is Life.DEAD
+    assert liveness_of(tmp_path, status(pid=gone)) is Liveness.DEAD
+    assert liveness_of(tmp_path, status(pid=None)) is Liveness.DEAD
     # Between two locks of its start a run holds none.
-    assert life_of(tmp_path, status(pid=alive, silent=30)) is Life.ALIVE
+    assert liveness_of(tmp_path, status(pid=alive, silent=30)) is Liveness.ALIVE
     # Another process has got the number since.
-    assert life_of(tmp_path, status(pid=alive, silent=100)) is Life.DEAD
+    assert liveness_of(tmp_path, status(pid=alive, silent=100)) is Liveness.DEAD
     damaged = Status(State.RUNNING, pid=alive, host=HERE, updated="yesterday")
-    assert life_of(tmp_path, damaged) is Life.DEAD
+    assert liveness_of(tmp_path, damaged) is Liveness.DEAD
 
 
 def test_a_held_lock_is_a_life(held: Path, gone: int) -> None:
     # In another container of this machine, whose processes are not seen from here.
-    assert life_of(held, status(pid=gone)) is Life.ALIVE
-    assert life_of(held, status(pid=os.getpid(), silent=1e6)) is Life.ALIVE  # a long step
-    assert life_of(held, status(pid=gone, host="other", silent=1e6)) is Life.ALIVE
+    assert liveness_of(held, status(pid=gone)) is Liveness.ALIVE
+    assert liveness_of(held, status(pid=os.getpid(), silent=1e6)) is Liveness.ALIVE  # a long step
+    assert liveness_of(held, status(pid=gone, host="other", silent=1e6)) is Liveness.ALIVE
 
 
 def test_of_another_machine_less_is_known(
     tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert life_of(tmp_path, status(pid=gone, host="other", silent=600)) is Life.ALIVE
-    assert life_of(tmp_path, status(pid=gone, host="other", silent=7200)) is Life.DEAD
+    assert liveness_of(tmp_path, status(pid=gone, host="other", silent=600)) is Liveness.ALIVE
+    assert liveness_of(tmp_path, status(pid=gone, host="other", silent=7200)) is Liveness.DEAD
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -99,9 +99,9 @@ def test_of_another_machine_less_is_known(
     (tmp_path / LOCK_NAME).touch()
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert lock_held(tmp_path) is None
-    assert life_of(tmp_path, status(pid=gone, host="other", silent=7200)) is Life.SILENT
-    assert life_of(tmp_path, status(pid=gone)) is Life.DEAD
-    assert life_of(tmp_path, status(pid=os.getpid(), silent=1e6)) is Life.ALIVE
+    assert liveness_of(tmp_path, status(pid=gone, host="other", silent=7200)) is Liveness.SILENT
+    assert liveness_of(tmp_path, status(pid=gone)) is Liveness.DEAD
+    assert liveness_of(tmp_path, status(pid=os.getpid(), silent=1e6)) is Liveness.ALIVE
 
 
 def test_a_process_of_another_user_exists(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 
 from condexp.analysis.layers.info import LayerInfo
-from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES, Matrix, Status
+from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES, Matrix, SpectrumStatus
 from condexp.errors import InputError
 from condexp.store.hdf5.create import create_results, skeleton
 from condexp.store.hdf5.validate import validate_results
@@ -164,7 +164,7 @@ def test_a_layer_may_not_be_called_as_the_network(tmp_path: Path) -> None:
 
 
 def test_every_status_measure_and_matrix_has_its_word() -> None:
-    assert set(Status) | {"absent"} == set(STATUS_CODES)
+    assert set(SpectrumStatus) | {"absent"} == set(STATUS_CODES)
     assert set(Matrix) == set(MATRIX_NAMES)
     assert {*LAYER_MEASURES, *SPECTRUM_MEASURES} <= set(MEASURE_NAMES)
 

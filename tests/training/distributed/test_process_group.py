@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from condexp.training.distributed.communicator import SINGLE
+from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS
 from tests.training.scenarios import SCENARIOS, Numbers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ def ranks(
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Numbers]:
-    return {name: scenario(SINGLE) for name, scenario in SCENARIOS.items()}
+    return {name: scenario(SINGLE_TRAINING_PROCESS) for name, scenario in SCENARIOS.items()}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -15,14 +15,14 @@ Offset = tuple[int, int]
 _Part = tuple[int, tuple[int, ...], Offset]
 
 
-class Run(NamedTuple):
+class ShiftRun(NamedTuple):
     """Shifts that follow one another, along the flattened image: pixels ahead, and how many."""
 
     ahead: int
     num: int
 
 
-class Line(NamedTuple):
+class BorderLine(NamedTuple):
     """Pixels along a border, whose products with those of a run are parts.
 
     Attributes:
@@ -37,12 +37,12 @@ class Line(NamedTuple):
     start: int
     step: int
     num: int
-    run: Run
+    run: ShiftRun
     first: int
     corners: list[tuple[int, int, int]]
 
 
-class Row(NamedTuple):
+class BlockRow(NamedTuple):
     """The blocks of one offset and of those that are not before it.
 
     ``shifts`` numbers the whole products; ``minus`` and ``plus`` hold blocks' places from the
@@ -68,10 +68,10 @@ class ShiftPlan:
     """
 
     gaps: Offset
-    runs: list[Run]
+    runs: list[ShiftRun]
     farthest: int
-    rows: list[Row]
-    lines: list[Line]
+    rows: list[BlockRow]
+    lines: list[BorderLine]
     num_parts: int
 
 
@@ -125,7 +125,7 @@ def _plan(window: Window, size: Offset, most: int, device: torch.device) -> Shif
             for parts_of in (_Block.strips, _Block.corners)
         )
         minus, plus = (torch.tensor(pairs, device=device).view(-1, 2).T for pairs in corrections)
-        numbered.append(Row(torch.tensor(shifts, device=device), minus.long(), plus.long()))
+        numbered.append(BlockRow(torch.tensor(shifts, device=device), minus.long(), plus.long()))
     runs = _runs(ahead, most)
     return ShiftPlan(gaps, runs, ahead[-1], numbered, lines, len(numbers))
 
@@ -149,7 +149,7 @@ class _Block(NamedTuple):
 
 def _lines(
     blocks: list[_Block], size: Offset, pitch: int, most: int
-) -> tuple[dict[_Part, int], list[Line]]:
+) -> tuple[dict[_Part, int], list[BorderLine]]:
     """Number the parts, those of a run one after the other, and say what they are made of.
 
     Args:
@@ -180,18 +180,18 @@ def _lines(
                 if axis == 0 and where[0] == line and shift in own
             ]
             start, step = (line * pitch, 1) if axis == 0 else (line, pitch)
-            lines.append(Line(start, step, size[1 - axis], run, first, alone))
+            lines.append(BorderLine(start, step, size[1 - axis], run, first, alone))
     return numbers, lines
 
 
-def _runs(ahead: Sequence[int], most: int) -> list[Run]:
+def _runs(ahead: Sequence[int], most: int) -> list[ShiftRun]:
     """Return ascending numbers as runs of those that follow one another."""
-    runs: list[Run] = []
+    runs: list[ShiftRun] = []
     for number in ahead:
         if runs and runs[-1].num < most and sum(runs[-1]) == number:
-            runs[-1] = Run(runs[-1].ahead, runs[-1].num + 1)
+            runs[-1] = ShiftRun(runs[-1].ahead, runs[-1].num + 1)
         else:
-            runs.append(Run(number, 1))
+            runs.append(ShiftRun(number, 1))
     return runs
 
 

@@ -12,7 +12,7 @@ from condexp.analysis.linalg.products import (
     rows_to_reach,
 )
 from condexp.analysis.linalg.rows.patches import Window
-from condexp.analysis.linalg.rows.shift_plan import Line, Run, plan_shifts
+from condexp.analysis.linalg.rows.shift_plan import BorderLine, ShiftRun, plan_shifts
 
 _WIDE = 640  # numbers in a row of pixels beyond which a product gains nothing from more
 
@@ -82,7 +82,7 @@ class ShiftedProducts:
             blocks[:, i + 1 :, :, i] = from_here[:, 1:].mT
         return blocks
 
-    def _full(self, run: Run) -> Tensor:
+    def _full(self, run: ShiftRun) -> Tensor:
         """Return Σ of all pixels and those so far ahead, one product for each of the run."""
         pixels, num = self._pixels, self._num_pixels
         if len(pixels) == 1:
@@ -90,7 +90,7 @@ class ShiftedProducts:
         other = pixels[:, run.ahead : run.ahead + num]
         return cross_products(pixels[:, :num], other, pixels.dtype)[:, None]
 
-    def _along(self, parts: Tensor, line: Line) -> None:
+    def _along(self, parts: Tensor, line: BorderLine) -> None:
         """Take Σ over samples of a line's pixels and those ahead of each: of all, and of some.
 
         Args:

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from submitit.core.utils import DelayedSubmission
 
 from condexp.errors import InputError
-from condexp.runs.result import JobResult
-from condexp.runs.sweep.job import GridTask, environment, num_cores
+from condexp.runs.result import RunResult
+from condexp.runs.sweep.job import JobTask, environment, num_cores
 from condexp.runs.sweep.job_process import Order, run_in_process
 from condexp.store.run_folder.status import State, read_status
 
@@ -42,13 +42,13 @@ class SlurmTask:
         submitted: When it went to the queue for the first time.
     """
 
-    grid: GridTask
+    grid: JobTask
     order: Order
     job: dict[str, Any]
     patience: float
     submitted: datetime
 
-    def __call__(self) -> JobResult:
+    def __call__(self) -> RunResult:
         """Run the job.
 
         Returns:

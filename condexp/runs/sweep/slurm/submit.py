@@ -13,17 +13,17 @@ from typing import Any
 
 from condexp.errors import InputError
 from condexp.results.console import say
-from condexp.runs.result import JobResult
-from condexp.runs.sweep.job import Board, GridTask
+from condexp.runs.result import RunResult
+from condexp.runs.sweep.job import JobTask, SweepFlags
 from condexp.runs.sweep.job_process import Order
 from condexp.runs.sweep.slurm.options import SlurmOptions
-from condexp.runs.sweep.slurm.watch import OVER, Watch, read_queue
+from condexp.runs.sweep.slurm.watch import OVER, JobWatcher, read_queue
 from condexp.store.run_folder.status import State
 
 
 def run_on_slurm(
-    grid: GridTask, jobs: Sequence[tuple[Order, Mapping[str, Any]]], options: SlurmOptions
-) -> list[JobResult]:
+    grid: JobTask, jobs: Sequence[tuple[Order, Mapping[str, Any]]], options: SlurmOptions
+) -> list[RunResult]:
     """Submit what is not in the queue yet, and wait for all.
 
     Args:
@@ -38,9 +38,9 @@ def run_on_slurm(
         InputError: If Slurm is not there, or refuses the jobs; nothing was run.
     """
     if grid.board.stopped:  # while the jobs were composed
-        return [JobResult(o.folder, State.PENDING, grid.reason_not_to_start(o)) for o, _ in jobs]
+        return [RunResult(o.folder, State.PENDING, grid.reason_not_to_start(o)) for o, _ in jobs]
     folder = Path(options.submitit_folder).absolute()
-    tickets = Tickets(folder / "queued")
+    tickets = SubmittedJobs(folder / "queued")
     numbers = tickets.in_queue([order for order, _ in jobs])
     for order, _ in jobs:
         if order.folder in numbers:
@@ -53,11 +53,11 @@ def run_on_slurm(
             numbers[order.folder] = number
     say(f"logs: {folder}/*_log.out; Ctrl-C ends the waiting, and leaves the jobs to Slurm")
     waiting = [(order, numbers[order.folder]) for order, _ in jobs]
-    return Watch(folder, waiting).wait(grid.board)
+    return JobWatcher(folder, waiting).wait(grid.board)
 
 
 def submit(
-    grid: GridTask,
+    grid: JobTask,
     jobs: Sequence[tuple[Order, Mapping[str, Any]]],
     options: SlurmOptions,
     folder: Path,
@@ -89,7 +89,7 @@ def submit(
             "hydra/launcher=slurm needs Slurm's commands, sbatch and srun, on this machine: start "
             "the grid where jobs are submitted, or leave hydra/launcher out to run it here."
         )
-    board = Board(folder / "boards" / uuid.uuid4().hex)
+    board = SweepFlags(folder / "boards" / uuid.uuid4().hex)
     try:
         board.folder.mkdir(parents=True)
         executor = submitit.SlurmExecutor(
@@ -118,7 +118,7 @@ def submit(
 
 
 @dataclass(frozen=True)
-class Tickets:
+class SubmittedJobs:
     """Slurm's number of each run's last job, so that a second call submits none twice.
 
     Args:

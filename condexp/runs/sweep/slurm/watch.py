@@ -12,8 +12,8 @@ from pathlib import Path
 
 from condexp.errors import InputError
 from condexp.results.console import say
-from condexp.runs.result import JobResult
-from condexp.runs.sweep.job import Board
+from condexp.runs.result import RunResult
+from condexp.runs.sweep.job import SweepFlags
 from condexp.runs.sweep.job_process import LAST_WORDS, Order
 from condexp.store.run_folder.liveness import UNFINISHED, lock_held
 from condexp.store.run_folder.status import State, read_status, write_status
@@ -64,7 +64,7 @@ LOG_BYTES = 4000
 INTERRUPTIONS = frozenset({"CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT"})
 
 
-class Watch:
+class JobWatcher:
     """Waits for jobs.
 
     Args:
@@ -75,11 +75,11 @@ class Watch:
     def __init__(self, folder: Path, jobs: Sequence[tuple[Order, str]]) -> None:
         self._folder, self._jobs = folder, jobs
         self._open = set(range(len(jobs)))
-        self._ended: dict[int, JobResult] = {}
+        self._ended: dict[int, RunResult] = {}
         self._states: dict[str, str] = {}
         self._over_since: dict[int, float] = {}
 
-    def wait(self, board: Board) -> list[JobResult]:
+    def wait(self, board: SweepFlags) -> list[RunResult]:
         """Wait until all jobs ended, or the grid is asked to stop: then they are left to Slurm.
 
         Args:
@@ -121,7 +121,7 @@ class Watch:
                 outcome, value = pickle.loads((self._folder / name).read_bytes())
                 if outcome != "success":  # no job raises: its Python was broken before it began
                     reason = str(value).strip().rpartition("\n")[2]
-                    value = JobResult(order.folder, State.FAILED, f"Slurm's job {number}: {reason}")
+                    value = RunResult(order.folder, State.FAILED, f"Slurm's job {number}: {reason}")
                 self._end(place, value)
 
     def _ask(self) -> None:
@@ -140,20 +140,20 @@ class Watch:
             elif now - self._over_since.setdefault(place, now) > LOST_SECONDS:
                 self._end(place, self._lost(place))
 
-    def _end(self, place: int, result: JobResult) -> None:
+    def _end(self, place: int, result: RunResult) -> None:
         self._open.discard(place)
         self._ended[place] = result
         state = "cancelled" if result.cancelled else result.state
         say(f"job {self._jobs[place][0].name}: {state}  {result.message or result.folder}")
 
-    def _left(self, place: int) -> JobResult:
+    def _left(self, place: int) -> RunResult:
         order, number = self._jobs[place]
         running = self._states.get(number) == "RUNNING"
         where = "runs" if running else "is in the queue"
         state = State.RUNNING if running else State.PENDING
-        return JobResult(order.folder, state, f"Slurm's job {number} {where}")
+        return RunResult(order.folder, state, f"Slurm's job {number} {where}")
 
-    def _lost(self, place: int) -> JobResult:
+    def _lost(self, place: int) -> RunResult:
         """Return how a job ended that could not say so, and write it to its ``status.json``."""
         order, number = self._jobs[place]
         state = self._states.get(number, "")
@@ -168,14 +168,14 @@ class Watch:
         with suppress(InputError, OSError):  # it may have had no folder yet
             status = read_status(order.folder)
             if status.state in {State.COMPLETE, State.DIVERGED}:
-                return JobResult(order.folder, status.state)
+                return RunResult(order.folder, status.state)
             if status.state is State.INTERRUPTED and not state:  # long forgotten by Slurm
-                return JobResult(order.folder, status.state, f"Slurm's job {number}: {how}")
+                return RunResult(order.folder, status.state, f"Slurm's job {number}: {how}")
             if status.state in UNFINISHED and not lock_held(order.folder):
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 written = replace(status, state=ended, error=message, updated=now)
                 write_status(order.folder, written)
-        return JobResult(order.folder, ended, message, cancelled=cancelled)
+        return RunResult(order.folder, ended, message, cancelled=cancelled)
 
     def _last_words(self, number: str) -> str:
         log = self._folder / f"{number}_0_log.out"

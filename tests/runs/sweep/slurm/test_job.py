@@ -14,9 +14,9 @@ import pytest
 from submitit.core import job_environment
 from submitit.core.utils import DelayedSubmission, JobPaths
 
-from condexp.runs.result import JobResult
+from condexp.runs.result import RunResult
 from condexp.runs.sweep import job_process
-from condexp.runs.sweep.job import Board, GridTask
+from condexp.runs.sweep.job import JobTask, SweepFlags
 from condexp.runs.sweep.job_process import Order
 from condexp.runs.sweep.slurm import job as slurm_job
 from condexp.runs.sweep.slurm.job import SlurmTask
@@ -40,7 +40,7 @@ for number in NUMBERS:
 time.sleep(60) if NUMBERS else end()
 """
 JOB = {"config": "run: {on_existing: restart}\n"}
-Run = Callable[..., JobResult]
+Run = Callable[..., RunResult]
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def task(tmp_path: Path) -> SlurmTask:
     board.mkdir()
     run.mkdir()
     order = Order("1/1 (seed=1)", run, fail_fast=True, timeout=None)
-    grid = GridTask(Board(board), (order,), argv=("condexp",), folder=tmp_path)
+    grid = JobTask(SweepFlags(board), (order,), argv=("condexp",), folder=tmp_path)
     return SlurmTask(grid, order, JOB, 30, datetime.now(UTC))
 
 
@@ -82,7 +82,7 @@ def submitted(task: SlurmTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def run(task: SlurmTask, submitted: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the task, with signals that Slurm sends while it trains."""
 
-    def start(*numbers: signal.Signals, patience: float | None = None) -> JobResult:
+    def start(*numbers: signal.Signals, patience: float | None = None) -> RunResult:
         script = CHILD.replace("NUMBERS", str([int(number) for number in numbers]))
         script = script.replace("STUBBORN", str(patience is not None))
         monkeypatch.setattr(job_process, "COMMAND", (sys.executable, "-c", script))
@@ -100,7 +100,7 @@ def test_an_undisturbed_job_has_as_many_threads_as_cores(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert run() == JobResult(None, State.COMPLETE, f"3 threads, {JOB['config']}")
+    assert run() == RunResult(None, State.COMPLETE, f"3 threads, {JOB['config']}")
     assert called(tmp_path) == []
     assert "FORCE_COLOR" not in os.environ  # a log is no terminal
 

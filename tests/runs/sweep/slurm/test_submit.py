@@ -13,8 +13,8 @@ import pytest
 
 from condexp.cli.main import main
 from condexp.errors import InputError
-from condexp.runs.result import JobResult
-from condexp.runs.sweep.job import Board, GridTask
+from condexp.runs.result import RunResult
+from condexp.runs.sweep.job import JobTask, SweepFlags
 from condexp.runs.sweep.job_process import Order
 from condexp.runs.sweep.slurm import watch as slurm_watch
 from condexp.runs.sweep.slurm.options import SlurmOptions, slurm_options
@@ -26,7 +26,7 @@ FOLDER = {"submitit_folder": "x"}
 
 
 @pytest.fixture
-def grid(tmp_path: Path) -> GridTask:
+def grid(tmp_path: Path) -> JobTask:
     (tmp_path / "board").mkdir()
     orders = tuple(
         Order(f"{n}/3 (seed={n})", tmp_path / "default" / f"run{n}", fail_fast=False, timeout=None)
@@ -34,7 +34,7 @@ def grid(tmp_path: Path) -> GridTask:
     )
     for order in orders:
         order.folder.mkdir(parents=True)
-    return GridTask(Board(tmp_path / "board"), orders, argv=("condexp",), folder=tmp_path)
+    return JobTask(SweepFlags(tmp_path / "board"), orders, argv=("condexp",), folder=tmp_path)
 
 
 @pytest.fixture
@@ -64,10 +64,10 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 
 @pytest.fixture
-def submit(grid: GridTask, tmp_path: Path) -> Callable[..., list[JobResult]]:
+def submit(grid: JobTask, tmp_path: Path) -> Callable[..., list[RunResult]]:
     options = SlurmOptions(str(tmp_path / "submitit"), cpus_per_task=2, mem_gb=0.5)
 
-    def start(**changes: Any) -> list[JobResult]:
+    def start(**changes: Any) -> list[RunResult]:
         jobs = [(order, {"config": "seed: 1\n"}) for order in grid.orders]
         return run_on_slurm(grid, jobs, replace(options, **changes))
 
@@ -80,14 +80,14 @@ def put(folder: Path, number: str, outcome: str, value: object) -> None:
 
 
 def test_how_each_job_ended(
-    grid: GridTask,
+    grid: JobTask,
     cluster: Callable[[str], None],
-    submit: Callable[..., list[JobResult]],
+    submit: Callable[..., list[RunResult]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "submitit"
-    done = JobResult(grid.orders[0].folder, State.COMPLETE)
+    done = RunResult(grid.orders[0].folder, State.COMPLETE)
     put(folder, "7_0", "success", done)
     cluster("7_1|CANCELLED 7_2|OUT_OF_MEMORY")
     (folder / "7_2_0_log.out").write_text("a\nb\nc\noom-killer\n")
@@ -127,9 +127,9 @@ def test_how_each_job_ended(
 
 
 def test_a_job_that_left_no_word_and_one_that_could_not_begin(
-    grid: GridTask,
+    grid: JobTask,
     cluster: Callable[[str], None],
-    submit: Callable[..., list[JobResult]],
+    submit: Callable[..., list[RunResult]],
     tmp_path: Path,
 ) -> None:
     put(tmp_path / "submitit", "7_0", "error", "Traceback\nModuleNotFoundError: no torch\n")
@@ -143,9 +143,9 @@ def test_a_job_that_left_no_word_and_one_that_could_not_begin(
 
 
 def test_waiting_ends_with_the_grid_and_a_second_call_submits_none_twice(
-    grid: GridTask,
+    grid: JobTask,
     cluster: Callable[[str], None],
-    submit: Callable[..., list[JobResult]],
+    submit: Callable[..., list[RunResult]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -162,7 +162,7 @@ def test_waiting_ends_with_the_grid_and_a_second_call_submits_none_twice(
 
     def end() -> None:
         for number, order in enumerate(grid.orders):
-            done = JobResult(order.folder, State.COMPLETE)
+            done = RunResult(order.folder, State.COMPLETE)
             put(tmp_path / "submitit", f"7_{number}", "success", done)
 
     timer = threading.Timer(0.3, end)
@@ -182,7 +182,7 @@ def test_waiting_ends_with_the_grid_and_a_second_call_submits_none_twice(
 
 
 def test_slurm_may_refuse_or_be_away(
-    cluster: Callable[[str], None], submit: Callable[..., list[JobResult]], tmp_path: Path
+    cluster: Callable[[str], None], submit: Callable[..., list[RunResult]], tmp_path: Path
 ) -> None:
     cluster("12_3|RUNNING 13|PENDING 14_[5|")
     assert read_queue() == {"12_3": "RUNNING", "13": "PENDING"}
