@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from condexp.analysis.vocabulary import ConvInput, FisherType, Matrix, Precision
 from condexp.config.constraints import one_of, within
-from condexp.training.loop import Source
-from condexp.training.probe import ProbeMode
+from condexp.training.choices import ProbeMode, Source
 
 
 @dataclass(kw_only=True)

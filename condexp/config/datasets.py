@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from condexp.config.constraints import one_of, within
-from condexp.data.augment import Augment
-from condexp.data.gaussian import Shape
+from condexp.data.choices import Augment, Shape
 
 
 @dataclass(kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from condexp.config.constraints import one_of, within
-from condexp.training.execution import ModelPrecision
+from condexp.training.choices import ModelPrecision
 
 
 @dataclass(kw_only=True)

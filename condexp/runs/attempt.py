@@ -35,8 +35,8 @@ from condexp.store.run_folder.provenance import provenance
 from condexp.store.run_folder.status import CONFIG_NAME, State
 from condexp.store.schema.layout import FILE_NAME
 from condexp.training.checkpoint import Checkpoint
+from condexp.training.choices import RunState
 from condexp.training.events import Sink
-from condexp.training.loop import RunState
 
 logger = logging.getLogger("condexp")
 INTACT = "All committed results are intact; make room and start the run again"

@@ -27,6 +27,7 @@ from condexp.models.resnet import build_resnet
 from condexp.models.resnet_imagenet import build_resnet_imagenet
 from condexp.models.torchvision_models import build_torchvision
 from condexp.models.vgg import build_vgg
+from condexp.training.choices import ProbeMode
 from condexp.training.optimizers import (
     LearningRate,
     build_optimizer,
@@ -35,7 +36,7 @@ from condexp.training.optimizers import (
     multistep,
     warmed_up,
 )
-from condexp.training.probe import Probe, ProbeMode, draw_probe
+from condexp.training.probe import Probe, draw_probe
 
 MODEL_BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": build_mlp,

@@ -17,12 +17,12 @@ from condexp.store.run_folder.checkpoints import (
     save_checkpoint,
 )
 from condexp.training.checkpoint import Checkpoint
+from condexp.training.choices import RunState
 from condexp.training.distributed.communicator import (
     SINGLE_TRAINING_PROCESS,
     StepAction,
     TrainingCommunicator,
 )
-from condexp.training.loop import RunState
 from condexp.training.seeding import random_state
 
 

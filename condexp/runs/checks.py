@@ -14,9 +14,8 @@ from condexp.config import Config
 from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset, Task
 from condexp.errors import InputError
+from condexp.training.choices import ProbeMode, Source
 from condexp.training.distributed.environment import DistributedEnv, given_place
-from condexp.training.loop import Source
-from condexp.training.probe import ProbeMode
 
 LEAST_SHARE = 2  # samples: batch statistics of one are void
 

@@ -29,9 +29,10 @@ from condexp.runs.checks import check_labels, check_memory, check_processes, num
 from condexp.runs.model_trace import ModelTrace, trace_model
 from condexp.store.run_folder.identity import identity_yaml, run_folder
 from condexp.store.schema.layout import FileSpec
+from condexp.training.choices import ModelPrecision, Source
 from condexp.training.distributed.environment import given_place
-from condexp.training.execution import ModelPrecision, check_execution, find_device
-from condexp.training.loop import Plan, Source
+from condexp.training.execution import check_execution, find_device
+from condexp.training.loop import Plan
 from condexp.training.schedule import Schedule, evaluation_steps
 
 

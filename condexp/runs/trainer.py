@@ -18,11 +18,12 @@ from condexp.runs.build import (
     training_batches,
 )
 from condexp.runs.prepare import PreparedRun
+from condexp.training.choices import ModelPrecision
 from condexp.training.distributed.communicator import TrainingCommunicator
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from condexp.training.evaluate import Evaluator, build_loss
 from condexp.training.events import Sink
-from condexp.training.execution import Forward, ModelPrecision, compile_model, configure
+from condexp.training.execution import Forward, compile_model, configure
 from condexp.training.loop import Outcome, train
 from condexp.training.optimizers import LearningRate
 from condexp.training.probe import Probe

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +15,9 @@ from condexp.data.dataset import Dataset
 from condexp.data.loaders import Batches
 from condexp.errors import InputError
 from condexp.models.sync_batchnorm import unsynchronised
+from condexp.training.choices import ProbeMode
 from condexp.training.evaluate import LossFunction
 from condexp.training.seeding import make_generator
-
-
-class ProbeMode(StrEnum):
-    """The mode of the whole network while it is probed; BatchNorm is where it matters."""
-
-    TRAIN = "train"
-    EVAL = "eval"
 
 
 @dataclass(frozen=True)

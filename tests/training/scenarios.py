@@ -9,14 +9,16 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.vocabulary import LAYER_MEASURES, FisherType, Matrix
 from condexp.data.loaders import Batches
-from condexp.models.norm import Norm, make_norm
+from condexp.models.choices import Norm
+from condexp.models.norm import make_norm
 from condexp.models.sync_batchnorm import convert_sync_batchnorm
+from condexp.training.choices import ProbeMode, Source
 from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, TrainingCommunicator
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from condexp.training.evaluate import Evaluator
-from condexp.training.loop import Plan, Source, train
+from condexp.training.loop import Plan, train
 from condexp.training.optimizers import build_optimizer, constant
-from condexp.training.probe import Probe, ProbeMode, draw_probe
+from condexp.training.probe import Probe, draw_probe
 from condexp.training.seeding import seed_everything
 from tests.training.runs import NUM_CLASSES, Log, images
 

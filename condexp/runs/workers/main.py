@@ -13,9 +13,9 @@ from condexp.runs.stop_signals import StopRequests, stop_requests
 from condexp.runs.trainer import build_trainer
 from condexp.runs.workers.group import StartMessage, WorkerGroup, WorkerSpec
 from condexp.store.run_folder.status import State
+from condexp.training.choices import RunState
 from condexp.training.distributed.communicator import StepAction
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
-from condexp.training.loop import RunState
 from condexp.training.seeding import random_state
 
 

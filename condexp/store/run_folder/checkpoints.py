@@ -14,8 +14,8 @@ from condexp.store.hdf5.validate import validate_results
 from condexp.store.schema.fields import Axis
 from condexp.store.schema.layout import COUNTERS, FILE_NAME, SEALED, FileSpec, datasets
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
+from condexp.training.choices import RunState
 from condexp.training.events import EvalRecord
-from condexp.training.loop import RunState
 
 CHECKPOINT_NAME, PREVIOUS_NAME = "checkpoint.pt", "checkpoint.previous.pt"
 MIN_SECONDS = 10.0  # between the checkpoints of short epochs: a few milliseconds each

@@ -16,7 +16,8 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import MeasurementHooks
 from condexp.analysis.vocabulary import Matrix
-from condexp.training.loop import Plan, RunState, Source, train
+from condexp.training.choices import RunState, Source
+from condexp.training.loop import Plan, train
 from tests import cases
 from tests.training.runs import Log
 

@@ -34,8 +34,8 @@ from condexp.store.run_folder.checkpoints import (
 )
 from condexp.store.schema.layout import FileSpec
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
+from condexp.training.choices import RunState
 from condexp.training.events import RowCounts
-from condexp.training.loop import RunState
 from tests.store.records import counters, eval_record, make_spec, step_record, write_run
 
 ORIGIN = RunFingerprint("", "data")
