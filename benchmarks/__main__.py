@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks import append, fisher, loop, memory, ranks, scaling, snapshot
 from benchmarks.timing import as_json, conditions, table
-from condexp.linalg.eigen import pin_threads
+from condexp.analysis.linalg.eigen import pin_threads
 
 BENCHMARKS = {
     "loop": loop.measure,

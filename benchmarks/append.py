@@ -12,16 +12,17 @@ from torch import nn
 from benchmarks.loop import BATCH, by_hand, random_images
 from benchmarks.timing import Measurement, alternate
 from condexp.analysis.analyze import analyze_batches
-from condexp.analysis.layers import trace_layers
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.layers.select import trace_layers
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot, Snapshot
+from condexp.analysis.vocabulary import Matrix
 from condexp.data.dataset import Dataset
 from condexp.data.loaders import Batches
-from condexp.linalg.kronecker import KroneckerSpectrum
 from condexp.models.resnet import build_resnet
-from condexp.store.create import create_results
-from condexp.store.layout import FileSpec
-from condexp.store.writer import Durability, ResultsWriter
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.writer import Durability, ResultsWriter
+from condexp.store.schema.layout import FileSpec
 from condexp.training.events import SnapshotRecord
 
 TARGET = 0.01

@@ -3,7 +3,8 @@
 from benchmarks.networks import Training, resnet
 from benchmarks.snapshot import riding
 from benchmarks.timing import Measurement, rounds
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import Matrix
 
 TARGET = 8.0
 

@@ -14,8 +14,9 @@ from condexp.data.digits import load_digits
 from condexp.data.loaders import Batches
 from condexp.models.mlp import build_mlp
 from condexp.models.resnet import build_resnet
+from condexp.training.choices import Source
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
-from condexp.training.loop import Plan, Source, train
+from condexp.training.loop import Plan, train
 from condexp.training.optimizers import build_optimizer, constant
 
 # A small rate: both ways stay at ordinary numbers, however often they are timed.

@@ -18,11 +18,11 @@ import torch.distributed as dist
 
 from benchmarks.networks import LOSS, NETWORKS, Training
 from benchmarks.timing import Measurement
+from condexp.analysis.linalg.eigen import pin_threads
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.tapes import Tapes
-from condexp.linalg.eigen import pin_threads
-from condexp.training.crew import SINGLE, Crew
-from condexp.training.distributed import Team
+from condexp.analysis.statistics.network import NetworkStatistics
+from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, TrainingCommunicator
+from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from condexp.training.measured_step import listening, snapshot_of
 
 GROUPS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes": (2, 1)}
@@ -76,17 +76,17 @@ def _group(network: str, size: int, threads: int) -> Times:
 
 
 def _rank(rank: int, size: int, meeting: str, network: str) -> Times:
-    crew: Crew = SINGLE
+    crew: TrainingCommunicator = SINGLE_TRAINING_PROCESS
     if size > 1:
         dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=size)
-        crew = Team(torch.device("cpu"), size)
+        crew = ProcessGroupCommunicator(torch.device("cpu"), size)
     training = Training(next(each for each in NETWORKS if each.name == network))
     part = crew.share().of(len(training.inputs))
     inputs, targets = training.inputs[part], training.targets[part]
     model, optimizer = training.model, training.optimizer
     forward = crew.parallel(model)
     times: Times = {"step": [], "measured step": [], "snapshot": [], "uniting": []}
-    unite: Any = Tapes._unite
+    unite: Any = NetworkStatistics._unite
 
     def timed_unite(*arguments: Any) -> Any:
         start = time.perf_counter()
@@ -94,7 +94,7 @@ def _rank(rank: int, size: int, meeting: str, network: str) -> Times:
         times["uniting"].append(time.perf_counter() - start)
         return names
 
-    Tapes._unite = timed_unite  # type: ignore[method-assign,assignment]
+    NetworkStatistics._unite = timed_unite  # type: ignore[method-assign,assignment]
 
     def forward_backward() -> float:
         optimizer.zero_grad()
@@ -123,7 +123,9 @@ def _rank(rank: int, size: int, meeting: str, network: str) -> Times:
     return times
 
 
-def _time(run: Callable[[], None], times: list[float], crew: Crew, *, counts: bool) -> None:
+def _time(
+    run: Callable[[], None], times: list[float], crew: TrainingCommunicator, *, counts: bool
+) -> None:
     crew.mean(0.0)  # all are here
     start = time.perf_counter()
     run()

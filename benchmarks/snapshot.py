@@ -10,9 +10,10 @@ from torch import nn
 from benchmarks.networks import LOSS, NETWORKS, Network, Training
 from benchmarks.timing import Measurement, rounds
 from condexp.analysis.analyze import analyze_batches
-from condexp.analysis.listener import Listener
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.statistics.hooks import MeasurementHooks
+from condexp.analysis.vocabulary import Matrix
 
 with warnings.catch_warnings():
     # A dependency of curvlinops compiles TorchScript at import, which torch deprecates.
@@ -96,7 +97,7 @@ def riding(training: Training, options: AnalysisOptions) -> Callable[[], None]:
     """
 
     def run() -> None:
-        with Listener(
+        with MeasurementHooks(
             training.model,
             options,
             denominator=float(len(training.inputs)),

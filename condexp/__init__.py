@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from condexp.analysis.analyze import analyze
+    from condexp.analysis.linalg.spectrum import Spectrum
     from condexp.analysis.recorder import Recorder
     from condexp.analysis.snapshot import Snapshot
-    from condexp.linalg.spectrum import Spectrum
     from condexp.results.collect import collect
     from condexp.store.reader import open_run
 
@@ -21,7 +21,7 @@ __all__ = ["Recorder", "Snapshot", "Spectrum", "analyze", "collect", "open_run"]
 _HOMES = {
     "Recorder": "condexp.analysis.recorder",
     "Snapshot": "condexp.analysis.snapshot",
-    "Spectrum": "condexp.linalg.spectrum",
+    "Spectrum": "condexp.analysis.linalg.spectrum",
     "analyze": "condexp.analysis.analyze",
     "collect": "condexp.results.collect",
     "open_run": "condexp.store.reader",

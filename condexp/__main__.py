@@ -2,7 +2,7 @@
 
 import sys
 
-from condexp.cli import main
+from condexp.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from condexp.jobs import GridTask
+    from condexp.runs.sweep.job import JobTask
 
 
 class SlurmLauncher(Launcher):
@@ -32,11 +32,11 @@ class SlurmLauncher(Launcher):
 
         Args:
             hydra_context: Loads configurations.
-            task_function: The grid's :class:`condexp.jobs.GridTask`.
+            task_function: The grid's :class:`condexp.runs.sweep.job.JobTask`.
             config: The composed configuration of the grid.
         """
         self._loader, self._config = hydra_context.config_loader, config
-        self._grid: GridTask = task_function  # type: ignore[assignment]
+        self._grid: JobTask = task_function  # type: ignore[assignment]
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -51,8 +51,8 @@ class SlurmLauncher(Launcher):
             How each ended, in their order.
         """
         # Hydra imports this file at every start.
-        from condexp.slurm import run_on_slurm
-        from condexp.slurm_options import slurm_options
+        from condexp.runs.sweep.slurm.options import slurm_options
+        from condexp.runs.sweep.slurm.submit import run_on_slurm
 
         orders = self._grid.orders[initial_job_idx:]
         jobs = []

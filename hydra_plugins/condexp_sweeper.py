@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from condexp.jobs import GridTask
+    from condexp.runs.sweep.job import JobTask
 
 
 @dataclass
@@ -60,11 +60,11 @@ class CondexpSweeper(BasicSweeper):
             SystemExit: With the grid's exit code, if that is not 0.
         """
         # Only a grid needs torch at this point.
-        from condexp.console import show
-        from condexp.grid import run_grid
-        from condexp.grid_plan import plan_grid
-        from condexp.grid_report import plan_table
-        from condexp.rank_place import refuse_several_grids
+        from condexp.results.console import show
+        from condexp.runs.checks import refuse_several_grids
+        from condexp.runs.sweep.execute import run_sweep
+        from condexp.runs.sweep.plan import plan_sweep
+        from condexp.runs.sweep.report import plan_table
 
         refuse_several_grids()
         assert self.config is not None
@@ -73,16 +73,16 @@ class CondexpSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         (jobs,) = self.split_arguments(overrides, None)
-        plan = plan_grid(jobs, [loader.load_sweep_config(self.config, list(job)) for job in jobs])
+        plan = plan_sweep(jobs, [loader.load_sweep_config(self.config, list(job)) for job in jobs])
         if any(job.config.run.dry_run for job in plan):
             show(plan_table(plan))
             return []
-        code = run_grid(plan, self._launch)
+        code = run_sweep(plan, self._launch)
         if code:  # hydra.main returns nothing under -m
             raise SystemExit(code)
         return []
 
-    def _launch(self, task: "GridTask", jobs: Sequence[Sequence[str]]) -> Sequence[Any]:
+    def _launch(self, task: "JobTask", jobs: Sequence[Sequence[str]]) -> Sequence[Any]:
         assert self.config is not None
         assert self.hydra_context is not None
         launcher = Plugins.instance().instantiate_launcher(

@@ -1,7 +1,7 @@
 """An observer of runs for tests."""
 
-from condexp.job_result import JobResult
-from condexp.prepare import Prepared
+from condexp.runs.prepare import PreparedRun
+from condexp.runs.result import RunResult
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 
@@ -12,7 +12,7 @@ class Silent:
         self.losses: list[float] = []
         self.told: list[str] = []
 
-    def started(self, _: Prepared, /) -> None:
+    def started(self, _: PreparedRun, /) -> None:
         self.told.append("started")
 
     def on_step(self, record: StepRecord, /) -> None:
@@ -24,5 +24,5 @@ class Silent:
     def on_snapshot(self, _: SnapshotRecord, /) -> None:
         self.told.append("snapshot")
 
-    def finished(self, _: JobResult, /) -> None:
+    def finished(self, _: RunResult, /) -> None:
         self.told.append("finished")

@@ -22,10 +22,10 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmarks.__main__ import BENCHMARKS
-from condexp.analysis.options import Matrix
-from condexp.cli import main
-from condexp.launch import chosen_presets, conf_dir
-from condexp.validation import validate
+from condexp.analysis.vocabulary import Matrix
+from condexp.cli.main import main
+from condexp.config.presets import chosen_presets, conf_dir
+from condexp.config.validation import parse_config
 from tests.results.stored import write_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,7 +166,7 @@ def compose_once(overrides: tuple[str, ...]) -> None:
     """Compose and validate one job; the pages have many commands in common."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose("config", list(overrides), return_hydra_config=True)
-    validate(composed, **chosen_presets(composed.hydra))
+    parse_config(composed, **chosen_presets(composed.hydra))
 
 
 def targets() -> set[str]:

@@ -7,10 +7,10 @@ import nbformat
 import pytest
 from hydra import compose, initialize_config_dir
 
-from condexp.experiment import run_experiment
-from condexp.launch import conf_dir
-from condexp.store.runs import State
-from condexp.validation import validate
+from condexp.config.presets import conf_dir
+from condexp.config.validation import parse_config
+from condexp.runs.execute import run_experiment
+from condexp.store.run_folder.status import State
 from tests.observer import Silent
 
 NOTEBOOK = Path(__file__).parent.parent / "docs" / "example.ipynb"
@@ -25,7 +25,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for last_bn in ("false", "true"):
             changes = [*TINY, *RESNET, "trainer.steps=4", f"model.last_bn={last_bn}"]
             composed = compose("config", [*changes, f"run.root={root}"], return_hydra_config=True)
-            assert run_experiment(validate(composed), Silent()).state is State.COMPLETE
+            assert run_experiment(parse_config(composed), Silent()).state is State.COMPLETE
     return root
 
 

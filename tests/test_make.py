@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from condexp.results.claims import CLAIMS
-from condexp.results.paper import EXPERIMENTS
-from condexp.store.runs import State, find_runs, read_status
+from condexp.results.report import EXPERIMENTS
+from condexp.store.run_folder.status import State, find_runs, read_status
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from condexp.analysis.options import DEFAULT_MATRICES, KAPPA_P, AnalysisOptions, Matrix
-from condexp.analysis.passes import LossFunction, Passes
-from condexp.analysis.ranks import ALONE, Ranks
+from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
+from condexp.analysis.measurement import LossFunction, Measurement
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
-from condexp.linalg.spectrum import Status
+from condexp.analysis.vocabulary import DEFAULT_MATRICES, KAPPA_P, Matrix, SpectrumStatus
 
 
 def analyze(
@@ -80,7 +80,7 @@ def analyze(
         memory_limit: Bytes that ``fisher`` may keep and work in; None: no limit. Layers are taken
             in groups that fit.
         denominator: D, what the loss divides its sum over samples by; None: see
-            :func:`condexp.analysis.labels.loss_denominator`.
+            :func:`condexp.analysis.loss.denominator.loss_denominator`.
         learning_rate: For ``effective_lr``: lr / (1 − momentum).
 
     Returns:
@@ -105,7 +105,7 @@ def analyze(
         memory_limit=memory_limit,
     )
     batches = [(inputs, targets)]
-    snapshot = Passes(model, loss_fn, batches, options, learning_rate, denominator).measure()
+    snapshot = Measurement(model, loss_fn, batches, options, learning_rate, denominator).measure()
     _refuse_unreliable(snapshot)
     return snapshot
 
@@ -117,7 +117,7 @@ def analyze_batches(
     options: AnalysisOptions,
     *,
     learning_rate: float | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Communicator = SINGLE_PROCESS,
 ) -> Snapshot:
     """Measure a model on several batches, merged by Σ sums / Σ counts.
 
@@ -138,7 +138,7 @@ def analyze_batches(
     Raises:
         InputError: If there is no batch, and as for :func:`analyze`.
     """
-    return Passes(model, loss_fn, batches, options, learning_rate, ranks=ranks).measure()
+    return Measurement(model, loss_fn, batches, options, learning_rate, ranks=ranks).measure()
 
 
 def _refuse_unreliable(snapshot: Snapshot) -> None:
@@ -148,7 +148,7 @@ def _refuse_unreliable(snapshot: Snapshot) -> None:
         for matrix in Matrix
     ]
     for what, spectrum in [*named, ("'fisher' of all layers", snapshot.fisher)]:
-        if spectrum is not None and spectrum.status is Status.UNRELIABLE:
+        if spectrum is not None and spectrum.status is SpectrumStatus.UNRELIABLE:
             raise ArithmeticError(
                 f"the spectrum of {what} is unreliable: an eigenvalue lies further below 0 than "
                 "rounding explains; use precision='float64'."

@@ -6,47 +6,19 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
+from condexp.analysis.vocabulary import (
+    DEFAULT_MATRICES,
+    GRADIENT_MATRICES,
+    KAPPA_P,
+    ConvInput,
+    FisherType,
+    Matrix,
+    Precision,
+)
 from condexp.errors import InputError, choose
-from condexp.linalg.auto import Precision
 
-KAPPA_P = (0.5, 0.8, 0.9, 1.0)
-
-
-class Matrix(StrEnum):
-    """The matrices whose spectra are measured (``docs/theory.md`` §3)."""
-
-    INPUT = "input"
-    GRAD_OUTPUT = "grad_output"
-    KFAC = "kfac"
-    FISHER = "fisher"
-    WEIGHT = "weight"
-    WEIGHT_GRAD = "weight_grad"
-
-
-DEFAULT_MATRICES = (Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC)
-SIGNAL_MATRICES = frozenset({Matrix.GRAD_OUTPUT, Matrix.KFAC, Matrix.FISHER})
 """Those made of what ``fisher_type`` back-propagates; ``weight_grad`` is of the data's loss."""
-GRADIENT_MATRICES = SIGNAL_MATRICES | {Matrix.WEIGHT_GRAD}
-SINGULAR_VALUES = frozenset({Matrix.WEIGHT, Matrix.WEIGHT_GRAD})
 """With the spectrum of one the other's comes cheap enough that ``domination`` is stored."""
-
-
-class ConvInput(StrEnum):
-    """The rows of a convolution's ``input``: flattened patches or pixels (channels)."""
-
-    PATCHES = "patches"
-    CHANNELS = "channels"
-
-
-class FisherType(StrEnum):
-    """The labels whose loss is back-propagated (Kunstner et al. 2019)."""
-
-    EMPIRICAL = "empirical"
-    """The data's own."""
-    MC = "mc"
-    """Drawn from the model's distribution, seeded."""
-    EXACT = "exact"
-    """All labels, weighted by the model's distribution: the Gauss–Newton matrix in eval mode."""
 
 
 @dataclass(frozen=True)

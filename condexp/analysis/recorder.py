@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from condexp.analysis.listener import Listener
-from condexp.analysis.options import DEFAULT_MATRICES, KAPPA_P, AnalysisOptions, FisherType
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.statistics.hooks import MeasurementHooks
+from condexp.analysis.vocabulary import DEFAULT_MATRICES, KAPPA_P, FisherType
 from condexp.errors import InputError
 
 
-class Recorder(Listener):
+class Recorder(MeasurementHooks):
     """Measure the layers of a model during a forward and backward pass of the user's own.
 
     Each layer's ``input`` is reduced to its second moment as soon as the layer ran, its

@@ -5,20 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from condexp.analysis.layers import LayerInfo
+from condexp.analysis.layers.info import LayerInfo
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.errors import choose
-from condexp.linalg.kronecker import KroneckerSpectrum
-from condexp.linalg.spectrum import Spectrum
-
-LAYER_MEASURES = (
-    "weight_norm",
-    "grad_norm",
-    "domination",
-    "effective_lr",
-    "input_mean_fraction",
-    "dead_fraction",
-    "full_fraction",
-)
 
 
 class BnMode(StrEnum):

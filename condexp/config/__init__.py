@@ -1,6 +1,6 @@
 """The typed configuration: every key of ``conf/`` and what it may hold.
 
-Values live in ``conf/``, types, limits and choices here, checks in :mod:`condexp.validation`.
+Values live in ``conf/``, types, limits and choices here; :mod:`.validation` checks them.
 """
 
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from condexp.config.analysis import AnalysisConfig
+from condexp.config.constraints import one_of, within
 from condexp.config.datasets import DATASETS, DatasetConfig
 from condexp.config.models import MODELS, ModelConfig
 from condexp.config.training import (
@@ -17,7 +18,6 @@ from condexp.config.training import (
     SchedulerConfig,
     TrainerConfig,
 )
-from condexp.limits import one_of, within
 
 
 @dataclass(kw_only=True)

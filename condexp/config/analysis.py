@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-from condexp.analysis.options import ConvInput, FisherType, Matrix
-from condexp.limits import one_of, within
-from condexp.linalg.auto import Precision
-from condexp.training.loop import Source
-from condexp.training.probe import ProbeMode
+from condexp.analysis.vocabulary import ConvInput, FisherType, Matrix, Precision
+from condexp.config.constraints import one_of, within
+from condexp.training.choices import ProbeMode, Source
 
 
 @dataclass(kw_only=True)

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from condexp.data.augment import Augment
-from condexp.data.gaussian import Shape
-from condexp.limits import one_of, within
+from condexp.config.constraints import one_of, within
+from condexp.data.choices import Augment, Shape
 
 
 @dataclass(kw_only=True)

@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from condexp.limits import one_of, within
-from condexp.models.block import Activation, NormPosition
-from condexp.models.init import Init
-from condexp.models.norm import Norm
-from condexp.models.residual import Shortcut
+from condexp.config.constraints import one_of, within
+from condexp.models.choices import Activation, Init, Norm, NormPosition, Shortcut
 
 
 @dataclass(kw_only=True)

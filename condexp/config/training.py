@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from condexp.limits import one_of, within
-from condexp.training.execution import ModelPrecision
+from condexp.config.constraints import one_of, within
+from condexp.training.choices import ModelPrecision
 
 
 @dataclass(kw_only=True)

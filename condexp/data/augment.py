@@ -1,24 +1,10 @@
 """How training images are varied, from generators of their own that nothing else can disturb."""
 
-from enum import StrEnum
-
 import numpy as np
 import torch
 from torch import Tensor
 
 CROP_PADDING = 4
-
-
-class Augment(StrEnum):
-    """How training images are varied.
-
-    crop_flip: reflection padding by 4 px, a random crop of the old size, a random horizontal flip
-    (He et al. 2016, §4.2, with reflection for zeros). Images that are read from files of any size:
-    a random crop of 8 to 100 % of the area, resized, and the flip (Szegedy et al. 2015, §6).
-    """
-
-    NONE = "none"
-    CROP_FLIP = "crop_flip"
 
 
 def seed_of(*stream: int) -> int:

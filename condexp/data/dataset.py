@@ -9,7 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from condexp.data.augment import Augment, augment_batch, generator_of
+from condexp.data.augment import augment_batch, generator_of
+from condexp.data.choices import Augment
 
 RESIDENT_SHARE = 0.25
 Indices = Tensor | slice

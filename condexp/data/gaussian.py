@@ -2,20 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from enum import StrEnum
 
 import torch
 from torch import Tensor
 
+from condexp.data.choices import Shape
 from condexp.data.dataset import Dataset, Split, Task, checksum_of
 from condexp.errors import InputError, choose
-
-
-class Shape(StrEnum):
-    """How eigenvalues are spaced between the largest and the smallest."""
-
-    LOG = "log"
-    LINEAR = "linear"
 
 
 def prescribed_spectrum(

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils import data
 
-from condexp.data.augment import Augment, seed_of
+from condexp.data.augment import seed_of
+from condexp.data.choices import Augment
 from condexp.data.dataset import Indices, Share, Split
 
 # 256 for crops of 224 (Krizhevsky et al. 2012, §2).

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from condexp.data.augment import CROP_PADDING, Augment, generator_of
+from condexp.data.augment import CROP_PADDING, generator_of
+from condexp.data.choices import Augment
 from condexp.data.dataset import Indices, Share, Split
 from condexp.errors import InputError, choose
 

@@ -1,29 +1,12 @@
 """What plain networks are made of: blocks of a layer with weights, and convolutions' head."""
 
 from collections import OrderedDict
-from enum import StrEnum
 
 from torch import Tensor, nn
 
 from condexp.errors import choose
-from condexp.models.norm import Norm, make_norm
-
-
-class Activation(StrEnum):
-    """Which activation."""
-
-    RELU = "relu"
-    TANH = "tanh"
-    SIGMOID = "sigmoid"
-    GELU = "gelu"
-    IDENTITY = "identity"
-
-
-class NormPosition(StrEnum):
-    """Where the normalisation stands with respect to the activation."""
-
-    BEFORE = "before"
-    AFTER = "after"
+from condexp.models.choices import Activation, Norm, NormPosition
+from condexp.models.norm import make_norm
 
 
 def make_activation(activation: Activation | str) -> nn.Module:

@@ -4,16 +4,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from condexp.models.block import (
-    Activation,
-    NormPosition,
-    add_pooling,
-    make_block,
-    make_classifier,
-)
+from condexp.models.block import add_pooling, make_block, make_classifier
 from condexp.models.checks import check_image, check_sizes
-from condexp.models.init import Init, initialise
-from condexp.models.norm import Norm
+from condexp.models.choices import Activation, Init, Norm, NormPosition
+from condexp.models.init import initialise
 
 
 def build_cnn(

@@ -15,24 +15,14 @@ normal      N(0, 0.01²): Krizhevsky et al. 2012, §5
 """
 
 import math
-from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
 
 from condexp.errors import InputError, choose
+from condexp.models.choices import Init
 
 NORMAL_DEVIATION = 0.01
-
-
-class Init(StrEnum):
-    """How weights are drawn."""
-
-    LECUN = "lecun"
-    HE = "he"
-    XAVIER = "xavier"
-    ORTHOGONAL = "orthogonal"
-    NORMAL = "normal"
 
 
 def weight_deviation(init: Init, weight: Tensor) -> float:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from condexp.models.checks import check_sizes, count_features
-from condexp.models.init import Init, initialise
+from condexp.models.choices import Init
+from condexp.models.init import initialise
 
 
 def build_linear(

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from condexp.models.block import Activation, NormPosition, make_block
+from condexp.models.block import make_block
 from condexp.models.checks import check_sizes, count_features
-from condexp.models.init import Init, initialise
-from condexp.models.norm import Norm
+from condexp.models.choices import Activation, Init, Norm, NormPosition
+from condexp.models.init import initialise
 
 
 def build_mlp(

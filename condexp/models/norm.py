@@ -1,29 +1,18 @@
 """Normalisations, and batch normalisation's two halves as modules of their own."""
 
 from collections.abc import Callable
-from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from condexp.errors import InputError, choose
+from condexp.models.choices import Norm
 
 Average = Callable[[Tensor], Tensor]
 """The mean over processes that have equal shares of a batch, through which gradients pass."""
 LARGEST_NUM_GROUPS = 32
 SMALLEST_GROUP = 4
-
-
-class Norm(StrEnum):
-    """Which normalisation."""
-
-    NONE = "none"
-    BATCH = "batch"
-    LAYER = "layer"
-    GROUP = "group"
-    CENTER = "center"
-    SCALE = "scale"
 
 
 class BatchStatistics(_BatchNorm):

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from condexp.errors import choose
 from condexp.models.checks import check_image, check_sizes
-from condexp.models.init import Init, initialise
-from condexp.models.norm import Norm, make_norm
+from condexp.models.choices import Init, Norm, Shortcut
+from condexp.models.init import initialise
+from condexp.models.norm import make_norm
 from condexp.models.residual import (
     STEM_CHANNELS,
-    Shortcut,
     cifar_blocks,
     cifar_widths,
     make_shortcut,

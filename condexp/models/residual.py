@@ -4,28 +4,16 @@ He et al. 2016a, *Deep residual learning*, §4.1 and 4.2.
 """
 
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from condexp.errors import InputError
-from condexp.models.norm import Norm, make_norm
+from condexp.models.choices import Norm, Shortcut
+from condexp.models.norm import make_norm
 
 STEM_CHANNELS = 16
 BlockMaker = Callable[[int, int, int, bool], nn.Module]
-
-
-class Shortcut(StrEnum):
-    """The shortcuts of He et al. 2016a, §4.1.
-
-    A: without parameters, new channels are zero. B: projection where the shape changes. C: always
-    projection.
-    """
-
-    A = "A"
-    B = "B"
-    C = "C"
 
 
 class ZeroPadShortcut(nn.Module):

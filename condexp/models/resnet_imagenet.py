@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from condexp.errors import InputError, choose
 from condexp.models.checks import check_image, check_sizes
-from condexp.models.init import Init, initialise
-from condexp.models.norm import Norm, make_norm
-from condexp.models.residual import Shortcut, make_shortcut, make_stages
+from condexp.models.choices import Init, Norm, Shortcut
+from condexp.models.init import initialise
+from condexp.models.norm import make_norm
+from condexp.models.residual import make_shortcut, make_stages
 from condexp.models.resnet import BasicBlock, ResNet
 
 WIDTH = 64

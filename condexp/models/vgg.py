@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from torch import nn
 
 from condexp.errors import choose
-from condexp.models.block import NormPosition, add_pooling, make_block, make_classifier
+from condexp.models.block import add_pooling, make_block, make_classifier
 from condexp.models.checks import check_image, check_sizes
-from condexp.models.init import Init, initialise
-from condexp.models.norm import Norm
+from condexp.models.choices import Init, Norm, NormPosition
+from condexp.models.init import initialise
 
 WIDTHS = (64, 128, 256, 512, 512)
 # Convolutions of each stage; the published depth counts three linear layers.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from condexp.results.marks import Mark, format_number, kappa_mark, measure_mark
+from condexp.results.tables.numbers import Mark, format_number, kappa_mark, measure_mark
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from condexp.errors import InputError
-from condexp.results.last_rows import LastRows, read_last_rows
-from condexp.results.layers import LayerMeasures
-from condexp.results.setting import flatten, lookup
-from condexp.results.status_table import read_statuses
-from condexp.store.layout import FILE_NAME
-from condexp.store.matrices import NETWORK
+from condexp.results.config_keys import flatten, lookup
+from condexp.results.measures import LayerMeasures
+from condexp.store.last_rows import LastRows, read_last_rows
 from condexp.store.reader import Run
-from condexp.store.runs import CONFIG_NAME, State, Status, identity_config
+from condexp.store.run_folder.identity import identity_config
+from condexp.store.run_folder.status import CONFIG_NAME, State, Status, read_statuses
+from condexp.store.schema.layout import FILE_NAME
+from condexp.store.schema.matrices import NETWORK
 
 
 def collect(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from condexp.results.marks import Mark, format_number
+from condexp.results.tables.numbers import Mark, format_number
 
 
 def markdown_grid(header: Sequence[str], body: Sequence[Sequence[str]], num_left: int) -> str:

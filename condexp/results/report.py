@@ -1,205 +1,192 @@
-"""The report of one run: its setting, its metrics, and its layers at one snapshot."""
+"""The paper's tables, figures and claims as one page, from stored runs alone."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
-from condexp.analysis.options import SINGULAR_VALUES
 from condexp.errors import InputError
-from condexp.results.layers import LayerMeasures
-from condexp.results.marks import Mark, format_number
-from condexp.results.setting import headline, setting_table
-from condexp.results.status_table import format_seconds
-from condexp.store.reader import Run
+from condexp.results.claims import CLAIMS, Claim
+from condexp.results.claims.verdict import Verdict
+from condexp.results.collect import collect
+from condexp.results.markdown import markdown_frame
+from condexp.results.report_origins import commands, describe_machines, describe_runs
+from condexp.results.select import select, with_snapshots
+from condexp.results.tables.formats import Format, render
+from condexp.results.tables.table import make_table
+from condexp.store.disk import write_text
+from condexp.store.run_folder.status import State
 
-SYMBOLS = {
-    "input": "Σx",
-    "grad_output": "Σ∇h",
-    "kfac": "KFAC",
-    "weight": "WWᵀ",
-    "weight_grad": "∇W∇Wᵀ",
-    "fisher": "Fisher",
+REPORT_NAME = "REPORT.md"
+PAIRED = "model.last_bn"
+NO_VERDICT = "cannot be said"
+ENDED = (State.COMPLETE, State.DIVERGED)
+VALUES = ("test_error", "last_linear.input_kappa_0.5")
+
+
+@dataclass(frozen=True)
+class TableKeys:
+    """Rows and columns of one of the paper's tables."""
+
+    rows: tuple[str, ...]
+    cols: tuple[str, ...]
+
+
+TABLES: Mapping[str, TableKeys] = {
+    "table1": TableKeys(("model.depth",), ("model.name", PAIRED)),
+    "table2": TableKeys(("model.depth",), ("model.name", PAIRED)),
+    "table3": TableKeys(("model.depth",), (PAIRED, "model.dropout")),
 }
-EXPLANATIONS = {
-    Mark.ROWS: "rows: infinite by construction, fewer rows than p·d were measured",
-    Mark.INFINITE: "∞: the matrix is rank-deficient",
-    Mark.ZERO: "zero: the matrix is zero (a dead layer)",
-    Mark.UNRELIABLE: "unreliable: rounding exceeds the noise floor",
-    Mark.NONFINITE: "nonfinite: NaN or Inf in the data",
-}
+EXPERIMENTS = tuple(
+    dict.fromkeys([*TABLES, *(name for claim in CLAIMS.values() for name in claim.experiments)])
+)
 
 
-def summary(run: Run) -> RenderableType:
-    """Lay out what a run is and how far it came: its setting and its metrics.
+def write_report(root: Path, where: Sequence[str] = (), output: Path | None = None) -> Path:
+    """Write what an output folder holds of the paper: tables, figures, verdicts, and their origin.
 
-    Args:
-        run: The run, finished or running.
-
-    Returns:
-        Something rich can print.
-    """
-    head = Text.assemble((headline(run), "bold"), "  ", (str(run.path), "dim"))
-    return Group(head, setting_table(run), metrics_table(run))
-
-
-def metrics_table(run: Run) -> RenderableType:
-    """Lay out how far a run is, and its loss and error at the last evaluation.
+    Nothing is trained or drawn: figures are linked to where ``condexp figure`` wrote them. An
+    experiment without runs is named as missing.
 
     Args:
-        run: The run.
+        root: The folder that holds a folder an experiment: ``table1``, ``fig_validation``, …
+        where: ``key=value`` of the runs that are wanted, such as ``profile=cpu``.
+        output: The file; ``REPORT.md`` in ``root`` where None.
 
     Returns:
-        A line with state, step and time, and a table of the training and the test set.
-    """
-    evals = run.metrics.dropna(subset=["train_loss", "test_loss"], how="all")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for header in ("loss", "error %", "best error %"):
-        table.add_column(header, justify="right")
-    for split in ("train", "test"):
-        errors = evals[f"{split}_error"]
-        values = [_last(evals[f"{split}_loss"]), _last(errors), float(errors.min())]
-        table.add_row(split, *map(format_number, values))
-    return Group(Text(_progress(run)), table)
-
-
-def layer_table(
-    run: Run, step: int | None = None, measures: Sequence[str] | None = None
-) -> RenderableType:
-    """Lay out every analysed layer at one snapshot.
-
-    By default λ_max and κ_p (the first p measured) of both factors and of their Kronecker
-    product, and the domination; where Fisher blocks were measured, of the product and of them, and
-    one line below on the network's. What is no number says why: ``rows`` where κ_p is infinite for
-    want of rows (docs/theory.md §1), ``∞`` where the matrix is rank-deficient, or the spectrum's
-    status.
-
-    Args:
-        run: The run.
-        step: Training step of the snapshot; the last where ``None``.
-        measures: Names of the measures to show, such as ``input_kappa_0.9`` or ``weight_norm``;
-            ``input_kappa`` means all fractions.
-
-    Returns:
-        A table, one row a layer in execution order, with the notes below it; a line of text where
-        there is nothing to show.
+        The file's path.
 
     Raises:
-        InputError: If the run has no such snapshot or measure; names the nearest.
+        InputError: If none of the paper's experiments has such a run.
     """
-    data = LayerMeasures.read(run)
-    names = _usual(data) if not measures else [n for name in measures for n in _expand(data, name)]
-    if not data.layers:
-        return Text("no layer was analysed", style="dim")
-    if not len(data.steps) and step is None:
-        return Text(f"{len(data.layers)} layers, no snapshot yet", style="dim")
-    row = _row(data, step)
-    table = Table(
-        title=f"layers at step {data.steps[row]}",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        padding=0,  # so that the usual columns fit a terminal of 80 columns
-    )
-    table.add_column("layer", overflow="fold")
-    table.add_column("type", overflow="fold")
-    # Where there is no room a number is folded: cut, it would be another number.
-    for header in ("d_in", "d_out", *(_header(data, name) for name in names)):
-        table.add_column(header, justify="right", overflow="fold")
-    columns, seen = [], set()
-    for name in names:
-        marks = data.marks(name)[row]
-        columns.append(list(map(format_number, data.values(name)[row], marks)))
-        seen |= set(marks.tolist())
-    sizes = [data.arrays[name] for name in ("type", "d_in", "d_out")]
-    for layer, cells in enumerate(zip(*columns, strict=True) if columns else ()):
-        table.add_row(Text(data.layers[layer]), *(str(size[layer]) for size in sizes), *cells)
-    below = []
-    if "fisher" in data.matrices:
-        network = LayerMeasures.read_network(run)
-        below.append(_network_line(network, row))
-        seen |= {network.marks(name)[row, 0] for name in _names(network, ("fisher",))}
-    notes = [Text(text, style="dim") for mark, text in EXPLANATIONS.items() if mark in seen]
-    return Group(table, *below, *notes)
-
-
-def _usual(data: LayerMeasures) -> list[str]:
-    # More columns do not fit a terminal; the blocks are there to be compared.
-    usual = ("kfac", "fisher") if "fisher" in data.matrices else ("input", "grad_output", "kfac")
-    names = _names(data, [m for m in usual if m in data.matrices])
-    return [*names, "domination"] if SINGULAR_VALUES & set(data.matrices) else names
-
-
-def _names(data: LayerMeasures, matrices: Sequence[str]) -> list[str]:
-    suffixes = ["lambda_max", *(f"kappa_{p}" for p in data.fractions[:1])]
-    return [f"{matrix}_{suffix}" for matrix in matrices for suffix in suffixes]
-
-
-def _network_line(network: LayerMeasures, row: int) -> Text:
-    symbols = ["λ_max", *(f"κ_{p}" for p in network.fractions[:1])]
-    parts = []
-    for symbol, name in zip(symbols, _names(network, ("fisher",)), strict=True):
-        value, mark = network.values(name)[row, 0], network.marks(name)[row, 0]
-        parts.append(f"{symbol} = {format_number(value, mark)}")
-    return Text(f"network: Fisher {', '.join(parts)}")
-
-
-def _expand(data: LayerMeasures, name: str) -> list[str]:
-    fractions = [f"{name}_{p}" for p in data.fractions if f"{name}_{p}" in data.measures]
-    if not fractions:
-        data.find(name)
-    return fractions or [name]
-
-
-def _row(data: LayerMeasures, step: int | None) -> int:
-    if step is None:
-        return len(data.steps) - 1
-    found = np.flatnonzero(data.steps == step)
-    if not len(found):
-        steps = data.steps.tolist()
-        nearest = min(steps, key=lambda other: abs(other - step), default=None)
-        hint = "" if nearest is None else f" The nearest is {nearest}."
+    target = output if output is not None else root / REPORT_NAME
+    found, missing = _find(root, where)
+    if not found:
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in missing.items())
         raise InputError(
-            f"no snapshot at step {step}: there are snapshots at {_shortened(steps)}.{hint}"
+            f"nothing to report: none of the paper's experiments, which 'make paper' runs, has a "
+            f"run that is wanted:{reasons}"
         )
-    return int(found[0])
+    verdicts = {name: _judge(claim, found) for name, claim in CLAIMS.items()}
+    parts = [
+        "# The paper's tables, figures and claims, from stored runs",
+        *_summary(verdicts, where),
+        *_tables(found),
+        *_claims(root, target.parent, verdicts),
+        *_origins(found, missing),
+    ]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_text(target, "\n\n".join(parts) + "\n")
+    return target
 
 
-def _header(data: LayerMeasures, name: str) -> str:
-    measure = data.find(name)
-    if measure.matrix is None:
-        return "domi-\nnation" if name == "domination" else name.replace("_", "\n", 1)
-    suffix = name.removeprefix(f"{measure.matrix}_")
-    if measure.p is not None:
-        suffix = f"κ {data.fractions[measure.p]}"
-    return f"{SYMBOLS.get(measure.matrix, measure.matrix)}\n{suffix.replace('lambda_', 'λ ')}"
+def _find(root: Path, where: Sequence[str]) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Return the run folders by experiment, and why an experiment has none."""
+    found, missing = {}, {}
+    for name in EXPERIMENTS:
+        if not (root / name).is_dir():
+            missing[name] = f"{root / name} does not exist"
+            continue
+        try:
+            found[name] = select([root / name], where)
+        except InputError as reason:
+            missing[name] = str(reason)
+    return found, missing
 
 
-def _progress(run: Run) -> str:
-    status = run.status
-    parts = []
-    if "state" in status:
-        parts.append(f"{status['state']}, step {status['step']} of {status['num_steps']}")
-        parts.append(f"time {format_seconds(status['seconds'])}")
-    losses = run.metrics["loss"].dropna()
-    if len(losses):
-        parts.append(f"batch loss {format_number(float(losses.iloc[-1]))}")
-    if status.get("error"):
-        parts.append(str(status["error"]))
-    return ", ".join(parts)
+def _judge(claim: Claim, found: Mapping[str, Sequence[Path]]) -> Verdict | str:
+    """Return the verdict, or why there is none."""
+    folders = [folder for name in claim.experiments for folder in found.get(name, ())]
+    # The last snapshot of a run that stopped on its way is not the others'.
+    runs = with_snapshots(folders)
+    ended = [run for run in runs if run.status.get("state", ENDED[0]) in ENDED]
+    if not ended:
+        return f"no run of {' or '.join(claim.experiments)} has ended with a snapshot"
+    try:
+        verdict = claim.judge(claim.measure(ended))
+    except InputError as reason:
+        return str(reason)
+    left_out = len(folders) - len(ended)
+    note = f"{left_out} of {len(folders)} runs did not end with a snapshot and are left out"
+    return replace(verdict, remarks=(*[note] * (left_out > 0), *verdict.remarks))
 
 
-def _last(values: pd.Series) -> float:
-    return float(values.iloc[-1]) if len(values) else float("nan")
+def _summary(verdicts: Mapping[str, Verdict | str], where: Sequence[str]) -> Iterator[str]:
+    if where:
+        yield f"Runs with {' and '.join(f'`{condition}`' for condition in where)}."
+    rows = [
+        {
+            "claim": str(CLAIMS[name].number),
+            "figure": name,
+            "verdict": verdict.answer if isinstance(verdict, Verdict) else NO_VERDICT,
+        }
+        for name, verdict in verdicts.items()
+    ]
+    yield markdown_frame(pd.DataFrame(rows))
 
 
-def _shortened(steps: Sequence[int]) -> str:
-    shown = [str(step) for step in steps]
-    if len(shown) > 12:
-        shown = [*shown[:6], "…", *shown[-3:]]
-    return ", ".join(shown) or "no step yet"
+def _tables(found: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    yield "## Tables"
+    for name, keys in TABLES.items():
+        yield f"### {name}"
+        if name not in found:
+            yield f"Missing: no such runs. They are made by `make {name}`."
+            continue
+        frame = collect(found[name])
+        for value in VALUES:
+            yield _table(frame, keys, value)
+
+
+def _table(frame: pd.DataFrame, keys: TableKeys, value: str) -> str:
+    published = value == "test_error"
+    try:
+        table = make_table(frame, keys.rows, keys.cols, value, paired=PAIRED, published=published)
+    except InputError as reason:
+        # A grid that is not complete yet may have no pairs, or no run with this value.
+        try:
+            table = make_table(frame, keys.rows, keys.cols, value, published=published)
+        except InputError as missing:
+            return f"{value}: {missing}"
+        return f"{render(table, Format.MARKDOWN)}\n\n{reason}"
+    return str(render(table, Format.MARKDOWN))
+
+
+def _claims(root: Path, folder: Path, verdicts: Mapping[str, Verdict | str]) -> Iterator[str]:
+    yield "## Claims"
+    for name, verdict in verdicts.items():
+        claim = CLAIMS[name]
+        if isinstance(verdict, str):
+            yield f"### Claim {claim.number}: {name}"
+            yield f"**Verdict: {NO_VERDICT}.** {verdict}"
+        else:
+            yield f"### Claim {claim.number}: {verdict.statement}"
+            yield f"Counts as shown when {verdict.criterion}."
+            yield f"**Verdict: {verdict.answer}.**"
+            yield markdown_frame(verdict.numbers)
+            if verdict.remarks:
+                yield "\n".join(f"- {remark}" for remark in verdict.remarks)
+        yield _figure(root, folder, name)
+
+
+def _figure(root: Path, folder: Path, name: str) -> str:
+    for experiment in (f"fig_{name}", *CLAIMS[name].experiments):
+        picture = root / experiment / f"{name}.png"
+        if picture.is_file():
+            return f"![{name}]({Path(os.path.relpath(picture, folder)).as_posix()})"
+    target = f"fig_{name}".replace("_", "-")
+    return f"No figure yet: it is drawn by `make {target}`, or `condexp figure {name}`."
+
+
+def _origins(found: Mapping[str, Sequence[Path]], missing: Mapping[str, str]) -> Iterator[str]:
+    folders = [folder for own in found.values() for folder in own]
+    yield "## Runs"
+    yield markdown_frame(describe_runs(found))
+    if missing:
+        yield "Missing experiments:"
+        yield "\n".join(f"- {name}: {reason}" for name, reason in missing.items())
+    yield "## Commands"
+    yield "\n".join(["```", *commands(folders), "```"])
+    yield "## Versions and hardware"
+    yield markdown_frame(describe_machines(folders))

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from condexp.errors import InputError
-from condexp.results.setting import flatten, key_hint, setting_text
-from condexp.store.layout import FILE_NAME
+from condexp.results.config_keys import flatten, key_hint, setting_text
 from condexp.store.reader import Run
-from condexp.store.runs import find_runs
+from condexp.store.run_folder.status import find_runs
+from condexp.store.schema.layout import FILE_NAME
 
 
 def select(folders: Sequence[Path], where: Sequence[str] = ()) -> list[Path]:

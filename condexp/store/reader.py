@@ -11,14 +11,14 @@ import pandas as pd
 import xarray as xr
 import yaml
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError, choose, suggestion
 from condexp.store.disk import read_json
-from condexp.store.fields import EVAL_NAMES, TRAIN_NAMES, WITHOUT_SPECTRA, Axis
-from condexp.store.hdf5 import open_file, read_extent
-from condexp.store.layout import COUNTERS, FILE_NAME, STEPS
-from condexp.store.matrices import NETWORK, spectra_group
-from condexp.store.runs import CONFIG_NAME, STATUS_NAME
+from condexp.store.hdf5.open import open_file, read_file_shape
+from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME
+from condexp.store.schema.fields import EVAL_NAMES, TRAIN_NAMES, WITHOUT_SPECTRA, Axis
+from condexp.store.schema.layout import COUNTERS, FILE_NAME, STEPS
+from condexp.store.schema.matrices import NETWORK, spectra_group
 
 # libyaml, ten times faster over a thousand runs, where PyYAML was built with it.
 SAFE_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -100,7 +100,7 @@ class Run:
     def layers(self) -> tuple[str, ...]:
         """Names of the analysed layers in execution order."""
         with open_file(self.file) as file:
-            return read_extent(file).layers
+            return read_file_shape(file).layers
 
     @cached_property
     def not_analysed(self) -> tuple[str, ...]:
@@ -176,7 +176,7 @@ class Run:
             InputError: If there is no such matrix or layer, or its spectrum was not saved.
         """
         with open_file(self.file) as file:
-            num, extent = _num_committed(file, Axis.SNAPSHOT), read_extent(file)
+            num, extent = _num_committed(file, Axis.SNAPSHOT), read_file_shape(file)
             measured = [str(other) for other in extent.lengths if other not in WITHOUT_SPECTRA]
             kind = Matrix(choose("matrix with a spectrum", matrix, measured))
             index = extent.layers.index(choose("layer", layer, extent.layers))

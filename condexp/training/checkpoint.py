@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from condexp.errors import InputError
+from condexp.training.choices import RunState
 from condexp.training.events import RowCounts
-from condexp.training.loop import RunState
 from condexp.training.seeding import restore_random_state
 
 VERSION = 1

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.ranks import ALONE, Ranks
+from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.data.dataset import Task
 from condexp.data.loaders import Batches
 
@@ -127,7 +127,7 @@ class Evaluator:
     loss_fn: LossFunction
     train: Batches
     test: Batches
-    ranks: Ranks = ALONE
+    ranks: Communicator = SINGLE_PROCESS
 
     def __call__(self, model: nn.Module) -> Evaluation:
         """Evaluate on both sets.

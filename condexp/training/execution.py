@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -10,16 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from condexp.errors import InputError
+from condexp.training.choices import ModelPrecision
 
 Forward = Callable[[Tensor], Tensor]
 """From a batch of inputs to the model's outputs."""
-
-
-class ModelPrecision(StrEnum):
-    """Arithmetic of the network's forward pass, and so of its backward pass."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
 
 
 def configure(

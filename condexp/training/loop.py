@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import count
 
 import torch
@@ -13,28 +12,14 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.data.loaders import Batches
 from condexp.errors import InputError
-from condexp.training.crew import SINGLE, Crew
+from condexp.training.choices import RunState, Source
+from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, TrainingCommunicator
 from condexp.training.evaluate import LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
 from condexp.training.execution import Forward
 from condexp.training.measured_step import listening, snapshot_of
 from condexp.training.optimizers import LearningRate, set_learning_rate, steady_learning_rate
 from condexp.training.probe import Probe
-
-
-class Source(StrEnum):
-    """Which samples a snapshot is taken from."""
-
-    TRAIN_BATCH = "train_batch"
-    PROBE = "probe"
-
-
-class RunState(StrEnum):
-    """How far training came."""
-
-    UNFINISHED = "unfinished"
-    COMPLETE = "complete"
-    DIVERGED = "diverged"
 
 
 @dataclass(frozen=True)
@@ -99,7 +84,7 @@ def train(
     start: int = 0,
     pause: Callable[[int], bool] = never,
     before_step: Callable[[int], None] | None = None,
-    crew: Crew = SINGLE,
+    crew: TrainingCommunicator = SINGLE_TRAINING_PROCESS,
 ) -> Outcome:
     """Train, and measure at the planned steps without changing one bit of what is learned.
 

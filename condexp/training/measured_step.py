@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.labels import loss_denominator
-from condexp.analysis.listener import Listener
+from condexp.analysis.loss.denominator import loss_denominator
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.statistics.hooks import MeasurementHooks
 from condexp.errors import InputError
-from condexp.training.crew import Crew
+from condexp.training.distributed.communicator import TrainingCommunicator
 from condexp.training.evaluate import LossFunction
 from condexp.training.optimizers import steady_learning_rate
 
@@ -20,8 +20,8 @@ def listening(
     inputs: Tensor,
     targets: Tensor,
     options: AnalysisOptions,
-    crew: Crew,
-) -> Listener:
+    crew: TrainingCommunicator,
+) -> MeasurementHooks:
     """Listen to the pass of a training step.
 
     Args:
@@ -36,7 +36,7 @@ def listening(
     Returns:
         What listens inside a ``with``.
     """
-    return Listener(
+    return MeasurementHooks(
         model,
         options,
         denominator=loss_denominator(loss_fn, targets, len(inputs)),
@@ -49,7 +49,7 @@ def listening(
     )
 
 
-def snapshot_of(listener: Listener, crew: Crew) -> Snapshot:
+def snapshot_of(listener: MeasurementHooks, crew: TrainingCommunicator) -> Snapshot:
     """Return what was heard of a training step, by all processes.
 
     Args:

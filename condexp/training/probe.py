@@ -2,29 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
 
 from condexp.analysis.analyze import analyze_batches
+from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
+from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.ranks import ALONE, Ranks
 from condexp.analysis.snapshot import Snapshot
-from condexp.analysis.state import left_as_found
 from condexp.data.dataset import Dataset
 from condexp.data.loaders import Batches
 from condexp.errors import InputError
-from condexp.models.synchronised import by_themselves
+from condexp.models.sync_batchnorm import unsynchronised
+from condexp.training.choices import ProbeMode
 from condexp.training.evaluate import LossFunction
 from condexp.training.seeding import make_generator
-
-
-class ProbeMode(StrEnum):
-    """The mode of the whole network while it is probed; BatchNorm is where it matters."""
-
-    TRAIN = "train"
-    EVAL = "eval"
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,7 @@ class Probe:
         loss_fn: LossFunction,
         options: AnalysisOptions,
         learning_rate: float | None = None,
-        ranks: Ranks = ALONE,
+        ranks: Communicator = SINGLE_PROCESS,
     ) -> Snapshot:
         """Measure the model as it is now, and leave it exactly as found.
 
@@ -73,7 +66,7 @@ class Probe:
         Returns:
             One snapshot of all batches; of several ranks, rank 0 has it.
         """
-        with left_as_found(model), by_themselves(model):
+        with preserved_state(model), unsynchronised(model):
             model.train(self.mode is ProbeMode.TRAIN)
             return analyze_batches(
                 model, loss_fn, self.batches, options, learning_rate=learning_rate, ranks=ranks

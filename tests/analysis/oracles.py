@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from condexp.linalg.kronecker import KroneckerSpectrum
-from condexp.linalg.spectrum import Spectrum
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum
+from condexp.analysis.linalg.spectrum import Spectrum
 from tests import reference
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import condexp
 from condexp.analysis.analyze import analyze_batches
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.snapshot import LAYER_MEASURES
+from condexp.analysis.vocabulary import LAYER_MEASURES, SpectrumStatus
 from condexp.errors import InputError
-from condexp.linalg.spectrum import Spectrum, Status
 from tests import cases
 from tests.analysis import oracles
 
@@ -127,7 +127,7 @@ def test_a_diverged_model_is_measured_as_nonfinite() -> None:
         model[0].weight.fill_(math.inf)  # type: ignore[operator]
     snapshot = condexp.analyze(model, CROSS_ENTROPY, cases.normal(4, 4), cases.labels(4, 3))
     assert [record.grad_output.status for record in snapshot.records if record.grad_output] == [
-        Status.NONFINITE
+        SpectrumStatus.NONFINITE
     ] * 3
     assert math.isnan(snapshot["4"].domination)
 
@@ -137,8 +137,8 @@ def test_an_unreliable_spectrum_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     indefinite = Spectrum.from_matrix(
         torch.diag(torch.tensor([1.0, -1.0])), dtype=torch.float64, num_rows=9
     )
-    assert indefinite.status is Status.UNRELIABLE
-    monkeypatch.setattr("condexp.analysis.tape.Moment.spectrum", lambda *_: indefinite)
+    assert indefinite.status is SpectrumStatus.UNRELIABLE
+    monkeypatch.setattr("condexp.analysis.statistics.layer.Moment.spectrum", lambda *_: indefinite)
     model, inputs, targets = cases.mlp(), cases.normal(4, 4), cases.labels(4, 3)
     with pytest.raises(ArithmeticError, match="spectrum of 'input' of layer '0' is unreliable"):
         condexp.analyze(model, CROSS_ENTROPY, inputs, targets)

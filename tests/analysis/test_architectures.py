@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import condexp
-from condexp.analysis.layers import trace_layers
+from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.options import AnalysisOptions
 from condexp.models import resnet_imagenet, vgg
 from condexp.models.preresnet import build_preresnet

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import condexp
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.snapshot import LayerSnapshot, Snapshot
-from condexp.linalg.spectrum import Spectrum
 from tests import cases, reference
 from tests.analysis import oracles
 

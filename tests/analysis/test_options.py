@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from condexp.analysis.options import AnalysisOptions, ConvInput, FisherType, Matrix
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import ConvInput, FisherType, Matrix, Precision
 from condexp.errors import InputError
-from condexp.linalg.auto import Precision
 
 
 def from_strings(**choices: object) -> AnalysisOptions:

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import condexp
-from condexp.analysis.listener import Listener
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.recorder import Recorder
 from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.statistics.hooks import MeasurementHooks
+from condexp.analysis.vocabulary import SpectrumStatus
 from condexp.errors import InputError
-from condexp.linalg.spectrum import Spectrum, Status
 from tests import cases, reference
 from tests.analysis import oracles
 
@@ -205,7 +206,7 @@ def test_autocast_measures_what_was_computed_but_not_in_half_precision() -> None
     # Products in float32 over 64 rows: eps/2 each.
     oracles.close(record.input, oracles.united(matrices), 64 * torch.finfo(torch.float32).eps)
     assert record.grad_output is not None
-    assert record.grad_output.status is Status.OK
+    assert record.grad_output.status is SpectrumStatus.OK
 
 
 def test_half_precision_gradients_do_not_overflow_under_the_denominator() -> None:
@@ -299,7 +300,7 @@ def test_auto_is_never_coarser_than_the_rows() -> None:
 def test_auto_takes_float64_where_it_cannot_look_again() -> None:
     """Streamed batches, and whatever follows the first portion."""
     layer, options = nn.Linear(2, 1), AnalysisOptions()
-    with Listener(layer, options, streaming=True) as recorder:
+    with MeasurementHooks(layer, options, streaming=True) as recorder:
         layer(graded_inputs(50, 0.1)).sum().backward()
     assert recorder.snapshot()["Linear"].input.dtype == torch.float64  # type: ignore[union-attr]
 
@@ -447,7 +448,7 @@ def test_an_input_that_was_changed_behind_autograds_back_is_refused() -> None:
     model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4))
     inputs = torch.randn(3, 8)
     options = AnalysisOptions(("input",))  # type: ignore[arg-type]
-    with Listener(model, options, single=True) as listener:
+    with MeasurementHooks(model, options, single=True) as listener:
         model(inputs)
     inputs += 1
     for _ in range(2):  # a snapshot that failed leaves what it was made of
@@ -491,7 +492,7 @@ def test_a_pass_whose_weights_are_not_kept_measures_the_same(matrices: tuple[str
     model, inputs = nn.Sequential(nn.Linear(4, 2)).double(), cases.normal(6, 4)
     loss_fn, labels = nn.CrossEntropyLoss(), cases.labels(6, 2)
     options = AnalysisOptions(matrices)  # type: ignore[arg-type]
-    with Listener(model, options, single=True, keeps_weights=False) as listener:
+    with MeasurementHooks(model, options, single=True, keeps_weights=False) as listener:
         loss_fn(model(inputs), labels).backward()
     (ours,) = listener.snapshot().records
     expected = condexp.analyze(model, loss_fn, inputs, labels, matrices=matrices)["0"]

@@ -4,7 +4,8 @@ import pytest
 from torch import nn
 
 import condexp
-from condexp.analysis.snapshot import LAYER_MEASURES, BnMode, LayerSnapshot
+from condexp.analysis.snapshot import BnMode, LayerSnapshot
+from condexp.analysis.vocabulary import LAYER_MEASURES
 from condexp.errors import InputError
 from tests import cases
 

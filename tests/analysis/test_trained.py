@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from condexp.analysis.analyze import analyze_batches
-from condexp.analysis.options import KAPPA_P, AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.vocabulary import KAPPA_P, Matrix
 from condexp.data.digits import load_digits
 from condexp.models.mlp import build_mlp
 from condexp.models.resnet import build_resnet

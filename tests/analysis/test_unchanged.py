@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import condexp
 from condexp.analysis.analyze import analyze_batches
-from condexp.analysis.layers import trace_layers
+from condexp.analysis.layers.select import trace_layers
+from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.state import left_as_found
 from tests import cases
 
 LOSS = nn.CrossEntropyLoss()
@@ -202,7 +202,7 @@ def test_an_exception_in_the_analysis_itself_changes_nothing(
     before = state_of(model, inputs)
     for target in ("moment_rows", "gradient_rows", "mean_fraction", "describe"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"condexp.analysis.tape.{target}", fail_in_forward)
+            patch.setattr(f"condexp.analysis.statistics.layer.{target}", fail_in_forward)
             with pytest.raises(BoomError):
                 condexp.analyze(model, LOSS, inputs, cases.labels(6, 3))
         assert state_of(model, inputs) == before
@@ -257,7 +257,7 @@ def test_left_as_found_restores_after_the_worst() -> None:
 
 
 def wreak_havoc(model: nn.Module) -> None:
-    with left_as_found(model):
+    with preserved_state(model):
         model.eval()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d):

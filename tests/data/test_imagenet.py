@@ -11,7 +11,8 @@ from condexp.data.dataset import Dataset, Split
 from condexp.data.imagenet import MEAN, STD, load_imagenet
 from condexp.data.loaders import Batches
 from condexp.errors import InputError
-from condexp.training.probe import ProbeMode, draw_probe
+from condexp.training.choices import ProbeMode
+from condexp.training.probe import draw_probe
 from tests.data.archives import write_imagenet
 
 CROP = 14

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from condexp.data import dataset
-from condexp.data.augment import Augment
+from condexp.data.choices import Augment
 from condexp.data.dataset import Split
 from condexp.data.loaders import Batches
 from condexp.data.transforms import pixel_statistics

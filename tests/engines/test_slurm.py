@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from condexp.cli import main
+from condexp.cli.main import main
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("slurm")]
 MODEL = """

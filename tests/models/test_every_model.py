@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from condexp.models import resnet_imagenet, vgg
+from condexp.models.choices import Norm
 from condexp.models.cnn import build_cnn
 from condexp.models.linear import build_linear
 from condexp.models.mlp import build_mlp
-from condexp.models.norm import Norm
 from condexp.models.preresnet import build_preresnet
 from condexp.models.resnet import build_resnet
 from condexp.models.resnet_imagenet import build_resnet_imagenet

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from condexp.errors import InputError
-from condexp.models.init import Init, initialise
+from condexp.models.choices import Init
+from condexp.models.init import initialise
 from condexp.models.mlp import build_mlp
 from condexp.models.resnet import build_resnet
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from condexp.errors import InputError
-from condexp.models.block import Activation
+from condexp.models.choices import Activation
 from condexp.models.linear import build_linear
 from condexp.models.mlp import build_mlp
 

@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from condexp.errors import InputError
-from condexp.models.norm import BatchCenter, BatchScale, Norm, make_norm, num_groups
+from condexp.models.choices import Norm
+from condexp.models.norm import BatchCenter, BatchScale, make_norm, num_groups
 
 SHAPES = [(7, 5), (4, 5, 3, 2)]
 

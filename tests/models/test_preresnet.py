@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from condexp.errors import InputError
+from condexp.models.choices import Shortcut
 from condexp.models.preresnet import build_preresnet
-from condexp.models.residual import Shortcut
 from condexp.models.resnet import build_resnet
 from tests import cases
 from tests.models import published

@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from condexp.errors import InputError
-from condexp.models.residual import Shortcut, ZeroPadShortcut
+from condexp.models.choices import Shortcut
+from condexp.models.residual import ZeroPadShortcut
 from condexp.models.resnet import BasicBlock, build_resnet
 
 

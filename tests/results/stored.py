@@ -11,16 +11,16 @@ import torch
 import yaml
 from rich.console import Console, RenderableType
 
-from condexp.analysis.layers import LayerInfo, NotAnalysed
-from condexp.analysis.options import Matrix
+from condexp.analysis.layers.info import LayerInfo, NotAnalysed
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
-from condexp.linalg.kronecker import KroneckerSpectrum
-from condexp.linalg.spectrum import Spectrum
-from condexp.linalg.spectrum import Status as SpectrumStatus
-from condexp.store.create import create_results
-from condexp.store.layout import FileSpec
-from condexp.store.runs import State, Status, identity_yaml, write_status
-from condexp.store.writer import ResultsWriter
+from condexp.analysis.vocabulary import Matrix, SpectrumStatus
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.writer import ResultsWriter
+from condexp.store.run_folder.identity import identity_yaml
+from condexp.store.run_folder.status import State, Status, write_status
+from condexp.store.schema.layout import FileSpec
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 NUM_SAMPLES = 4

@@ -5,12 +5,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.results.collect import collect
-from condexp.results.tables import make_table
+from condexp.results.tables.table import make_table
 from condexp.store.reader import Run
-from condexp.store.runs import State, Status, write_status
+from condexp.store.run_folder.status import State, Status, write_status
 from tests.results.stored import LAYERS, lambda_max, write_early_failure, write_run
 
 

@@ -10,13 +10,13 @@ import pytest
 from matplotlib.image import imread
 
 from condexp.errors import InputError
-from condexp.results.figures import FIGURES
+from condexp.results.figures import NAMES, find_figure
 from condexp.results.figures.heatmap import label_layers, map_height
 from condexp.results.figures.overview import overview
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import new_figure, style
 from condexp.store.reader import Run, open_run
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 from tests.results.stored import LAYERS, write_run
 
 
@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def drawn(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
-    return overview(run, tmp_path_factory.mktemp("drawn") / "new folder")
+    return overview([run], tmp_path_factory.mktemp("drawn") / "new folder")
 
 
 def read_csv(paths: Sequence[Path]) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def test_three_files_and_the_table_of_figures(drawn: tuple[Path, ...]) -> None:
     height, width = imread(drawn[1]).shape[:2]
     assert width == 7.2 * 220
     assert height > width / 2
-    assert all(figure.__doc__ for figure in FIGURES.values())
+    assert all(find_figure(name).__doc__ for name in NAMES)
 
 
 def test_the_same_files_give_the_same_bytes(
@@ -48,7 +48,7 @@ def test_the_same_files_give_the_same_bytes(
 ) -> None:
     # Whatever the user's own settings are, and they come back.
     with mpl.rc_context({"font.size": 20, "savefig.dpi": 50, "axes.facecolor": "black"}):
-        again = overview(run, tmp_path)
+        again = overview([run], tmp_path)
         assert mpl.rcParams["font.size"] == 20
     for first, second in zip(drawn, again, strict=True):
         assert first.read_bytes() == second.read_bytes()
@@ -76,14 +76,14 @@ def test_the_csv_holds_what_the_file_holds(run: Run, drawn: tuple[Path, ...]) ->
 
 
 def test_another_fraction(run: Run, tmp_path: Path) -> None:
-    table = read_csv(overview(run, tmp_path, "kappa_1", p=1))
+    table = read_csv(overview([run], tmp_path, "kappa_1", p=1))
     marks = table[table["panel"] == "input_kappa_1.0"].groupby("layer")["mark"].unique()
     assert marks["hidden"].tolist() == ["rows"]
     assert marks["conv"].tolist() == ["infinite"]
     assert set(marks["dead"]) == {"zero", "unreliable", "nonfinite"}
     assert marks["fc"].tolist() == ["none"]
     with pytest.raises(InputError, match=r"kappa_0.5, kappa_1.0"):
-        overview(run, tmp_path, p=0.7)
+        overview([run], tmp_path, p=0.7)
 
 
 def test_infinite_cells_are_grey_and_hatched_not_coloured(run: Run, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_infinite_cells_are_grey_and_hatched_not_coloured(run: Run, tmp_path: Pa
         pixels = imread(path)[..., :3]
         return float(np.isclose(pixels, 0x9A / 255, atol=0.002).all(axis=-1).mean())
 
-    with_infinite, without = overview(run, tmp_path, "a", p=1.0), overview(run, tmp_path, "b")
+    with_infinite, without = overview([run], tmp_path, "a", p=1.0), overview([run], tmp_path, "b")
     assert share(with_infinite[1]) > 10 * share(without[1])
 
 
@@ -106,20 +106,20 @@ def test_infinite_cells_are_grey_and_hatched_not_coloured(run: Run, tmp_path: Pa
 )
 def test_a_run_that_goes_on(steps_done: int, panels: list[str], tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", state=State.RUNNING, steps_done=steps_done)
-    table = read_csv(overview(open_run(folder), tmp_path))
+    table = read_csv(overview([open_run(folder)], tmp_path))
     assert set(panels) <= set(table["panel"])
     assert bool(panels) == bool(len(table))
 
 
 def test_a_run_that_diverged_and_one_without_errors(tmp_path: Path) -> None:
     lost = write_run(tmp_path / "a", state=State.DIVERGED, steps_done=4, diverges_at=3)
-    table = read_csv(overview(open_run(lost), tmp_path))
+    table = read_csv(overview([open_run(lost)], tmp_path))
     assert table[table["panel"] == "loss"]["step"].tolist() == [0, 1, 2]
     regression = write_run(tmp_path / "b", test_errors=(math.nan,) * 3)
-    table = read_csv(overview(open_run(regression), tmp_path))
+    table = read_csv(overview([open_run(regression)], tmp_path))
     assert not table["panel"].str.endswith("_error").any()
     bare = write_run(tmp_path / "c", layers=(), snapshot_steps=())
-    assert "loss" in set(read_csv(overview(open_run(bare), tmp_path))["panel"])
+    assert "loss" in set(read_csv(overview([open_run(bare)], tmp_path))["panel"])
 
 
 def test_sixty_layers_keep_readable_names() -> None:
@@ -142,7 +142,7 @@ def test_deep_and_shallow_figures_stay_on_a_page(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.results.stored.LAYERS", tuple(deep))
         folder = write_run(tmp_path / "run", layers=deep)
-    height, width = imread(overview(open_run(folder), tmp_path)[1]).shape[:2]
+    height, width = imread(overview([open_run(folder)], tmp_path)[1]).shape[:2]
     assert height < 1.4 * width
 
 

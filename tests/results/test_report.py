@@ -1,169 +1,137 @@
+"""The report of the paper: from stored files alone, missing experiments named."""
+
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
+from condexp.cli.main import main
 from condexp.errors import InputError
-from condexp.results.last_rows import read_last_rows
-from condexp.results.layers import LayerMeasures
-from condexp.results.marks import Mark
-from condexp.results.report import layer_table, summary
-from condexp.results.setting import headline
-from condexp.store.reader import Run, open_run
-from condexp.store.runs import State
-from tests.results.stored import make_config, text_of, write_run
+from condexp.results.claims import CLAIMS
+from condexp.results.report import EXPERIMENTS, write_report
+from condexp.store.reader import open_run
+from condexp.store.run_folder.status import State
+from tests.results.stored import write_early_failure, write_run
+
+ORIGIN: dict[str, Any] = {
+    "argv": ["condexp", "-m", "experiment=table1", "model.kwargs={a: 1}"],
+    "git": {"commit": "0123456789abcdef", "diff": "+ a line"},
+    "python": "3.11.7 (main)",
+    "packages": {"torch": "2.14.1", "numpy": "2.4.6", "zipp": "1"},
+    "hardware": {
+        "system": "Linux",
+        "processor": "A processor",
+        "num_cores": 2,
+        "num_threads": 1,
+        "device": "cpu",
+        "gpu": None,
+    },
+}
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return open_run(write_run(tmp_path_factory.mktemp("runs") / "run"))
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two experiments, one with a run that failed early and one that diverged."""
+    for seed in (1, 2, 3):
+        for last_bn in (False, True):
+            run = write_run(
+                tmp_path / "table1" / f"{seed}{last_bn}",
+                seed=seed,
+                model__name="resnet",
+                model__last_bn=last_bn,
+                test_errors=(90, 50, 10 + seed - 5 * last_bn),
+                profile="smoke",
+                state=State.DIVERGED if seed == 3 and last_bn else State.COMPLETE,
+            )
+            (run / "provenance.json").write_text(json.dumps(ORIGIN))
+    write_early_failure(tmp_path / "table1" / "failed")
+    for seed in (1, 2):
+        folder = tmp_path / "fig_validation" / str(seed)
+        write_run(folder, seed=seed, matrices=tuple(Matrix), profile="cpu")
+    return tmp_path
 
 
-def cells(run: Run, layer: str, *arguments: object) -> list[str]:
-    lines = text_of(layer_table(run, *arguments)).splitlines()  # type: ignore[arg-type]
-    (line,) = [line for line in lines if line.strip().startswith(f"{layer} ")]
-    return line.split()[1:]
+def test_tables_claims_origins_and_what_is_missing(root: Path) -> None:
+    page = write_report(root)
+    assert page == root / "REPORT.md"
+    text = page.read_text()
+    assert "**test_error on digits**" in text
+    assert "6.50 ± 0.71" in text  # LastBN of seeds 1 and 2: 6 and 7
+    assert "1 diverged" in text
+    assert "-5.00 [-5.00, -5.00] (2 of 3 pairs)" in text
+    assert "last_linear.input_kappa_0.5 on digits: paired differences" in text
+    runs = [open_run(path) for path in sorted((root / "table1").glob("[1-3]*"))]
+    verdict = CLAIMS["last_layer"].judge(CLAIMS["last_layer"].measure(runs))
+    assert f"Claim 5: {verdict.statement}\n\nCounts as shown when {verdict.criterion}." in text
+    assert f"| 5     | last_layer   | {verdict.answer} " in text
+    assert verdict.shown is False  # κ is 2 in both
+    for remark in verdict.remarks:
+        assert f"- {remark}" in text
+    assert "### table2\n\nMissing: no such runs. They are made by `make table2`." in text
+    for name in set(EXPERIMENTS) - {"table1", "fig_validation"}:
+        assert f"- {name}: {root / name} does not exist" in text
+    assert "**Verdict: cannot be said.** no run of fig_stability has ended with a snapshot" in text
+    assert "1 diverged, 1 failed" in text
+    assert "condexp -m experiment=table1 'model.kwargs={a: 1}'" in text
+    assert "0123456789ab with uncommitted changes (6 runs); not recorded (3 runs)" in text
+    assert "A processor, 2 cores" in text
+    assert "zipp" not in text
 
 
-def test_the_usual_columns(run: Run) -> None:
-    # At step 5 λ_max of layer i is 2^(i-5), of kfac its square; κ_0.5 of d values is 2^(⌈d/2⌉-1).
-    # Of kfac's 36 products 2^-(i+j), i < 8, j < 3, the 18th largest is 2^-6: 1+2+3+3+3+3+3 = 18.
-    assert cells(run, "conv") == [
-        "Conv2d", "9", "4", "0.0312", "16", "0.0312", "2", "9.77e-4", "64", "0.125",
-    ]  # fmt: skip
-    assert cells(run, "fc")[:5] == ["Linear", "4", "3", "0.25", "2"]
-    text = text_of(layer_table(run))
-    assert "layers at step 5" in text
-    assert text.index("conv") < text.index("hidden") < text.index("fc")
+def test_the_same_files_give_the_same_page_and_figures_are_linked(root: Path) -> None:
+    first = write_report(root).read_bytes()
+    assert b"No figure yet: it is drawn by `make fig-validation`" in first
+    assert write_report(root).read_bytes() == first
+    (root / "fig_validation" / "validation.png").write_bytes(b"")
+    (root / "fig_last_layer").mkdir()
+    (root / "fig_last_layer" / "last_layer.png").write_bytes(b"")
+    page = write_report(root, output=root / "docs" / "page.md").read_text()
+    assert "![validation](../fig_validation/validation.png)" in page
+    assert "![last_layer](../fig_last_layer/last_layer.png)" in page
 
 
-def test_fisher_blocks_stand_beside_their_approximation(tmp_path: Path) -> None:
-    blocks = open_run(write_run(tmp_path / "run", matrices=tuple(Matrix)))
-    # KFAC as above; the block has as many eigenvalues as samples, four.
-    assert cells(blocks, "conv")[3:] == ["9.77e-4", "64", "0.0312", "2", "0.125"]
-    text = text_of(layer_table(blocks), width=80)
-    assert "network: Fisher λ_max = 0.5, κ_0.5 = 2" in map(str.strip, text.splitlines())
-    assert cells(blocks, "fc", None, ["fisher_kappa_1.0"])[-1] == "8"
-    assert "network: Fisher λ_max = 16, " in text_of(layer_table(blocks, 0))
+def test_where_chooses_runs_and_what_has_none_is_missing(root: Path) -> None:
+    text = write_report(root, ["profile=smoke"]).read_text()
+    assert "Runs with `profile=smoke`." in text
+    assert "- fig_validation: none of 2 runs has profile=smoke" in text
+    assert "No figure yet" in text
 
 
-def test_usual_columns_fit_a_terminal(run: Run) -> None:
-    lines = text_of(layer_table(run, 0), width=80).splitlines()
-    assert [line.split()[0] for line in lines if "Linear" in line] == ["hidden", "dead", "fc"]
+def test_a_measure_that_was_not_recorded_is_said_and_hides_nothing(root: Path) -> None:
+    write_run(root / "fig_conditioning" / "1", matrices=())
+    text = write_report(root).read_text()
+    assert "kfac in analysis.matrices and 0.5 in analysis.kappa_p" in text
+    assert "### Claim 5: A very deep ResNet" in text
 
 
-def test_a_narrow_terminal_folds_and_never_cuts_a_number(run: Run) -> None:
-    def letters(width: int) -> list[str]:
-        return sorted(text_of(layer_table(run), width).replace("─", "").replace(" ", ""))
-
-    assert [c for c in letters(50) if c != "\n"] == [c for c in letters(200) if c != "\n"]
-
-
-def test_infinite_condition_numbers_say_why(run: Run) -> None:
-    # Four samples for eight inputs: rows. 64 rows for nine, of which one counts as zero: ∞.
-    assert cells(run, "hidden", None, ["input_kappa_1.0"])[-1] == "rows"
-    assert cells(run, "conv", None, ["input_kappa_1.0"])[-1] == "∞"
-    text = text_of(layer_table(run, None, ["input_kappa_1.0"]))
-    assert "fewer rows than p·d were measured" in text
-    assert "rank-deficient" in text
+def test_the_command(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    assert main(["report", str(root), "--where", "seed=1", "--output", str(page)]) == 0
+    assert f"wrote {page}" in capsys.readouterr().out
+    assert "fewer than two seeds" in page.read_text()
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "table1: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("step", "status"), [(0, "zero"), (1, "unreliable"), (2, "nonfinite"), (5, "nonfinite")]
-)
-def test_statuses_stand_in_place_of_numbers(run: Run, step: int, status: str) -> None:
-    assert cells(run, "dead", step) == ["Linear", "4", "4", *[status] * 6, "0.375"]
-    assert f"{status}: " in text_of(layer_table(run, step))
+def test_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"(?s)nothing to report: .*make paper.*table1: .*exist"):
+        write_report(tmp_path)
+    write_run(tmp_path / "table1" / "1")
+    with pytest.raises(InputError, match=r"table1: no run has .*'modle'.*"):
+        write_report(tmp_path, ["modle=1"])
+    assert not (tmp_path / "REPORT.md").exists()
 
 
-def test_chosen_measures(run: Run) -> None:
-    assert cells(run, "fc", 2, ["input_kappa", "weight_norm"])[3:] == ["2", "8", "1.5"]
-    assert cells(run, "fc", 2, ["effective_lr"])[3:] == ["–"]
-
-
-@pytest.mark.parametrize(
-    ("step", "measures", "message"),
-    [
-        (4, None, r"no snapshot at step 4: there are snapshots at 0, 1, 2, 5\. The nearest is 5\."),
-        (None, ["input_lamda_max"], r"unknown measure.*Did you mean 'input_lambda_max'\?"),
-        (None, ["input_kappa_0.7"], r"kappa_0.5, kappa_1.0\. Did you mean 'input_kappa_0.5'\?"),
-    ],
-)
-def test_what_does_not_exist(
-    run: Run, step: int | None, measures: list[str] | None, message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        layer_table(run, step, measures)
-
-
-def test_summary_of_a_complete_run(run: Run) -> None:
-    lines = [line.rstrip() for line in text_of(summary(run)).splitlines()]
-    assert lines[0] == f"mlp on digits, seed 1  {run.path}"
-    assert "model      mlp depth=3 last_bn=false" in lines
-    assert "dataset    digits root=/data" in lines  # what is not set is left out
-    assert "optimizer  adam betas=[0.9,0.999] lr=0.1" in lines
-    assert "complete, step 6 of 6, time 0:01:23, batch loss 0.333" in lines
-    (test,) = [line.split() for line in lines if line.strip().startswith("test")]
-    assert test == ["test", "0.5", "30", "20"]
-    (train,) = [line.split() for line in lines if line.strip().startswith("train ")][-1:]
-    assert train == ["train", "0.167", "15", "10"]
-
-
-def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
-    begun = open_run(write_run(tmp_path / "run", state=State.RUNNING, steps_done=0))
-    assert "4 layers, no snapshot yet" in text_of(layer_table(begun))
-    assert "running, step 0 of 6" in text_of(summary(begun))
-    assert headline(begun) == "mlp on digits, seed 1, 0 of 6 steps"
-    with pytest.raises(InputError, match=r"no snapshot at step 3: .* no step yet"):
-        layer_table(begun, 3)
-
-
-def test_a_run_that_goes_on_and_one_that_diverged(tmp_path: Path) -> None:
-    going = open_run(write_run(tmp_path / "a", state=State.RUNNING, steps_done=3))
-    assert headline(going) == "mlp on digits, seed 1, 3 of 6 steps"
-    assert "layers at step 2" in text_of(layer_table(going))
-    # The figure is drawn while the state is still `running`: the stored steps tell.
-    lost = write_run(tmp_path / "b", state=State.RUNNING, steps_done=4, diverges_at=3)
-    assert headline(open_run(lost)) == "mlp on digits, seed 1, diverged at step 3"
-
-
-def test_a_run_without_analysis(tmp_path: Path) -> None:
-    bare = open_run(write_run(tmp_path / "run", layers=(), snapshot_steps=()))
-    assert "no layer was analysed" in text_of(layer_table(bare))
-
-
-def test_a_results_file_alone(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", seed=7)
-    alone = tmp_path / "elsewhere.h5"
-    (folder / "results.h5").rename(alone)
-    copy = open_run(alone)
-    assert headline(copy) == "mlp on digits, seed 7"
-    assert "batch loss 0.333" in text_of(summary(copy))
-    assert cells(copy, "hidden", None, ["input_kappa_1.0"])[-1] == "rows"
-
-
-def test_centred_moments_lose_a_row_and_a_second_use_gives_as_many_again(run: Run) -> None:
-    arrays = dict(LayerMeasures.read(run).arrays)
-    plain = LayerMeasures.of(arrays, run.config)
-    centred = LayerMeasures.of(arrays, make_config(analysis__center=True))
-    hidden = run.layers.index("hidden")
-    assert (plain.limits["input"][hidden], centred.limits["input"][hidden]) == (4 / 8, 3 / 8)
-    arrays["num_rows"] = 2 * arrays["num_rows"]
-    reused = LayerMeasures.of(arrays, run.config)
-    assert reused.limits["input"][hidden] == 1.0
-    assert reused.marks("input_kappa_1.0")[0, hidden] is Mark.INFINITE
-
-
-def test_several_gradients_a_sample_are_rows_of_grad_output_alone(tmp_path: Path) -> None:
-    drawn = open_run(write_run(tmp_path / "run", num_signals=3))
-    assert LayerMeasures.read(drawn).num_signals == read_last_rows(drawn.file).num_signals == 3
-    arrays = dict(LayerMeasures.read(drawn).arrays)
-    hidden = drawn.layers.index("hidden")
-    arrays["d_out"] = 24 * (arrays["d_out"] > 0)
-    # Four samples: four inputs of side 8, twelve gradients of side 24.
-    for center, input_rows, gradients in ((False, 4, 12), (True, 3, 11)):
-        config = make_config(analysis__center=center)
-        limits = LayerMeasures.of(arrays, config, num_signals=3).limits
-        assert limits["input"][hidden] == input_rows / 8
-        assert limits["grad_output"][hidden] == gradients / 24
-        assert limits["kfac"][hidden] == pytest.approx(input_rows / 8 * gradients / 24)
+def test_a_run_that_goes_on_is_no_part_of_a_verdict(root: Path) -> None:
+    before = write_report(root).read_text()
+    write_run(
+        root / "table1" / "4", seed=4, model__name="resnet", model__last_bn=False,
+        test_errors=(90, 80, 70), state=State.RUNNING,
+    )  # fmt: skip
+    after = write_report(root).read_text()
+    row = next(line for line in before.splitlines() if "| test error" in line)
+    assert row in after
+    assert "- 1 of 7 runs did not end with a snapshot and are left out" in before  # the failed one
+    assert "- 2 of 8 runs did not end with a snapshot and are left out" in after

@@ -5,7 +5,7 @@ import pytest
 
 from condexp.errors import InputError
 from condexp.results.select import select
-from condexp.store.runs import State, Status, write_status
+from condexp.store.run_folder.status import State, Status, write_status
 from tests.results.stored import make_config, write_early_failure, write_run
 
 

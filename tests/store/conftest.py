@@ -2,7 +2,7 @@
 
 import pytest
 
-from condexp.store.layout import FileSpec
+from condexp.store.schema.layout import FileSpec
 from tests.store.records import make_spec, write_run
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import h5py
 import torch
 
-from condexp.analysis.layers import LayerInfo, NotAnalysed
-from condexp.analysis.options import Matrix
-from condexp.analysis.snapshot import LAYER_MEASURES, BnMode, LayerSnapshot, Snapshot
-from condexp.linalg.kronecker import KroneckerSpectrum
-from condexp.linalg.spectrum import Spectrum, Status
-from condexp.store.create import create_results
-from condexp.store.layout import FileSpec
-from condexp.store.writer import ResultsWriter
+from condexp.analysis.layers.info import LayerInfo, NotAnalysed
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum
+from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
+from condexp.analysis.vocabulary import LAYER_MEASURES, Matrix, SpectrumStatus
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.writer import ResultsWriter
+from condexp.store.schema.layout import FileSpec
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 LAYERS = (
@@ -61,7 +61,7 @@ def snapshot_record(spec: FileSpec, step: int) -> SnapshotRecord:
     """A snapshot as a function of its step, degenerate layers among its layers."""
     generator = torch.Generator().manual_seed(step)
     records = tuple(_layer(spec, info, step, generator) for info in spec.layers)
-    network = _spectrum(1, max(1, spec.extent.network_length), Status.OK, generator)
+    network = _spectrum(1, max(1, spec.extent.network_length), SpectrumStatus.OK, generator)
     snapshot = Snapshot(
         records,
         num_samples=32,
@@ -72,9 +72,11 @@ def snapshot_record(spec: FileSpec, step: int) -> SnapshotRecord:
 
 
 def _layer(spec: FileSpec, info: LayerInfo, step: int, generator: torch.Generator) -> LayerSnapshot:
-    status = Status.OK
+    status = SpectrumStatus.OK
     if info.name == "groups" and step % 2:
-        status = (Status.ZERO, Status.UNRELIABLE, Status.NONFINITE)[step // 6 % 3]
+        status = (SpectrumStatus.ZERO, SpectrumStatus.UNRELIABLE, SpectrumStatus.NONFINITE)[
+            step // 6 % 3
+        ]
     sides = {
         Matrix.INPUT: info.d_in,
         Matrix.GRAD_OUTPUT: info.d_out // info.groups,
@@ -105,13 +107,15 @@ def _layer(spec: FileSpec, info: LayerInfo, step: int, generator: torch.Generato
     )
 
 
-def _spectrum(groups: int, side: int, status: Status, generator: torch.Generator) -> Spectrum:
+def _spectrum(
+    groups: int, side: int, status: SpectrumStatus, generator: torch.Generator
+) -> Spectrum:
     values = torch.rand(groups, side, generator=generator, dtype=torch.float64)
     # The last eigenvalue counts as zero: some condition numbers are infinite.
     values = values.sort(1, descending=True).values
     values[:, -1] = 0
-    if status is not Status.OK:
-        values = values * (0.0 if status is Status.ZERO else math.nan)
+    if status is not SpectrumStatus.OK:
+        values = values * (0.0 if status is SpectrumStatus.ZERO else math.nan)
     dtype = torch.float32 if side % 2 else torch.float64
     return Spectrum(values, 1e-7 * side, status, dtype, 50)
 

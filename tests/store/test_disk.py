@@ -12,11 +12,11 @@ import h5py
 import pytest
 
 from condexp.errors import InputError
-from condexp.store.create import create_results
 from condexp.store.disk import ResultsError, write_json
-from condexp.store.validate import validate_results
-from condexp.store.writer import ResultsWriter
-from tests.store.processes import exit_code, forked, without_privileges
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.hdf5.writer import ResultsWriter
+from tests.store.hdf5.processes import exit_code, forked, without_privileges
 from tests.store.records import (
     make_spec,
     snapshot_record,

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
-from condexp.store.create import create_results
-from condexp.store.layout import FileSpec
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.reader import Run, open_run
-from condexp.store.runs import CONFIG_NAME, State, Status, write_status
-from condexp.store.writer import ResultsWriter
+from condexp.store.run_folder.status import CONFIG_NAME, State, Status, write_status
+from condexp.store.schema.layout import FileSpec
 from tests.store.records import (
     KAPPA_P,
     LAYERS,

@@ -111,20 +111,20 @@ def _prepare(overrides: tuple[str, ...]) -> "Config":
     """Read the configuration and the data set once: children find both in their memory."""
     from hydra import compose, initialize_config_dir
 
-    from condexp.launch import conf_dir
-    from condexp.prepare import prepare
-    from condexp.validation import validate
+    from condexp.config.presets import conf_dir
+    from condexp.config.validation import parse_config
+    from condexp.runs.prepare import prepare
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = validate(compose("config", [*overrides], return_hydra_config=True))
+        config = parse_config(compose("config", [*overrides], return_hydra_config=True))
     prepare(config)
     return config
 
 
 def _run(config: "Config", root: str, fault: dict[str, Any]) -> int:
-    from condexp import attempt
-    from condexp.experiment import run_experiment
-    from condexp.stopping import Stopped
+    from condexp.runs import attempt
+    from condexp.runs.execute import run_experiment
+    from condexp.runs.stop_signals import Stopped
     from tests.observer import Silent
 
     # What is written beside the results takes a second, which is not what is to be killed.

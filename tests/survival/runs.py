@@ -7,8 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from condexp.store.runs import State, read_status
-from condexp.store.validate import validate_results
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.run_folder.status import State, read_status
 from tests.survival.nursery import Nursery
 
 TINY = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from condexp.store.runs import State, read_status
+from condexp.store.run_folder.status import State, read_status
 from tests.survival.nursery import Nursery
 from tests.survival.runs import (
     EVERY_RUN,

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from condexp.training.distributed import Team
+from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from tests.training.scenarios import SCENARIOS
 
 
@@ -20,7 +20,7 @@ def main(rank: int, size: int, meeting_point: Path, results: Path) -> None:
         world_size=size,
         timeout=timedelta(seconds=120),
     )
-    team = Team(torch.device("cpu"), size)
+    team = ProcessGroupCommunicator(torch.device("cpu"), size)
     torch.save({name: scenario(team) for name, scenario in SCENARIOS.items()}, results)
     dist.destroy_process_group()
 

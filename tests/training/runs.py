@@ -8,15 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import Matrix
 from condexp.data.dataset import Dataset, Split, Task
 from condexp.data.loaders import Batches
+from condexp.training.choices import ModelPrecision, ProbeMode, Source
 from condexp.training.evaluate import Evaluator, LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
-from condexp.training.execution import ModelPrecision, compile_model, configure
-from condexp.training.loop import Outcome, Plan, Source, never, train
+from condexp.training.execution import compile_model, configure
+from condexp.training.loop import Outcome, Plan, never, train
 from condexp.training.optimizers import build_optimizer, multistep
-from condexp.training.probe import Probe, ProbeMode, draw_probe
+from condexp.training.probe import Probe, draw_probe
 from condexp.training.seeding import seed_everything
 
 NUM_CLASSES = 3

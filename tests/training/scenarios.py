@@ -5,17 +5,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.options import AnalysisOptions, FisherType, Matrix
-from condexp.analysis.snapshot import LAYER_MEASURES, Snapshot
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.vocabulary import LAYER_MEASURES, FisherType, Matrix
 from condexp.data.loaders import Batches
-from condexp.models.norm import Norm, make_norm
-from condexp.models.synchronised import synchronise
-from condexp.training.crew import SINGLE, Crew
-from condexp.training.distributed import Team
+from condexp.models.choices import Norm
+from condexp.models.norm import make_norm
+from condexp.models.sync_batchnorm import convert_sync_batchnorm
+from condexp.training.choices import ProbeMode, Source
+from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, TrainingCommunicator
+from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from condexp.training.evaluate import Evaluator
-from condexp.training.loop import Plan, Source, train
+from condexp.training.loop import Plan, train
 from condexp.training.optimizers import build_optimizer, constant
-from condexp.training.probe import Probe, ProbeMode, draw_probe
+from condexp.training.probe import Probe, draw_probe
 from condexp.training.seeding import seed_everything
 from tests.training.runs import NUM_CLASSES, Log, images
 
@@ -54,7 +57,7 @@ def cnn(*norms: str) -> nn.Sequential:
 
 
 def trained(
-    crew: Crew,
+    crew: TrainingCommunicator,
     build: Callable[[], nn.Sequential],
     *,
     options: AnalysisOptions = ALL,
@@ -65,8 +68,8 @@ def trained(
     """Train and measure; all numbers of it, on rank 0."""
     seed_everything(1)
     model = build().double()
-    if isinstance(crew, Team):
-        synchronise(model, crew.average, crew.size)
+    if isinstance(crew, ProcessGroupCommunicator):
+        convert_sync_batchnorm(model, crew.average, crew.size)
 
     def batches(size: int, *, training: bool = False) -> Batches:
         return Batches(
@@ -76,7 +79,7 @@ def trained(
             batch_size=size,
             shuffle=training,
             dtype=torch.float64,
-            share=crew.share() if training else SINGLE.share(),
+            share=crew.share() if training else SINGLE_TRAINING_PROCESS.share(),
         )
 
     log = Log()
@@ -137,13 +140,13 @@ def probe_of(mode: ProbeMode) -> Probe:
     return draw_probe(DATA, size=21, batch_size=8, mode=mode, seed=3, dtype=torch.float64)
 
 
-def probed(crew: Crew, fisher_type: FisherType) -> Numbers:
+def probed(crew: TrainingCommunicator, fisher_type: FisherType) -> Numbers:
     options = AnalysisOptions(matrices=tuple(Matrix), fisher_type=fisher_type, mc_samples=2)
     probe = probe_of(ProbeMode.EVAL)
     return trained(crew, lambda: cnn(Norm.BATCH), probe=probe, options=options, num_steps=3)
 
 
-SCENARIOS: dict[str, Callable[[Crew], Numbers]] = {
+SCENARIOS: dict[str, Callable[[TrainingCommunicator], Numbers]] = {
     "mlp": lambda crew: trained(crew, mlp),
     "centred, with bias": lambda crew: trained(
         crew, mlp, options=AnalysisOptions(center=True, bias=True), num_steps=3

@@ -13,8 +13,8 @@ from torch import nn
 
 from condexp.errors import InputError
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
+from condexp.training.choices import RunState
 from condexp.training.events import RowCounts
-from condexp.training.loop import RunState
 from condexp.training.optimizers import build_optimizer
 from condexp.training.seeding import random_state
 

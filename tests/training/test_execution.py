@@ -10,17 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import condexp
+from condexp.analysis.linalg.rows.patches import Window, unfold_patches
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.snapshot import LayerSnapshot, Snapshot
 from condexp.errors import InputError
-from condexp.linalg.patches import Window, unfold_patches
-from condexp.linalg.spectrum import Spectrum
-from condexp.training.execution import (
-    ModelPrecision,
-    check_execution,
-    compile_model,
-    configure,
-)
-from condexp.training.loop import Outcome, Source
+from condexp.training.choices import ModelPrecision, Source
+from condexp.training.execution import check_execution, compile_model, configure
+from condexp.training.loop import Outcome
 from tests.cases import labels, normal, randomised
 from tests.training.runs import NUM_STEPS, STEPS_PER_EPOCH, Run, hooks, mlp, resnet
 from tests.training.test_unchanged import SOURCES

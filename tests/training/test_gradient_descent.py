@@ -12,10 +12,11 @@ from condexp.data.dataset import Dataset
 from condexp.data.gaussian import load_gaussian
 from condexp.data.loaders import Batches
 from condexp.models.linear import build_linear
+from condexp.training.choices import ProbeMode, RunState, Source
 from condexp.training.evaluate import Evaluator, build_loss
-from condexp.training.loop import Outcome, Plan, RunState, Source, train
+from condexp.training.loop import Outcome, Plan, train
 from condexp.training.optimizers import build_optimizer, constant
-from condexp.training.probe import ProbeMode, draw_probe
+from condexp.training.probe import draw_probe
 from tests.training.runs import Log
 
 DIM, NUM_OUTPUTS, NUM_TRAIN = 5, 3, 40

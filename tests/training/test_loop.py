@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from condexp.analysis.analyze import analyze_batches
 from condexp.errors import InputError
-from condexp.training.loop import Outcome, RunState, Source
+from condexp.training.choices import RunState, Source
+from condexp.training.loop import Outcome
 from condexp.training.seeding import random_state, restore_random_state
 from tests.training.runs import (
     BATCH,

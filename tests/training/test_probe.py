@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from condexp.analysis.options import AnalysisOptions, Matrix
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
-from condexp.training.probe import Probe, ProbeMode, draw_probe
+from condexp.training.choices import ProbeMode
+from condexp.training.probe import Probe, draw_probe
 from tests.training.runs import EVERY_MATRIX, hooks, images, mlp, model_state, resnet
 
 LOSS = nn.CrossEntropyLoss()

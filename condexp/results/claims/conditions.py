@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 
 from condexp.errors import InputError
-from condexp.results.setting import flatten, setting_text
+from condexp.results.config_keys import flatten, setting_text
 from condexp.store.reader import Run
-from condexp.store.runs import State, identity_config, identity_hash
+from condexp.store.run_folder.identity import identity_config, identity_hash
+from condexp.store.run_folder.status import State
 
 
 def describe(runs: Sequence[Run], factors: Collection[str] = ()) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ from condexp.errors import InputError
 from condexp.results.claims.conditions import describe, unfinished
 from condexp.results.claims.requires import require
 from condexp.results.claims.verdict import Verdict
-from condexp.results.layers import LayerMeasures
+from condexp.results.config_keys import lookup
+from condexp.results.measures import LayerMeasures
 from condexp.results.paired import paired_difference
-from condexp.results.setting import lookup
 from condexp.store.reader import Run
 
 FACTOR = "model.last_bn"

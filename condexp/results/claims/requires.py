@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from condexp.analysis.options import SINGULAR_VALUES
+from condexp.analysis.vocabulary import SINGULAR_VALUES
 from condexp.errors import InputError
-from condexp.results.layers import LayerMeasures
+from condexp.results.measures import LayerMeasures
 from condexp.store.reader import Run
 
 

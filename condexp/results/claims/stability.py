@@ -8,10 +8,10 @@ import pandas as pd
 from condexp.results.claims.conditions import describe, unfinished
 from condexp.results.claims.requires import require
 from condexp.results.claims.verdict import Verdict
+from condexp.results.config_keys import lookup
 from condexp.results.paired import PairedDifference, paired_difference
-from condexp.results.setting import lookup
 from condexp.store.reader import Run
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 
 MEASURE = "kfac_lambda_max"
 FACTORS = ("model.norm", "model.init", "model.init_scale", "optimizer.lr")

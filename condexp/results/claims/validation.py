@@ -8,9 +8,9 @@ import pandas as pd
 from condexp.results.claims.conditions import describe, unfinished
 from condexp.results.claims.requires import require
 from condexp.results.claims.verdict import Verdict
-from condexp.results.layers import LayerMeasures
-from condexp.store.matrices import NETWORK
+from condexp.results.measures import LayerMeasures
 from condexp.store.reader import Run
+from condexp.store.schema.matrices import NETWORK
 
 THRESHOLD = 0.9
 SYMBOLS = {"lambda_max": "λ_max", "kappa_0.5": "κ_0.5"}

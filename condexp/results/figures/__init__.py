@@ -1,30 +1,32 @@
-"""Figures drawn from stored files alone, one file each.
+"""Figures drawn from stored files alone: each a module, and in it a function, of its name.
 
-Importing this package imports matplotlib, so only what draws does.
+A module that draws imports matplotlib, so it is imported only when its figure is asked for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
-from condexp.results.figures.conditioning import conditioning
-from condexp.results.figures.domination import domination
-from condexp.results.figures.last_layer import last_layer
-from condexp.results.figures.overview import overview
-from condexp.results.figures.stability import stability
-from condexp.results.figures.style import Size
-from condexp.results.figures.validation import validation
-from condexp.store.reader import Run
+from condexp.errors import choose
+
+if TYPE_CHECKING:
+    from condexp.results.figures.style import Size
+    from condexp.store.reader import Run
+
+NAMES = ("overview", "validation", "stability", "domination", "conditioning", "last_layer")
+OF_ONE_RUN = ("overview",)
+"""Drawn of each run by itself; the others show all runs together."""
 
 
-class Draw(Protocol):
-    """What draws the runs of a grid as one figure."""
+class Figure(Protocol):
+    """A function that draws the runs of a grid as one figure."""
 
-    def __call__(self, runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
+    def __call__(self, runs: "Sequence[Run]", folder: Path, *, size: "Size") -> tuple[Path, ...]:
         """Draw.
 
         Args:
-            runs: The runs, one or more.
+            runs: The runs, one or more; of a figure ``OF_ONE_RUN`` just one.
             folder: Where to write ``<name>.pdf``, ``<name>.png`` and ``<name>.csv``.
             size: How wide it is printed.
 
@@ -36,29 +38,17 @@ class Draw(Protocol):
         """
 
 
-def overview_of_one(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
-    """One run at a glance: the spectra of its layers over training, above loss and error.
+def find_figure(name: str) -> Figure:
+    """Find the function that draws a figure.
 
     Args:
-        runs: The run alone.
-        folder: Where to write.
-        size: How wide it is printed.
+        name: One of ``NAMES``.
 
     Returns:
-        The paths of the PDF, the PNG and the CSV of what was drawn.
+        ``condexp.results.figures.<name>.<name>``.
+
+    Raises:
+        InputError: If there is no figure of that name.
     """
-    (run,) = runs
-    return overview(run, folder, size=size)
-
-
-FIGURES: Mapping[str, Draw] = {
-    "overview": overview_of_one,
-    "validation": validation,
-    "stability": stability,
-    "domination": domination,
-    "conditioning": conditioning,
-    "last_layer": last_layer,
-}
-"""By name, what draws it."""
-FIGURES_OF_ONE_RUN = ("overview",)
-"""Drawn of each run by itself; the others show all runs together."""
+    module = import_module(f"{__name__}.{choose('figure', name, NAMES)}")
+    return cast("Figure", getattr(module, name))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condexp.errors import InputError, choose
-from condexp.results.figures import FIGURES, FIGURES_OF_ONE_RUN
+from condexp.results.figures import OF_ONE_RUN, find_figure
 from condexp.results.figures.style import Size
 from condexp.results.select import select, with_snapshots
 from condexp.store.reader import open_run
@@ -49,10 +49,10 @@ def draw(
     Raises:
         InputError: If there is no such figure, size or run, or the runs lack what is drawn.
     """
-    draw_runs = FIGURES[choose("figure", name, FIGURES)]
+    draw_runs = find_figure(name)
     width = Size(choose("size", size, Size))
     selected = select(folders, where)
-    if name in FIGURES_OF_ONE_RUN:
+    if name in OF_ONE_RUN:
         targets = [_own_folder(folder, len(selected), output) for folder in selected]
         drawn = [
             draw_runs([open_run(folder)], target, size=width)

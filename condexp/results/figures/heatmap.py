@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import GREY, LIGHT_GREY
-from condexp.results.marks import Mark
+from condexp.results.tables.numbers import Mark
 
 ROW_INCHES = 0.115  # height of a layer
 MIN_INCHES, MAX_INCHES = 0.75, 3.0

@@ -21,9 +21,9 @@ from condexp.results.figures.style import (
     save,
     style,
 )
-from condexp.results.layers import LayerMeasures
-from condexp.results.marks import Mark
-from condexp.results.setting import headline
+from condexp.results.measures import LayerMeasures
+from condexp.results.run_view import headline
+from condexp.results.tables.numbers import Mark
 from condexp.store.reader import Run
 
 MATRIX_TITLES = {
@@ -39,7 +39,7 @@ CURVES = ("loss", "train_loss", "test_loss", "train_error", "test_error")
 
 
 def overview(
-    run: Run,
+    runs: Sequence[Run],
     folder: Path,
     stem: str = "overview",
     *,
@@ -51,7 +51,7 @@ def overview(
     Works on a run that is still going on, before its first snapshot or evaluation too.
 
     Args:
-        run: The run.
+        runs: The run alone.
         folder: Where to write.
         stem: Name of the files without the extension.
         p: Fraction of the condition number; the first that was measured where ``None``.
@@ -63,6 +63,7 @@ def overview(
     Raises:
         InputError: If κ was not measured at this p.
     """
+    (run,) = runs
     measures, metrics = LayerMeasures.read(run), run.metrics
     panels = _panels(measures, p)
     last = max([*metrics.index, *measures.steps], default=0)

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from condexp.results.claims import validation as claim
 from condexp.results.figures.curves import color_of
 from condexp.results.figures.style import GREY, Size, new_figure, save, style
-from condexp.store.matrices import NETWORK
 from condexp.store.reader import Run
+from condexp.store.schema.matrices import NETWORK
 
 SYMBOLS = {"lambda_max": r"\lambda_{\max}", "kappa_0.5": r"\kappa_{0.5}"}
 MARKERS = "osD^vP*"

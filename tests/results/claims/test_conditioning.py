@@ -10,7 +10,7 @@ import pytest
 from condexp.errors import InputError
 from condexp.results.claims.conditioning import judge, measure
 from condexp.store.reader import open_run
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 from tests.results.stored import NUM_SAMPLES, write_run
 
 LAYERS = ("a", "b", "c")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.results.claims.domination import judge, measure
 from condexp.store.reader import open_run

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.results.claims.requires import require
 from condexp.results.claims.stability import judge, measure
 from condexp.store.reader import open_run
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 from tests.results.stored import LAYERS, write_run
 
 CELLS = [("he", 0.1), ("he", 1.0), ("lecun", 0.1), ("lecun", 1.0)]

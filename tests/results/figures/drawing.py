@@ -6,15 +6,15 @@ import pandas as pd
 from matplotlib.image import imread
 
 from condexp.results.claims import CLAIMS
-from condexp.results.figures import FIGURES
+from condexp.results.figures import find_figure
 from condexp.results.figures.style import Size
 from condexp.store.reader import Run
 
 
 def check_same_bytes_in_any_order(name: str, runs: list[Run], folder: Path) -> None:
     """Draw runs twice, reversed the second time; the table holds what the verdict is from."""
-    paths = FIGURES[name](runs, folder / "a", size=Size.TEXT)
-    again = FIGURES[name](runs[::-1], folder / "b", size=Size.TEXT)
+    paths = find_figure(name)(runs, folder / "a", size=Size.TEXT)
+    again = find_figure(name)(runs[::-1], folder / "b", size=Size.TEXT)
     assert [path.name for path in paths] == [f"{name}.pdf", f"{name}.png", f"{name}.csv"]
     assert imread(paths[1]).shape[1] == round(7.2 * 220)
     for first, second in zip(paths, again, strict=True):

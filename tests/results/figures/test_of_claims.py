@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from condexp.analysis.options import Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.results import claims
-from condexp.results.figures import FIGURES
+from condexp.results.figures import NAMES, find_figure
 from condexp.results.figures.style import Size
 from condexp.store.reader import Run, open_run
 from tests.results.stored import write_run
@@ -64,7 +64,7 @@ def drawn(
 ) -> tuple[str, list[Run], tuple[Path, ...]]:
     root = tmp_path_factory.mktemp(request.param)
     runs = GRIDS[request.param](root / "runs")
-    return request.param, runs, FIGURES[request.param](runs, root / "drawn", size=Size.COLUMN)
+    return request.param, runs, find_figure(request.param)(runs, root / "drawn", size=Size.COLUMN)
 
 
 def test_three_files_the_same_from_the_same_runs(
@@ -73,14 +73,14 @@ def test_three_files_the_same_from_the_same_runs(
     name, runs, paths = drawn
     assert [path.name for path in paths] == [f"{name}.pdf", f"{name}.png", f"{name}.csv"]
     assert imread(paths[1]).shape[1] == round(3.4 * 220)
-    again = FIGURES[name](runs, tmp_path, size=Size.COLUMN)
+    again = find_figure(name)(runs, tmp_path, size=Size.COLUMN)
     for first, second in zip(paths, again, strict=True):
         assert first.read_bytes() == second.read_bytes()
 
 
 def test_text_is_wider(tmp_path: Path) -> None:
     runs = conditioning_grid(tmp_path / "runs")[:2]
-    _, png, _ = FIGURES["conditioning"](runs, tmp_path, size=Size.TEXT)
+    _, png, _ = find_figure("conditioning")(runs, tmp_path, size=Size.TEXT)
     assert imread(png).shape[1] == round(7.2 * 220)
 
 
@@ -108,9 +108,9 @@ def test_the_csv_holds_what_the_verdict_is_from(
 def test_a_last_layer_without_spectra_names_the_option(tmp_path: Path) -> None:
     run = open_run(write_run(tmp_path / "run"))
     with pytest.raises(InputError, match=r"analysis\.save_spectra=true"):
-        FIGURES["last_layer"]([run], tmp_path, size=Size.TEXT)
+        find_figure("last_layer")([run], tmp_path, size=Size.TEXT)
 
 
 def test_every_claim_has_its_figure() -> None:
-    assert set(claims.CLAIMS) == set(FIGURES) - {"overview"}
+    assert set(claims.CLAIMS) == set(NAMES) - {"overview"}
     assert [claim.number for claim in claims.CLAIMS.values()] == [1, 2, 3, 4, 5]

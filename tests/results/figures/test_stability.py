@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from condexp.results.figures.stability import stability
 from condexp.results.figures.style import Size
 from condexp.store.reader import Run, open_run
-from condexp.store.runs import State
+from condexp.store.run_folder.status import State
 from tests.results.figures.drawing import check_same_bytes_in_any_order
 from tests.results.stored import LAYERS, write_run
 

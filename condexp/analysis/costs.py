@@ -1,0 +1,211 @@
+"""What measuring a layer takes: the side of each matrix that is used, and memory."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from condexp.analysis.fisher.block import FisherBlock
+from condexp.analysis.fisher.network import NetworkFisher
+from condexp.analysis.layers.info import Catalogue, LayerInfo
+from condexp.analysis.layers.rows import Layer, moment_rows
+from condexp.analysis.linalg.rows.stride1_patches import PatchRows
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import Matrix
+
+DOUBLE, SINGLE = 8, 4  # bytes of a number
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Sizes of one matrix 1/R·Σ r rᵀ, of which the smaller side is used.
+
+    Attributes:
+        groups: Separate blocks.
+        num_rows: R, those of each block.
+        num_features: d, the length of a row.
+    """
+
+    groups: int
+    num_rows: int
+    num_features: int
+
+    @property
+    def is_dual(self) -> bool:
+        """Whether the spectrum comes from the rows' Gram matrix, R × R: the rest are zeros."""
+        return self.num_rows < self.num_features
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the matrix that is used, in float64."""
+        return DOUBLE * self.groups * min(self.num_rows, self.num_features) ** 2
+
+
+@dataclass(eq=False)
+class Footprint:
+    """What one call of the model made of a layer's rows.
+
+    Attributes:
+        num_samples: Samples of that call.
+        block: The layer's Fisher block after it, if it is to be measured.
+        laid_out: Numbers in what is laid out of the input at once; 0 for a linear layer.
+        uses: How often the layer was called.
+    """
+
+    num_samples: int
+    block: FisherBlock | None
+    laid_out: int = 0
+    uses: int = 0
+
+    def note(self, module: Layer, inputs: Tensor, options: AnalysisOptions) -> None:
+        """Take in one call of the layer."""
+        if isinstance(module, nn.Conv2d):
+            rows = moment_rows(module, inputs, replace(options, bias=False))
+            numbers = rows.images if isinstance(rows, PatchRows) else rows.dense()
+            self.laid_out = max(self.laid_out, numbers.numel())
+        if self.block is not None:
+            self.block.forward(inputs, self.num_samples, self.uses)
+        self.uses += 1
+
+
+@contextmanager
+def footprints(
+    model: nn.Module, catalogue: Catalogue, options: AnalysisOptions, num_samples: int
+) -> Iterator[Mapping[str, Footprint]]:
+    """Look at the layers while the model is called once, also on the ``meta`` device.
+
+    Args:
+        model: The network.
+        catalogue: The layers.
+        options: What is to be measured of them.
+        num_samples: Samples that it is called on.
+
+    Yields:
+        The footprint of each layer, complete after the call.
+    """
+    modules, network, handles = dict(model.named_modules()), NetworkFisher(), []
+    found: dict[str, Footprint] = {}
+
+    def hook(footprint: Footprint) -> Any:
+        def note(module: Layer, args: Any, kwargs: dict[str, Any], _output: Tensor) -> None:
+            given: Tensor = args[0] if args else kwargs["input"]
+            footprint.note(module, given.detach(), options)
+
+        return note
+
+    for layer in catalogue.layers:
+        module: Any = modules.get(layer.name, model)  # the model itself may be the layer
+        block = None
+        if options.wants(Matrix.FISHER):
+            block = FisherBlock(layer.name, module, options, network, streaming=True)
+        found[layer.name] = Footprint(num_samples, block)
+        listener = hook(found[layer.name])
+        handles.append(module.register_forward_hook(listener, with_kwargs=True))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer under one analysis.
+
+    Attributes:
+        layer: Its sizes.
+        footprint: What its rows take.
+        num_samples: Samples N of a snapshot, of all batches together.
+        num_signals: Back-propagations of each.
+        matrices: What is measured.
+        batch_size: Samples that come at once.
+    """
+
+    layer: LayerInfo
+    footprint: Footprint
+    num_samples: int
+    num_signals: int
+    matrices: tuple[Matrix, ...]
+    batch_size: int
+
+    @property
+    def in_batches(self) -> bool:
+        """Whether the samples come in more than one batch."""
+        return self.batch_size < self.num_samples
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of ``input``: N·T, of all uses."""
+        return self.num_samples * self.layer.positions * self.layer.uses
+
+    @property
+    def sides(self) -> dict[Matrix, Sides]:
+        """The sides of both factors and of the Fisher block, as far as they are needed."""
+        layer, signals = self.layer, self.num_signals
+        outputs, weights = layer.d_out // layer.groups, layer.spectrum_length(Matrix.FISHER)
+        every = {
+            Matrix.INPUT: Sides(layer.groups, self.num_rows, layer.d_in),
+            Matrix.GRAD_OUTPUT: Sides(layer.groups, self.num_rows * signals, outputs),
+            Matrix.FISHER: Sides(1, self.num_samples * signals, weights),
+        }
+        product = {Matrix.INPUT, Matrix.GRAD_OUTPUT} if Matrix.KFAC in self.matrices else set()
+        return {matrix: every[matrix] for matrix in every if matrix in {*product, *self.matrices}}
+
+    @property
+    def finite_share(self) -> float:
+        """The largest p for which κ_p of both factors can be finite."""
+        return min([1.0, *(sides.num_rows / sides.num_features for sides in self._factors)])
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Bytes of the matrices whose eigenvalues are taken."""
+        return sum(sides.num_bytes for sides in self.sides.values())
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes kept until a snapshot is complete, but for what ``fisher`` keeps.
+
+        The weight's gradient is; rows that come at once are done with at once. Of several portions
+        a primal is their sum, in float64, while for a dual the rows are kept (a convolution's as
+        images, which are smaller); and a copy of the weight, which may change in between.
+        """
+        if not self.matrices:
+            return 0
+        num_weights = self.layer.d_out * (self.layer.fan_in or self.layer.d_in)
+        gradient = num_weights * (DOUBLE if self.in_batches else SINGLE)
+        in_portions = self.in_batches or self.num_signals > 1 or self.layer.uses > 1
+        if not in_portions:
+            return gradient
+        rows = (SINGLE * s.groups * s.num_rows * s.num_features for s in self._factors if s.is_dual)
+        sums = (sides.num_bytes for sides in self._factors if not sides.is_dual)
+        return gradient + SINGLE * num_weights + sum(rows) + sum(sums)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the rows that are laid out at once, in float32: of inputs or gradients.
+
+        Many pixels of few channels are multiplied as they lie, unless ``center`` is asked for.
+        """
+        if self.layer.type == "Linear" or not self.sides:
+            return 0
+        num_samples = min(self.batch_size, self.num_samples)
+        inputs = self.footprint.laid_out // self.footprint.num_samples
+        positions, d_out = self.layer.positions, self.layer.d_out
+        gradients = positions * d_out if positions < d_out // self.layer.groups else 0
+        return SINGLE * num_samples * max(inputs, gradients)
+
+    @property
+    def fisher_bytes(self) -> int:
+        """Bytes that ``fisher`` keeps of the rows; 0 where it is not measured."""
+        block = self.footprint.block
+        if block is None:
+            return 0
+        # While a graph lives it keeps the inputs as well.
+        kept = block.kept_bytes(self.num_signals, inputs=self.in_batches)
+        return kept * self.num_samples // self.footprint.num_samples
+
+    @property
+    def _factors(self) -> list[Sides]:
+        return [sides for matrix, sides in self.sides.items() if matrix is not Matrix.FISHER]

@@ -1,0 +1,1 @@
+"""Exact Fisher blocks, of a layer and of the network, and the memory they take."""

@@ -1,0 +1,241 @@
+"""The exact Fisher block of one layer (``docs/theory.md`` §3)."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from condexp.analysis.fisher.network import NetworkFisher
+from condexp.analysis.layers.calls import LayerCall, joined_grads, joined_inputs
+from condexp.analysis.layers.rows import Layer, appends_one, num_groups
+from condexp.analysis.linalg.gram import (
+    WORKING_NUMBERS,
+    Batch,
+    GradientShape,
+    form_gradients,
+    grams,
+    grams_of_gradients,
+)
+from condexp.analysis.linalg.precision import coarser, exact_products
+from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import ConvInput, Precision
+from condexp.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class FisherState:
+    """What one process has heard of a layer, for the one that works its block out.
+
+    Args:
+        forms: Whether the samples' gradients are formed as they arrive.
+        num_samples: N over its passes.
+        gradients: The formed ones.
+        passes: Where they are not: each call's input, its N and the gradients of its output.
+        row_dtype: The precision of all this.
+    """
+
+    forms: bool
+    num_samples: int
+    gradients: list[Tensor]
+    passes: list[list[tuple[Tensor, int, list[Tensor]]]]
+    row_dtype: torch.dtype
+
+
+class FisherBlock:
+    """The Fisher block of one layer, ``1/N Σ vec(G_n) vec(G_n)ᵀ`` with ``G_n = Σ_t g aᵀ``.
+
+    The samples' gradients are formed as the g arrive where that takes no more memory than the rows
+    (T ≥ d_in); otherwise input and gradients are kept until the pass is complete. ``auto`` works in
+    float64: by the time the whole network's spectrum shows that it needs it, the rows are gone.
+
+    Args:
+        name: The layer's name.
+        module: The layer.
+        options: ``bias``, ``precision`` and ``memory_limit`` are read. Convolutions are looked at
+            by patches always, for these are what the weight is multiplied with.
+        network: Takes the layer's Gram matrix.
+        streaming: Several passes follow, whose samples make one matrix: the rows are kept until the
+            spectrum is asked for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: Layer,
+        options: AnalysisOptions,
+        network: NetworkFisher,
+        *,
+        streaming: bool,
+    ) -> None:
+        self.name, self._module, self._network, self._streaming = name, module, network, streaming
+        self._options = replace(options, conv_input=ConvInput.PATCHES)
+        single = options.precision is Precision.FLOAT32
+        self.dtype = torch.float32 if single else torch.float64
+        self.row_dtype = torch.float64
+        groups, weight = num_groups(module), module.weight
+        d_in = weight[0].numel() + appends_one(module, options)
+        self._shape = GradientShape(groups, 1, d_in, weight.shape[0] // groups)
+        self._forms = False  # decided by the first call for all
+        self._calls: dict[int, LayerCall] = {}
+        self._formed: list[Tensor] = []  # of this pass, one for each signal
+        self._passes: list[list[LayerCall]] = []  # those that are complete; so is the next
+        self._gradients: list[Tensor] = []
+        self._num_samples = 0
+        self._spectrum: Spectrum | None = None
+
+    @property
+    def num_weights(self) -> int:
+        """d, the length of vec(G)."""
+        return self._shape.num_weights
+
+    def forward(self, inputs: Tensor, num_samples: int, use: int) -> None:
+        """Take in one call of the layer.
+
+        Args:
+            inputs: Its input, detached.
+            num_samples: N of the pass.
+            use: Which call of the pass this is, from 0.
+
+        Raises:
+            InputError: If the block is complete, or the pass before is not.
+        """
+        if self._spectrum is not None or use in self._calls:
+            raise InputError(
+                f"layer {self.name!r} was called again: the samples of 'fisher' make one matrix, "
+                "so record one forward pass and its backward pass, on all samples at once, and no "
+                "re-entrant checkpoint of a layer that is used more than once."
+            )
+        call = LayerCall(self.name, self._module, self._options, inputs, num_samples)
+        if use == 0 and self._num_samples == 0:
+            self._forms = call.positions >= self._shape.d_in
+        self._calls[use] = call
+        self.row_dtype = coarser(self.row_dtype, inputs.dtype)
+
+    def backward(self, grad: Tensor, use: int, row_dtype: torch.dtype) -> None:
+        """Take in the gradient of one call's output, for the next signal.
+
+        Args:
+            grad: ``∂ℓ_n/∂h`` in at least float32, of the output's shape.
+            use: Which call of the pass it belongs to.
+            row_dtype: The precision it was computed in.
+        """
+        call = self._calls[use]
+        call.num_signals += 1
+        self.row_dtype = coarser(self.row_dtype, row_dtype)
+        if not self._forms:
+            call.grads.append(grad)
+            return
+        with exact_products(grad.device):
+            gradients = form_gradients(self._batch([call], [[grad]]), 0, self.dtype)
+        if call.num_signals > len(self._formed):
+            self._formed.append(gradients)
+        else:  # of an earlier call
+            self._formed[call.num_signals - 1] += gradients
+
+    def close(self) -> None:
+        """Say that the pass is complete: its last signal is in."""
+        calls = [call for call in self._calls.values() if call.num_signals]
+        self._calls = {}
+        if not calls:
+            return
+        self._num_samples += calls[0].num_samples
+        self._gradients, self._formed = self._gradients + self._formed, []
+        if not self._forms:
+            self._passes.append(calls)
+        if not self._streaming:
+            self._compute()
+
+    @property
+    def share(self) -> FisherState:
+        """What the process that works the block out needs to know of complete passes."""
+        passes = [[(c.inputs, c.num_samples, c.grads) for c in calls] for calls in self._passes]
+        return FisherState(self._forms, self._num_samples, self._gradients, passes, self.row_dtype)
+
+    def merge(self, share: FisherState) -> None:
+        """Take in what another process has heard.
+
+        Args:
+            share: Its block's; of no samples: no effect.
+        """
+        if share.num_samples == 0:
+            return
+        self._forms = share.forms
+        self._num_samples += share.num_samples
+        self._gradients = self._gradients + share.gradients
+        about = (self.name, self._module, self._options)
+        self._passes += [
+            [LayerCall(*about, inputs, n, grads, len(grads)) for inputs, n, grads in calls]
+            for calls in share.passes
+        ]
+        self.row_dtype = coarser(self.row_dtype, share.row_dtype)
+
+    def spectrum(self, excess: float = 0.0) -> Spectrum | None:
+        """Return the spectrum, min(rows, d) eigenvalues; None where no gradient arrived.
+
+        Args:
+            excess: See :meth:`RootNoise.excess`; it raises the noise floor by
+                4·excess·λ_1.
+        """
+        if self._spectrum is None:
+            self.close()
+            if self._spectrum is None and self._num_samples:
+                self._compute()
+        if self._spectrum is None:
+            return None
+        return self._spectrum.raised(4 * excess * self._spectrum.lambda_max)
+
+    def kept_bytes(self, num_signals: int, *, inputs: bool) -> int:
+        """Return what the calls of this pass will keep until it is complete.
+
+        Args:
+            num_signals: Back-propagations to come.
+            inputs: Whether inputs count; while a graph lives, it keeps them as well.
+        """
+        calls = list(self._calls.values())
+        if self._forms:
+            num_samples = calls[0].num_samples if calls else 0
+            return num_signals * num_samples * self.num_weights * self.dtype.itemsize
+        total = 0
+        for call in calls:
+            size = torch.promote_types(call.inputs.dtype, torch.float32).itemsize
+            rows = call.num_samples * call.positions
+            total += num_signals * rows * len(self._module.weight) * size
+            total += inputs * call.inputs.numel() * call.inputs.dtype.itemsize
+        return total
+
+    def _batch(self, calls: list[LayerCall], grads: list[list[Tensor]]) -> Batch:
+        """Return the calls of a pass as one; the gradients are by call and signal."""
+        shape = replace(self._shape, positions=sum(call.positions for call in calls))
+        signals = (joined_grads(calls, list(of_signal)) for of_signal in zip(*grads, strict=True))
+        return Batch(shape, calls[0].num_samples, joined_inputs(calls), tuple(signals))
+
+    def _compute(self) -> None:
+        limit = self._options.memory_limit
+        budget = WORKING_NUMBERS if limit is None else max(1, min(WORKING_NUMBERS, limit // 32))
+        with exact_products(self._module.weight.device):
+            if self._forms:
+                found = grams_of_gradients(_joined(self._gradients), self.dtype)
+            else:
+                batches = [
+                    self._batch(calls, [call.grads for call in calls]) for calls in self._passes
+                ]
+                found = grams(batches, self.dtype, budget)
+        self._passes, self._gradients = [], []
+        self._spectrum = Spectrum.from_matrix(
+            found.smaller / self._num_samples,
+            dtype=self.dtype,
+            num_rows=len(found.rows),
+            row_dtype=self.row_dtype,
+        )
+        self._network.add(
+            self.name,
+            found.rows / self._num_samples,
+            self.num_weights,
+            self.dtype,
+            self.row_dtype,
+        )
+
+
+def _joined(gradients: list[Tensor]) -> Tensor:
+    return torch.cat(gradients) if len(gradients) > 1 else gradients[0]

@@ -1,0 +1,125 @@
+"""What the exact Fisher matrix keeps, and how to stay under a limit."""
+
+from collections.abc import Collection, Mapping
+
+from condexp.analysis.fisher.block import FisherBlock
+from condexp.errors import InputError
+
+_GRAMS = 3  # the network's, a layer's, and that of a product on its way
+
+
+class Memory:
+    """The limit of one analysis.
+
+    Args:
+        limit: Bytes; None: none.
+        num_samples: N over all batches, where it is known beforehand.
+        streaming: The rows of all batches are kept until the end.
+    """
+
+    def __init__(self, limit: int | None, num_samples: int | None, *, streaming: bool) -> None:
+        self._limit, self._num_samples, self._streaming = limit, num_samples, streaming
+
+    def groups(
+        self, blocks: Mapping[str, FisherBlock], num_signals: int, now: int, so_far: int
+    ) -> list[list[str]]:
+        """Divide layers into groups whose signals fit, to be back-propagated group by group.
+
+        Args:
+            blocks: The layers after the forward pass.
+            num_signals: Back-propagations of each.
+            now: Samples of this pass.
+            so_far: Samples of all passes up to this one.
+
+        Returns:
+            The layers' names; no group where there is no layer.
+
+        Raises:
+            InputError: If one layer alone, or where batches are kept all of them, do not fit.
+        """
+        if not blocks:
+            return []
+        if self._limit is None:
+            return [list(blocks)]
+        num_samples = self._num_samples or so_far
+        kept = {
+            name: block.kept_bytes(num_signals, inputs=self._streaming)
+            for name, block in blocks.items()
+        }
+        batches = num_samples / now if self._streaming else 1.0
+        check_fits(
+            self._limit,
+            [round(size * batches) for size in kept.values()],
+            num_samples,
+            num_signals,
+            streaming=self._streaming,
+        )
+        if self._streaming or num_signals == 1:
+            return [list(blocks)]
+        return _packed(kept, self._limit - _gram_bytes(num_samples, num_signals))
+
+
+def needed_bytes(
+    kept: Collection[int], num_samples: int, num_signals: int, *, streaming: bool
+) -> int:
+    """Return what the exact Fisher matrix needs at least.
+
+    Args:
+        kept: What each layer keeps of all samples whose rows are kept, in bytes.
+        num_samples: N over all batches.
+        num_signals: Back-propagations of each.
+        streaming: The rows of all batches are kept until the end.
+
+    Returns:
+        Bytes.
+    """
+    grams = _gram_bytes(num_samples, num_signals)
+    if streaming:
+        return grams + sum(kept)
+    # With one signal every layer is done as soon as its gradient has come.
+    return grams + (max(kept, default=0) if num_signals > 1 else 0)
+
+
+def check_fits(
+    limit: int | None, kept: Collection[int], num_samples: int, num_signals: int, *, streaming: bool
+) -> None:
+    """Refuse an exact Fisher matrix that does not fit.
+
+    Args:
+        limit: Bytes; None: none.
+        kept: See :func:`needed_bytes`, also for the next arguments.
+        num_samples: N over all batches.
+        num_signals: Back-propagations of each.
+        streaming: The rows of all batches are kept until the end.
+
+    Raises:
+        InputError: If more is needed than allowed.
+    """
+    needed = needed_bytes(kept, num_samples, num_signals, streaming=streaming)
+    if limit is not None and needed > limit:
+        raise InputError(
+            f"the exact Fisher matrix of {num_samples} samples × {num_signals} signals needs "
+            f"{_size(needed)}, memory_limit allows {_size(limit)}: take fewer "
+            "samples, fewer signals (mc_samples, or fisher_type='empirical'), fewer layers, "
+            "or a higher limit."
+        )
+
+
+def _gram_bytes(num_samples: int, num_signals: int) -> int:
+    return _GRAMS * 8 * (num_signals * num_samples) ** 2
+
+
+def _packed(sizes: Mapping[str, int], capacity: int) -> list[list[str]]:
+    groups: list[list[str]] = []
+    room = 0
+    for name, size in sizes.items():
+        if size > room or not groups:
+            groups.append([])
+            room = capacity
+        groups[-1].append(name)
+        room -= size
+    return groups
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"

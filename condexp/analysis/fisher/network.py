@@ -1,0 +1,76 @@
+"""The exact Fisher matrix of all layers together (``docs/theory.md`` §3)."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from condexp.analysis.linalg.precision import coarser
+from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.errors import InputError
+
+
+class NetworkFisher:
+    """The whole network's Fisher matrix: the Gram matrices of its layers add up to its dual."""
+
+    def __init__(self) -> None:
+        self._gram: Tensor | None = None
+        self._num_weights = 0
+        self._dtype = self._row_dtype = torch.float64
+
+    def add(
+        self,
+        name: str,
+        gram: Tensor,
+        num_weights: int,
+        dtype: torch.dtype,
+        row_dtype: torch.dtype,
+    ) -> None:
+        """Add one layer, or several whose sum is known.
+
+        Args:
+            name: Whose it is, for messages.
+            gram: Its ``[rows, rows]`` float64.
+            num_weights: d.
+            dtype: The precision of its products.
+            row_dtype: That of its rows.
+
+        Raises:
+            InputError: If it saw other samples than the layers before.
+        """
+        if self._gram is not None and len(gram) != len(self._gram):
+            raise InputError(
+                f"layer {name!r} has {len(gram)} gradients where others have "
+                f"{len(self._gram)}, for it was not called in every batch: the samples of the "
+                f"layers do not correspond; leave it out with exclude=[{name!r}]."
+            )
+        self._gram = gram if self._gram is None else self._gram + gram
+        self._num_weights += num_weights
+        self._dtype = coarser(self._dtype, dtype)
+        self._row_dtype = coarser(self._row_dtype, row_dtype)
+
+    def merge(self, other: "NetworkFisher") -> None:
+        """Add the layers that another process worked out, of the same samples.
+
+        Args:
+            other: Their sum.
+        """
+        if other._gram is not None:
+            gram = other._gram if self._gram is None else other._gram.to(self._gram.device)
+            self.add("of a process", gram, other._num_weights, other._dtype, other._row_dtype)
+
+    def spectrum(self, excess: float = 0.0) -> Spectrum | None:
+        """Return the spectrum, min(rows, weights) eigenvalues; None where there was no layer.
+
+        Args:
+            excess: See :meth:`RootNoise.excess`; it raises the noise floor by
+                4·excess·λ_1.
+        """
+        if self._gram is None:
+            return None
+        rows = len(self._gram)
+        spectrum = Spectrum.from_matrix(
+            self._gram, dtype=self._dtype, num_rows=rows, row_dtype=self._row_dtype
+        )
+        spectrum = spectrum.raised(4 * excess * spectrum.lambda_max)
+        return replace(spectrum, blocks=spectrum.blocks[:, : self._num_weights])

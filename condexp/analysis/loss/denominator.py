@@ -1,0 +1,119 @@
+"""The signal that is back-propagated: the data's labels, their loss's denominator and rounding."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from condexp.analysis.linalg.norms import frobenius_norm
+from condexp.errors import InputError
+
+# Called as they are, torch's functions reduce as its modules do by default.
+_MODULES = (
+    (F.cross_entropy, nn.CrossEntropyLoss),
+    (F.nll_loss, nn.NLLLoss),
+    (F.mse_loss, nn.MSELoss),
+)
+
+
+def as_module(loss_fn: object) -> object:
+    """Return one of torch's functions as its module; every other loss as it is.
+
+    Args:
+        loss_fn: The loss.
+
+    Returns:
+        The module, which reduces as the function does.
+    """
+    return next((kind() for function, kind in _MODULES if loss_fn is function), loss_fn)
+
+
+def loss_denominator(loss_fn: object, targets: object, num_samples: int) -> float:
+    """Return D, the number by which a loss divides its sum over samples (``docs/theory.md`` §2).
+
+    ``g = D · ∂L/∂h`` is then the gradient of one sample's loss, whatever the reduction.
+
+    Args:
+        loss_fn: The loss. Cross-entropy and NLL modules with ``reduction="mean"`` divide by the
+            valid targets or, where weighted, by their classes' weights; modules with ``"sum"`` by
+            1; torch's own functions are taken as these modules, everything else as a mean over the
+            samples.
+        targets: What the loss is given; class indices ``[N, ...]`` or probabilities ``[N, C, ...]``
+            for cross-entropy.
+        num_samples: N.
+
+    Returns:
+        The denominator.
+
+    Raises:
+        InputError: If the loss has ``reduction="none"``.
+    """
+    loss_fn = as_module(loss_fn)
+    reduction = getattr(loss_fn, "reduction", "mean")
+    if reduction == "none":
+        raise InputError(
+            f"{type(loss_fn).__name__}(reduction='none') returns a loss for each sample: "
+            "give one that returns a scalar, reduction='mean' or 'sum'."
+        )
+    if reduction == "sum":
+        return 1.0
+    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) and isinstance(targets, Tensor):
+        return _num_targets(loss_fn, targets)
+    return float(num_samples)
+
+
+def subtracted_square(loss_fn: object, outputs: Tensor) -> float:
+    """Return Σ m², the squares of what the loss's gradient D·∂L/∂f is a difference of.
+
+    A trained net makes the difference small and leaves its rounding, eps·m, as it is.
+
+    Args:
+        loss_fn: The loss. Cross-entropy and NLL, p − 1_y: at most 2 for each target, times the
+            largest class weight's square. ``nn.MSELoss``, 2·(f − y), over the C outputs of a sample
+            for a mean: 2·‖2f‖², over C². Every other loss: not known, 0.
+        outputs: What the loss is given, f: ``[N, C, ...]``.
+
+    Returns:
+        The sum over the batch.
+    """
+    loss_fn = as_module(loss_fn)
+    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
+        weight = 1.0 if loss_fn.weight is None else float(loss_fn.weight.max())
+        return 2 * weight**2 * outputs.numel() / outputs.shape[_class_dimension(outputs)]
+    if isinstance(loss_fn, nn.MSELoss):
+        per_sample = outputs.numel() / len(outputs) if loss_fn.reduction == "mean" else 1.0
+        return 2 * (2 * float(frobenius_norm(outputs)) / per_sample) ** 2
+    return 0.0
+
+
+def remaining_square(loss_fn: object, outputs: Tensor, grad: Tensor) -> float:
+    """Return the square of the difference itself, ‖D·∂L/∂f‖².
+
+    ``nn.NLLLoss`` is given a log-softmax, in whose backward pass the difference p − 1_y is taken.
+
+    Args:
+        loss_fn: The loss.
+        outputs: What it is given, f.
+        grad: D·∂L/∂f.
+
+    Returns:
+        The sum over the batch.
+    """
+    if isinstance(as_module(loss_fn), nn.NLLLoss):
+        probabilities = outputs.double().exp()  # p − 1 keeps the digits that log p has
+        grad = grad - probabilities * grad.sum(_class_dimension(outputs), keepdim=True)
+    return float(frobenius_norm(grad)) ** 2
+
+
+def _class_dimension(outputs: Tensor) -> int:
+    return 1 if outputs.ndim > 1 else 0
+
+
+def _num_targets(loss_fn: nn.CrossEntropyLoss | nn.NLLLoss, targets: Tensor) -> float:
+    """Return the number of valid targets, or the sum of the weights of their classes."""
+    if targets.is_floating_point():  # probabilities: torch ignores weights and ignore_index here
+        num_classes = targets.shape[1] if targets.ndim > 1 else targets.numel()
+        return targets.numel() / num_classes
+    valid = targets[targets != loss_fn.ignore_index]
+    if loss_fn.weight is None:
+        return float(valid.numel())
+    weight = loss_fn.weight.detach().cpu().double()  # in this order: MPS has no float64
+    return float(weight[valid.cpu()].sum())

@@ -1,0 +1,1 @@
+"""What hooks collect during passes: per layer, per network, weights, moments, units."""

@@ -1,0 +1,140 @@
+"""Measures of a layer's weights, gradients and units (``docs/theory.md`` §5): pure functions."""
+
+import math
+import statistics
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from condexp.analysis.linalg.norms import frobenius_norm
+from condexp.analysis.linalg.rows.dense import Rows
+from condexp.analysis.linalg.spectrum import Spectrum
+
+
+def domination(weight_grad: Spectrum, weight: Spectrum) -> float:
+    """Return σ_max(∂L/∂W) / σ_max(W), how strongly a step can turn the weight.
+
+    Under batch normalisation it scales as 1/α² when the weight is multiplied by α: large weights
+    leave the network's function as it is but dominate their own gradient, which looks like a local
+    minimum (Huang et al. 2020, "weight domination").
+
+    Args:
+        weight_grad: Squared singular values of the gradient.
+        weight: Squared singular values of the weight.
+
+    Returns:
+        The ratio; NaN for a zero weight.
+    """
+    if weight.lambda_max == 0:
+        return math.nan
+    return math.sqrt(weight_grad.lambda_max / weight.lambda_max)
+
+
+def effective_lr(weight: Tensor, learning_rate: float | None) -> float:
+    """Return the median over output rows of ``lr / ‖w_i‖²``.
+
+    Meaningful for layers followed by a normalisation, whose function depends on the direction of
+    each ``w_i`` only.
+
+    Args:
+        weight: ``[d_out, ...]``.
+        learning_rate: The step length, lr / (1 − momentum) for SGD; None where there is none.
+
+    Returns:
+        The median; NaN without a learning rate, +inf where at least half of the rows are zero.
+    """
+    if learning_rate is None:
+        return math.nan
+    squares = torch.linalg.vector_norm(weight.flatten(1), dim=1).double().square()
+    return statistics.median(learning_rate / s if s > 0 else math.inf for s in squares.tolist())
+
+
+def mean_fraction(mean: Tensor, power: float) -> float:
+    """Return ‖mean(a)‖² / E‖a‖², the share of the input's power that its mean carries.
+
+    Args:
+        mean: The mean of all rows, of any shape.
+        power: The mean of their squared lengths.
+
+    Returns:
+        A number in [0, 1]; NaN where the input is all zero.
+    """
+    return float(frobenius_norm(mean)) ** 2 / power if power != 0 else math.nan
+
+
+@dataclass
+class UnitExtremes:
+    """The extremes of a layer's input units, streamed.
+
+    Args:
+        lowest: ``[units]``, each unit's smallest value.
+        highest: ``[units]``, each unit's largest value.
+    """
+
+    lowest: Tensor | None = None
+    highest: Tensor | None = None
+
+    def add(self, lowest: Tensor, highest: Tensor) -> None:
+        """Take in the extremes of one use of the layer, ``[units]`` each."""
+        self.lowest = lowest if self.lowest is None else torch.minimum(self.lowest, lowest)
+        self.highest = highest if self.highest is None else torch.maximum(self.highest, highest)
+
+    def merge(self, other: "UnitExtremes") -> None:
+        """Take in what another process has seen of the same units.
+
+        Args:
+            other: Its extremes; none: no effect.
+        """
+        if other.lowest is not None and other.highest is not None:
+            self.add(other.lowest, other.highest)
+
+    def dead_fraction(self) -> float:
+        """Return the share of the input units that are 0 on every sample and position."""
+        if self.lowest is None or self.highest is None:
+            return math.nan
+        low, high = self.lowest.cpu().numpy(), self.highest.cpu().numpy()  # quicker than torch
+        return float(((low == 0) & (high == 0)).mean())
+
+    def full_fraction(self) -> float:
+        """Return the share of the input units that are > 0 on every sample and position."""
+        return math.nan if self.lowest is None else float((self.lowest.cpu().numpy() > 0).mean())
+
+
+@dataclass
+class RowMeans:
+    """The mean row, and the mean of the rows' squared lengths, where there is no moment.
+
+    Args:
+        num_rows: Rows so far.
+        row_sum: Σ r, ``[groups, d]``.
+        square_sum: Σ ‖r‖².
+    """
+
+    num_rows: int = 0
+    row_sum: Tensor | float = 0.0
+    square_sum: float = 0.0
+
+    def add(self, rows: Rows) -> None:
+        """Take in rows."""
+        self.merge(RowMeans(rows.num_rows, rows.sums().cpu(), rows.square_sum()))
+
+    def merge(self, other: "RowMeans") -> None:
+        """Take in the sums of other rows.
+
+        Args:
+            other: They.
+        """
+        self.num_rows += other.num_rows
+        self.row_sum = self.row_sum + other.row_sum
+        self.square_sum += other.square_sum
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean row."""
+        return torch.as_tensor(self.row_sum) / self.num_rows
+
+    @property
+    def power(self) -> float:
+        """The mean of ‖r‖²."""
+        return self.square_sum / self.num_rows

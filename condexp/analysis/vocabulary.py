@@ -1,0 +1,81 @@
+"""The names of all that can be measured, without torch: configuration and files need them."""
+
+from enum import StrEnum
+
+LAYER_MEASURES = (
+    "weight_norm",
+    "grad_norm",
+    "domination",
+    "effective_lr",
+    "input_mean_fraction",
+    "dead_fraction",
+    "full_fraction",
+)
+
+SPECTRUM_MEASURES = (
+    "lambda_max",
+    "lambda_min",
+    "trace",
+    "rank",
+    "kappa_rank",
+    "effective_rank",
+    "stable_rank",
+)
+
+KAPPA_P = (0.5, 0.8, 0.9, 1.0)
+
+
+class Matrix(StrEnum):
+    """The matrices whose spectra are measured (``docs/theory.md`` §3)."""
+
+    INPUT = "input"
+    GRAD_OUTPUT = "grad_output"
+    KFAC = "kfac"
+    FISHER = "fisher"
+    WEIGHT = "weight"
+    WEIGHT_GRAD = "weight_grad"
+
+
+DEFAULT_MATRICES = (Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC)
+SIGNAL_MATRICES = frozenset({Matrix.GRAD_OUTPUT, Matrix.KFAC, Matrix.FISHER})
+GRADIENT_MATRICES = SIGNAL_MATRICES | {Matrix.WEIGHT_GRAD}
+SINGULAR_VALUES = frozenset({Matrix.WEIGHT, Matrix.WEIGHT_GRAD})
+
+
+class ConvInput(StrEnum):
+    """The rows of a convolution's ``input``: flattened patches or pixels (channels)."""
+
+    PATCHES = "patches"
+    CHANNELS = "channels"
+
+
+class FisherType(StrEnum):
+    """The labels whose loss is back-propagated (Kunstner et al. 2019)."""
+
+    EMPIRICAL = "empirical"
+    """The data's own."""
+    MC = "mc"
+    """Drawn from the model's distribution, seeded."""
+    EXACT = "exact"
+    """All labels, weighted by the model's distribution: the Gauss–Newton matrix in eval mode."""
+
+
+class SpectrumStatus(StrEnum):
+    """Whether a spectrum's numbers can be believed."""
+
+    OK = "ok"
+    ZERO = "zero"
+    """The matrix is 0 (a dead layer), or rounding: rank 0, ratios NaN."""
+    UNRELIABLE = "unreliable"
+    """An eigenvalue lies below −noise floor, so rounding exceeds what was promised: all NaN."""
+    NONFINITE = "nonfinite"
+    """The matrix contains NaN or Inf: all NaN."""
+
+
+class Precision(StrEnum):
+    """Working precision of second moments (sums and eigenvalues are float64 always)."""
+
+    AUTO = "auto"
+    """float32, and float64 where a requested κ_p needs it (see ``needs_float64``)."""
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"

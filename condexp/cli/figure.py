@@ -1,0 +1,42 @@
+"""``condexp figure NAME DIR…``: a figure as PDF, PNG and the CSV it was drawn from."""
+
+from pathlib import Path
+
+from condexp.cli.parsing import add_where, make_parser
+from condexp.results.figures import NAMES
+
+
+def run(args: list[str]) -> int:
+    """Draw a figure from stored runs, and print what was written.
+
+    Args:
+        args: The command line after the verb.
+
+    Returns:
+        0.
+    """
+    parser = make_parser("figure", "a figure as PDF, PNG and the CSV it was drawn from")
+    parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(NAMES)}")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    add_where(parser)
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="where to (default: beside the runs)"
+    )
+    parser.add_argument("--size", default="text", help="width: column (3.4 in) or text (7.2 in)")
+    options = parser.parse_args(args)
+    from condexp.results.console import make_console
+    from condexp.results.figures.draw import draw
+
+    console = make_console()
+    drawn = draw(
+        options.name,
+        options.folders,
+        where=options.where,
+        output=options.output,
+        size=options.size,
+    )
+    for path in drawn.files:
+        console.print(f"wrote {path}", soft_wrap=True)
+    for path in drawn.left_out:
+        console.print(f"left out, as it has no snapshot: {path}", soft_wrap=True)
+    return 0

@@ -1,0 +1,133 @@
+"""Between Hydra and an experiment: compose, validate, run; Hydra's errors in our words."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from condexp.config.presets import chosen_presets, conf_dir, with_own_profile
+from condexp.errors import InputError, choose
+from condexp.runs.stop_signals import Stopped
+
+if TYPE_CHECKING:
+    from condexp.runs.result import RunResult
+
+FREE_KEYS = "model.kwargs."  # the arguments of the user's own model: any name
+
+
+def run(args: list[str]) -> int:
+    """Run an experiment, or with ``-m`` a grid.
+
+    Args:
+        args: Hydra's arguments.
+
+    Returns:
+        The exit code.
+    """
+    results: list[RunResult] = []
+
+    def task(composed: DictConfig) -> None:
+        # Imported here, that completion and --cfg stay quick: they need no torch.
+        from condexp.config.validation import parse_config
+        from condexp.runs.execute import run_experiment
+        from condexp.runs.progress import ProgressReporter
+
+        hydra_config = HydraConfig.get()
+        config = parse_config(composed, **chosen_presets(hydra_config))
+        if config.run.dry_run:
+            from condexp.results.console import show
+            from condexp.runs.sweep.plan import SweepPlanner
+            from condexp.runs.sweep.report import plan_table
+
+            planner = SweepPlanner()
+            planner.add(hydra_config.overrides.task, config)
+            show(plan_table(planner.jobs))
+            return
+        follower = ProgressReporter()
+        try:
+            results.append(run_experiment(config, follower))
+        finally:
+            follower.close()
+
+    # A grid's code is the sweeper's: it has the jobs run in processes of their own.
+    code = with_hydra(task, args)
+    return code or max((result.exit_code for result in results), default=0)
+
+
+def with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
+    """Have Hydra compose the configuration, or with ``-m`` those of a grid, and do a task with it.
+
+    Args:
+        task: Given the composed configuration; not called under ``-m``.
+        args: Hydra's arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: If the configuration cannot be composed, and what the task raises.
+        Stopped: If the task was stopped.
+    """
+    raised: list[InputError | Stopped] = []
+
+    def quiet(composed: DictConfig) -> object:
+        try:
+            return task(composed)
+        except (InputError, Stopped) as error:  # Hydra would announce it with a line of its own
+            raised.append(error)
+            return None
+
+    # Hydra reads sys.argv, and with this variable it raises instead of printing and exiting.
+    # Its ++ sets a key whether the configuration has it or not.
+    given = [f"++{arg}" if arg.startswith(FREE_KEYS) else arg for arg in with_own_profile(args)]
+    saved, sys.argv = sys.argv, ["condexp", *given]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(quiet)()
+    except InputError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise InputError(explain(error)) from error
+    except SystemExit as stop:  # argparse's, and a grid's with failed jobs
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        sys.argv = saved
+    if raised:
+        raise raised[0]
+    return 0
+
+
+def explain(error: Exception) -> str:
+    """Say in one line what Hydra could not compose.
+
+    Args:
+        error: Hydra's or OmegaConf's exception.
+
+    Returns:
+        The message, with the nearest valid name where there is one.
+    """
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, given = str(error.missing_cfg_file).rpartition("/")
+        if (group, given) == ("hydra/launcher", "joblib"):
+            return "hydra/launcher=local needs joblib: pip install 'condexp[local]'."
+        try:
+            choose(group, given, error.options)
+        except InputError as unknown:
+            return str(unknown)
+    key = getattr(error.__cause__, "full_key", None) or getattr(error, "full_key", None)
+    lines = str(error).splitlines() or [type(error).__name__]
+    if key and "Could not override" in lines[0]:
+        from condexp.config.validation import unknown_key
+
+        given = lines[0].split("'")[1]
+        if given.startswith("hydra."):
+            shown = "condexp run --cfg hydra, with the same hydra/… choices, shows those there are"
+            return f"unknown key {given!r}: {shown}; +{given}=… adds one."
+        return unknown_key(given)
+    return f"the configuration cannot be composed: {' '.join(lines)}"

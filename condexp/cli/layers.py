@@ -1,0 +1,170 @@
+"""``condexp layers``: what an experiment would measure, and what not; it trains nothing."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from condexp.analysis.vocabulary import Matrix
+from condexp.cli.hydra_app import with_hydra
+from condexp.config.presets import chosen_presets
+from condexp.errors import InputError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from condexp.analysis.costs import LayerCost
+    from condexp.analysis.layers.info import NotAnalysed
+    from condexp.runs.prepare import PreparedRun
+
+SIDES = {Matrix.INPUT: "Σx", Matrix.GRAD_OUTPUT: "Σ∇h", Matrix.FISHER: "Fisher"}
+
+
+def run(args: list[str]) -> int:
+    """Print what an experiment would measure, and what not.
+
+    Args:
+        args: Hydra's arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: If the configuration is wrong, or a grid is asked for.
+    """
+
+    def task(composed: "DictConfig") -> None:
+        from condexp.config.validation import parse_config
+        from condexp.results.console import show
+        from condexp.runs.prepare import prepare
+
+        show(*layers_report(prepare(parse_config(composed, **chosen_presets(HydraConfig.get())))))
+
+    if any(arg.startswith(("-m", "--mu", "hydra.mode=")) for arg in args):
+        raise InputError("condexp layers shows one configuration: leave out -m.")
+    return with_hydra(task, args)
+
+
+def layers_report(prepared: "PreparedRun") -> Iterator[RenderableType]:
+    """Lay out the layers, the warning about too few rows, the rest of the modules, and the sizes.
+
+    Args:
+        prepared: The checked experiment.
+
+    Yields:
+        One part after the other, for the console.
+    """
+    costs, rest = prepared.costs, prepared.catalogue.not_analysed
+    yield _layer_table(f"{prepared.spec.attributes['title']}: analysed layers", costs)
+    if any(sides.is_dual for cost in costs for sides in cost.sides.values()):
+        yield Text(
+            "dual: the spectrum comes from the Gram matrix of the rows, which are fewer than the "
+            "matrix has columns; primal: from the matrix itself",
+            style="dim",
+        )
+    largest = max(prepared.options.kappa_p, default=0.0)
+    short = sum(cost.finite_share < largest for cost in costs)
+    if short:
+        yield Text.from_markup(
+            f"[yellow]rows:[/] {short} of {len(costs)} layers have fewer rows than p·d, so some "
+            "κ_p is infinite by construction: a statement about the sample size, not the network. "
+            "A larger trainer.batch_size, or analysis.source=probe with a probe.size of 4 d, helps."
+        )
+    if rest:
+        yield _not_analysed_table(rest)
+    yield Text("\n".join(_sizes(prepared)))
+
+
+def _layer_table(title: str, costs: "Sequence[LayerCost]") -> Table:
+    measured = {matrix for cost in costs for matrix in cost.sides}
+    sides = [matrix for matrix in SIDES if matrix in measured]
+    grouped = any(cost.layer.groups > 1 for cost in costs)
+    # Close together, so that the columns fit a terminal of 100.
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
+    for column in ("layer", "type"):
+        table.add_column(column, overflow="fold")
+    sizes = ["d_in", "d_out", *(["groups"] if grouped else []), "posi-\ntions", "rows"]
+    for column in (*sizes, "finite\nκ_p", *(SIDES[matrix] for matrix in sides), "memory"):
+        table.add_column(column, justify="right", overflow="fold")
+    for cost in costs:
+        layer, share = cost.layer, cost.finite_share
+        groups = [str(layer.groups)] if grouped else []
+        table.add_row(
+            Text(layer.name + (" (reused)" if layer.uses > 1 else "")),
+            layer.type,
+            *(str(layer.d_in), str(layer.d_out), *groups, str(layer.positions), str(cost.num_rows)),
+            "all" if share == 1 else Text(f"p ≤ {share:.2g}", style="yellow"),
+            *("dual" if cost.sides[matrix].is_dual else "primal" for matrix in sides),
+            _size(cost.matrix_bytes),
+        )
+    return table
+
+
+def _sizes(prepared: "PreparedRun") -> Iterator[str]:
+    """Yield lines on the schedule, the memory and the files."""
+    from condexp.analysis.statistics.moment import WAITING_BYTES
+    from condexp.store.schema.layout import file_size
+
+    plan, spec, costs = prepared.plan, prepared.spec, prepared.costs
+    yield (
+        f"{len(plan.snapshot_steps)} snapshots of {spec.num_samples} samples in {plan.num_steps} "
+        f"steps: {_shortened(plan.snapshot_steps)}"
+    )
+    if plan.snapshot_steps and spec.extent.network_length:
+        yield _fisher_line(prepared)
+    at_work = max((cost.matrix_bytes + cost.row_bytes for cost in costs), default=0)
+    # Those of a single batch wait for their eigenvalues, which are solved for together.
+    at_work += min(WAITING_BYTES, sum(cost.matrix_bytes for cost in costs if not cost.in_batches))
+    yield (
+        f"memory of a snapshot: {_size(sum(cost.kept_bytes for cost in costs))} kept until it is "
+        f"complete, and up to {_size(at_work)} at work on a layer"
+    )
+    yield f"results file {_size(file_size(spec))}, run folder {prepared.folder}"
+
+
+def _fisher_line(prepared: "PreparedRun") -> str:
+    from condexp.analysis.fisher.memory import needed_bytes
+
+    spec, costs, limit = prepared.spec, prepared.costs, prepared.options.memory_limit
+    each = f" of {spec.num_signals} signals a sample" if spec.num_signals > 1 else ""
+    kept, batches = [cost.fisher_bytes for cost in costs], costs[0].in_batches
+    least = needed_bytes(kept, spec.num_samples, spec.num_signals, streaming=batches)
+    grams = needed_bytes([], spec.num_samples, spec.num_signals, streaming=batches)
+    # Without a limit the layers take their signals together; one signal passes layer by layer.
+    takes = grams + (sum(kept) if batches or spec.num_signals > 1 else max(kept))
+    memory = f"takes {_size(takes)}"
+    if limit is not None:
+        memory = f"takes {_size(min(takes, limit))} of {_size(limit)} (memory_limit)"
+    elif least < takes and spec.num_signals > 1:
+        memory += f", with a memory_limit {_size(least)} at least"
+    return (
+        f"Fisher: {spec.fisher_rows} rows{each}, {spec.extent.network_length} eigenvalues of the "
+        f"network; {memory}"
+    )
+
+
+def _not_analysed_table(modules: "Sequence[NotAnalysed]") -> Table:
+    table = Table(title="not analysed", title_justify="left")
+    for column in ("module", "reason"):
+        table.add_column(column, overflow="fold")
+    for module in modules:
+        table.add_row(Text(module.name), Text(module.reason))
+    return table
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} TB"
+
+
+def _shortened(steps: Sequence[int]) -> str:
+    if len(steps) <= 16:
+        return ", ".join(map(str, steps)) or "none"
+    return f"{', '.join(map(str, steps[:12]))}, …, {steps[-1]}"

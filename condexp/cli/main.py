@@ -1,0 +1,127 @@
+"""The command line: a verb says what to do, and is a module beside this one.
+
+Nothing heavy is imported here, and a verb's module only when it is asked for: ``condexp --help``
+answers at once.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from condexp.errors import InputError, suggestion
+from condexp.runs.stop_signals import Stopped
+
+EPILOG = """\
+examples:
+  condexp                                            the default experiment
+  condexp model=resnet model.depth=20 trainer.epochs=5
+  condexp run -m model.last_bn=false,true seed=1,2   a grid
+  condexp layers model=resnet                        what would be measured; trains nothing
+  condexp show outputs/default/mlp-digits-s1-…       a stored run
+
+overrides are Hydra's: group=choice, group.key=value, +experiment=…, --config-dir DIR for your own;
+  condexp run --cfg job prints the configuration; condexp run --hydra-help explains the rest.
+completion: eval "$(condexp -sc install=bash)"
+exit codes: 0 done (a diverged run is a result), 1 a job failed, 2 bad input and nothing was run,
+  75 stopped by SIGTERM, SIGUSR1, SIGUSR2 or a time limit, 130 by Ctrl-C: the same command goes on
+"""
+
+# Verb: its module in this package, whose run(args) returns the exit code; what the help says.
+VERBS = {
+    "run": ("hydra_app", "run one experiment; with -m a grid (the default command)"),
+    "layers": ("layers", "what would be measured, and what would not; trains nothing"),
+    "status": ("status", "one row a run: state, step, error, time"),
+    "show": ("show", "a finished or running run: setting, metrics, layers"),
+    "table": ("table", "mean ± std over seeds, rows x columns of any config keys"),
+    "figure": ("figure", "draw a figure from stored runs"),
+    "report": ("report", "the paper's tables, figures and verdicts as one page"),
+    "validate": ("validate", "check a results file against schema and checksums"),
+    "export": ("export", "every number of a run as CSV in long form"),
+    "data": ("data", "fetch or verify the files of a dataset"),
+}
+
+
+def _help_parser() -> argparse.ArgumentParser:
+    commands = "\n".join(f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items())
+    return argparse.ArgumentParser(
+        prog="condexp",
+        usage="condexp [command] [overrides or arguments]",
+        description="Layer-wise conditioning analysis of deep networks, while they train.\n\n"
+        f"commands:\n{commands}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+
+
+def split_verb(args: Sequence[str]) -> tuple[str, list[str]]:
+    """Find the command in the arguments; no command means ``run``.
+
+    Args:
+        args: The command line without the program's name.
+
+    Returns:
+        The verb and the arguments that are left.
+
+    Raises:
+        InputError: If the first word is neither a command nor an override nor an option.
+    """
+    if not args or args[0].startswith("-") or "=" in args[0] or args[0].startswith("~"):
+        return "run", list(args)
+    if args[0] in VERBS:
+        return args[0], list(args[1:])
+    raise InputError(
+        f"unknown command {args[0]!r}: commands are {', '.join(VERBS)}; an override has the form "
+        f"key=value.{suggestion(args[0], VERBS)}"
+    )
+
+
+def _hide_verb_from_completion() -> None:
+    # Hydra completes the line it finds here, and knows nothing of our verbs.
+    words = os.environ.get("COMP_LINE", "").split(" ", 2)
+    if len(words) == 3 and words[1] in {"run", "layers"}:
+        removed = len(words[1]) + 1
+        os.environ["COMP_LINE"] = f"{words[0]} {words[2]}"
+        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", removed)) - removed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; ``sys.argv`` where None.
+
+    Returns:
+        The exit code: 0 done, 1 a job failed, 2 bad input, 75 or 130 stopped.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # Σ must not end a run where a terminal has none
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    _hide_verb_from_completion()
+    if args and args[0] in {"-h", "--help", "help"}:
+        _help_parser().print_help()
+        return 0
+    try:
+        verb, rest = split_verb(args)
+        if verb == "run" and rest[:1] in (["-h"], ["--help"]):  # Hydra's own is --hydra-help
+            _help_parser().print_help()
+            return 0
+        module = import_module(f"condexp.cli.{VERBS[verb][0]}")
+        code: int = module.run(rest)
+        return code
+    except KeyboardInterrupt:
+        sys.stderr.write("condexp: interrupted\n")
+        return 130
+    except Stopped as stop:
+        sys.stderr.write(f"condexp: {stop}\n")
+        return stop.exit_code
+    except BrokenPipeError:  # the reader of a pipe went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (InputError, OSError) as error:
+        sys.stderr.write(f"condexp: {error}\n")
+        return 2

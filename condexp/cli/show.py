@@ -1,0 +1,31 @@
+"""``condexp show RUN``: the setting, the metrics and the layers of one run, finished or not."""
+
+from pathlib import Path
+
+from condexp.cli.parsing import make_parser
+
+
+def run(args: list[str]) -> int:
+    """Print a stored run.
+
+    Args:
+        args: The command line after the verb.
+
+    Returns:
+        0.
+    """
+    parser = make_parser("show", "a finished or running run: setting, metrics, layers")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or results.h5")
+    parser.add_argument("--step", type=int, help="the snapshot to show (default: the last)")
+    parser.add_argument(
+        "--measure", action="append", metavar="NAME", help="show this measure instead; repeatable"
+    )
+    options = parser.parse_args(args)
+    from condexp.results.console import show
+    from condexp.results.run_view import layer_table, summary
+    from condexp.store.reader import open_run
+
+    stored = open_run(options.run)
+    layers = layer_table(stored, options.step, options.measure)
+    show(summary(stored), layers)
+    return 0

@@ -1,0 +1,146 @@
+"""Check a composed configuration: one clear message for the first key that is wrong.
+
+Hydra composes; this module validates the *composed* configuration, so a typo that was added with
+``+`` is found like any other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from condexp.config import GROUPS, Config
+from condexp.config.constraints import check_limits
+from condexp.errors import InputError, choose, suggestion
+
+T = TypeVar("T")
+
+
+def parse_config(
+    composed: DictConfig, experiment: str = "default", profile: str | None = None
+) -> Config:
+    """Check a composed configuration key by key.
+
+    Args:
+        composed: What Hydra composed; ``hydra`` itself is ignored.
+        experiment: The name of the experiment preset.
+        profile: The name of the profile, if one was chosen.
+
+    Returns:
+        The typed configuration.
+
+    Raises:
+        InputError: At the first key that is unknown, missing, of the wrong type or out of range.
+    """
+    try:
+        raw = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"the configuration cannot be resolved: {error}") from error
+    values = {str(key): value for key, value in cast("dict[Any, Any]", raw).items()}
+    values.pop("hydra", None)
+    _refuse_unknown("", values, [*GROUPS, "seed"])
+    seed = values.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+        raise InputError(f"seed={seed!r}: give a whole number from 0 to 2^31 - 1.")
+    groups = {key: _typed_group(key, schema, values.get(key)) for key, schema in GROUPS.items()}
+    config = Config(experiment=experiment, profile=profile, seed=seed, plain={}, **groups)
+    _check_together(config)
+    plain = {key: OmegaConf.to_container(OmegaConf.structured(groups[key])) for key in GROUPS}
+    config.plain = {"experiment": experiment, "profile": profile, "seed": seed, **plain}
+    return config
+
+
+def _typed_group(group: str, schema: type | Mapping[str, type], values: object) -> Any:
+    if not isinstance(values, Mapping):
+        raise InputError(
+            f"{group}={values!r}: choose a file of conf/{group}/, for instance {group}="
+            f"{next(iter(schema)) if isinstance(schema, Mapping) else 'default'}."
+        )
+    if isinstance(schema, Mapping):
+        schema = schema[choose(f"{group}.name", str(values.get("name")), schema)]
+    return typed(schema, cast("Mapping[str, Any]", values), group)
+
+
+def typed(schema: type[T], values: Mapping[str, Any], path: str) -> T:
+    """Convert a mapping to its dataclass, with limits and choices checked.
+
+    Args:
+        schema: The dataclass.
+        values: The values.
+        path: The key of the mapping itself, for messages.
+
+    Returns:
+        An instance of the dataclass.
+
+    Raises:
+        InputError: At the first key that is unknown, missing, of the wrong type or out of range.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), dict(values))
+    except ConfigKeyError as error:
+        raise InputError(_unknown(f"{path}.{error.full_key}", _keys(schema, path))) from error
+    except OmegaConfBaseException as error:
+        reason = str(error.msg or error).splitlines()[0]
+        if "ListConfig" in reason:
+            reason = "give a list: [a,b]"
+        raise InputError(f"{path}.{error.full_key}: {reason}") from error
+    missing = sorted(OmegaConf.missing_keys(merged))
+    if missing:
+        raise InputError(
+            f"{path}.{missing[0]} has no value: set it, or start from a file of conf/."
+        )
+    result = OmegaConf.to_object(merged)
+    check_limits(result, path)
+    return cast("T", result)
+
+
+def _keys(schema: type, path: str) -> list[str]:
+    keys = []
+    for item in fields(schema):
+        full = f"{path}.{item.name}"
+        nested = item.type
+        keys += _keys(cast("type", nested), full) if is_dataclass(nested) else [full]
+    return keys
+
+
+def unknown_key(given: str) -> str:
+    """Say that a key exists nowhere, and which one is nearest.
+
+    Args:
+        given: The key, with dots.
+
+    Returns:
+        The message.
+    """
+    records = [r for g in GROUPS.values() for r in (g.values() if isinstance(g, Mapping) else [g])]
+    paths = [k for k, g in GROUPS.items() for _ in (g if isinstance(g, Mapping) else [g])]
+    keys = {key for path, record in zip(paths, records, strict=True) for key in _keys(record, path)}
+    group = given.split(".")[0]
+    if given in keys:
+        return f"{given!r} is no key of the {group} that was chosen: see conf/{group}/."
+    return _unknown(given, sorted({*keys, *GROUPS, "seed"}))
+
+
+def _unknown(given: str, allowed: list[str]) -> str:
+    group = given.rpartition(".")[0]
+    here = [key for key in allowed if group and key.startswith(f"{group}.")]
+    here = here or sorted({key.split(".")[0] for key in allowed})
+    return f"unknown key {given!r}: allowed here are {', '.join(here)}.{suggestion(given, allowed)}"
+
+
+def _refuse_unknown(path: str, values: Mapping[str, Any], allowed: list[str]) -> None:
+    for key in values:
+        if key not in allowed:
+            raise InputError(_unknown(f"{path}{key}", allowed))
+
+
+def _check_together(config: Config) -> None:
+    trainer = config.trainer
+    if trainer.epochs is None and trainer.steps is None:
+        raise InputError("trainer.epochs and trainer.steps are both null: set one of them.")
+    if isinstance(trainer.batch_size, str) and trainer.batch_size != "full":
+        raise InputError(
+            f"trainer.batch_size={trainer.batch_size!r}: give a whole number, or full."
+        )

@@ -1,0 +1,22 @@
+"""Names that a data set's keys may hold. The configuration reads them too, so no torch here."""
+
+from enum import StrEnum
+
+
+class Augment(StrEnum):
+    """How training images are varied.
+
+    crop_flip: reflection padding by 4 px, a random crop of the old size, a random horizontal flip
+    (He et al. 2016, §4.2, with reflection for zeros). Images that are read from files of any size:
+    a random crop of 8 to 100 % of the area, resized, and the flip (Szegedy et al. 2015, §6).
+    """
+
+    NONE = "none"
+    CROP_FLIP = "crop_flip"
+
+
+class Shape(StrEnum):
+    """How eigenvalues are spaced between the largest and the smallest."""
+
+    LOG = "log"
+    LINEAR = "linear"

@@ -1,0 +1,77 @@
+"""What a run is: its configuration in a few lines, and in one."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from condexp.errors import suggestion
+
+
+def lookup(config: Mapping[str, Any], key: str) -> Any:
+    """Read a key of a nested configuration.
+
+    Args:
+        config: The configuration.
+        key: Names joined by dots, such as ``model.depth``.
+
+    Returns:
+        The value; ``None`` where the configuration has no such key.
+
+    >>> lookup({"model": {"depth": 20}}, "model.depth")
+    20
+    """
+    value: Any = config
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Walk through a nested configuration.
+
+    Args:
+        config: The configuration.
+        prefix: What to put before each key.
+
+    Yields:
+        Each key joined by dots, with its value; lists as tuples, which can be compared and sorted.
+
+    >>> dict(flatten({"seed": 1, "model": {"depth": 20, "sizes": [1, 2]}}))
+    {'seed': 1, 'model.depth': 20, 'model.sizes': (1, 2)}
+    """
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
+
+
+def setting_text(value: object) -> str:
+    """Write a value of the configuration as it is given on the command line.
+
+    Args:
+        value: A value, as `flatten` yields it.
+
+    Returns:
+        ``"true"``, ``"null"``, ``"0.1"``, ``"[1,2]"``.
+
+    >>> [setting_text(value) for value in (True, None, 0.1, (1, 2), "relu")]
+    ['true', 'null', '0.1', '[1,2]', 'relu']
+    """
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return f"[{','.join(map(setting_text, value))}]" if isinstance(value, tuple) else str(value)
+
+
+def key_hint(key: str, names: Iterable[str]) -> str:
+    """Name the key that was probably meant: one that ends so (``depth``), else the nearest.
+
+    Args:
+        key: What was given.
+        names: The keys that there are.
+
+    Returns:
+        A sentence with a space before it; empty where none is near.
+    """
+    names = list(names)
+    ending = [name for name in names if name.endswith(f".{key}")]
+    return f" Did you mean {ending[0]!r}?" if ending else suggestion(key, names)

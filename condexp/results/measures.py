@@ -1,0 +1,231 @@
+"""The measures of a run's layers by name, and what stands where there is no number."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES
+from condexp.errors import InputError, suggestion
+from condexp.results.config_keys import lookup
+from condexp.results.tables.numbers import Mark, kappa_mark, measure_mark, p_limit
+from condexp.store.reader import Run
+from condexp.store.schema.matrices import NETWORK
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Where a named measure lies in the results file.
+
+    Attributes:
+        array: Name of the array.
+        matrix: The matrix it belongs to; ``None`` for measures of the layer itself.
+        p: Index of its fraction, for condition numbers.
+    """
+
+    array: str
+    matrix: str | None = None
+    p: int | None = None
+
+
+@dataclass(frozen=True)
+class LayerMeasures:
+    """All measures of all layers at some snapshots, from one results file.
+
+    A measure is called as in the file, κ_p with its fraction: ``input_kappa_0.5``.
+
+    Attributes:
+        steps: ``[S]`` training steps of the snapshots.
+        layers: L names in execution order.
+        fractions: The fractions p of the condition numbers.
+        arrays: The file's arrays ``[S, L]``, ``[S, L, P]`` for condition numbers, and ``[L]`` for
+            the layers' sizes.
+        centered: Whether the moments are about the mean, which costs them one row.
+        num_signals: Gradients that each row of an input comes with.
+    """
+
+    steps: NDArray[np.int64]
+    layers: tuple[str, ...]
+    fractions: tuple[float, ...]
+    arrays: Mapping[str, NDArray[Any]]
+    centered: bool
+    num_signals: int
+
+    @classmethod
+    def read(cls, run: Run) -> "LayerMeasures":
+        """Read every committed snapshot of a run.
+
+        Args:
+            run: The run.
+
+        Returns:
+            The measures.
+        """
+        return cls.of(_arrays(run.measures()), run.config, run.attrs.get("num_signals", 1))
+
+    @classmethod
+    def of(
+        cls,
+        arrays: Mapping[str, NDArray[Any]],
+        config: Mapping[str, Any],
+        num_signals: int = 1,
+    ) -> "LayerMeasures":
+        """Take the arrays of a results file's ``/layers``.
+
+        Args:
+            arrays: By name, cut to the snapshots wanted.
+            config: The run's configuration.
+            num_signals: Gradients that each row of an input comes with.
+
+        Returns:
+            The measures.
+        """
+        return cls(
+            steps=arrays["step"],
+            layers=tuple(map(str, arrays["layer"])),
+            fractions=tuple(map(float, arrays["p"])),
+            arrays=arrays,
+            centered=bool(lookup(config, "analysis.center")),
+            num_signals=num_signals,
+        )
+
+    @classmethod
+    def read_network(cls, run: Run) -> "LayerMeasures":
+        """Read every committed snapshot of all layers together, as those of one layer.
+
+        Args:
+            run: A run that measured the Fisher matrix.
+
+        Returns:
+            The measures.
+        """
+        return cls.of_network(_arrays(run.network()))
+
+    @classmethod
+    def of_network(cls, arrays: Mapping[str, NDArray[Any]]) -> "LayerMeasures":
+        """Take the arrays of a results file's ``/network`` as those of one layer of this name.
+
+        Args:
+            arrays: By name, cut to the snapshots wanted.
+
+        Returns:
+            The measures.
+        """
+        scales = {name: arrays[name] for name in ("step", "p")}
+        own = {name: array[:, None] for name, array in arrays.items() if name.startswith("fisher_")}
+        one = np.ones(1, dtype=np.int64)
+        # A Fisher spectrum knows its rows by its length: the sizes of a layer play no part.
+        sizes = dict.fromkeys(("d_in", "d_out", "groups", "num_rows", "n_fisher"), one)
+        return cls.of({**scales, **own, **sizes, "layer": np.array([NETWORK])}, {})
+
+    @cached_property
+    def matrices(self) -> tuple[str, ...]:
+        """The matrices measured, in the file's order."""
+        return tuple(name[2:] for name in self.arrays if name.startswith("n_"))
+
+    @cached_property
+    def measures(self) -> dict[str, Measure]:
+        """Every measure that was read, by name: those of the layer, then those of each matrix."""
+        found = {name: Measure(name) for name in LAYER_MEASURES}
+        for matrix in self.matrices:
+            for suffix in SPECTRUM_MEASURES:
+                found[f"{matrix}_{suffix}"] = Measure(f"{matrix}_{suffix}", matrix)
+            for index, p in enumerate(self.fractions):
+                found[f"{matrix}_kappa_{p}"] = Measure(f"{matrix}_kappa", matrix, index)
+        return {name: measure for name, measure in found.items() if measure.array in self.arrays}
+
+    def find(self, name: str) -> Measure:
+        """Look up a measure.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            Where it lies.
+
+        Raises:
+            InputError: If the run has no such measure; names the nearest.
+        """
+        if name not in self.measures:
+            raise InputError(
+                f"unknown measure {name!r}: this run has {', '.join(LAYER_MEASURES)}, and "
+                f"<matrix>_<measure> of the matrices {', '.join(self.matrices) or '(none)'} with "
+                f"{', '.join(SPECTRUM_MEASURES)} and "
+                f"{', '.join(f'kappa_{p}' for p in self.fractions)}."
+                f"{suggestion(name, self.measures)}"
+            )
+        return self.measures[name]
+
+    def values(self, name: str) -> NDArray[np.float64]:
+        """Return a measure of every layer at every snapshot.
+
+        Args:
+            name: Name of the measure.
+
+        Returns:
+            ``[S, L]``, as stored.
+        """
+        measure = self.find(name)
+        array = self.arrays[measure.array]
+        return array if measure.p is None else array[..., measure.p]
+
+    def table(self, names: Sequence[str]) -> pd.DataFrame:
+        """Lay out measures of every layer at every snapshot.
+
+        Args:
+            names: Names of the measures.
+
+        Returns:
+            One row a snapshot and layer, in this order: ``step``, ``layer`` and the measures.
+        """
+        return pd.DataFrame({
+            "step": np.repeat(self.steps, len(self.layers)),
+            "layer": list(self.layers) * len(self.steps),
+            **{name: self.values(name).ravel() for name in names},
+        })
+
+    def marks(self, name: str) -> NDArray[np.object_]:
+        """Say which values of a measure are no plain numbers, and why.
+
+        Args:
+            name: Name of the measure.
+
+        Returns:
+            ``[S, L]`` of `Mark`.
+        """
+        measure, values = self.find(name), self.values(name)
+        marks = np.empty(values.shape, dtype=object)
+        for (row, layer), value in np.ndenumerate(values):
+            if measure.matrix is None:
+                marks[row, layer] = measure_mark(value)
+                continue
+            status = str(self.arrays[f"{measure.matrix}_status"][row, layer])
+            if status == "absent":
+                marks[row, layer] = Mark.MISSING
+            elif measure.p is None:
+                marks[row, layer] = measure_mark(value, status)
+            else:
+                limit = self.limits[measure.matrix][layer]
+                marks[row, layer] = kappa_mark(value, status, self.fractions[measure.p], limit)
+        return marks
+
+    @cached_property
+    def limits(self) -> dict[str, list[float]]:
+        """For each matrix, the share of each layer's spectrum that the rows can fill; else NaN."""
+        sizes = [self.arrays[name] for name in ("d_in", "d_out", "groups", "num_rows")]
+        limits: dict[str, list[float]] = {matrix: [] for matrix in self.matrices}
+        for layer in range(len(self.layers)):
+            d_in, d_out, groups, num_rows = (int(size[layer]) for size in sizes)
+            rows, gradients = (n - self.centered for n in (num_rows, num_rows * self.num_signals))
+            for matrix in self.matrices:
+                limits[matrix].append(p_limit(matrix, d_in, d_out, groups, rows, gradients))
+        return limits
+
+
+def _arrays(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
+    return {str(name): variable.to_numpy() for name, variable in dataset.variables.items()}

@@ -1,0 +1,256 @@
+"""The report of one run: its setting, its metrics, and its layers at one snapshot."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from condexp.analysis.vocabulary import SINGULAR_VALUES
+from condexp.errors import InputError
+from condexp.results.config_keys import flatten, lookup, setting_text
+from condexp.results.measures import LayerMeasures
+from condexp.results.tables.numbers import Mark, format_number, format_seconds
+from condexp.store.reader import Run
+
+# The groups that say what was computed; where and on what it ran stands in provenance.json.
+GROUPS = ("model", "dataset", "optimizer", "scheduler", "trainer", "analysis")
+
+
+def headline(run: Run) -> str:
+    """Say in one line what was trained, and how far where that is not to the end.
+
+    It goes by the steps that are stored, not by the state, as a run draws its figure before it is
+    called complete.
+
+    Args:
+        run: The run.
+
+    Returns:
+        ``"resnet on digits, seed 1"``, and ``"diverged at step 17"`` or ``"40 of 300 steps"``.
+    """
+    title = str(run.attrs.get("title") or run.path.name)
+    steps = run.metrics.dropna(subset="lr")
+    num_steps = run.status.get("num_steps") or len(steps)
+    if len(steps) and not math.isfinite(steps["loss"].iloc[-1]):
+        return f"{title}, diverged at step {steps.index[-1]}"
+    return title if len(steps) >= num_steps else f"{title}, {len(steps)} of {num_steps} steps"
+
+
+def setting_table(run: Run) -> Table:
+    """Lay out a run's configuration, one line a group.
+
+    Args:
+        run: The run.
+
+    Returns:
+        A table without borders; keys that are not set are left out.
+    """
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for group in GROUPS:
+        options = dict(flatten(lookup(run.config, group) or {}))
+        name = options.pop("name", None)
+        words = [] if name is None else [str(name)]
+        words += [
+            f"{key}={setting_text(value)}" for key, value in options.items() if value is not None
+        ]
+        if words:
+            table.add_row(group, Text(" ".join(words)))
+    seed = lookup(run.config, "seed")
+    if seed is not None:
+        table.add_row("seed", str(seed))
+    return table
+
+
+SYMBOLS = {
+    "input": "Σx",
+    "grad_output": "Σ∇h",
+    "kfac": "KFAC",
+    "weight": "WWᵀ",
+    "weight_grad": "∇W∇Wᵀ",
+    "fisher": "Fisher",
+}
+EXPLANATIONS = {
+    Mark.ROWS: "rows: infinite by construction, fewer rows than p·d were measured",
+    Mark.INFINITE: "∞: the matrix is rank-deficient",
+    Mark.ZERO: "zero: the matrix is zero (a dead layer)",
+    Mark.UNRELIABLE: "unreliable: rounding exceeds the noise floor",
+    Mark.NONFINITE: "nonfinite: NaN or Inf in the data",
+}
+
+
+def summary(run: Run) -> RenderableType:
+    """Lay out what a run is and how far it came: its setting and its metrics.
+
+    Args:
+        run: The run, finished or running.
+
+    Returns:
+        Something rich can print.
+    """
+    head = Text.assemble((headline(run), "bold"), "  ", (str(run.path), "dim"))
+    return Group(head, setting_table(run), metrics_table(run))
+
+
+def metrics_table(run: Run) -> RenderableType:
+    """Lay out how far a run is, and its loss and error at the last evaluation.
+
+    Args:
+        run: The run.
+
+    Returns:
+        A line with state, step and time, and a table of the training and the test set.
+    """
+    evals = run.metrics.dropna(subset=["train_loss", "test_loss"], how="all")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for header in ("loss", "error %", "best error %"):
+        table.add_column(header, justify="right")
+    for split in ("train", "test"):
+        errors = evals[f"{split}_error"]
+        values = [_last(evals[f"{split}_loss"]), _last(errors), float(errors.min())]
+        table.add_row(split, *map(format_number, values))
+    return Group(Text(_progress(run)), table)
+
+
+def layer_table(
+    run: Run, step: int | None = None, measures: Sequence[str] | None = None
+) -> RenderableType:
+    """Lay out every analysed layer at one snapshot.
+
+    By default λ_max and κ_p (the first p measured) of both factors and of their Kronecker
+    product, and the domination; where Fisher blocks were measured, of the product and of them, and
+    one line below on the network's. What is no number says why: ``rows`` where κ_p is infinite for
+    want of rows (docs/theory.md §1), ``∞`` where the matrix is rank-deficient, or the spectrum's
+    status.
+
+    Args:
+        run: The run.
+        step: Training step of the snapshot; the last where ``None``.
+        measures: Names of the measures to show, such as ``input_kappa_0.9`` or ``weight_norm``;
+            ``input_kappa`` means all fractions.
+
+    Returns:
+        A table, one row a layer in execution order, with the notes below it; a line of text where
+        there is nothing to show.
+
+    Raises:
+        InputError: If the run has no such snapshot or measure; names the nearest.
+    """
+    data = LayerMeasures.read(run)
+    names = _usual(data) if not measures else [n for name in measures for n in _expand(data, name)]
+    if not data.layers:
+        return Text("no layer was analysed", style="dim")
+    if not len(data.steps) and step is None:
+        return Text(f"{len(data.layers)} layers, no snapshot yet", style="dim")
+    row = _row(data, step)
+    table = Table(
+        title=f"layers at step {data.steps[row]}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,  # so that the usual columns fit a terminal of 80 columns
+    )
+    table.add_column("layer", overflow="fold")
+    table.add_column("type", overflow="fold")
+    # Where there is no room a number is folded: cut, it would be another number.
+    for header in ("d_in", "d_out", *(_header(data, name) for name in names)):
+        table.add_column(header, justify="right", overflow="fold")
+    columns, seen = [], set()
+    for name in names:
+        marks = data.marks(name)[row]
+        columns.append(list(map(format_number, data.values(name)[row], marks)))
+        seen |= set(marks.tolist())
+    sizes = [data.arrays[name] for name in ("type", "d_in", "d_out")]
+    for layer, cells in enumerate(zip(*columns, strict=True) if columns else ()):
+        table.add_row(Text(data.layers[layer]), *(str(size[layer]) for size in sizes), *cells)
+    below = []
+    if "fisher" in data.matrices:
+        network = LayerMeasures.read_network(run)
+        below.append(_network_line(network, row))
+        seen |= {network.marks(name)[row, 0] for name in _names(network, ("fisher",))}
+    notes = [Text(text, style="dim") for mark, text in EXPLANATIONS.items() if mark in seen]
+    return Group(table, *below, *notes)
+
+
+def _usual(data: LayerMeasures) -> list[str]:
+    # More columns do not fit a terminal; the blocks are there to be compared.
+    usual = ("kfac", "fisher") if "fisher" in data.matrices else ("input", "grad_output", "kfac")
+    names = _names(data, [m for m in usual if m in data.matrices])
+    return [*names, "domination"] if SINGULAR_VALUES & set(data.matrices) else names
+
+
+def _names(data: LayerMeasures, matrices: Sequence[str]) -> list[str]:
+    suffixes = ["lambda_max", *(f"kappa_{p}" for p in data.fractions[:1])]
+    return [f"{matrix}_{suffix}" for matrix in matrices for suffix in suffixes]
+
+
+def _network_line(network: LayerMeasures, row: int) -> Text:
+    symbols = ["λ_max", *(f"κ_{p}" for p in network.fractions[:1])]
+    parts = []
+    for symbol, name in zip(symbols, _names(network, ("fisher",)), strict=True):
+        value, mark = network.values(name)[row, 0], network.marks(name)[row, 0]
+        parts.append(f"{symbol} = {format_number(value, mark)}")
+    return Text(f"network: Fisher {', '.join(parts)}")
+
+
+def _expand(data: LayerMeasures, name: str) -> list[str]:
+    fractions = [f"{name}_{p}" for p in data.fractions if f"{name}_{p}" in data.measures]
+    if not fractions:
+        data.find(name)
+    return fractions or [name]
+
+
+def _row(data: LayerMeasures, step: int | None) -> int:
+    if step is None:
+        return len(data.steps) - 1
+    found = np.flatnonzero(data.steps == step)
+    if not len(found):
+        steps = data.steps.tolist()
+        nearest = min(steps, key=lambda other: abs(other - step), default=None)
+        hint = "" if nearest is None else f" The nearest is {nearest}."
+        raise InputError(
+            f"no snapshot at step {step}: there are snapshots at {_shortened(steps)}.{hint}"
+        )
+    return int(found[0])
+
+
+def _header(data: LayerMeasures, name: str) -> str:
+    measure = data.find(name)
+    if measure.matrix is None:
+        return "domi-\nnation" if name == "domination" else name.replace("_", "\n", 1)
+    suffix = name.removeprefix(f"{measure.matrix}_")
+    if measure.p is not None:
+        suffix = f"κ {data.fractions[measure.p]}"
+    return f"{SYMBOLS.get(measure.matrix, measure.matrix)}\n{suffix.replace('lambda_', 'λ ')}"
+
+
+def _progress(run: Run) -> str:
+    status = run.status
+    parts = []
+    if "state" in status:
+        parts.append(f"{status['state']}, step {status['step']} of {status['num_steps']}")
+        parts.append(f"time {format_seconds(status['seconds'])}")
+    losses = run.metrics["loss"].dropna()
+    if len(losses):
+        parts.append(f"batch loss {format_number(float(losses.iloc[-1]))}")
+    if status.get("error"):
+        parts.append(str(status["error"]))
+    return ", ".join(parts)
+
+
+def _last(values: pd.Series) -> float:
+    return float(values.iloc[-1]) if len(values) else float("nan")
+
+
+def _shortened(steps: Sequence[int]) -> str:
+    shown = [str(step) for step in steps]
+    if len(shown) > 12:
+        shown = [*shown[:6], "…", *shown[-3:]]
+    return ", ".join(shown) or "no step yet"

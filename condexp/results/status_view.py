@@ -1,0 +1,102 @@
+"""The table of ``condexp status``: where each run stands."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from condexp.results.tables.numbers import format_number, format_seconds
+from condexp.store.run_folder.liveness import Liveness, describe_process, liveness_of
+from condexp.store.run_folder.status import State, Status
+
+STATE_STYLES = {
+    State.PENDING: "dim",
+    State.RUNNING: "cyan",
+    State.INTERRUPTED: "yellow",
+    State.FAILED: "bold red",
+    State.DIVERGED: "magenta",
+    State.COMPLETE: "green",
+}
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run as its ``status.json`` and its process tell of it."""
+
+    status: Status
+    life: Liveness
+
+    @property
+    def label(self) -> str:
+        """The state, as far as it is known: a process that was killed left ``running`` behind."""
+        if self.life is Liveness.DEAD:
+            return f"{State.INTERRUPTED} (stale)"
+        silent = f" ({self.life})" if self.life is Liveness.SILENT else ""
+        return f"{self.status.state}{silent}"
+
+    @property
+    def style(self) -> str:
+        """The state's colour."""
+        stale = self.life in {Liveness.DEAD, Liveness.SILENT}
+        return STATE_STYLES[State.INTERRUPTED if stale else self.status.state]
+
+    @property
+    def remark(self) -> str:
+        """Why it failed, or what became of its process."""
+        where = describe_process(self.status)
+        if self.life is Liveness.DEAD:
+            return f"{where} is gone, last heard of {self.status.updated}; the same command goes on"
+        if self.life is Liveness.SILENT:
+            return f"no word of {where} since {self.status.updated}"
+        return self.status.error or ""
+
+
+def status_table(statuses: Mapping[Path, Status]) -> Table:
+    """Lay out one row a run: state, step, test error, time, and why it failed.
+
+    Args:
+        statuses: Status by run folder.
+
+    Returns:
+        A table for the console; its caption counts the runs of each state.
+    """
+    rows = {
+        folder: RunRow(status, liveness_of(folder, status)) for folder, status in statuses.items()
+    }
+    table = Table(
+        caption=_count(rows.values()), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("run", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for header in ("step", "test error %", "best", "time"):
+        table.add_column(header, justify="right", no_wrap=True)
+    remarks = any(row.remark for row in rows.values())
+    if remarks:
+        table.add_column("error", overflow="fold")
+    for folder, row in rows.items():
+        status = row.status
+        table.add_row(
+            Text(str(folder)),
+            Text(row.label, style=row.style),
+            f"{status.step}/{status.num_steps}",
+            format_number(_number(status.test_error)),
+            format_number(_number(status.best_test_error)),
+            format_seconds(status.seconds),
+            *([Text(row.remark)] if remarks else []),
+        )
+    return table
+
+
+def _count(rows: Iterable[RunRow]) -> str:
+    counts = Counter(row.label for row in rows)
+    order = [label for state in State for label in sorted(counts) if label.split()[0] == state]
+    parts = [f"{counts[label]} {label}" for label in order]
+    return f"{counts.total()} run{'s' * (counts.total() != 1)}: {', '.join(parts)}"
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

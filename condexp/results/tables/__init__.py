@@ -1,0 +1,1 @@
+"""mean ± std (n) over runs, paired differences, published values; rich, markdown, LaTeX, CSV."""

@@ -1,0 +1,143 @@
+"""Tables as rich, markdown, LaTeX or CSV."""
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from condexp.errors import choose
+from condexp.results.markdown import markdown_grid
+from condexp.results.tables.layout import Entry, Layout, lay_out
+from condexp.results.tables.long import long_table
+from condexp.results.tables.table import ResultTable
+
+# What pdflatex has no letter for, or takes for a command.
+LATEX = {
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "[": "{[}",  # first in a line, it would be an option of the line break before it
+    "±": r"$\pm$",
+    "∞": r"$\infty$",
+    "−": "$-$",
+    "·": r"$\cdot$",
+    "–": "--",
+}
+
+
+class Format(StrEnum):
+    """How a table is written."""
+
+    RICH = "rich"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+    CSV = "csv"
+
+
+SUFFIXES = {Format.RICH: "txt", Format.MARKDOWN: "md", Format.LATEX: "tex", Format.CSV: "csv"}
+
+
+def render(table: ResultTable, output_format: str = Format.RICH) -> RenderableType:
+    """Write a table, with its paired differences and published values where it has them.
+
+    Args:
+        table: The table.
+        output_format: One of `Format`.
+
+    Returns:
+        For ``rich`` what a console prints, else a ``str`` without a newline at its end: tables with
+        notes below for ``markdown`` and ``latex``, one line a number for ``csv``.
+
+    Raises:
+        InputError: If there is no such format.
+    """
+    chosen = choose("table format", output_format, list(Format))
+    if chosen == Format.CSV:
+        return long_table(table).to_csv(index=False).rstrip("\n")
+    layouts = lay_out(table)
+    if chosen == Format.RICH:
+        return Group(*(part for layout in layouts for part in _rich(layout)))
+    write = _markdown if chosen == Format.MARKDOWN else _latex
+    return "\n\n".join(write(layout) for layout in layouts)
+
+
+def _rich(layout: Layout) -> list[RenderableType]:
+    grid = Table(title=Text(layout.title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in layout.keys:
+        grid.add_column(Text(name))
+    for lines in layout.columns:
+        grid.add_column(Text("\n".join(lines)), justify="right", vertical="bottom")
+    for keys, entries in layout.body:
+        grid.add_row(*map(Text, keys), *map(_rich_entry, entries))
+    # A file or a pipe has no bold.
+    return [grid, *(Text(note, style="dim") for note in _notes(layout, "bold with *"))]
+
+
+def _rich_entry(entry: Entry) -> Text:
+    return Text.assemble((f"*{entry.number}", "bold") if entry.best else entry.number, entry.suffix)
+
+
+def _notes(layout: Layout, mark: str = "bold") -> list[str]:
+    return [*layout.notes, *([f"{mark}: {layout.best}"] if layout.best else [])]
+
+
+def _markdown(layout: Layout) -> str:
+    header = [*layout.keys, *map(", ".join, layout.columns)]
+    body = [[*keys, *map(_markdown_entry, entries)] for keys, entries in layout.body]
+    table = markdown_grid(header, body, len(layout.keys))
+    return "\n\n".join([f"**{layout.title}**", table, *_notes(layout)])
+
+
+def _markdown_entry(entry: Entry) -> str:
+    return f"**{entry.number}**{entry.suffix}" if entry.best else str(entry)
+
+
+def _latex(layout: Layout) -> str:
+    lines = [
+        [*map(_escape, layout.keys), *map(_latex_header, layout.columns)],
+        *([*map(_escape, keys), *map(_latex_entry, entries)] for keys, entries in layout.body),
+    ]
+    header, *body = (f"    {' & '.join(line)} \\\\" for line in lines)
+    notes = (f"  {_escape(note)}.\\\\" for note in _notes(layout))
+    return "\n".join([
+        r"% \usepackage{booktabs}",
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{_escape(layout.title)}}}",
+        rf"  \begin{{tabular}}{{{'l' * len(layout.keys)}{'r' * len(layout.columns)}}}",
+        r"    \toprule",
+        header,
+        r"    \midrule",
+        *body,
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        "",
+        r"  \footnotesize\raggedright",
+        *notes,
+        r"\end{table}",
+    ])
+
+
+def _escape(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def _latex_header(lines: Sequence[str]) -> str:
+    stack = r" \\ ".join(map(_escape, lines))
+    return rf"\shortstack[r]{{{stack}}}"
+
+
+def _latex_entry(entry: Entry) -> str:
+    number = entry.number
+    if any(letter.isdigit() for letter in number):
+        power = re.sub(r"(?<=\d)e(-?\d+)", r" \\cdot 10^{\1}", number)
+        formula = power.replace("±", r"\pm")
+        number = f"$\\mathbf{{{formula}}}$" if entry.best else f"${formula}$"
+    else:
+        number = _escape(number)
+    return f"{number}{_escape(entry.suffix)}"

@@ -1,0 +1,169 @@
+"""What a table says in each of its fields, whatever it is written in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from condexp.results.cells import cell_number, cell_runs, format_fixed
+from condexp.results.tables.differences import Contrast, Differences
+from condexp.results.tables.keys import Key, describe, key_text
+from condexp.results.tables.numbers import Mark
+from condexp.results.tables.published import citations
+from condexp.results.tables.table import Place, ResultTable
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One field of a table.
+
+    Attributes:
+        number: A number with its deviation or interval, or what stands in place of it.
+        runs: What it was taken over; may be empty.
+        best: Whether it is the best of its row or column.
+    """
+
+    number: str
+    runs: str = ""
+    best: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """The runs, ready to follow the number."""
+        return f" ({self.runs})" if self.runs else ""
+
+    def __str__(self) -> str:
+        return f"{self.number}{self.suffix}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table ready to be written.
+
+    Attributes:
+        title: What stands above.
+        keys: Headers of the columns that hold keys.
+        columns: Headers of the other columns, each in some lines.
+        body: The lines: as many texts as there are keys, as many entries as there are columns.
+        notes: What stands below.
+        best: What an entry is that is the best; empty where none is.
+    """
+
+    title: str
+    keys: tuple[str, ...]
+    columns: tuple[tuple[str, ...], ...]
+    body: tuple[tuple[tuple[str, ...], tuple[Entry, ...]], ...]
+    notes: tuple[str, ...]
+    best: str = ""
+
+
+def lay_out(table: ResultTable) -> list[Layout]:
+    """Lay out a table, and its paired differences as another.
+
+    Args:
+        table: The table.
+
+    Returns:
+        One or two tables.
+    """
+    shown = _published_columns(table)
+    columns = [describe(table.cols, col) or (table.value,) for col in table.col_keys]
+    columns += [_published_name(table, col) for col in shown]
+    body = [
+        (
+            tuple(map(key_text, row)),
+            (
+                *(_cell(table, (row, col)) for col in table.col_keys),
+                *(_published(table, (row, col)) for col in shown),
+            ),
+        )
+        for row in table.row_keys
+    ]
+    where = "row" if len(table.col_keys) > 1 else "column"
+    best = f"the lowest mean of each {where}, whether or not runs are missing"
+    main = Layout(
+        title=table.title,
+        keys=table.rows,
+        columns=tuple(columns),
+        body=tuple(body),
+        notes=tuple(_notes(table)),
+        best=best if table.best else "",
+    )
+    return [main, *([_differences(table, table.differences)] if table.differences else [])]
+
+
+def _cell(table: ResultTable, place: Place) -> Entry:
+    cell = table.cells.get(place)
+    return Entry(cell_number(cell), cell_runs(cell), place in table.best)
+
+
+def _published_columns(table: ResultTable) -> list[Key]:
+    columns = {col for _, col in table.published or ()}
+    return [col for col in table.col_keys if col in columns]
+
+
+def _published_name(table: ResultTable, col: Key) -> tuple[str, ...]:
+    """Return a header by which a published value cannot be taken for one of these data."""
+    found = [one for (_, key), one in (table.published or {}).items() if key == col]
+    sources = dict.fromkeys(
+        f"published on {one.published.dataset} by {one.published.source}" for one in found
+    )
+    other = () if all(one.same_data for one in found) else ("not these runs' data",)
+    return (*describe(table.cols, col), *sources, *other)
+
+
+def _published(table: ResultTable, place: Place) -> Entry:
+    found = (table.published or {}).get(place)
+    return Entry(found.published.number, found.published.runs) if found else Entry("")
+
+
+def _notes(table: ResultTable) -> list[str]:
+    notes = [f"{table.value}: mean ± standard deviation (n) over complete runs"]
+    if any(cell.missing for cell in table.cells.values()):
+        notes.append("n of m: the other runs are not in the mean, for the reason given")
+    marks = {cell.mark for cell in table.cells.values()}
+    if Mark.ROWS in marks:
+        notes.append("rows: infinite by construction, fewer rows than p·d were measured")
+    if Mark.INFINITE in marks:
+        notes.append("∞: infinite in at least one run")
+    if table.varied:
+        notes.append(f"runs in a cell also differ in {', '.join(table.varied)}")
+    if table.published is not None:
+        notes += citations(list(table.published.values())) or ["no published value is at hand"]
+    return notes
+
+
+def _differences(table: ResultTable, found: Differences) -> Layout:
+    columns = [(col, other) for col in found.col_keys for other in found.others]
+    names = [(*describe(found.cols, col), found.name(other)) for col, other in columns]
+    body = tuple(
+        (
+            tuple(map(key_text, row)),
+            tuple(_contrast(found.cells.get((row, *column))) for column in columns),
+        )
+        for row in found.row_keys
+    )
+    notes = [
+        f"{table.value}: mean difference [95 % t-interval] (n) over pairs of runs of one seed",
+    ]
+    if any(cell.difference.num < cell.num_pairs for cell in found.cells.values()):
+        notes.append("n of m: the other pairs lack a complete run with a finite value")
+    return Layout(
+        title=f"{table.title}: paired differences",
+        keys=found.rows,
+        columns=tuple(names),
+        body=body,
+        notes=tuple(notes),
+    )
+
+
+def _contrast(contrast: Contrast | None) -> Entry:
+    if contrast is None:
+        return Entry(str(Mark.MISSING), "0")
+    found = contrast.difference
+    ends: Sequence[str] = [format_fixed(end, found.mean) for end in (found.low, found.high)]
+    interval = f" [{', '.join(ends)}]" if found.num > 1 else ""
+    number = format_fixed(found.mean, found.mean) if found.num else str(Mark.MISSING)
+    few = found.num < contrast.num_pairs
+    return Entry(
+        f"{number}{interval}",
+        f"{found.num} of {contrast.num_pairs} pairs" if few else str(found.num),
+    )

@@ -1,0 +1,125 @@
+"""How a number is written, and what stands where there is none."""
+
+import math
+from datetime import timedelta
+from enum import StrEnum
+
+import numpy as np
+
+
+class Mark(StrEnum):
+    """What a cell says in place of a number; ``NONE`` where the number speaks for itself."""
+
+    NONE = ""
+    INFINITE = "∞"  # the eigenvalue counts as zero although the rows could have filled it
+    ROWS = "rows"  # it is zero by construction: fewer rows than p·d
+    ZERO = "zero"
+    UNRELIABLE = "unreliable"
+    NONFINITE = "nonfinite"
+    MISSING = "–"
+
+
+def p_limit(
+    matrix: str, d_in: int, d_out: int, groups: int, num_rows: int, num_gradients: int
+) -> float:
+    """Share of a spectrum that this many rows can fill: κ_p is +inf by construction past it.
+
+    The blocks of ``input`` and ``grad_output`` have rank min(rows, side) at most, ``kfac`` the
+    product of the two, ``weight`` is not limited by rows (docs/theory.md §1).
+
+    Args:
+        matrix: Name of the matrix, as in the results file.
+        d_in: Side of one group's block of the input matrix.
+        d_out: Number of outputs of all groups together.
+        groups: Number of groups; they all have the same limit.
+        num_rows: Rows that entered each block of ``input``: samples × positions × uses.
+        num_gradients: The same of ``grad_output``: times the signals back-propagated.
+
+    Returns:
+        Largest rank divided by the number of eigenvalues, in (0, 1].
+
+    >>> p_limit("input", d_in=64, d_out=10, groups=1, num_rows=32, num_gradients=32)
+    0.5
+    """
+    side_out = d_out // groups
+    fill_in, fill_out = min(1.0, num_rows / d_in), min(1.0, num_gradients / side_out)
+    by_matrix = {
+        "input": fill_in,
+        "grad_output": fill_out,
+        "kfac": fill_in * fill_out,
+        "weight": 1.0,
+        "weight_grad": min(1.0, num_rows / min(d_in, side_out)),
+        "fisher": 1.0,  # its spectrum has no more eigenvalues than there are rows
+    }
+    return by_matrix[matrix]
+
+
+def kappa_mark(value: float, status: str, p: float, limit: float) -> Mark:
+    """Say why a condition number κ_p is not a plain number.
+
+    Args:
+        value: κ_p as stored.
+        status: Status of the spectrum, as in the results file.
+        p: Fraction of the spectrum, in (0, 1].
+        limit: Share of the spectrum that the rows can fill; NaN where it is not known.
+
+    Returns:
+        ``ROWS`` where κ_p is infinite because the rows are fewer than p·d, else the measure's mark.
+    """
+    # The factor of k(p) in docs/theory.md §4: a fraction that exactly fits is not past the limit.
+    past_the_rows = p * (1 - 1e-12) > limit
+    return Mark.ROWS if math.isinf(value) and past_the_rows else measure_mark(value, status)
+
+
+def measure_mark(value: float, status: str = "ok") -> Mark:
+    """Say why a measure is not a plain number.
+
+    Args:
+        value: The measure as stored.
+        status: Status of the spectrum it belongs to; ``ok`` for measures of a layer.
+
+    Returns:
+        The status where it is not ``ok``, ``INFINITE`` or ``MISSING`` for what else is no number.
+    """
+    if status != "ok":
+        return Mark(status)
+    if math.isinf(value):
+        return Mark.INFINITE
+    return Mark.MISSING if math.isnan(value) else Mark.NONE
+
+
+def format_number(value: float, mark: Mark = Mark.NONE) -> str:
+    """Write a measure in three significant digits, or its mark.
+
+    Args:
+        value: The number.
+        mark: What to write in its place.
+
+    Returns:
+        At most eight characters for a number, of either sign.
+
+    >>> [format_number(x) for x in (0.0, 0.0123, 12.345, 4321.0, 1.5e7, 2e-9)]
+    ['0', '0.0123', '12.3', '4321', '1.5e7', '2e-9']
+    """
+    mark = mark or measure_mark(value)
+    if mark:
+        return str(mark)
+    # The borders are where rounding would need another digit.
+    if value == 0 or 1e-2 <= abs(value) < 999.5:
+        return f"{value:.3g}"
+    if 999.5 <= abs(value) < 99999.5:
+        return f"{value:.0f}"
+    mantissa, exponent = np.format_float_scientific(value, precision=2, trim="-").split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration as hours, minutes and seconds.
+
+    Args:
+        seconds: The duration.
+
+    Returns:
+        For example ``"0:01:23"``.
+    """
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,158 @@
+"""Tables over runs: mean ± standard deviation (n) of any value, by any rows and columns."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+from condexp.errors import InputError
+from condexp.results.captions import describe_data
+from condexp.results.cells import Cell, average
+from condexp.results.tables.differences import Differences, make_differences
+from condexp.results.tables.keys import Key, keys_of, require_key, sort_keys
+from condexp.results.tables.published import Counterpart, find_published
+
+Place = tuple[Key, Key]
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """One value over a grid of runs.
+
+    Attributes:
+        value: Name of the value.
+        title: What the table shows, and of what data.
+        data: On what data and for how long the runs were trained.
+        rows: Names of the keys that make the rows.
+        cols: Names of the keys that make the columns.
+        row_keys: Values of ``rows``, one tuple a row, sorted.
+        col_keys: Values of ``cols``, one tuple a column, sorted.
+        cells: The cells by row key and column key; absent where there is no run.
+        best: The cells with the lowest mean of their row, or of the only column; of values of which
+            less is better, where there are two means to compare.
+        varied: Configuration keys but the seed that differ between the runs of one cell, so that
+            its mean is over more than seeds.
+        differences: Paired differences, where they were asked for.
+        published: Published values by cell; ``None`` where they were not asked for.
+    """
+
+    value: str
+    title: str
+    data: str
+    rows: tuple[str, ...]
+    cols: tuple[str, ...]
+    row_keys: tuple[Key, ...]
+    col_keys: tuple[Key, ...]
+    cells: Mapping[Place, Cell]
+    best: frozenset[Place]
+    varied: tuple[str, ...]
+    differences: Differences | None = None
+    published: Mapping[Place, Counterpart] | None = None
+
+
+def make_table(
+    frame: pd.DataFrame,
+    rows: Sequence[str],
+    cols: Sequence[str],
+    value: str,
+    *,
+    title: str | None = None,
+    paired: str | None = None,
+    published: bool = False,
+) -> ResultTable:
+    """Average a value over the runs of each cell.
+
+    Runs that did not complete never enter a mean; they are counted.
+
+    Args:
+        frame: One row a run, from `collect`.
+        rows: Keys whose values make the rows, such as ``model.depth``.
+        cols: Keys whose values make the columns; may be empty.
+        value: What to average: ``test_error``, ``last_linear.input_kappa_0.5``, …
+        title: What to write above; the value, the data and the epochs where None.
+        paired: A key whose values are compared seed by seed: ``model.last_bn``, or
+            ``model.norm=none`` to name the value that the others are compared with.
+        published: Whether to look for published values.
+
+    Returns:
+        The table; every run of the frame is in one of its cells.
+
+    Raises:
+        InputError: If a key does not exist, or the value is no number.
+    """
+    for key in (*rows, *cols, value):
+        require_key(frame, key)
+    if not is_numeric_dtype(frame[value]) or is_bool_dtype(frame[value]):
+        raise InputError(f"cannot average {value!r}: its values are not numbers.")
+    row_of, col_of = keys_of(frame, rows), keys_of(frame, cols)
+    members: dict[Place, list[int]] = {}
+    for index, place in enumerate(zip(row_of, col_of, strict=True)):
+        members.setdefault(place, []).append(index)
+    cells = {place: average(frame.iloc[runs], value) for place, runs in members.items()}
+    row_keys, col_keys, data = sort_keys(row_of), sort_keys(col_of), describe_data(frame)
+    groups: Iterable[list[Place]] = [[(row, col) for col in col_keys] for row in row_keys]
+    if len(col_keys) == 1:
+        groups = [[(row, col_keys[0]) for row in row_keys]]
+    return ResultTable(
+        value=value,
+        title=title if title is not None else f"{value} on {data}" if data else value,
+        data=data,
+        rows=tuple(rows),
+        cols=tuple(cols),
+        row_keys=row_keys,
+        col_keys=col_keys,
+        cells=cells,
+        best=_best(cells, groups) if less_is_better(value) else frozenset(),
+        varied=_varied(frame, (*rows, *cols), list(members.values())),
+        differences=make_differences(frame, rows, cols, value, paired) if paired else None,
+        published=_published(frame, members, value) if published else None,
+    )
+
+
+def less_is_better(value: str) -> bool:
+    """Tell whether the lowest mean is the best: of errors, losses and condition numbers.
+
+    Args:
+        value: Name of a value.
+
+    Returns:
+        Whether it is one of those.
+
+    >>> [less_is_better(v) for v in ("test_error", "train_loss", "fc.input_kappa_0.5", "fc.trace")]
+    [True, True, True, False]
+    """
+    return value.endswith(("_error", "_loss")) or "_kappa_" in value
+
+
+def _best(cells: Mapping[Place, Cell], groups: Iterable[Sequence[Place]]) -> frozenset[Place]:
+    best: set[Place] = set()
+    for group in groups:
+        means = {place: cells[place].mean for place in group if place in cells}
+        finite = [mean for mean in means.values() if math.isfinite(mean)]
+        if len(finite) > 1:
+            best |= {place for place, mean in means.items() if mean == min(finite)}
+    return frozenset(best)
+
+
+def _published(
+    frame: pd.DataFrame, members: Mapping[Place, Sequence[int]], value: str
+) -> Mapping[Place, Counterpart]:
+    found = {
+        place: find_published(frame.iloc[list(runs)], value) for place, runs in members.items()
+    }
+    return {place: one for place, one in found.items() if one}
+
+
+def _varied(
+    frame: pd.DataFrame, used: Sequence[str], cells: Sequence[Sequence[int]]
+) -> tuple[str, ...]:
+    keys = [key for key in frame.attrs.get("identity_keys", ()) if key in frame.columns]
+    several = [list(runs) for runs in cells if len(runs) > 1]
+    return tuple(
+        key
+        for key in keys
+        if key not in {"seed", *used}
+        and any(frame[key].iloc[runs].nunique(dropna=False) > 1 for runs in several)
+    )

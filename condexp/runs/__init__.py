@@ -1,0 +1,1 @@
+"""One run: prepared (checked, nothing written), built, executed, resumed, reported."""

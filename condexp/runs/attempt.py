@@ -1,0 +1,227 @@
+"""One process's work on a run: from its last checkpoint, or from nothing, to its last file."""
+
+import hashlib
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from condexp.errors import InputError
+from condexp.results.figures.overview import overview
+from condexp.runs.checkpointer import Checkpointer, CheckpointSchedule
+from condexp.runs.prepare import PreparedRun
+from condexp.runs.status_writer import StatusWriter
+from condexp.runs.stop_signals import Stopped, StopRequests
+from condexp.runs.trainer import build_trainer
+from condexp.runs.workers.group import WorkerGroup
+from condexp.store.disk import as_results_error, locked, read_json, write_json, write_text
+from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.seal import is_sealed, seal_results
+from condexp.store.hdf5.writer import ResultsWriter
+from condexp.store.reader import open_run
+from condexp.store.run_folder.checkpoints import (
+    RunFingerprint,
+    check_resumable,
+    find_checkpoint,
+    read_evaluations,
+    remove_checkpoints,
+)
+from condexp.store.run_folder.provenance import provenance
+from condexp.store.run_folder.status import CONFIG_NAME, State
+from condexp.store.schema.layout import FILE_NAME
+from condexp.training.checkpoint import Checkpoint
+from condexp.training.choices import RunState
+from condexp.training.events import Sink
+
+logger = logging.getLogger("condexp")
+INTACT = "All committed results are intact; make room and start the run again"
+STALE = ("overview.png", "overview.pdf", "overview.csv")
+
+
+class Attempt:
+    """One process's work on a run, whose folder exists.
+
+    Args:
+        prepared: The checked experiment.
+        keeper: Says how far the run is.
+        stop: What it was asked to stop for.
+        processes: The run's.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedRun,
+        keeper: StatusWriter,
+        stop: StopRequests,
+        processes: WorkerGroup,
+    ) -> None:
+        self._prepared, self._keeper, self._stop = prepared, keeper, stop
+        self._processes = processes
+        self._folder = prepared.folder
+        self._results = prepared.folder / FILE_NAME
+        config_sha256 = hashlib.sha256(prepared.spec.config_yaml.encode()).hexdigest()
+        self._origin = RunFingerprint(config_sha256, prepared.dataset.checksum)
+        self._checkpoint: Checkpoint | None = None
+        self.final: State | None = None
+
+    def begin(self) -> None:
+        """Find out where to go on, or clear away what an earlier run left; the lock is held.
+
+        Raises:
+            InputError: If there is a checkpoint, and the run cannot go on from it.
+        """
+        for left in self._folder.glob("*.partial"):
+            left.unlink(missing_ok=True)
+        if self._prepared.config.run.on_existing != "restart":
+            self._checkpoint = find_checkpoint(self._folder, self._check)
+        if self._checkpoint is None:
+            # First of all, that a kill from here on leaves no older "complete" behind.
+            self._keeper.write(State.PENDING)
+            remove_checkpoints(self._folder)
+            for name in STALE:
+                (self._folder / name).unlink(missing_ok=True)
+
+    def run(self, observer: Sink) -> State:
+        """Train what is left to train, and finish the run's files.
+
+        Args:
+            observer: Told of what is trained.
+
+        Returns:
+            Complete or diverged, which ``status.json`` says by then.
+
+        Raises:
+            Stopped: If the run was asked to stop; its checkpoint and its status are written.
+        """
+        if self._checkpoint is None:
+            create_results(self._results, self._prepared.spec)
+        elif is_sealed(self._results):  # all but the last files are there
+            with locked(self._results):
+                self._take_over(self._checkpoint)
+                return self._finish(self._checkpoint.state)
+        durability = self._prepared.config.store.durability
+        with ResultsWriter(self._results, durability) as writer:  # it holds the lock to the end
+            if self._checkpoint is not None:
+                writer.rewind(self._checkpoint.committed)
+                self._take_over(self._checkpoint)
+            self._write_setting()
+            self._keeper.write(State.RUNNING)
+            state = self._train(writer, observer)
+            if state is RunState.UNFINISHED:
+                asked = self._stop.signal or signal.SIGTERM  # another of its processes was asked
+                logger.warning("%s", stopped := Stopped(asked))
+                raise stopped
+            writer.flush()
+            self._seal()
+            return self._finish(state)
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        check_resumable(self._folder, self._prepared.spec, self._origin, checkpoint)
+
+    def _take_over(self, checkpoint: Checkpoint) -> None:
+        self._keeper.resume(checkpoint.committed.steps, read_evaluations(self._results))
+        logger.info("going on from step %d", checkpoint.step)
+
+    def _train(self, writer: ResultsWriter, observer: Sink) -> RunState:
+        prepared, checkpoint = self._prepared, self._checkpoint
+        if checkpoint is not None and checkpoint.state is not RunState.UNFINISHED:
+            return checkpoint.state
+        crew = self._processes.start(
+            checkpoint, lambda lost: self._keeper.write(State.FAILED, lost)
+        )
+        parts, start = build_trainer(prepared, crew), 0
+        if checkpoint is not None:
+            checkpoint.restore(parts.model, parts.optimizer)
+            start = checkpoint.step
+        setting, steps_per_epoch = prepared.config.trainer.checkpoint, prepared.plan.steps_per_epoch
+        checkpointer = Checkpointer(
+            self._folder,
+            writer,
+            parts.model,
+            parts.optimizer,
+            origin=self._origin,
+            rhythm=CheckpointSchedule(setting.every_steps, setting.every_epochs, steps_per_epoch),
+            stop=self._stop,
+            start=start,
+            crew=crew,
+        )
+        sinks: list[Sink] = [writer, self._keeper, observer]
+        outcome = parts.train(sinks, start=start, pause=checkpointer.pause)
+        checkpointer.save(outcome.num_steps_done, outcome.state)
+        self._processes.done()
+        return outcome.state
+
+    def _seal(self) -> None:
+        try:
+            seal_results(self._results)
+        except Exception:  # the unsealed file holds the same numbers
+            logger.exception("results.h5 was not sealed; it is complete all the same")
+
+    def _finish(self, state: RunState) -> State:
+        remove_checkpoints(self._folder, previous_only=True)
+        self.final = State.COMPLETE if state is RunState.COMPLETE else State.DIVERGED
+        logger.info("%s", self.final)
+        self._keeper.write(self.final)
+        _draw(self._folder)
+        return self.final
+
+    def _write_setting(self) -> None:
+        prepared = self._prepared
+        config = yaml.safe_dump(prepared.config.plain, sort_keys=True, allow_unicode=True)
+        path = self._folder / "provenance.json"
+        content = provenance(sys.argv, prepared.dataset.checksum, str(prepared.device))
+        if self._checkpoint is not None:
+            content["earlier"] = _earlier(path, content)
+        with as_results_error(self._folder / CONFIG_NAME, INTACT):
+            write_text(self._folder / CONFIG_NAME, config)
+        with as_results_error(path, INTACT):
+            write_json(path, content)
+
+
+def _earlier(path: Path, content: Mapping[str, Any]) -> list[Any]:
+    """Return what earlier attempts at the run were made of, as far as it was something else."""
+    try:
+        before = read_json(path)
+    except InputError:  # killed before it was written
+        return []
+    found = before.pop("earlier", [])
+    return [*found, {key: value for key, value in before.items() if value != content.get(key)}]
+
+
+def _draw(folder: Path) -> None:
+    try:
+        overview([open_run(folder)], folder)
+    except Exception:  # a picture can be drawn again: it must not cost the run its result
+        logger.exception("overview.png was not drawn; try: condexp figure overview %s", folder)
+
+
+class _PatientHandler(logging.FileHandler):
+    def handleError(self, _record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Lose a line rather than fill the terminal with tracebacks, on a full disk say."""
+
+
+@contextmanager
+def run_log(path: Path, *, append: bool) -> Iterator[None]:
+    """Send this package's log to a run's own file.
+
+    Args:
+        path: The file.
+        append: Whether it holds an earlier attempt's log, which is kept.
+
+    Yields:
+        Nothing.
+    """
+    handler = _PatientHandler(path, mode="a" if append else "w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

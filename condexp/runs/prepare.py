@@ -1,0 +1,238 @@
+"""Every check before a run: what can be wrong is found here, before anything is trained or written.
+
+The model is built on torch's ``meta`` device where it can be, so that a grid of deep networks is
+checked quickly.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from condexp.analysis.costs import LayerCost
+from condexp.analysis.layers.info import Catalogue
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import Matrix
+from condexp.config import Config
+from condexp.config.analysis import AnalysisConfig
+from condexp.data.dataset import Dataset
+from condexp.errors import InputError
+from condexp.runs.build import (
+    load_dataset,
+    make_optimizer,
+    make_probe,
+    make_schedule,
+    training_batches,
+)
+from condexp.runs.checks import check_labels, check_memory, check_processes, num_signals
+from condexp.runs.model_trace import ModelTrace, trace_model
+from condexp.store.run_folder.identity import identity_yaml, run_folder
+from condexp.store.schema.layout import FileSpec
+from condexp.training.choices import ModelPrecision, Source
+from condexp.training.distributed.environment import given_place
+from condexp.training.execution import check_execution, find_device
+from condexp.training.loop import Plan
+from condexp.training.schedule import Schedule, evaluation_steps
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A checked experiment: all that is known of it before training.
+
+    Attributes:
+        config: Its configuration.
+        folder: Where the run lives.
+        device: Where it trains.
+        dataset: What it trains on.
+        catalogue: The layers.
+        options: What is measured of them.
+        plan: When.
+        spec: What its results file is created from.
+        num_weights: Numbers in the model's state.
+        costs: What measuring takes, layer by layer.
+    """
+
+    config: Config
+    folder: Path
+    device: torch.device
+    dataset: Dataset
+    catalogue: Catalogue
+    options: AnalysisOptions
+    plan: Plan
+    spec: FileSpec
+    num_weights: int
+    costs: tuple[LayerCost, ...]
+
+    @property
+    def probes(self) -> bool:
+        """Whether snapshots are planned, of a probe."""
+        return self.source is Source.PROBE and bool(self.plan.snapshot_steps)
+
+    @property
+    def source(self) -> Source:
+        """Which samples snapshots are taken from."""
+        return Source(self.config.analysis.source)
+
+
+def prepare(config: Config) -> PreparedRun:
+    """Check everything that can be checked without training, and write nothing.
+
+    Args:
+        config: The validated configuration.
+
+    Returns:
+        The checked experiment.
+
+    Raises:
+        InputError: If the experiment cannot run: what is wrong, and the way out.
+    """
+    device = find_device(config.trainer.device)
+    folder = run_folder(config.plain)
+    _check_writable(folder)
+    dataset = load_dataset(config)
+    check_processes(config, device, len(dataset.train), given_place())
+    options = _options(config.analysis, config.seed)
+    rehearsal = trace_model(config, dataset, options)
+    reused = (layer.name for layer in rehearsal.catalogue.layers if layer.uses > 1)
+    options = replace(options, float64=tuple(reused))
+    plan = _plan(config, dataset)
+    # These two raise where an argument is out of range.
+    make_optimizer(config, rehearsal.model)
+    make_schedule(config, plan.num_steps, plan.steps_per_epoch)
+    if Source(config.analysis.source) is Source.PROBE and plan.snapshot_steps:
+        make_probe(config, dataset, torch.device("cpu"))  # raises where it cannot be drawn
+    check_execution(
+        device,
+        precision=ModelPrecision(config.trainer.precision),
+        compiled=config.trainer.compile,
+    )
+    spec = _file_spec(config, dataset, rehearsal.catalogue, options, plan)
+    costs = _costs(config, rehearsal, spec)
+    if plan.snapshot_steps:
+        check_labels(config.analysis, options, rehearsal.model)
+        check_memory(options, costs)
+    tensors = rehearsal.model.state_dict().values()
+    return PreparedRun(
+        config,
+        folder,
+        device,
+        dataset,
+        rehearsal.catalogue,
+        options,
+        plan,
+        spec,
+        num_weights=sum(tensor.numel() for tensor in tensors),
+        costs=costs,
+    )
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise InputError(f"run.root: {folder} cannot be reached: {error}.") from error
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(
+            f"run.root: {folder} cannot be made, for {nearest} is not a folder that can be written "
+            "to; set run.root to one that can."
+        )
+
+
+def _options(analysis: AnalysisConfig, seed: int) -> AnalysisOptions:
+    limit = analysis.memory_limit
+    return AnalysisOptions(
+        matrices=tuple(Matrix(name) for name in analysis.matrices),
+        fisher_type=analysis.fisher_type,  # type: ignore[arg-type]  # converted by the record
+        layers=tuple(analysis.layers.include),
+        exclude=tuple(analysis.layers.exclude),
+        conv_input=analysis.conv_input,  # type: ignore[arg-type]
+        center=analysis.center,
+        bias=analysis.bias,
+        precision=analysis.precision,  # type: ignore[arg-type]
+        kappa_p=tuple(analysis.kappa_p),
+        seed=seed,
+        mc_samples=analysis.mc_samples,
+        memory_limit=None if limit is None else max(1, round(limit * 1e9)),
+    )
+
+
+def _plan(config: Config, dataset: Dataset) -> Plan:
+    trainer, analysis = config.trainer, config.analysis
+    per_epoch = training_batches(config, dataset, torch.device("cpu")).steps_per_epoch
+    limits = (trainer.steps, trainer.epochs and trainer.epochs * per_epoch)
+    num_steps = min(limit for limit in limits if limit is not None)
+    setting = analysis.schedule
+    schedule = Schedule(
+        every_steps=setting.every_steps,
+        every_epochs=setting.every_epochs,
+        at_steps=tuple(setting.at_steps),
+        log_spaced=setting.log_spaced,
+        at_start=setting.at_start,
+        at_end=setting.at_end,
+    )
+    last = num_steps if Source(analysis.source) is Source.PROBE else num_steps - 1
+    return Plan(
+        num_steps=num_steps,
+        steps_per_epoch=per_epoch,
+        # Nothing to measure is no schedule that never fires.
+        snapshot_steps=schedule.steps(num_steps, per_epoch, last) if analysis.matrices else (),
+        eval_steps=evaluation_steps(num_steps, per_epoch, trainer.eval.every_epochs),
+    )
+
+
+def _num_samples(config: Config, available: int) -> int:
+    if Source(config.analysis.source) is Source.PROBE:
+        return config.analysis.probe.size
+    size = config.trainer.batch_size
+    return available if isinstance(size, str) else min(size, available)
+
+
+def _costs(config: Config, rehearsal: ModelTrace, spec: FileSpec) -> tuple[LayerCost, ...]:
+    probed = Source(config.analysis.source) is Source.PROBE
+    batch_size = config.analysis.probe.batch_size if probed else spec.num_samples
+    return tuple(
+        LayerCost(
+            layer,
+            rehearsal.footprints[layer.name],
+            num_samples=spec.num_samples,
+            num_signals=spec.num_signals,
+            matrices=spec.matrices if spec.snapshot_steps else (),
+            batch_size=batch_size,
+        )
+        for layer in spec.layers
+    )
+
+
+def _file_spec(
+    config: Config,
+    dataset: Dataset,
+    catalogue: Catalogue,
+    options: AnalysisOptions,
+    plan: Plan,
+) -> FileSpec:
+    analysis = config.analysis
+    probe = analysis.source == Source.PROBE
+    return FileSpec(
+        layers=catalogue.layers,
+        not_analysed=catalogue.not_analysed,
+        matrices=options.matrices,
+        kappa_p=options.kappa_p,
+        save_spectra=analysis.save_spectra,
+        snapshot_steps=plan.snapshot_steps,
+        eval_steps=plan.eval_steps,
+        num_train_steps=plan.num_steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        num_samples=_num_samples(config, len(dataset.train)),
+        num_signals=num_signals(options, dataset),
+        config_yaml=identity_yaml(config.plain),
+        attributes={
+            "title": f"{config.model.title} on {config.dataset.name}, seed {config.seed}",
+            "fisher_type": analysis.fisher_type,
+            "source": analysis.source,
+            "bn_mode": analysis.probe.mode if probe else "train",
+            "conv_input": analysis.conv_input,
+            "center": analysis.center,
+            "bias": analysis.bias,
+        },
+    )

@@ -1,0 +1,135 @@
+"""What a terminal shows of a run: its progress while it trains, and its result."""
+
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from condexp.results.console import make_console
+from condexp.runs.result import RunResult
+from condexp.store.run_folder.status import State
+from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
+
+if TYPE_CHECKING:
+    from condexp.runs.prepare import PreparedRun
+
+
+def show_result(result: RunResult) -> None:
+    """Print what a run left: the table of its layers and where its files are.
+
+    Args:
+        result: How the run ended.
+    """
+    from condexp.results.run_view import layer_table, metrics_table
+    from condexp.store.reader import open_run
+
+    console = make_console()
+    if result.state is State.FAILED or result.folder is None:
+        log_file = result.folder and result.folder / "run.log"
+        log = f"; more in {log_file}" if log_file and log_file.exists() else ""
+        console.print(Text(f"failed: {result.message}{log}", style="red"))
+        return
+    run = open_run(result.folder)
+    console.print(metrics_table(run), layer_table(run))
+    verb = "stored already" if result.stored else "wrote"
+    names = sorted(path.name for path in result.folder.iterdir() if path.suffix != ".lock")
+    console.print(f"{result.state}; {verb}: {result.folder}/{{{', '.join(names)}}}", soft_wrap=True)
+
+
+class ProgressReporter:
+    """The observer of a run on the command line.
+
+    Args:
+        job: Number and overrides of a grid's job, for its heading; None for a single run, which
+            ends with its table.
+        bar: Whether the terminal is its own, so that it may draw a bar there.
+    """
+
+    def __init__(self, job: str | None = None, *, bar: bool = True) -> None:
+        self._console = make_console()
+        self._job = job
+        self._num_snapshots = 0
+        self._scores = ""
+        self._num_steps = 0
+        columns = (BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+        self._progress = Progress(
+            TextColumn("step"),
+            *columns,
+            TextColumn("{task.description}"),
+            console=self._console,
+            transient=True,
+            disable=not (bar and self._console.is_terminal),
+        )
+        self._task = self._progress.add_task("", total=None)
+
+    def started(self, prepared: "PreparedRun", /) -> None:
+        """Print the heading and start the bar.
+
+        Args:
+            prepared: The checked experiment.
+        """
+        plan, title = prepared.plan, prepared.spec.attributes["title"]
+        self._num_steps = plan.num_steps
+        self._say(
+            f"{f'job {self._job}: ' if self._job else ''}{title}: {plan.num_steps} steps, "
+            f"{len(plan.snapshot_steps)} snapshots of {len(prepared.catalogue.layers)} layers on "
+            f"{prepared.device}"
+        )
+        self._progress.reset(self._task, total=plan.num_steps)
+        self._progress.start()
+
+    def on_step(self, record: StepRecord, /) -> None:
+        """Move the bar.
+
+        Args:
+            record: The step.
+        """
+        self._progress.update(self._task, completed=record.step + 1)
+
+    def on_eval(self, record: EvalRecord, /) -> None:
+        """Show the scores.
+
+        Args:
+            record: The evaluation.
+        """
+        self._scores = (
+            f"epoch {record.epoch:.4g}  train loss {record.train_loss:.4g}  "
+            f"test loss {record.test_loss:.4g}  test error {record.test_error:.4g} %"
+        )
+        self._describe()
+        if not self._console.is_terminal and self._job is None:
+            self._say(f"step {record.step}/{self._num_steps}  {self._scores}")
+
+    def on_snapshot(self, _record: SnapshotRecord, /) -> None:
+        """Count it.
+
+        Args:
+            _record: The snapshot.
+        """
+        self._num_snapshots += 1
+        self._describe()
+
+    def finished(self, result: "RunResult", /) -> None:
+        """Stop the bar; print the result of a single run.
+
+        Args:
+            result: How the run ended.
+        """
+        self.close()
+        if self._job is None:
+            show_result(result)
+        else:
+            stored = " (stored already)" if result.stored else ""
+            what = result.message or self._scores or result.folder
+            self._say(f"job {self._job}: {result.state}{stored}  {what}")
+
+    def close(self) -> None:
+        """Give the terminal back, whatever happened."""
+        self._progress.stop()
+
+    def _describe(self) -> None:
+        text = f"{self._num_snapshots} snapshots  {self._scores}"
+        self._progress.update(self._task, description=text)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)

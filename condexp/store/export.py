@@ -1,0 +1,176 @@
+"""A results file as one long table of numbers, written block by block."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from condexp.errors import InputError
+from condexp.store.hdf5.open import open_file, read_file_shape
+from condexp.store.reader import Run
+from condexp.store.schema.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec
+from condexp.store.schema.layout import COUNTERS, STEPS, columns
+from condexp.store.schema.matrices import NETWORK
+
+COLUMNS = ("step", "epoch", "layer", "measure", "p", "value")
+COLUMNS_WITH_SPECTRA = ("step", "epoch", "layer", "measure", "p", "eig", "value")
+BLOCK_ROWS = 100_000
+
+File = Any  # an open results file; the name of its type belongs to the store
+Numbers = NDArray[Any]
+
+
+def write_csv(run: Run, stream: TextIO, *, spectra: bool = False) -> None:
+    """Write every committed number of a run as CSV, a header first.
+
+    Args:
+        run: A run, finished or not.
+        stream: Where to write; a file opened with ``newline=""``.
+        spectra: See :func:`long_form`.
+
+    Raises:
+        InputError: If spectra are asked for and the file has none; nothing was written.
+    """
+    names = list(COLUMNS_WITH_SPECTRA if spectra else COLUMNS)
+    blocks = long_form(run, spectra=spectra)
+    first = next(blocks, pd.DataFrame())
+    first.reindex(columns=names).to_csv(stream, index=False)
+    for block in blocks:
+        block.reindex(columns=names).to_csv(stream, index=False, header=False)
+
+
+def save_csv(run: Run, path: Path, *, spectra: bool = False) -> None:
+    """Write the same to a file, whole or not at all.
+
+    Args:
+        run: A run, finished or not.
+        path: The file; one that exists is replaced.
+        spectra: See :func:`long_form`.
+
+    Raises:
+        InputError: If the file cannot be written, or as for :func:`write_csv`.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("w", encoding="utf-8", newline="") as stream:
+                write_csv(run, stream, spectra=spectra)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
+    """Yield every committed number of a run, a row each, in frames of about 100,000 rows.
+
+    First the training steps (measures ``loss``, ``lr``), then the evaluations (``train_loss``,
+    ``train_error``, ``test_loss``, ``test_error``, after ``step`` updates), both without a layer;
+    then every measure of every layer, snapshot by snapshot, by the file's names
+    (``input_lambda_max``, ``domination``), and of all layers together as the layer ``network``;
+    ``<matrix>_kappa`` has its p. ``<matrix>_status`` and
+    ``<matrix>_dtype`` are the file's codes (status: 0 absent, 1 ok, 2 zero, 3 unreliable,
+    4 nonfinite), so that every value is a number.
+
+    Args:
+        run: A run, finished or not.
+        spectra: Also the eigenvalues, measure ``<matrix>_eigenvalue``, after the measures; they
+            have a column ``eig``, the 0-based index, the largest first.
+
+    Yields:
+        Frames with the columns step, epoch, layer, measure, p, value, and eig between the last two
+        where there are eigenvalues; what a row does not have is NaN or absent.
+
+    Raises:
+        InputError: If spectra are asked for and the file has none.
+    """
+    with open_file(run.file) as file:
+        snapshots = columns(read_file_shape(file), Axis.SNAPSHOT)
+        eigenvalues = [column for column in snapshots if column.measure == "eigenvalue"]
+        if spectra and not eigenvalues:
+            raise InputError(
+                f"{run.file} holds no spectra: they are kept with analysis.save_spectra=true"
+            )
+        yield from _metrics(file, Axis.TRAIN, tuple(TRAIN_NAMES))
+        evals = tuple(name for name in EVAL_NAMES if name != "epoch")
+        yield from _metrics(file, Axis.EVAL, evals)
+        for group in ("layers", NETWORK):
+            own = [column for column in snapshots if column.group == group]
+            yield from _measures(file, group, [c for c in own if c.measure != "eigenvalue"])
+        for column in eigenvalues if spectra else ():
+            yield from _eigenvalues(file, column)
+
+
+def _metrics(file: File, axis: Axis, names: tuple[str, ...]) -> Iterator[pd.DataFrame]:
+    """Yield the columns of the training steps or of the evaluations."""
+    steps_per_epoch = int(file.attrs["steps_per_epoch"])
+    for rows in _blocks(file, axis, len(names)):
+        steps = file[STEPS[axis]][rows]
+        values = np.stack([file[axis.value][name][rows] for name in names], axis=1)
+        yield _frame(steps, steps / steps_per_epoch, values, measure=names)
+
+
+def _measures(file: File, group: str, measures: list[DatasetSpec]) -> Iterator[pd.DataFrame]:
+    """Yield the measures of all layers, or of the network, snapshot by snapshot."""
+    layers = [NETWORK] if group == NETWORK else file["layers/layer"].asstr()[:]
+    fractions = file["layers/p"][:]
+    names: list[str] = []
+    p: list[float] = []
+    for measure in measures:
+        own = fractions if "p" in measure.dims else [np.nan]
+        names += [measure.name] * len(own)
+        p += list(own)
+    for rows in _blocks(file, Axis.SNAPSHOT, len(layers) * len(names)):
+        parts = [file[measure.path][rows].astype(np.float64) for measure in measures]
+        # [snapshots, layers, measures]; a kappa brings one for each p.
+        cells = [part.reshape(len(part), len(layers), -1) for part in parts]
+        values = np.concatenate(cells, axis=2)
+        yield _frame(
+            file["step"][rows],
+            file["epoch"][rows],
+            values.reshape(len(values), -1),
+            layer=np.repeat(layers, len(names)),
+            measure=np.tile(names, len(layers)),
+            p=np.tile(p, len(layers)),
+        )
+
+
+def _eigenvalues(file: File, spectra: DatasetSpec) -> Iterator[pd.DataFrame]:
+    """Yield the spectra of one matrix and length, layer by layer."""
+    names, length = file["layers/layer"].asstr()[:], spectra.shape[-1]
+    layers = [names[index] for index in spectra.members] or [NETWORK]
+    for member, layer in enumerate(layers):
+        for rows in _blocks(file, Axis.SNAPSHOT, length):
+            own = (rows, member) if spectra.members else rows
+            yield _frame(
+                file["step"][rows],
+                file["epoch"][rows],
+                file[spectra.path][own],
+                layer=[layer] * length,
+                measure=[f"{spectra.matrix}_eigenvalue"] * length,
+                eig=range(length),
+            )
+
+
+def _blocks(file: File, axis: Axis, values_each: int) -> Iterator[slice]:
+    """Yield the committed rows of the file, as many at a time as make a frame."""
+    num, size = int(file[COUNTERS[axis]][()]), max(1, BLOCK_ROWS // max(1, values_each))
+    yield from (slice(i, min(i + size, num)) for i in range(0, num, size) if values_each)
+
+
+def _frame(
+    steps: Numbers, epochs: Numbers, values: Numbers, **labels: Sequence[object] | Numbers
+) -> pd.DataFrame:
+    """Return values ``[steps, k]`` as rows; each label names the k values of a step."""
+    num_steps, num_values = values.shape
+    return pd.DataFrame({
+        "step": np.repeat(steps, num_values),
+        "epoch": np.repeat(epochs, num_values),
+        **{name: np.tile(np.asarray(each), num_steps) for name, each in labels.items()},
+        "value": values.ravel(),
+    })

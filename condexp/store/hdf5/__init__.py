@@ -1,0 +1,1 @@
+"""results.h5 as bytes: create, append, seal, validate, open."""

@@ -1,0 +1,135 @@
+"""From records to the bytes of their rows: one column after the other, in file order."""
+
+import zlib
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum
+from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.vocabulary import SINGULAR_VALUES
+from condexp.store.schema.fields import DTYPE_CODES, STATUS_CODES, DatasetSpec, FileShape, Kind
+from condexp.store.schema.matrices import NETWORK
+from condexp.training.events import SnapshotRecord
+
+Row = NDArray[np.generic]
+AnySpectrum = Spectrum | KroneckerSpectrum
+
+
+def snapshot_row(
+    columns: tuple[DatasetSpec, ...],
+    extent: FileShape,
+    kappa_p: tuple[float, ...],
+    record: SnapshotRecord,
+) -> list[bytes]:
+    """Encode one snapshot.
+
+    A layer that this snapshot does not have is NaN, its statuses ``absent``.
+
+    Args:
+        columns: The columns of snapshots, in file order.
+        extent: The layers and the lengths of their spectra.
+        kappa_p: The fractions p of the condition numbers.
+        record: The snapshot.
+
+    Returns:
+        The bytes of each column's row.
+
+    Raises:
+        ValueError: If the snapshot has a layer, or a length of a spectrum, that the file has not.
+    """
+    found = {layer.info.name: layer for layer in record.snapshot.records}
+    if unknown := found.keys() - set(extent.layers):
+        raise ValueError(f"the results file has no layers {sorted(unknown)}")
+    layers = [found.get(name) for name in extent.layers]
+    own = {"step": record.step, "epoch": record.epoch}
+    rows = []
+    for column in columns:
+        if column.name in own:
+            values = np.asarray(own[column.name])
+        elif column.measure == "domination" and not SINGULAR_VALUES & extent.lengths.keys():
+            # Its singular values would cost more than all else that was asked for.
+            values = np.full(len(layers), np.nan)
+        elif column.matrix is None:
+            values = np.array([getattr(layer, column.measure, np.nan) for layer in layers])
+        else:
+            # A network's spectrum lies beside those of its layers, under the same name.
+            measured = [record.snapshot] if column.group == NETWORK else layers
+            spectra = [getattr(each, column.matrix, None) for each in measured]
+            if column.measure == "eigenvalue":
+                chosen = [spectra[i] for i in column.members] or spectra
+                values = _eigenvalues(column, chosen)
+            else:
+                values = _measure(column, spectra, kappa_p)
+        rows.append(_encode(column, values))
+    return rows
+
+
+def plain_rows(columns: tuple[DatasetSpec, ...], records: Mapping[str, list[float]]) -> list[bytes]:
+    """Encode consecutive rows of plain numbers.
+
+    Args:
+        columns: The columns of training steps or of evaluations, in file order.
+        records: For each measure, the numbers.
+
+    Returns:
+        The bytes of each column's rows.
+    """
+    return [np.asarray(records[c.measure], dtype=c.kind.value).tobytes() for c in columns]
+
+
+def _measure(
+    column: DatasetSpec, spectra: list[AnySpectrum | None], kappa_p: tuple[float, ...]
+) -> Row:
+    """Return one measure of every spectrum."""
+    # An absent spectrum is None; a spectrum's own truth would be that of its length.
+    read = _readers(kappa_p).get(column.measure, attrgetter(column.measure))
+    shape = (len(kappa_p),) if column.measure == "kappa" else ()
+    absent: object = 0 if column.kind.codes else np.full(shape, np.nan)
+    return np.array([absent if s is None else read(s) for s in spectra])
+
+
+def _readers(kappa_p: tuple[float, ...]) -> dict[str, Callable[[AnySpectrum], object]]:
+    """Return how the measures that are not a number of their own are read."""
+    return {
+        "status": lambda s: STATUS_CODES[s.status],
+        "dtype": lambda s: DTYPE_CODES[str(s.dtype).removeprefix("torch.")],
+        "kappa": lambda s: [s.kappa(p) for p in kappa_p],
+    }
+
+
+def _eigenvalues(column: DatasetSpec, spectra: list[AnySpectrum | None]) -> Row:
+    values = np.full((len(spectra), column.shape[-1]), np.nan)
+    for row, spectrum in zip(values, spectra, strict=True):
+        if isinstance(spectrum, Spectrum):
+            if len(spectrum) != len(row):
+                raise ValueError(
+                    f"{column.matrix} has {len(spectrum)} eigenvalues, "
+                    f"its place in the results file is for {len(row)}"
+                )
+            row[:] = spectrum.eigenvalues.numpy()
+    return values
+
+
+def _encode(column: DatasetSpec, values: Row) -> bytes:
+    """Return the bytes that one row is stored as."""
+    # A file without layers, or without fractions p, has rows of no elements and any dimensions.
+    stored = Kind.FLAG if column.kind.codes else column.kind
+    return values.reshape(column.shape[1:]).astype(stored.value).tobytes()
+
+
+def checksum(rows: list[bytes]) -> bytes:
+    """Return the stored checksum of a row.
+
+    Args:
+        rows: The bytes of its columns.
+
+    Returns:
+        Their CRC-32 on four bytes, never 0: that is a row not written.
+    """
+    value = 0
+    for data in rows:
+        value = zlib.crc32(data, value)
+    return np.array(value or 1, dtype="<u4").tobytes()

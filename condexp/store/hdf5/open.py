@@ -1,0 +1,93 @@
+"""Open a results file without locks, and read back what it was made from."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike
+
+from condexp.analysis.vocabulary import Matrix
+from condexp.errors import InputError
+from condexp.store.hdf5.file_objects import ExactFile
+from condexp.store.schema.fields import FORMAT, VERSION, DatasetSpec, FileShape, Kind
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[h5py.File]:
+    """Open a results file for reading, also while a run writes it; no HDF5 lock is taken.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The open file.
+
+    Raises:
+        InputError: If it is not a results file of this format's version, or lacks a dataset.
+    """
+    try:
+        stream = ExactFile(path, "r")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"no results file at {path}: {error.strerror}") from error
+    with stream:
+        try:
+            file = h5py.File(stream, "r")
+        except OSError as error:
+            raise InputError(f"{path} is not an HDF5 file: {error}") from error
+        with file:
+            given = file.attrs.get("condexp_format"), file.attrs.get("condexp_format_version")
+            if given != (FORMAT, VERSION):
+                raise InputError(
+                    f"{path} is not a results file of format {FORMAT!r}, version {VERSION}: "
+                    f"it says {given[0]!r}, version {given[1]}"
+                )
+            try:
+                yield file
+            except KeyError as error:  # h5py's way to say that a dataset is missing
+                raise InputError(f"{path} is damaged: {error.args[0]}") from error
+
+
+def read_file_shape(file: h5py.File) -> FileShape:
+    """Read back what decides the names and shapes of a file's datasets.
+
+    Args:
+        file: An open results file.
+
+    Returns:
+        The extent it was created from; of a sealed file, the exact lengths.
+    """
+    layers = file["layers"]
+    return FileShape(
+        layers=tuple(layers["layer"].asstr()[:]),
+        lengths={
+            matrix: tuple(int(length) for length in layers[f"n_{matrix}"][:])
+            for matrix in Matrix
+            if f"n_{matrix}" in layers
+        },
+        network_length=len(file["network/eig"]) if "network" in file else 0,
+        num_p=len(layers["p"]),
+        save_spectra="spectra" in file,
+        num_snapshots=len(file["step"]),
+        num_train_steps=len(file["train/train_step"]),
+        num_evals=len(file["eval/eval_step"]),
+        num_not_analysed=len(file["not_analysed"]),
+    )
+
+
+def storage_type(dataset: DatasetSpec) -> np.dtype[np.generic]:
+    """Return the HDF5 type of a dataset's elements, as h5py spells it.
+
+    Args:
+        dataset: The dataset.
+
+    Returns:
+        A little-endian number, an enumeration on one byte, or text.
+    """
+    spelling: DTypeLike = dataset.kind.value
+    if dataset.kind is Kind.TEXT:
+        spelling = h5py.string_dtype()
+    elif dataset.kind.codes is not None:
+        spelling = h5py.enum_dtype(dataset.kind.codes, basetype="i1")
+    return np.dtype(spelling)

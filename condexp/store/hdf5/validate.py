@@ -1,0 +1,137 @@
+"""Check a results file against its format: names, shapes, scales, schedule and checksums."""
+
+import hashlib
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from condexp.errors import InputError
+from condexp.store.hdf5.open import open_file, read_file_shape, storage_type
+from condexp.store.schema.fields import Axis, DatasetSpec
+from condexp.store.schema.layout import COUNTERS, CRC, STEPS, columns, datasets
+
+BLOCK_BYTES = 1 << 24
+
+
+def validate_results(path: Path, counts: Mapping[Axis, int] | None = None) -> list[str]:
+    """Check a results file, also one that is being written.
+
+    Args:
+        path: The file.
+        counts: How many rows of each kind to look at; None: those that are committed.
+
+    Returns:
+        What is wrong with it, one sentence each; empty where it is valid. No file makes it raise.
+    """
+    try:
+        with open_file(Path(path)) as file:
+            # What is committed can only grow: first the counters, then the rows under them.
+            counts = counts or {axis: int(file[name][()]) for axis, name in COUNTERS.items()}
+            # Only a file that has the right shape can be read further.
+            return list(_schema(file)) or [
+                *_counters(file, counts),
+                *_schedule(file, counts),
+                *_rows(file, counts),
+            ]
+    except InputError as error:
+        return [str(error)]
+    # A damaged file can make HDF5 and whatever reads its numbers fail in any way.
+    except Exception as error:
+        return [f"{path} is damaged and cannot be read: {type(error).__name__}: {error}"]
+
+
+def _schema(file: h5py.File) -> Iterator[str]:
+    """Yield where a dataset is not what the file's own sizes call for."""
+    expected = {dataset.path: dataset for dataset in datasets(read_file_shape(file))}
+    found: list[str] = []
+    file.visititems(lambda path, item: found.append(path) if _is_dataset(item) else None)
+    for path in sorted(expected.keys() - set(found)):
+        yield f"/{path} is missing"
+    for path in sorted(set(found) - expected.keys()):
+        yield f"/{path} does not belong to the format"
+    for path in sorted(expected.keys() & set(found)):
+        yield from _dataset(file, expected[path])
+    if hashlib.sha256(file["config"][()]).hexdigest() != file.attrs.get("config_sha256"):
+        yield "/config is not the configuration that the attribute config_sha256 names"
+
+
+def _is_dataset(item: object) -> bool:
+    """Return whether it is an array, not a group."""
+    return isinstance(item, h5py.Dataset)
+
+
+def _dataset(file: h5py.File, expected: DatasetSpec) -> Iterator[str]:
+    """Yield where one dataset is not as described."""
+    found = file[expected.path]
+    where = f"/{expected.path}"
+    if found.shape != expected.shape:
+        yield f"{where} has shape {found.shape}, not {expected.shape}"
+        return
+    kind = storage_type(expected)
+    codes = h5py.check_enum_dtype(found.dtype), h5py.check_enum_dtype(kind)
+    if found.dtype != kind or codes[0] != codes[1]:
+        yield f"{where} has elements {found.dtype}, not {kind}"
+    for name in ("units", "long_name"):
+        if not found.attrs.get(name):
+            yield f"{where} has no {name}"
+    if expected.is_scale:
+        if not found.is_scale:
+            yield f"{where} is not a dimension scale"
+        return
+    for axis, name in enumerate(expected.dims):
+        scale = file.get(f"{expected.group}/{name}")
+        # A scale that is none is told of as such; HDF5 fails on what is attached to it.
+        if scale is not None and scale.is_scale and [*found.dims[axis].values()] != [scale]:
+            given = ", ".join(found.dims[axis].keys()) or "none"
+            yield f"{where}, dimension {axis}: its scale is {given}, not {scale.name}"
+
+
+def _counters(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str]:
+    """Yield the counters that say more than there is room for."""
+    for axis, count in counts.items():
+        if not 0 <= count <= len(file[STEPS[axis]]):
+            yield f"/{COUNTERS[axis]} is {count}, the file has {len(file[STEPS[axis]])} rows"
+
+
+def _schedule(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str]:
+    """Yield where steps or epochs do not go forward, or groups tell different steps."""
+    for path in STEPS.values():
+        if np.any(np.diff(file[path][:]) <= 0):
+            yield f"/{path} does not increase"
+    for dataset in datasets(read_file_shape(file)):
+        if dataset.name == "step" and not np.array_equal(file[dataset.path][:], file["step"][:]):
+            yield f"/{dataset.path} differs from /step"
+    for path, axis in (("epoch", Axis.SNAPSHOT), ("eval/epoch", Axis.EVAL)):
+        epochs = file[path][: max(0, counts[axis])]
+        if not np.all(np.isfinite(epochs)) or np.any(np.diff(epochs) < 0):
+            yield f"/{path} does not increase over the committed rows"
+    rates = file["train/lr"][: max(0, counts[Axis.TRAIN])]
+    if not np.all(np.isfinite(rates)):
+        row = int(np.flatnonzero(~np.isfinite(rates))[0])
+        yield f"/train/lr, committed row {row}: {rates[row]} is no learning rate"
+
+
+def _rows(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str]:
+    """Yield the committed snapshots whose bytes do not match their checksum."""
+    stored = file[CRC][: max(0, counts[Axis.SNAPSHOT])]
+    computed = [0] * len(stored)
+    for column in columns(read_file_shape(file), Axis.SNAPSHOT):
+        for first, block in _blocks(file[column.path], column, len(stored)):
+            for row, values in enumerate(block, start=first):
+                computed[row] = zlib.crc32(values.tobytes(), computed[row])
+    for row, (value, expected) in enumerate(zip(computed, stored, strict=True)):
+        if (value or 1) != expected:
+            step = int(file["step"][row])
+            yield f"snapshot {row} (step {step}): its bytes do not match their checksum"
+
+
+def _blocks(
+    array: h5py.Dataset, column: DatasetSpec, num_rows: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield an array's committed rows, a few at a time: spectra may exceed the memory."""
+    at_once = max(1, BLOCK_BYTES // max(1, column.row_bytes))
+    for first in range(0, num_rows, at_once):
+        yield first, array[first : min(first + at_once, num_rows)]

@@ -1,0 +1,87 @@
+"""The end of a results file as plain arrays: what a table over many runs can afford to read."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from condexp.store.hdf5.open import open_file
+from condexp.store.schema.fields import EVAL_NAMES, Axis
+from condexp.store.schema.layout import COUNTERS
+from condexp.store.schema.matrices import NETWORK
+
+# What describes the layers at every step; n_<matrix> does as well.
+SIZES = frozenset({"p", "d_in", "d_out", "groups", "num_rows"})
+DESCRIPTIONS = SIZES | {"layer", "type", "step"}
+
+
+@dataclass(frozen=True)
+class LastRows:
+    """The end of a run so far.
+
+    Attributes:
+        layers: The arrays of ``/layers``: those with steps cut to the last snapshot, ``[1, L, …]``
+            (``[0, L, …]`` before the first), the others whole; no snapshot where no key needs one.
+        network: The arrays of ``/network``, likewise; empty where there are none.
+        num_signals: Gradients that each row of an input comes with.
+        evals: The columns of ``/eval`` that are asked for, every committed evaluation.
+    """
+
+    layers: Mapping[str, NDArray[Any]]
+    network: Mapping[str, NDArray[Any]]
+    num_signals: int
+    evals: Mapping[str, NDArray[np.float64]]
+
+
+def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
+    """Read the last snapshot and the evaluations of a run, finished or not.
+
+    Args:
+        file: The results file.
+        keys: ``<layer>.<measure>`` and names of evaluations that are enough; all where ``None``.
+            Arrays that describe the layers come with any of their measures.
+
+    Returns:
+        The rows.
+
+    Raises:
+        InputError: If it is not a results file.
+    """
+    with open_file(file) as opened:
+        num_evals = int(opened[COUNTERS[Axis.EVAL]][()])
+        num_snapshots = int(opened[COUNTERS[Axis.SNAPSHOT]][()])
+        last = slice(max(0, num_snapshots - 1), num_snapshots)
+        arrays = _layers(opened["layers"], keys, last)
+        network = {}
+        if keys is None or any(key.startswith(f"{NETWORK}.") for key in keys):
+            network = _network(opened, last)
+        names = [name for name in EVAL_NAMES if keys is None or name in keys]
+        evals = {name: opened["eval"][name][:num_evals] for name in names}
+        num_signals = int(opened.attrs.get("num_signals", 1))
+    return LastRows(arrays, network, num_signals, evals)
+
+
+def _layers(group: Any, keys: Collection[str] | None, last: slice) -> dict[str, NDArray[Any]]:
+    def asked(start: str) -> bool:
+        return keys is None or any(f".{start}" in key for key in keys)
+
+    # Opening a dataset is what takes time, so those that are not needed stay closed.
+    names = [name for name in group if name not in DESCRIPTIONS]
+    sides = {name for name in names if name.startswith("n_")}
+    measures = [name for name in names if name not in sides and asked(name)]
+    if not measures:
+        return {"step": np.empty(0)}
+    arrays = {name: group[name][last] for name in ("step", *measures)}
+    arrays |= {name: group[name].asstr()[:] for name in ("layer", "type")}
+    sizes = [*SIZES, *(name for name in names if name in sides and asked(f"{name[2:]}_"))]
+    return arrays | {name: group[name][:] for name in sizes}
+
+
+def _network(file: Any, last: slice) -> dict[str, NDArray[Any]]:
+    if NETWORK not in file:
+        return {}
+    names = [name for name in file[NETWORK] if name not in {"eig", "fisher_eigenvalue"}]
+    return {name: file[NETWORK][name][slice(None) if name == "p" else last] for name in names}

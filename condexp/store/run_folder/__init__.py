@@ -1,0 +1,1 @@
+"""What lies beside results.h5: identity, status, liveness, checkpoints, provenance."""

@@ -1,0 +1,156 @@
+"""The checkpoints in a run's folder: when they are written, and which one a run goes on from."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from condexp.errors import InputError
+from condexp.store.disk import as_results_error, replacing
+from condexp.store.hdf5.file_objects import DiskFile
+from condexp.store.hdf5.offsets import by_axis
+from condexp.store.hdf5.open import open_file, read_file_shape
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.schema.fields import Axis
+from condexp.store.schema.layout import COUNTERS, FILE_NAME, SEALED, FileSpec, datasets
+from condexp.training.checkpoint import Checkpoint, read_checkpoint
+from condexp.training.choices import RunState
+from condexp.training.events import EvalRecord
+
+CHECKPOINT_NAME, PREVIOUS_NAME = "checkpoint.pt", "checkpoint.previous.pt"
+MIN_SECONDS = 10.0  # between the checkpoints of short epochs: a few milliseconds each
+logger = logging.getLogger("condexp")
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write ``checkpoint.pt``, and keep the one before it.
+
+    Args:
+        folder: The run's folder.
+        checkpoint: What to write.
+
+    Raises:
+        ResultsError: If it cannot be written; there is still one to go on from, if there was.
+    """
+    path = folder / CHECKPOINT_NAME
+    with (
+        as_results_error(path, "The older checkpoint and all committed results are intact"),
+        replacing(path, older=folder / PREVIOUS_NAME) as handle,
+    ):
+        file = DiskFile(handle)
+        checkpoint.write(file)
+        file.check()
+
+
+def find_checkpoint(folder: Path, check: Callable[[Checkpoint], None]) -> Checkpoint | None:
+    """Find what a run goes on from: its last checkpoint, or else the one before.
+
+    Args:
+        folder: The run's folder.
+        check: Raises ``InputError`` where the run cannot go on from a checkpoint.
+
+    Returns:
+        The checkpoint; None where there is no file of one.
+
+    Raises:
+        InputError: If there are checkpoints, and the run can go on from none.
+    """
+    problems: list[str] = []
+    for path in (folder / CHECKPOINT_NAME, folder / PREVIOUS_NAME):
+        if not path.exists():
+            continue
+        try:
+            checkpoint = read_checkpoint(path)
+            check(checkpoint)
+        except InputError as problem:
+            problems.append(str(problem))
+            continue
+        for found in problems:
+            logger.warning("%s; going on from %s, step %d", found, path.name, checkpoint.step)
+        return checkpoint
+    if problems:
+        raise InputError(
+            f"the run cannot go on: {'; '.join(problems)}. Give run.on_existing=restart to run "
+            "it anew."
+        )
+    return None
+
+
+def remove_checkpoints(folder: Path, *, previous_only: bool = False) -> None:
+    """Remove the checkpoints that a folder holds, and what a kill left of one.
+
+    Args:
+        folder: The run's folder.
+        previous_only: Whether ``checkpoint.pt`` stays.
+    """
+    names = (PREVIOUS_NAME, f"{CHECKPOINT_NAME}.partial", CHECKPOINT_NAME)
+    for name in names[:2] if previous_only else names:
+        (folder / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RunFingerprint:
+    """What a run's numbers come from, by checksum: a checkpoint of another one is refused.
+
+    Attributes:
+        config_sha256: Of the identity configuration as YAML.
+        data_sha256: Of the data set.
+    """
+
+    config_sha256: str
+    data_sha256: str
+
+
+def check_resumable(
+    folder: Path, spec: FileSpec, origin: RunFingerprint, checkpoint: Checkpoint
+) -> None:
+    """Refuse a checkpoint that this run cannot go on from; changes nothing.
+
+    Args:
+        folder: The run's folder.
+        spec: What its results file is created from.
+        origin: What the run is of.
+        checkpoint: The checkpoint.
+
+    Raises:
+        InputError: If the checkpoint is of another experiment or other data, or the results file is
+            missing, damaged, of another shape, or behind the checkpoint.
+    """
+    here = f"the checkpoint of step {checkpoint.step}"
+    if checkpoint.config_sha256 != origin.config_sha256:
+        raise InputError(f"{here} is of another configuration")
+    if checkpoint.data_sha256 != origin.data_sha256:
+        raise InputError(f"{here} was trained on other data than dataset.root holds now")
+    path = folder / FILE_NAME
+    counts = by_axis(checkpoint.committed)
+    with open_file(path) as file:
+        committed = {axis: int(file[name][()]) for axis, name in COUNTERS.items()}
+        sealed = SEALED in file.attrs
+        same_shape = sealed or datasets(read_file_shape(file)) == datasets(spec)
+        config_sha256 = file.attrs.get("config_sha256")
+    if config_sha256 != origin.config_sha256:
+        raise InputError(f"{path} is of another configuration than {here}")
+    if not same_shape:
+        raise InputError(f"{path} has another shape than this experiment's results have")
+    if behind := [str(axis) for axis in Axis if committed[axis] < counts[axis]]:
+        raise InputError(f"{path} has fewer {', '.join(behind)} rows than {here}")
+    if sealed and (checkpoint.state is RunState.UNFINISHED or committed != counts):
+        raise InputError(f"{path} is sealed, but {here} is not of the end of a run")
+    if problems := validate_results(path, counts):
+        raise InputError(f"{path} is damaged: {problems[0]}")
+
+
+def read_evaluations(path: Path) -> list[EvalRecord]:
+    """Read the evaluations that are committed.
+
+    Args:
+        path: The results file.
+
+    Returns:
+        The records, in order.
+    """
+    names = [field.name for field in fields(EvalRecord)][1:]
+    with open_file(path) as file:
+        num, group = int(file[COUNTERS[Axis.EVAL]][()]), file["eval"]
+        columns = [group[name][:num].tolist() for name in ("eval_step", *names)]
+    return [EvalRecord(*row) for row in zip(*columns, strict=True)]

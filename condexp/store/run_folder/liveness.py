@@ -1,0 +1,117 @@
+"""Whether the process that a ``status.json`` speaks of still lives: a killed one cannot say so."""
+
+import fcntl
+import math
+import os
+import socket
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from condexp.store.run_folder.status import State, Status
+
+LOCK_NAME = "results.h5.lock"
+# A live run writes its status every few seconds, but a step or an evaluation may take long.
+FRESH_SECONDS = 60.0
+FRESH_ELSEWHERE_SECONDS = 3600.0  # clocks differ, and of another machine's processes less is known
+UNFINISHED = frozenset({State.PENDING, State.RUNNING})
+
+
+class Liveness(StrEnum):
+    """What is known of a run's process."""
+
+    ENDED = "ended"  # it said so itself
+    ALIVE = "alive"
+    DEAD = "dead"  # it ended without a word
+    SILENT = "silent"  # on another machine, for long, and the file system offers no locks
+
+
+def liveness_of(folder: Path, status: Status) -> Liveness:
+    """Find out whether a run's process lives.
+
+    Its lock tells, wherever the file system offers locks: it dies with the process. The lock is
+    tried only where the status is old, for trying it can refuse it to a run that is just starting.
+
+    Args:
+        folder: The run's folder.
+        status: Its status.
+
+    Returns:
+        What is known.
+    """
+    if status.state not in UNFINISHED:
+        return Liveness.ENDED
+    here = status.host == socket.gethostname()
+    present = here and _exists(status.pid)
+    fresh = seconds_since_update(status) < (FRESH_SECONDS if here else FRESH_ELSEWHERE_SECONDS)
+    if fresh and (present or not here):
+        return Liveness.ALIVE
+    held = lock_held(folder)
+    if held or (held is None and present):
+        return Liveness.ALIVE
+    return Liveness.SILENT if held is None and not here else Liveness.DEAD
+
+
+def describe_process(status: Status) -> str:
+    """Name the process that a status speaks of.
+
+    Args:
+        status: The status.
+
+    Returns:
+        For example ``"process 12 on node3"``.
+    """
+    return f"process {status.pid} on {status.host or 'an unknown machine'}"
+
+
+def lock_held(folder: Path) -> bool | None:
+    """Return whether a process is writing a run's results.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        None where that cannot be known: the file system offers no locks.
+    """
+    try:
+        handle = os.open(folder / LOCK_NAME, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return False
+
+
+def seconds_since_update(status: Status) -> float:
+    """Return how long ago a status was written.
+
+    Args:
+        status: The status.
+
+    Returns:
+        Seconds; infinity where it does not say.
+    """
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(status.updated)).total_seconds()
+    except (TypeError, ValueError):
+        return math.inf
+
+
+def _exists(pid: int | None) -> bool:
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # someone else's
+        return True
+    return True

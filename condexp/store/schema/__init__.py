@@ -1,0 +1,1 @@
+"""The format of results.h5, dataset by dataset; pure."""

@@ -1,0 +1,119 @@
+"""The arrays of what is measured of a matrix: of each layer, and of the network as a whole."""
+
+from collections.abc import Iterator
+
+from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES, Matrix
+from condexp.store.schema.fields import (
+    MATRIX_NAMES,
+    MEASURE_NAMES,
+    WITHOUT_SPECTRA,
+    Axis,
+    DatasetSpec,
+    FileShape,
+    Kind,
+)
+
+NETWORK = "network"  # the group of all layers together, and their name in tables
+EIG_NAME = "0-based index of the eigenvalue, the largest first"
+
+
+def spectra_group(matrix: Matrix, length: int) -> str:
+    """Name the group of the spectra of one length.
+
+    Args:
+        matrix: The matrix.
+        length: Number of eigenvalues.
+
+    Returns:
+        The path of the group.
+
+    >>> spectra_group(Matrix.INPUT, 512)
+    'spectra/input/n00512'
+    """
+    return f"spectra/{matrix}/n{length:05d}"
+
+
+def measures(extent: FileShape) -> Iterator[DatasetSpec]:
+    """Yield the measures of every layer at every snapshot.
+
+    Args:
+        extent: The facts that decide names and shapes.
+
+    Yields:
+        The datasets in file order.
+    """
+    shape, dims = (extent.num_snapshots, len(extent.layers)), ("step", "layer")
+    for measure in LAYER_MEASURES:
+        name = MEASURE_NAMES[measure]
+        yield DatasetSpec(f"layers/{measure}", shape, Kind.FLOAT, dims, name, axis=Axis.SNAPSHOT)
+    for matrix in extent.lengths:
+        yield from _matrix("layers", matrix, shape, dims, extent.num_p)
+
+
+def _matrix(
+    group: str, matrix: Matrix, shape: tuple[int, ...], dims: tuple[str, ...], num_p: int
+) -> Iterator[DatasetSpec]:
+    """Yield the measures of one matrix."""
+    kinds = dict.fromkeys((*SPECTRUM_MEASURES, "noise_floor", "kappa"), Kind.FLOAT)
+    kinds |= {"status": Kind.STATUS, "dtype": Kind.DTYPE}
+    for measure, kind in kinds.items():
+        path = f"{group}/{matrix}_{measure}"
+        name = f"{MEASURE_NAMES[measure]}: {MATRIX_NAMES[matrix]}"
+        full = (*shape, num_p) if measure == "kappa" else shape
+        names = (*dims, "p") if measure == "kappa" else dims
+        yield DatasetSpec(path, full, kind, names, name, axis=Axis.SNAPSHOT, matrix=matrix)
+
+
+def network(extent: FileShape) -> Iterator[DatasetSpec]:
+    """Yield the Fisher matrix of all layers together, where it was asked for.
+
+    Args:
+        extent: The facts that decide names and shapes.
+
+    Yields:
+        The datasets in file order; none where it was not.
+    """
+    if not extent.network_length:
+        return
+    matrix, num, length = Matrix.FISHER, extent.num_snapshots, extent.network_length
+    yield DatasetSpec(f"{NETWORK}/step", (num,), Kind.INT, ("step",), "training step")
+    # There without eigenvalues too: it says how many there are.
+    yield DatasetSpec(f"{NETWORK}/eig", (length,), Kind.INT, ("eig",), EIG_NAME)
+    name = "fraction p of kappa"
+    yield DatasetSpec(f"{NETWORK}/p", (extent.num_p,), Kind.FLOAT, ("p",), name)
+    yield from _matrix(NETWORK, matrix, (num,), ("step",), extent.num_p)
+    if extent.save_spectra:
+        path, shape, dims = f"{NETWORK}/{matrix}_eigenvalue", (num, length), ("step", "eig")
+        name = _eigenvalue_name(matrix)
+        yield DatasetSpec(path, shape, Kind.FLOAT, dims, name, "1", Axis.SNAPSHOT, matrix)
+
+
+def spectra(extent: FileShape) -> Iterator[DatasetSpec]:
+    """Yield the eigenvalues: a group a length, as a group a layer would open too slowly.
+
+    Args:
+        extent: The facts that decide names and shapes.
+
+    Yields:
+        The datasets in file order.
+    """
+    stored = [matrix for matrix in extent.lengths if matrix not in WITHOUT_SPECTRA]
+    for matrix in stored if extent.save_spectra else ():
+        lengths = extent.lengths[matrix]
+        for length in sorted(set(lengths) - {0}):
+            group = spectra_group(matrix, length)
+            members = tuple(i for i, other in enumerate(lengths) if other == length)
+            shape, dims = (extent.num_snapshots, len(members), length), ("step", "layer", "eig")
+            yield DatasetSpec(f"{group}/step", shape[:1], Kind.INT, dims[:1], "training step")
+            yield DatasetSpec(f"{group}/layer", shape[1:2], Kind.TEXT, dims[1:2], "layer")
+            name = "index of the layer among all layers"
+            yield DatasetSpec(f"{group}/layer_index", shape[1:2], Kind.INT, dims[1:2], name)
+            yield DatasetSpec(f"{group}/eig", shape[2:], Kind.INT, dims[2:], EIG_NAME)
+            path, name = f"{group}/eigenvalue", _eigenvalue_name(matrix)
+            yield DatasetSpec(
+                path, shape, Kind.FLOAT, dims, name, "1", Axis.SNAPSHOT, matrix, members
+            )
+
+
+def _eigenvalue_name(matrix: Matrix) -> str:
+    return f"eigenvalues, descending: {MATRIX_NAMES[matrix]}"

@@ -1,0 +1,1 @@
+"""Data-parallel training in torch's vocabulary: environment, communicator, process group."""

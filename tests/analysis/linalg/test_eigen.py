@@ -1,0 +1,78 @@
+"""Eigenvalues of many matrices, several at a time."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from condexp.analysis.linalg.eigen import _Workers, descending_eigenvalues, pin_threads, solve_all
+
+SHAPES = [(1, 40, 40)] * 9 + [(1, 40, 40), (4, 17, 17), (4, 17, 17), (1, 17, 17), (1, 600, 600)]
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(_Workers, "num_threads", 0)
+    monkeypatch.setattr(_Workers, "pool", None)
+    pin_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def matrices(shapes: list[tuple[int, int, int]]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    factors = [torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in shapes]
+    return [factor @ factor.mT for factor in factors]
+
+
+@pytest.mark.usefixtures("threads")
+def test_many_are_solved_as_each_alone() -> None:
+    every = matrices(SHAPES)
+    every[3] = every[3].float()  # of another precision than those around it
+    for found, matrix in zip(solve_all(every), every, strict=True):
+        alone = descending_eigenvalues(matrix)
+        assert found.dtype == torch.float64
+        assert found.shape == matrix.shape[:-1]
+        assert torch.allclose(found, alone, rtol=1e-12, atol=1e-12 * float(alone.max()))
+
+
+@pytest.mark.usefixtures("threads")
+def test_what_is_not_finite_spoils_no_other() -> None:
+    every = matrices(SHAPES)
+    for bad, value in (1, torch.nan), (5, torch.inf), (11, -torch.inf):
+        every[bad][0, 2, 2] = value
+    unknown = [bool(values.isnan().all()) for values in solve_all(every)]
+    assert [number for number, is_unknown in enumerate(unknown) if is_unknown] == [1, 5, 11]
+    assert not any(values.isnan().any() for values in solve_all(matrices(SHAPES)))
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("both", [False, True])
+def test_a_solver_that_fails(both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, every = torch.linalg.eigvalsh, matrices([(1, 40, 40)] * 8)
+    marked = float(every[6][0, 0, 0])
+
+    def failing(given: Tensor, **more: Any) -> Tensor:
+        if bool((given[..., 0, 0] == marked).any()):
+            raise torch.linalg.LinAlgError("it did not converge")  # type: ignore[attr-defined]
+        values: Tensor = plain(given, **more)
+        return values
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", failing)
+    if both:
+        monkeypatch.setattr(np.linalg, "eigvalsh", _never_converges)
+    found = list(solve_all(every))
+    for number, matrix in enumerate(every):
+        if both and number == 6:
+            assert found[number].isnan().all()
+        else:
+            expected = plain(matrix).flip(-1)
+            assert torch.allclose(found[number], expected, rtol=1e-11, atol=1e-11)
+
+
+def _never_converges(_given: object) -> object:
+    raise np.linalg.LinAlgError("it did not converge")

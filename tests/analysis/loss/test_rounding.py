@@ -1,0 +1,233 @@
+"""A trained float32 net: the rounding of its loss's gradient is no eigenvalue."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import condexp
+from condexp.analysis.analyze import analyze_batches
+from condexp.analysis.loss.denominator import remaining_square, subtracted_square
+from condexp.analysis.loss.rounding import LossRounding
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.statistics.hooks import MeasurementHooks
+from condexp.analysis.vocabulary import Matrix
+from condexp.training.choices import RunState, Source
+from condexp.training.loop import Plan, train
+from tests import cases
+from tests.training.runs import Log
+
+KAPPA_P = (0.25, 0.5, 0.75, 1.0)
+OPTIONS = AnalysisOptions(matrices=tuple(Matrix), kappa_p=KAPPA_P)
+
+
+class Trained:
+    """A float32 net with batch normalisation, trained to a loss of about 1e-3."""
+
+    def __init__(self, num_classes: int, *, log_softmax: bool) -> None:
+        torch.manual_seed(num_classes)
+        self.num_classes = num_classes
+        self.targets = torch.arange(128) % num_classes
+        means = 2 * torch.randn(num_classes, 12)
+        self.inputs = means[self.targets] + torch.randn(128, 12)
+        self.model = nn.Sequential(
+            nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, num_classes)
+        )
+        if log_softmax:
+            self.model.append(nn.LogSoftmax(1))
+        self.loss_fn = nn.NLLLoss() if log_softmax else nn.CrossEntropyLoss()
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=0.03)
+        for _ in range(400):
+            optimizer.zero_grad()
+            loss = self.loss_fn(self.model(self.inputs), self.targets)
+            loss.backward()
+            optimizer.step()
+        assert loss.item() < 2e-3
+
+    def analyze(self, dtype: torch.dtype) -> Snapshot:
+        model = copy.deepcopy(self.model).to(dtype)
+        return condexp.analyze(
+            model,
+            self.loss_fn,
+            self.inputs.to(dtype),
+            self.targets,
+            matrices=tuple(Matrix),
+            kappa_p=KAPPA_P,
+        )
+
+    def train_batch(self) -> Snapshot:
+        class Batches:
+            def __init__(self, batch: tuple[Tensor, Tensor]) -> None:
+                self._batch = batch
+
+            def epoch(self, epoch: int = 0, *, first: int = 0) -> list[tuple[Tensor, Tensor]]:
+                return [self._batch]
+
+        log, model = Log(), copy.deepcopy(self.model)
+        outcome = train(
+            model,
+            self.loss_fn,
+            torch.optim.SGD(model.parameters(), lr=0.0),
+            lambda step: 0.0,
+            Batches((self.inputs, self.targets)),  # type: ignore[arg-type]
+            Plan(1, 1, (0,), (1,)),
+            [log],
+            options=OPTIONS,
+            source=Source.TRAIN_BATCH,
+            probe=None,
+            evaluate=lambda model: (0.0, 0.0, 0.0, 0.0),
+        )
+        assert outcome.state is RunState.COMPLETE
+        return log.snapshots[0].snapshot
+
+
+@pytest.fixture(scope="module", params=[(4, False), (10, False), (10, True)])
+def trained(request: pytest.FixtureRequest) -> Trained:
+    num_classes, log_softmax = request.param
+    return Trained(num_classes, log_softmax=log_softmax)
+
+
+@pytest.mark.parametrize("path", ["analyze", "train_batch"])
+def test_a_trained_nets_gradients_have_the_rank_of_a_softmax(trained: Trained, path: str) -> None:
+    rank = trained.num_classes - 1
+    ours = trained.analyze(torch.float32) if path == "analyze" else trained.train_batch()
+    record, exact = ours["3"], trained.analyze(torch.float64)["3"]
+    assert record.grad_output
+    assert record.kfac
+    assert record.input
+    assert record.weight_grad
+    assert record.grad_output.rank == rank
+    assert record.grad_output.kappa(1.0) == math.inf
+    assert record.kfac.rank == record.input.rank * rank
+    assert record.weight_grad.rank <= rank
+    assert exact.grad_output
+    assert exact.grad_output.rank == rank
+
+
+def test_true_small_eigenvalues_stay(trained: Trained) -> None:
+    rounded, exact = trained.analyze(torch.float32), trained.analyze(torch.float64)
+    for name in rounded.layers:
+        for matrix in ("input", "grad_output", "kfac"):
+            one, other = getattr(rounded[name], matrix), getattr(exact[name], matrix)
+            assert one.rank == other.rank
+            for p in KAPPA_P:
+                # The 1 % that auto promises.
+                assert one.kappa(p) == pytest.approx(other.kappa(p), rel=0.01), (name, matrix, p)
+
+
+def test_what_the_gradient_subtracts() -> None:
+    outputs = cases.normal(6, 3)
+    assert subtracted_square(nn.CrossEntropyLoss(), outputs) == 2 * 6
+    assert subtracted_square(nn.NLLLoss(), cases.normal(6, 3, 4)) == 2 * 24
+    weight = torch.tensor([1.0, 3.0, 2.0])
+    assert subtracted_square(nn.CrossEntropyLoss(weight), outputs) == 9 * 2 * 6
+    square = float(outputs.square().sum())
+    assert subtracted_square(nn.MSELoss(), outputs) == pytest.approx(2 * square * 4 / 9)
+    assert subtracted_square(nn.MSELoss(reduction="sum"), outputs) == pytest.approx(2 * square * 4)
+    assert subtracted_square(lambda f, y: (f - y).sum(), outputs) == 0  # not known
+
+
+def test_what_remains_is_the_same_before_and_after_a_log_softmax() -> None:
+    logits, targets = cases.normal(6, 3).requires_grad_(), cases.labels(6, 3)
+    outputs = logits.log_softmax(1)
+    loss = nn.functional.nll_loss(outputs, targets, reduction="sum")
+    before, after = torch.autograd.grad(loss, (logits, outputs))
+    expected = float(before.square().sum())
+    assert remaining_square(nn.CrossEntropyLoss(), logits, before) == pytest.approx(expected)
+    assert remaining_square(nn.NLLLoss(), outputs.detach(), after) == pytest.approx(expected)
+
+
+def test_without_a_gradient_nothing_is_added() -> None:
+    noise = LossRounding(nn.CrossEntropyLoss())
+    assert noise.excess() == 0
+    noise.listener(torch.zeros(2, 3), 2.0)(torch.zeros(2, 3))
+    assert noise.excess() == 0
+    noise.listener(torch.zeros(2, 3), 2.0)(torch.full((2, 3), math.nan))
+    assert noise.excess() == 0
+
+
+@pytest.mark.parametrize("scale", [1e-4, 10**-4.5])
+def test_auto_answers_for_the_kronecker_product(scale: float) -> None:
+    """κ_0.5 of the product reads eigenvalues of the factors that no κ_0.5 of a factor does."""
+    torch.manual_seed(0)
+    columns = torch.logspace(0, math.log10(scale), 10)
+    inputs, targets = torch.randn(200, 10) * columns, torch.arange(200) % 2
+    model = nn.Sequential(nn.Linear(10, 2))
+    kappas = [
+        condexp.analyze(
+            model,
+            nn.CrossEntropyLoss(),
+            inputs,
+            targets,
+            matrices=("kfac",),
+            kappa_p=(0.5,),
+            precision=precision,
+        )["0"].kfac
+        for precision in ("auto", "float64")
+    ]
+    auto, exact = kappas
+    assert auto
+    assert exact
+    assert auto.kappa(0.5) == pytest.approx(exact.kappa(0.5), rel=0.01)
+
+
+class Again(nn.Module):
+    """One layer used twice: on isotropic rows, then on rows 10⁴ times as long in one direction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.shared = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        along = x * torch.tensor([1.4e4, 0, 0, 0, 0, 0], dtype=x.dtype)
+        out: Tensor = self.shared(x) + 1e-4 * self.shared(along)
+        return out
+
+
+def test_auto_measures_a_reused_module_in_float64() -> None:
+    torch.manual_seed(1)
+    model, inputs, targets = Again(), torch.randn(100, 6), torch.arange(100) % 6
+    answers = []
+    for precision in ("auto", "float64"):
+        snapshot = condexp.analyze(
+            model, nn.CrossEntropyLoss(), inputs, targets, precision=precision
+        )
+        spectrum = snapshot["shared"].input
+        assert spectrum
+        answers.append(spectrum.kappa(1.0))
+    auto, exact = answers
+    assert 1e8 < exact < 1e9
+    assert auto == pytest.approx(exact, rel=0.01)
+
+
+def test_named_layers_are_taken_in_float64_at_once() -> None:
+    model, inputs, targets = Again(), torch.randn(50, 6), torch.arange(50) % 6
+    options = replace(AnalysisOptions(("input",)), float64=("shared",))  # type: ignore[arg-type]
+    with MeasurementHooks(model, options) as recorder:
+        nn.functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+    spectrum = recorder.snapshot()["shared"].input
+    assert spectrum
+    assert spectrum.dtype == torch.float64
+
+
+def test_merged_weight_gradients_are_weighted_by_their_denominators() -> None:
+    """Uneven numbers of ignored targets, against the one big batch."""
+    model, inputs = cases.mlp(), cases.normal(12, 4)
+    targets = cases.labels(12, 3)
+    targets[[0, 1, 2, 3, 9]] = -1
+    loss_fn = nn.CrossEntropyLoss(ignore_index=-1)
+    options = AnalysisOptions(tuple(Matrix))
+    batches = list(zip(torch.split(inputs, 5), torch.split(targets, 5), strict=True))
+    merged = analyze_batches(model, loss_fn, batches, options)
+    whole = analyze_batches(model, loss_fn, [(inputs, targets)], options)
+    for name in whole.layers:
+        one, other = merged[name].weight_grad, whole[name].weight_grad
+        assert one
+        assert other
+        assert float((one.eigenvalues - other.eigenvalues).abs().max()) < 1e-10 * other.lambda_max
+        assert merged[name].grad_norm == pytest.approx(whole[name].grad_norm, rel=1e-10)

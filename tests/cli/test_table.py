@@ -1,0 +1,120 @@
+import csv
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from condexp.cli.main import main
+from condexp.store.run_folder.status import State
+from tests.results.stored import make_config, write_run
+
+GRID = ["--rows", "model.depth", "--cols", "model.last_bn"]
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("grid")
+    for last_bn in (False, True):
+        for seed in (1, 2):
+            write_run(
+                root / f"{last_bn}{seed}",
+                state=State.DIVERGED if seed == 2 and not last_bn else State.COMPLETE,
+                model__last_bn=last_bn,
+                seed=seed,
+                profile="cpu" if seed == 1 else "smoke",
+                test_errors=(50.0, 40.0, 12.0 + seed - 4 * last_bn),
+            )
+    return root
+
+
+def test_a_table_in_each_format(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for output_format, word in {
+        "rich": "*9.50 ± 0.71 (2)",
+        "markdown": "**9.50 ± 0.71** (2)",
+        "latex": r"$\mathbf{9.50 \pm 0.71}$ (2)",
+        "csv": "cell,3,true,test_error,9.5,",
+    }.items():
+        assert main(["table", str(grid), *GRID, "--format", output_format]) == 0
+        out = capsys.readouterr().out
+        assert word in out
+        assert "1 diverged" in out
+
+
+def test_all_formats_are_saved_under_one_stem(
+    grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stem = tmp_path / "new" / "kappa_0.5"  # a stem with a point
+    assert main(["table", str(grid), *GRID, "--save", str(stem), "--format", "csv"]) == 0
+    out, err = capsys.readouterr()
+    names = ["kappa_0.5.csv", "kappa_0.5.md", "kappa_0.5.tex", "kappa_0.5.txt"]
+    assert sorted(path.name for path in stem.parent.iterdir()) == names
+    assert all(f"{stem}{suffix}" in err for suffix in (".txt", ".md", ".tex", ".csv"))
+    # Standard output may be sent to a file: it holds the table and nothing else.
+    assert Path(f"{stem}.csv").read_text() == out
+    assert len(list(csv.reader(out.splitlines()))) == 3
+    for name in names:
+        assert "9.5" in (stem.parent / name).read_text()
+
+
+def test_only_some_runs(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--where", "profile=cpu", "--where", "model.last_bn=true"]
+    assert main(["table", str(grid), "--rows", "profile,model.last_bn", *where]) == 0
+    out = capsys.readouterr().out
+    assert [line.split() for line in out.splitlines() if "(1)" in line] == [
+        ["cpu", "true", "9.00", "(1)"]
+    ]
+    assert main(["table", str(grid), *GRID, "--where", "profile=paper"]) == 2
+    assert "profile is cpu, smoke" in capsys.readouterr().err
+
+
+def test_paired_differences_below(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--paired", "model.last_bn", "--published", "--title", "Mine"]
+    assert main(["table", str(grid), *GRID, *options]) == 0
+    out = capsys.readouterr().out
+    assert "Mine: paired differences" in out
+    assert "model.last_bn: true − false" in out
+    assert "-4.00 (1 of 2 pairs)" in out
+    assert "no published value is at hand" in out
+    assert main(["table", str(grid), *GRID, "--paired", "model.last_bn=yes"]) == 2
+    assert "model.last_bn is false, true" in capsys.readouterr().err
+
+
+def test_a_wrong_format_is_found_before_runs_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", "nowhere", *GRID, "--format", "latx"]) == 2
+    assert "Did you mean 'latex'?" in capsys.readouterr().err
+
+
+def processor_seconds() -> float:
+    """What finished child processes took, whatever else kept the machine busy meanwhile."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.slow
+def test_a_thousand_runs_take_seconds(tmp_path: Path) -> None:
+    original = write_run(tmp_path / "one")
+    for index in range(1000):
+        folder = tmp_path / "grid" / f"resnet-cifar10-s{index}"
+        shutil.copytree(original, folder)
+        config = make_config(
+            seed=index // 20, model__depth=index % 10, model__last_bn=index % 20 > 9
+        )
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "condexp", "table", str(tmp_path / "grid"), *GRID]
+    options = ["--value", "last_linear.input_kappa_0.5", "--paired", "model.last_bn", "--published"]
+    start = processor_seconds()
+    done = subprocess.run(
+        [*command, *options, "--where", "model.name=mlp", "--format", "csv"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds = processor_seconds() - start
+    lines = list(csv.DictReader(done.stdout.splitlines()))
+    assert sum(int(line["of"]) for line in lines if line["kind"] == "cell") == 1000
+    assert sum(int(line["n"]) for line in lines if line["kind"] == "difference") == 500
+    assert seconds < 10, f"{seconds:.1f} s"

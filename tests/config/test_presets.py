@@ -1,0 +1,299 @@
+"""Every YAML of conf/ composes, validates and can be prepared: adding one adds its test."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torchvision import datasets
+
+from condexp.config import GROUPS, Config
+from condexp.config.datasets import StoredImagesConfig
+from condexp.config.presets import chosen_presets, conf_dir, with_own_profile
+from condexp.config.validation import parse_config
+from condexp.data.dataset import Dataset
+from condexp.errors import InputError
+from condexp.runs.build import _load, load_dataset
+from condexp.runs.execute import run_experiment
+from condexp.runs.prepare import prepare
+from condexp.store.hdf5.validate import validate_results
+from condexp.store.run_folder.identity import run_folder
+from condexp.store.run_folder.status import State
+from tests.data.archives import (
+    publish_idx,
+    write_cifar,
+    write_imagenet,
+    write_mnist_like,
+    write_svhn,
+)
+from tests.observer import Silent
+
+CONF = conf_dir()
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").iterdir())
+PROFILES = sorted(path.stem for path in (CONF / "profile").glob("*.yaml"))
+# One choice of one group; experiments, with and without their profiles, are combinations.
+PRESETS = sorted(
+    path
+    for path in CONF.rglob("*.yaml")
+    if path.parent != CONF
+    and "experiment" not in path.parts
+    and path.parents[1] != CONF / "profile"
+)
+NEEDS = {
+    "model/linear": ["dataset=gaussian"],
+    "dataset/gaussian": ["model=linear"],
+    "model/import": [
+        "model.target=condexp.models.mlp:build_mlp",
+        "++model.kwargs.depth=2",
+        "++model.kwargs.width=4",
+    ],
+}
+NEEDS_COLOUR = {"model/torchvision"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hydra() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def choice(path: Path) -> tuple[str, str]:
+    return path.parent.relative_to(CONF).as_posix(), path.stem
+
+
+def composed(*overrides: str) -> DictConfig:
+    return compose("config", with_own_profile(overrides), return_hydra_config=True)
+
+
+def validated(*overrides: str) -> Config:
+    config = composed(*overrides)
+    return parse_config(config, **chosen_presets(config.hydra))
+
+
+def sweep(config: DictConfig) -> dict[str, list[str]]:
+    """The values of each swept key."""
+    params = config.hydra.sweeper.params or {}
+    return {key: str(values).split(",") for key, values in params.items()}
+
+
+def in_colour(config: Config) -> Dataset:
+    """The digits with three equal channels: the data set in a wheel has one."""
+    digits = load_dataset(config)
+    train, test = (
+        replace(split, inputs=split.inputs.expand(-1, 3, -1, -1))
+        for split in (digits.train, digits.test)
+    )
+    return replace(digits, train=train, test=test, mean=3 * digits.mean, std=3 * digits.std)
+
+
+def in_place(kind: str, write: Callable[[Path], object]) -> Callable[..., None]:
+    """Write the IDX files of a data set, and make them the published ones."""
+
+    def files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write(root)
+        publish_idx(monkeypatch, kind, root)
+
+    return files
+
+
+WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
+    "mnist": in_place("mnist", write_mnist_like),
+    "fashion_mnist": in_place("fashion_mnist", write_mnist_like),
+    "cifar10": lambda root, patch: write_cifar(root, patch, datasets.CIFAR10),
+    "cifar100": lambda root, patch: write_cifar(root, patch, datasets.CIFAR100),
+    "svhn": write_svhn,
+    "imagenet": lambda root, _: write_imagenet(root),
+}
+# One training step and one snapshot, of two layers: some nets have sides of 4608.
+BRIEF = ["trainer.steps=1", "trainer.batch_size=4", "analysis.schedule.log_spaced=null",
+         "analysis.schedule.at_end=false", "analysis.layers.include=[first,last_linear]",
+         "analysis.probe.size=4"]  # fmt: skip
+SMALL = ["dataset.subset.train=20", "dataset.subset.test=10"]
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: "/".join(choice(path)))
+def test_every_preset_trains_a_step_and_takes_a_snapshot(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("condexp.runs.attempt._draw", lambda _: None)  # seconds a picture
+    _load.cache_clear()
+    group, name = choice(path)
+    overrides = [f"{group}={name}", *NEEDS.get(f"{group}/{name}", []), *BRIEF]
+    if f"{group}/{name}" in NEEDS_COLOUR:
+        monkeypatch.setattr("condexp.runs.prepare.load_dataset", in_colour)
+    data = composed(*overrides).dataset.name
+    if data in WRITERS:
+        WRITERS[data](tmp_path / "data", monkeypatch)
+        overrides.append(f"dataset.root={tmp_path / 'data'}")
+    if data == "digits" or group == "profile":
+        overrides += SMALL
+    if name == "imagenet":
+        overrides += ["dataset.image_size=32", "model=linear", "model.bias=true"]
+    config = parse_config(composed(*overrides))
+    observer = Silent()
+    result = run_experiment(config, observer)
+    assert (result.state, result.message) == (State.COMPLETE, None)
+    assert observer.told.count("snapshot") == int(name != "none")
+    assert result.folder is not None
+    assert validate_results(result.folder / "results.h5") == []
+
+
+def absent(config: Config) -> bool:
+    """Whether preparing says that the data are not here, and how to fetch them."""
+    if not isinstance(config.dataset, StoredImagesConfig):
+        prepare(config)
+        return False
+    with pytest.raises(InputError, match=f"condexp data fetch {config.dataset.name}"):
+        prepare(config)
+    return True
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: "/".join(choice(path)))
+def test_every_preset_as_it_is_can_be_prepared(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no data are
+    monkeypatch.setattr("condexp.data.sources.DEBIAN_FASHION_MNIST", tmp_path)
+    _load.cache_clear()
+    group, name = choice(path)
+    if f"{group}/{name}" in NEEDS_COLOUR:
+        monkeypatch.setattr("condexp.runs.prepare.load_dataset", in_colour)
+    needed = NEEDS.get(f"{group}/{name}", [])
+    config = parse_config(composed(f"{group}={name}", *needed))
+    assert absent(config) == (config.dataset.name in WRITERS)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_in_every_profile(
+    experiment: str, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("condexp.data.sources.DEBIAN_FASHION_MNIST", tmp_path)
+    given = f"experiment={experiment}", f"profile={profile}"
+    grid = sweep(composed(*given))
+    for job in (0, -1):  # the first of the grid and the last
+        config = validated(*given, *(f"{key}={values[job]}" for key, values in grid.items()))
+        assert absent(config) or prepare(config).folder.parent == Path("outputs", experiment)
+        assert config.plain["profile"] == profile
+    assert len(grid["seed"]) > 1  # claims are paired over seeds
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_small_profiles_run(
+    experiment: str, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("condexp.runs.attempt._draw", lambda _: None)
+    _load.cache_clear()
+    given = [f"experiment={experiment}", f"profile={profile}", *BRIEF, *SMALL, "trainer.steps=2"]
+    if composed(*given).dataset.name == "fashion_mnist":
+        WRITERS["fashion_mnist"](tmp_path / "data", monkeypatch)
+        given.append(f"dataset.root={tmp_path / 'data'}")
+    result = run_experiment(validated(*given), Silent())
+    assert (result.state, result.message) == (State.COMPLETE, None)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_profiles_share_no_run(experiment: str) -> None:
+    """A run says one profile only: the other's tables would miss it."""
+    configs = [validated(f"experiment={experiment}", f"profile={name}") for name in PROFILES]
+    assert len({run_folder(config.plain) for config in configs}) == len(PROFILES)
+
+
+# What a profile may change: sizes, data, lengths.
+SIZES = ("dataset.", "model.depth", "model.width", "trainer.epochs", "trainer.batch_size",
+         "trainer.eval.every_epochs", "trainer.rescale.release_epoch", "scheduler.milestones",
+         "analysis.probe.", "analysis.schedule.log_spaced")  # fmt: skip
+
+
+def flat(values: Mapping[str, object], path: str = "") -> dict[str, object]:
+    found = {}
+    for key, value in values.items():
+        inner = flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {path + key: value}
+        found.update(inner)
+    return found
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_profile_changes_sizes_data_and_lengths_only(experiment: str, profile: str) -> None:
+    own = [f"experiment={experiment}", f"profile={profile}"]
+    paper, small = (flat(validated(*given).plain) for given in (own[:1], own))
+    changed = {key for key in paper if small.get(key) != paper[key]} - {"profile"}
+    assert not [key for key in changed if not key.startswith(SIZES)]
+    before, after = sweep(composed(*own[:1])), sweep(composed(*own))
+    assert list(before) == list(after)
+    for key, values in after.items():
+        assert set(values) <= set(before[key]) or key == "model.depth"
+
+
+def test_smoke_grids_are_small() -> None:
+    """Eight jobs a make target, whose experiments begin with the same words."""
+    jobs = {
+        name: prod(map(len, sweep(composed(f"experiment={name}", "profile=smoke")).values()))
+        for name in EXPERIMENTS
+    }
+    for name in EXPERIMENTS:
+        assert sum(jobs[other] for other in EXPERIMENTS if other.startswith(name)) <= 8
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_is_headed_by_its_command_and_its_time(experiment: str) -> None:
+    head = (CONF / "experiment" / f"{experiment}.yaml").read_text().split("defaults:")[0]
+    (target,) = re.findall(r"#   make ([a-z0-9-]+) PROFILE=smoke\|cpu\|paper", head)
+    assert experiment.replace("_", "-").startswith(target)
+    assert f"\n{target}: ## " in (CONF.parent / "Makefile").read_text()
+    assert re.search(r"smoke .*; cpu .*; paper ", head)
+
+
+@pytest.mark.parametrize(
+    ("given", "profile"),
+    [
+        (["experiment=table1", "profile=smoke"], "profile=table1/smoke"),
+        (["profile=smoke", "seed=1,2", "experiment=table1"], "profile=table1/smoke"),
+        (["experiment=table1", "profile=paper"], "profile=paper"),
+        (["experiment=table1", "profile=fig_stability/smoke"], "profile=fig_stability/smoke"),
+        (["experiment=mine", "profile=smoke"], "profile=smoke"),
+        (["profile=smoke"], "profile=smoke"),
+    ],
+)
+def test_an_experiment_has_profiles_of_its_own(given: list[str], profile: str) -> None:
+    assert with_own_profile(given) == [
+        profile if arg.startswith("profile=") else arg for arg in given
+    ]
+
+
+def test_the_profile_is_recorded_by_its_short_name_and_decides_no_folder() -> None:
+    own, none = validated("experiment=table1", "profile=smoke"), validated("experiment=table1")
+    assert (own.plain["profile"], none.plain["profile"]) == ("smoke", None)
+    assert run_folder(own.plain) == run_folder(own.plain | {"profile": "cpu"})
+
+
+def test_names_in_files_are_the_files_names() -> None:
+    for path in PRESETS:
+        group, name = choice(path)
+        if isinstance(GROUPS.get(group), Mapping):
+            assert yaml.safe_load(path.read_text())["name"] == name
+
+
+def test_every_typed_name_has_a_file() -> None:
+    for group, schema in GROUPS.items():
+        if isinstance(schema, Mapping):
+            assert {p.stem for p in PRESETS if choice(p)[0] == group} == set(schema)
+
+
+def test_a_profile_has_the_last_word() -> None:
+    config = composed("experiment=table1", "profile=smoke")
+    assert (config.dataset.name, config.dataset.augment) == ("digits", "none")
+    assert config.trainer.epochs < 160
+    assert config.model.name == "resnet"
+    assert sweep(config)["model.last_bn"] == ["false", "true"]

@@ -1,0 +1,128 @@
+import math
+
+import pandas as pd
+import pytest
+
+from condexp.errors import InputError
+from condexp.results.paired import paired_difference
+from condexp.results.tables.differences import Contrast, Differences, make_differences
+from condexp.results.tables.layout import lay_out
+from condexp.results.tables.table import make_table
+from tests.results.stored import grid_frame
+
+NAN = math.nan
+
+
+def frame(*runs: tuple[object, ...]) -> pd.DataFrame:
+    """Runs as (depth, norm, seed, state, test_error)."""
+    return grid_frame("model.norm", runs)
+
+
+GRID = frame(
+    (8, "none", 1, "complete", 10.0),
+    (8, "none", 2, "complete", 12.0),
+    (8, "none", 3, "complete", 13.0),
+    (8, "batch", 3, "complete", 10.0),
+    (8, "batch", 1, "complete", 9.0),
+    (8, "batch", 2, "complete", 10.0),
+    (8, "scale", 1, "diverged", 90.0),
+    (8, "scale", 2, "complete", 11.0),
+    (14, "none", 1, "complete", 20.0),
+)
+
+
+def differences(runs: pd.DataFrame = GRID, paired: str = "model.norm=none") -> Differences:
+    return make_differences(runs, ["model.depth"], ["model.norm"], "test_error", paired)
+
+
+def test_runs_are_paired_by_seed_whatever_their_order() -> None:
+    found = differences()
+    assert (found.reference, found.others) == ("none", ("batch", "scale"))
+    assert (found.rows, found.cols) == (("model.depth",), ())
+    expected = paired_difference([10.0, 12.0, 13.0], [9.0, 10.0, 10.0])
+    assert found.cells[(8,), (), "batch"] == Contrast(expected, 3)
+    assert expected.mean == -2.0
+
+
+def test_what_is_in_no_pair_is_counted() -> None:
+    cells = differences().cells
+    scale = cells[(8,), (), "scale"]
+    assert (scale.difference.num, scale.num_pairs, scale.difference.mean) == (1, 3, -1.0)
+    alone = cells[(14,), (), "batch"]
+    assert (alone.difference.num, alone.num_pairs) == (0, 1)
+
+
+def test_the_first_value_is_the_reference_where_none_is_named() -> None:
+    found = differences(paired="model.norm")
+    assert (found.reference, found.others) == ("batch", ("none", "scale"))
+    assert found.cells[(8,), (), "none"].difference.mean == 2.0
+    assert found.name("none") == "model.norm: none − batch"
+
+
+def test_a_key_that_is_no_row_or_column_can_be_compared() -> None:
+    found = make_differences(GRID, ["model.depth"], [], "test_error", "model.norm=none")
+    assert found.cells == differences().cells
+    rows = make_differences(GRID, ["model.norm"], ["model.depth"], "test_error", "model.norm")
+    assert (rows.rows, rows.cols, rows.row_keys) == ((), ("model.depth",), ((),))
+
+
+def test_how_it_is_written() -> None:
+    table = make_table(
+        GRID, ["model.depth"], ["model.norm"], "test_error", paired="model.norm=none", title="T"
+    )
+    main, layout = lay_out(table)
+    assert layout.title == "T: paired differences"
+    assert len(main.columns) == 3
+    assert layout.columns == (("model.norm: batch − none",), ("model.norm: scale − none",))
+    # Differences -1, -2, -3: s = 1, t_{0.975, 2} = 4.302653, half the interval is 2.484138.
+    assert {keys: [str(entry) for entry in entries] for keys, entries in layout.body} == {
+        ("8",): ["-2.00 [-4.48, 0.48] (3)", "-1.00 (1 of 3 pairs)"],
+        ("14",): ["– (0 of 1 pairs)", "– (0 of 1 pairs)"],
+    }
+    assert layout.notes == (
+        "test_error: mean difference [95 % t-interval] (n) over pairs of runs of one seed",
+        "n of m: the other pairs lack a complete run with a finite value",
+    )
+
+
+def test_an_infinite_value_is_in_no_pair() -> None:
+    runs = GRID.assign(**{"fc.input_kappa_0.5": [math.inf, *[2.0] * 8]})
+    found = make_differences(runs, ["model.depth"], [], "fc.input_kappa_0.5", "model.norm=none")
+    cell = found.cells[(8,), (), "batch"]
+    assert (cell.difference.num, cell.num_pairs) == (2, 3)
+
+
+def test_runs_without_the_key_are_in_no_pair() -> None:
+    runs = pd.concat([GRID, frame((8, None, 1, "failed", NAN))], ignore_index=True)
+    assert differences(runs).others == ("batch", "scale")
+
+
+@pytest.mark.parametrize(
+    ("paired", "message"),
+    [
+        ("norm", r"unknown table key 'norm'.*Did you mean 'model.norm'\?"),
+        ("model.norm=layer", "no run has model.norm=layer: model.norm is batch, none, scale"),
+        ("state=running", "no run has state=running"),
+        ("alike", "alike is 1 in all runs, and two values of it are needed"),
+        ("empty", "no run has empty, and two values"),
+    ],
+)
+def test_what_cannot_be_compared(paired: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        differences(GRID.assign(alike=1, empty=NAN), paired)
+
+
+def test_two_runs_of_one_seed_are_not_mixed_up() -> None:
+    runs = pd.concat([GRID, GRID.iloc[:1]], ignore_index=True).assign(**{"optimizer.lr": 0.1})
+    runs.loc[len(runs) - 1, "optimizer.lr"] = 0.2
+    runs.attrs = GRID.attrs
+    message = (
+        r"2 runs have model.norm=none and seed=1 in one cell\. They differ in optimizer.lr: put it "
+        r"in --rows or --cols, or choose with --where"
+    )
+    with pytest.raises(InputError, match=message):
+        differences(runs)
+    keys = ["model.depth", "optimizer.lr"]
+    apart = make_differences(runs, keys, [], "test_error", "model.norm=none")
+    assert apart.cells[(8, 0.2), (), "batch"].num_pairs == 1
+    assert apart.cells[(8, 0.1), (), "batch"].difference.num == 3

@@ -1,0 +1,146 @@
+import math
+import statistics
+
+import pandas as pd
+import pytest
+
+from condexp.errors import InputError
+from condexp.results.cells import format_cell
+from condexp.results.tables.formats import render
+from condexp.results.tables.numbers import Mark
+from condexp.results.tables.table import make_table
+from tests.results.stored import grid_frame
+
+INF, NAN = math.inf, math.nan
+
+
+def frame(*runs: tuple[object, ...]) -> pd.DataFrame:
+    """Runs as (depth, last_bn, seed, state, test_error)."""
+    return grid_frame("model.last_bn", runs)
+
+
+GRID = frame(
+    (8, False, 1, "complete", 10.0),
+    (8, False, 2, "complete", 13.0),
+    (8, True, 1, "complete", 4.0),
+    (8, True, 2, "diverged", 90.0),
+    (8, True, 3, "failed", NAN),
+    (14, False, 1, "running", 20.0),
+    (14, False, 2, "complete", NAN),
+    (110, True, 1, "complete", 7.0),
+)
+
+
+def test_mean_and_deviation_over_the_runs_of_a_cell() -> None:
+    table = make_table(GRID, ["model.depth"], ["model.last_bn"], "test_error")
+    assert table.row_keys == ((8,), (14,), (110,))  # by size, not by spelling
+    assert table.col_keys == ((False,), (True,))
+    cell = table.cells[(8,), (False,)]
+    assert (cell.mean, cell.num, cell.num_runs) == (11.5, 2, 2)
+    # Both are sums of two terms in float64.
+    assert cell.std == pytest.approx(statistics.stdev([10.0, 13.0]), rel=1e-14)
+    assert format_cell(cell) == "11.50 ± 2.12 (2)"
+
+
+def test_what_is_not_in_the_mean_is_counted() -> None:
+    table = make_table(GRID, ["model.depth"], ["model.last_bn"], "test_error")
+    cell = table.cells[(8,), (True,)]
+    assert (cell.mean, cell.num, dict(cell.missing)) == (4.0, 1, {"diverged": 1, "failed": 1})
+    assert math.isnan(cell.std)
+    assert format_cell(cell) == "4.00 (1 of 3: 1 diverged, 1 failed)"
+    assert format_cell(table.cells[(14,), (False,)]) == "– (0 of 2: 1 running, 1 without value)"
+    assert format_cell(table.cells.get(((14,), (True,)))) == "– (0)"  # no run, and it is said
+    assert sum(cell.num_runs for cell in table.cells.values()) == len(GRID)
+
+
+@pytest.mark.parametrize(
+    ("limits", "mark", "text"),
+    [
+        ((1.0, 0.25), Mark.ROWS, "rows (2)"),
+        ((1.0, 0.5), Mark.INFINITE, "∞ (2)"),
+        ((1.0, NAN), Mark.INFINITE, "∞ (2)"),
+    ],
+)
+def test_an_infinite_condition_number_is_not_averaged_away(
+    limits: tuple[float, float], mark: Mark, text: str
+) -> None:
+    runs = frame((8, False, 1, "complete", 10.0), (8, False, 2, "complete", 13.0))
+    value = "fc.input_kappa_0.5"
+    runs = runs.assign(**{value: [30.0, INF], "fc.input_p_limit": list(limits)})
+    table = make_table(runs, ["model.depth"], [], value)
+    cell = table.cells[(8,), ()]
+    assert (cell.mean, cell.mark) == (INF, mark)
+    assert format_cell(cell) == text
+    note = "fewer rows than p·d" if mark is Mark.ROWS else "infinite in at least one run"
+    assert note in str(render(table, "markdown"))
+
+
+def test_rows_and_columns_of_several_keys_and_runs_without_them() -> None:
+    runs = GRID.assign(**{"model.norm": pd.Series([None, *["batch"] * 7])})
+    table = make_table(runs, ["model.norm", "model.depth"], ["model.last_bn", "seed"], "test_error")
+    assert table.row_keys == (("batch", 8), ("batch", 14), ("batch", 110), (None, 8))
+    assert table.col_keys[0] == (False, 1)
+    text = str(render(table, "markdown"))
+    assert "| model.norm | model.depth | model.last_bn=false, seed=1 |" in text
+    assert "| –          | 8 " in text
+
+
+def test_whole_numbers_stay_whole_where_a_run_lacks_the_key() -> None:
+    runs = GRID.assign(**{"model.width": [64.0, NAN, *[64.0] * 6]})
+    table = make_table(runs, ["model.width"], [], "test_error")
+    lines = str(render(table, "markdown")).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[4:6]] == ["64", "–"]
+
+
+def test_a_cell_over_more_than_seeds_says_so() -> None:
+    runs = GRID.copy()
+    runs["optimizer.lr"] = [0.1, 0.2, *[0.1] * 6]
+    runs["run.root"] = list("abcdefgh")
+    runs.attrs = GRID.attrs
+    table = make_table(runs, ["model.depth"], [], "test_error")
+    assert table.varied == ("model.last_bn", "optimizer.lr")
+    assert "runs in a cell also differ in model.last_bn, optimizer.lr" in str(
+        render(table, "markdown")
+    )
+    assert make_table(GRID, ["model.depth"], ["model.last_bn"], "test_error").varied == ()
+
+
+def test_the_best_of_each_row_whether_or_not_runs_are_missing() -> None:
+    runs = pd.concat([GRID, frame((110, False, 1, "complete", 7.0))], ignore_index=True)
+    table = make_table(runs, ["model.depth"], ["model.last_bn"], "test_error")
+    # 4.00 (1 of 3) before 11.50; nothing to compare 14's only cell with; both of 110.
+    assert table.best == {((8,), (True,)), ((110,), (True,)), ((110,), (False,))}
+
+
+def test_the_best_of_the_only_column() -> None:
+    table = make_table(GRID, ["model.depth"], [], "test_error")
+    assert table.best == {((110,), ())}
+    assert make_table(GRID.iloc[:2], ["model.depth"], [], "test_error").best == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("value", "best"),
+    [("fc.input_kappa_0.5", {((110,), ())}), ("train_loss", {((110,), ())}), ("fc.trace", set())],
+)
+def test_only_where_less_is_better_is_there_a_best(value: str, best: set[object]) -> None:
+    runs = GRID.assign(**{value: [*[INF] * 4, NAN, NAN, 20.0, 10.0]})
+    runs.loc[4, "state"] = "complete"
+    table = make_table(runs, ["model.depth"], [], value)
+    assert table.best == best
+    if not best:
+        assert "bold" not in str(render(table, "markdown"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "value", "message"),
+    [
+        (["depth"], "test_error", r"unknown table key 'depth'.*Did you mean 'model.depth'\?"),
+        (["model.dept"], "test_error", r"Did you mean 'model.depth'\?"),
+        (["seed"], "test_eror", r"Did you mean 'test_error'\?"),
+        (["seed"], "state", "cannot average 'state': its values are not numbers"),
+        (["seed"], "model.last_bn", "cannot average 'model.last_bn'"),
+    ],
+)
+def test_keys_that_do_not_exist(rows: list[str], value: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_table(GRID, rows, [], value)

@@ -1,0 +1,268 @@
+"""A grid from the command line: what happens to one job, or to the grid, costs no other's result.
+
+Every job is a process that imports torch: few of them here, more under ``-m slow``.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from condexp.cli.main import main
+
+# A user's model that misbehaves in training, not when it is tried out.
+MODEL = """
+import os, signal, sys, time
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, input_shape, num_outputs, fault="none"):
+        super().__init__()
+        self.fc = nn.Linear(input_shape[0] * input_shape[1] * input_shape[2], num_outputs)
+        self.fault = fault
+        self.started = False
+
+    def forward(self, images):
+        if images.device.type != "meta" and len(images) > 2 and not self.started:
+            self.started = True
+            with open("started", "a") as file:
+                file.write(f"{os.getpid()}\\n")
+            if self.fault == "raise":
+                raise RuntimeError("the accelerator fell over")
+            if self.fault == "exit":
+                sys.exit(3)
+            if self.fault == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+        if self.training and self.started:
+            time.sleep(float(os.environ.get("STEP_SECONDS", "0")))
+        return self.fc(images.flatten(1))
+"""
+TINY = [
+    "model=import",
+    "model.target=faulty:Net",
+    "trainer.steps=3",
+    "dataset.subset.train=60",
+    "dataset.subset.test=20",
+    "trainer.batch_size=20",
+    "analysis.schedule.log_spaced=2",
+]
+LAUNCHERS = ["basic", pytest.param("local", marks=pytest.mark.slow)]
+FAULTS = "model.kwargs.fault=none,raise,exit,kill"
+Grid = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A current folder with ``faulty.py``, for runs and all."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    (tmp_path / "faulty.py").write_text(MODEL)
+    yield tmp_path
+    sys.modules.pop("faulty", None)
+
+
+@pytest.fixture
+def grid(capfd: pytest.CaptureFixture[str]) -> Grid:
+    """Run a grid of tiny jobs; what the jobs print is seen too."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        code = main(["-m", *TINY, *args])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def states(folder: Path) -> list[str]:
+    return sorted(
+        str(json.loads(path.read_text())["state"]) for path in folder.rglob("status.json")
+    )
+
+
+def started(folder: Path) -> list[int]:
+    """The processes that began to train, each of them once."""
+    path = folder / "started"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.05)
+
+
+def wait_until_started(process: subprocess.Popen[str], folder: Path, num_jobs: int) -> None:
+    wait_until(lambda: len(started(folder)) == num_jobs or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+
+
+@contextmanager
+def background(*args: str, step_seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """A grid in a process of its own, of jobs that take their time."""
+    command = (sys.executable, "-m", "condexp", "run", "-m", *TINY, *args)
+    environment = {**os.environ, "STEP_SECONDS": str(step_seconds)}
+    # A group of its own, as a terminal's foreground job has.
+    with subprocess.Popen(
+        command,
+        env=environment,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def check_faults(grid: Grid, folder: Path, sweep: Sequence[str], num_good: int) -> None:
+    code, out, err = grid(*sweep)
+    assert code == 1
+    assert states(folder) == ["complete"] * num_good + ["failed"] * 3
+    assert "RuntimeError: the accelerator fell over" in out
+    assert "SystemExit: 3" in out
+    assert "its process was killed by SIGKILL" in out
+    assert f"{num_good} complete, 3 failed" in out
+    assert "Traceback" not in out + err
+    assert len(set(started(folder))) == num_good + 3
+    # The same command again: the three, and no other.
+    (folder / "started").unlink()
+    code, out, _ = grid(*sweep)
+    assert (code, len(started(folder))) == (1, 3)
+    assert out.count("complete (stored)") == num_good
+    assert main(["status", str(folder)]) == 1
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_no_job_ends_another(grid: Grid, folder: Path, launcher: str) -> None:
+    check_faults(grid, folder, [FAULTS, f"hydra/launcher={launcher}"], 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "local"])
+def test_a_grid_of_eight(grid: Grid, folder: Path, launcher: str) -> None:
+    faults = "model.kwargs.fault=a,b,raise,c,exit,d,kill,e"  # a letter is none
+    check_faults(grid, folder, [faults, f"hydra/launcher={launcher}"], 5)
+
+
+def test_two_at_a_time(grid: Grid, folder: Path) -> None:
+    code, out, _ = grid("model.kwargs.fault=kill,none", "seed=1,1", "hydra/launcher=local")
+    assert code == 1
+    assert states(folder) == ["complete", "failed"]
+    assert "its process was killed by SIGKILL" in out
+    # The repeated ones were run once.
+    assert len(started(folder)) == 2
+    assert "the same as job 1: run once" in out
+    assert "the same as job 3: run once" in out
+    assert "grid of 4 jobs" in out
+    # The cores were divided among two.
+    num_cores = len(os.sched_getaffinity(0))
+    for path in folder.rglob("provenance.json"):
+        hardware = json.loads(path.read_text())["hardware"]
+        assert hardware["num_threads"] == max(1, num_cores // 2)
+
+
+def test_after_the_first_failure_no_more_are_started(grid: Grid, folder: Path) -> None:
+    code, out, _ = grid("model.kwargs.fault=raise,none", "run.fail_fast=true")
+    assert code == 1
+    assert states(folder) == ["failed"]
+    assert "not started: another job failed, and run.fail_fast=true" in out
+    assert "1 failed, 1 not started" in out
+
+
+def test_a_job_out_of_time_is_interrupted_and_can_be_finished(
+    grid: Grid, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEP_SECONDS", "1")
+    code, out, _ = grid("trainer.steps=200", "run.timeout=15")
+    assert code == 75
+    assert "stopped after run.timeout=15 s" in out
+    assert states(folder) == ["interrupted"]
+    monkeypatch.setenv("STEP_SECONDS", "0")
+    assert grid("trainer.steps=200")[0] == 0
+    assert states(folder) == ["complete"]
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(grid: Grid, folder: Path) -> None:
+    before = set(folder.rglob("*"))
+    code, out, _ = grid("seed=1,2,2", "run.dry_run=true")
+    assert code == 0
+    assert "3 jobs; nothing is run" in out
+    assert "2 to run, 1 repeated; time unknown; disk up to" in out
+    assert out.count("3 of 3") == 2
+    assert "repeated of job 2" in out
+    after = {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
+    assert after == before
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_ctrl_c_stops_every_job_and_the_same_command_goes_on(
+    grid: Grid, folder: Path, launcher: str
+) -> None:
+    at_a_time = 2 if launcher == "local" else 1
+    seeds = ",".join(map(str, range(1, at_a_time + 2)))
+    sweep = [f"seed={seeds}", "trainer.steps=50", f"hydra/launcher={launcher}"]
+    with background(*sweep, step_seconds=0.5) as process:
+        wait_until_started(process, folder, at_a_time)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "Traceback" not in out + err
+    assert states(folder) == ["interrupted"] * at_a_time
+    assert not any(map(exists, started(folder)))
+    assert f"{at_a_time} interrupted, 1 not started" in out
+    code, out, _ = grid(*sweep)
+    assert code == 0
+    assert states(folder) == ["complete"] * (at_a_time + 1)
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
+def test_a_signal_to_the_grid_alone_reaches_its_jobs(folder: Path, number: signal.Signals) -> None:
+    with background("seed=1,2", "trainer.steps=50", step_seconds=0.5) as process:
+        wait_until_started(process, folder, 1)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, out + err
+    assert states(folder) == ["interrupted"]
+    assert not any(map(exists, started(folder)))
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_killed_grid_leaves_no_orphan(folder: Path, launcher: str) -> None:
+    sweep = ["seed=1,2", "trainer.steps=50", f"hydra/launcher={launcher}"]
+    with background(*sweep, step_seconds=0.5) as process:
+        wait_until_started(process, folder, 2 if launcher == "local" else 1)
+        process.kill()
+        process.wait()
+        wait_until(lambda: not any(map(exists, started(folder))), 30)
+        wait_until(lambda: not _group(process.pid), 30)
+    assert set(states(folder)) == {"interrupted"}
+
+
+def _group(leader: int) -> bool:
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True

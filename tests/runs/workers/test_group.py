@@ -1,0 +1,343 @@
+"""Runs of several processes: stopped, robbed of a process, started by others, refused."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from condexp.config.presets import conf_dir
+from condexp.config.validation import parse_config
+from condexp.errors import InputError
+from condexp.runs import attempt
+from condexp.runs.checks import refuse_several_grids
+from condexp.runs.execute import run_experiment
+from condexp.runs.prepare import prepare
+from condexp.runs.result import RunResult
+from condexp.runs.stop_signals import Stopped
+from condexp.store.run_folder.identity import run_folder
+from condexp.store.run_folder.status import State, read_status
+from condexp.training.distributed.environment import first_host, given_place
+from condexp.training.distributed.process_group import ProcessGroupCommunicator, _packed
+from condexp.training.events import StepRecord
+from tests.observer import Silent
+
+ROOT = Path(__file__).resolve().parent.parent
+TORCHRUN = {
+    "RANK": "3",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "node1",
+    "MASTER_PORT": "29500",
+}
+SRUN = {
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x4)",
+    "SLURM_STEP_NODELIST": "gpu[07-10]",
+    "SLURM_JOB_ID": "40017",
+}
+TWO = [
+    "trainer.num_processes=2",
+    "trainer.sync_batchnorm=true",
+    "trainer.num_threads=1",
+    "model=import",
+    "model.target=tests.dropout_net:build",  # each process draws masks of its own
+    "trainer.steps=9",
+    "dataset.subset.train=40",
+    "dataset.subset.test=20",
+    "trainer.batch_size=10",
+    "analysis.schedule.every_steps=2",
+    "trainer.checkpoint.every_steps=4",
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hydra() -> Iterator[None]:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt, "_draw", lambda folder: None)
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The processes that runs start."""
+    pids: list[int] = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *args: object, **options: object) -> None:
+            super().__init__(*args, **options)  # type: ignore[call-overload]
+            pids.append(self.pid)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    return pids
+
+
+class Killer(Silent):
+    """Sends a signal to a process after a step."""
+
+    def __init__(self, at: int, pids: list[int], number: signal.Signals) -> None:
+        super().__init__()
+        self.at, self.pids, self.number = at, pids, number
+
+    def on_step(self, record: StepRecord, /) -> None:
+        super().on_step(record)
+        if record.step == self.at:
+            os.kill(self.pids[-1], self.number)
+
+
+def run(root: Path, *overrides: str, observer: Silent | None = None) -> RunResult:
+    composed = compose("config", [*overrides, f"run.root={root}"], return_hydra_config=True)
+    return run_experiment(parse_config(composed), observer or Silent())
+
+
+def contents(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("results.h5", "checkpoint.pt")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """What an uninterrupted run leaves."""
+    result = run(tmp_path_factory.mktemp("whole"), *TWO)
+    assert result.state is State.COMPLETE
+    assert result.folder is not None
+    return contents(result.folder)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, whole: list[bytes]) -> None:
+    with pytest.raises(Stopped):
+        run(tmp_path, *TWO, observer=Killer(5, [os.getpid()], signal.SIGTERM))
+    result = run(tmp_path, *TWO)
+    assert result.state is State.COMPLETE
+    assert result.folder is not None
+    assert contents(result.folder) == whole
+    assert run(tmp_path, *TWO).stored
+
+
+def test_a_run_that_lost_a_process_fails_at_once_and_goes_on(
+    tmp_path: Path, whole: list[bytes], others: list[int]
+) -> None:
+    killer = Killer(6, others, signal.SIGKILL)
+    began = time.monotonic()
+    lost = run(tmp_path, *TWO, observer=killer)
+    assert time.monotonic() - began < 60
+    assert lost.exit_code == 1
+    assert lost.message == "process 1 of the run's 2 ended: killed by SIGKILL"
+    assert lost.folder is not None
+    status = read_status(lost.folder)
+    assert (status.state, status.error) == (State.FAILED, lost.message)
+    result = run(tmp_path, *TWO)
+    assert result.state is State.COMPLETE
+    assert contents(lost.folder) == whole
+
+
+def test_an_error_of_all_processes_is_told_as_it_is(tmp_path: Path) -> None:
+    result = run(tmp_path, *TWO, "model.target=tests.dropout_net:Failing")
+    assert result.state is State.FAILED
+    assert result.message == "ValueError: enough"
+
+
+def test_a_process_that_cannot_notice_is_ended(tmp_path: Path) -> None:
+    code = f"""
+import subprocess, sys, time
+from condexp import processes as module
+module.GRACE_SECONDS = 0.5
+processes = module.Processes.__new__(module.Processes)
+import threading
+processes._ended, processes._lost_one = threading.Event(), threading.Event()
+processes._children = [subprocess.Popen([sys.executable, "-c", "import os; os.abort()"])]
+def note(lost):
+    open({str(tmp_path / "lost")!r}, "w").write(lost)
+threading.Thread(target=processes._watch, args=(note,), daemon=True).start()
+time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    assert done.returncode == 1
+    said = (tmp_path / "lost").read_text()
+    assert said == "process 1 of the run's 2 ended: killed by SIGABRT"
+
+
+def test_places_are_read_from_the_environment() -> None:
+    place = given_place(TORCHRUN)
+    assert place is not None
+    assert (place.rank, place.size, place.local_rank, place.local_size) == (3, 4, 1, 2)
+    assert (place.address, place.port, place.starter) == ("node1", 29500, "torchrun")
+    place = given_place(SRUN)
+    assert place is not None
+    assert (place.rank, place.size, place.local_rank, place.local_size) == (3, 4, 0, 1)
+    assert (place.address, place.port, place.starter) == ("gpu07", 20017, "srun")
+    for alone in ({}, TORCHRUN | {"WORLD_SIZE": "1"}, SRUN | {"SLURM_STEP_NUM_TASKS": "1"}):
+        assert given_place(alone) is None
+    assert first_host("a[1,3-5]-ib") == "a1-ib"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.batch_size=11"], r"11 samples.*trainer\.batch_size=10 or 12"),
+        (["trainer.batch_size=2"], r"2 samples each at least: use trainer\.batch_size=4"),
+        (["trainer.batch_size=full", "dataset.subset.train=41"], r"=40 or 42"),
+        (
+            ["model.target=tests.dropout_net:Idle"],
+            r"idle\.weight, idle\.bias get no gradient.*num_processes=1",
+        ),
+        (
+            ["model.target=tests.dropout_net:plain_norm"],
+            r"trainer\.sync_batchnorm: 2 has no affine map",
+        ),
+        (["trainer.compile=true"], r"trainer\.compile=true does not work with"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        prepare(parse_config(compose("config", [*TWO, *overrides, f"run.root={tmp_path}"])))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_of_rank_0_alone_waits_for_nobody(tmp_path: Path) -> None:
+    class Failing(Silent):
+        def on_step(self, record: StepRecord, /) -> None:
+            if record.step == 3:
+                raise OSError("no space left")
+
+    began = time.monotonic()
+    failed = run(tmp_path, *TWO, observer=Failing())
+    assert failed.message == "no space left"
+    assert time.monotonic() - began < 60  # the start takes most of it
+
+
+def test_a_signal_to_the_others_while_they_start_is_rank_0s_to_heed(
+    tmp_path: Path, others: list[int], whole: list[bytes]
+) -> None:
+    def interrupt() -> None:
+        while not others:
+            time.sleep(0.01)
+        time.sleep(0.5)  # its interpreter runs, torch is not imported
+        os.kill(others[-1], signal.SIGUSR2)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    result = run(tmp_path, *TWO)
+    thread.join()
+    assert result.folder is not None
+    assert contents(result.folder) == whole
+
+
+def test_one_gpu_a_task_is_enough_under_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = given_place(SRUN | {"SLURM_LOCALID": "2", "SLURM_STEP_TASKS_PER_NODE": "4"})
+    assert place is not None
+    assert place.sharing == 1
+    for num_visible, index in ((1, 0), (4, 2)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda n=num_visible: n)
+        assert place.device(torch.device("cuda")) == torch.device("cuda", index)
+    assert place.device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_what_is_said_arrives_where_it_belongs() -> None:
+    # Random states are read on the CPU, whatever device a process trains on.
+    team = ProcessGroupCommunicator.__new__(ProcessGroupCommunicator)
+    team._device = torch.device("meta")
+    arrived = team._unpacked(_packed({"state": torch.ones(2), "rows": [torch.zeros(3)]}))
+    assert arrived["state"].device == torch.device("cpu")
+    assert torch.equal(arrived["state"], torch.ones(2))
+
+
+def test_keys_of_several_processes_name_no_run_of_one() -> None:
+    folders = {
+        run_folder(parse_config(compose("config", [f"trainer.{key}"])).plain)
+        for key in ("num_processes=1", "sync_batchnorm=true")
+    }
+    assert len(folders) == 1
+    two = [
+        run_folder(parse_config(compose("config", ["trainer.num_processes=2", *more])).plain)
+        for more in ([], ["trainer.sync_batchnorm=true"])
+    ]
+    assert len({*folders, *two}) == 3
+
+
+def test_a_grid_is_started_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_several_grids()
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="torchrun started 4 processes, and each would run the"):
+        refuse_several_grids()
+
+
+def test_processes_that_were_started_have_to_be_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"torchrun started 4 .* give trainer\.num_processes=4"):
+        prepare(parse_config(compose("config", [*TWO, f"run.root={tmp_path}"])))
+
+
+@pytest.mark.slow  # three interpreters
+def test_torchrun_gives_the_same_bytes(tmp_path: Path, whole: list[bytes]) -> None:
+    command = (
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
+        *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "condexp", "run"),
+    )
+    for _ in range(2):  # the second time all is stored
+        whole_command = [*command, *TWO, f"run.root={tmp_path}"]
+        done = subprocess.run(whole_command, check=False, timeout=300, cwd=ROOT)
+        assert done.returncode == 0
+    (folder,) = (tmp_path / "default").iterdir()
+    assert contents(folder) == whole
+
+
+@pytest.mark.slow  # three interpreters, twice
+def test_a_signal_to_any_of_torchruns_processes_stops_all(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "condexp", "run", *TWO, f"run.root={tmp_path}"]
+
+    def start(*more: str) -> list[subprocess.Popen[bytes]]:
+        return [
+            subprocess.Popen(
+                [*command, *more],
+                cwd=ROOT,
+                env={
+                    **os.environ,
+                    **environment,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "LOCAL_WORLD_SIZE": "2",
+                },
+            )
+            for rank in range(2)
+        ]
+
+    ranks = start("model.target=tests.dropout_net:Paced")
+    folder = tmp_path / "default"
+    while not any(path.suffix == ".h5" for path in folder.glob("*/*")):
+        time.sleep(0.1)
+        assert ranks[0].poll() is None
+    time.sleep(2)
+    ranks[1].send_signal(signal.SIGTERM)
+    assert [rank.wait(timeout=120) for rank in ranks] == [75, 0]
+    (run_of_two,) = folder.iterdir()
+    assert read_status(run_of_two).state is State.INTERRUPTED
+    assert [rank.wait(timeout=120) for rank in start("model.target=tests.dropout_net:Paced")] == [
+        0,
+        0,
+    ]
+    assert read_status(run_of_two).state is State.COMPLETE

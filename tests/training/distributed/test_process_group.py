@@ -1,0 +1,74 @@
+"""Several processes with shares of each batch against one with all of it, in float64."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS
+from tests.training.scenarios import SCENARIOS, Numbers
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Numbers]]:
+    """What each rank found, by scenario."""
+    size: int = request.param
+    folder = tmp_path_factory.mktemp(f"ranks{size}")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                *("-W", "ignore", "-m", "tests.training.ranks"),
+                *(str(rank), str(size), str(folder / "meeting"), str(folder / f"{rank}.pt")),
+            ],
+            cwd=ROOT,
+            env=environment,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(size)
+    ]
+    said = [process.communicate(timeout=300)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, "\n".join(said)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(size)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Numbers]:
+    return {name: scenario(SINGLE_TRAINING_PROCESS) for name, scenario in SCENARIOS.items()}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_all_numbers_are_those_of_one_process(
+    scenario: str, ranks: list[dict[str, Numbers]], alone: dict[str, Numbers]
+) -> None:
+    found, expected = ranks[0][scenario], alone[scenario]
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        # Sums in another order, passed through a few updates: about 1e-13 of the largest number;
+        # the mean of a normalised input is 0 but for rounding, its square 1e-31.
+        tolerance = max(1e-10 * value.double().abs().nan_to_num(0.0).max().item(), 1e-25)
+        same = torch.allclose(found[name], value, rtol=1e-6, atol=tolerance, equal_nan=True)
+        assert same, (name, found[name], value)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_all_ranks_have_the_same_weights_losses_and_scores(
+    scenario: str, ranks: list[dict[str, Numbers]]
+) -> None:
+    for rank in ranks[1:]:
+        for name, value in rank[scenario].items():
+            assert torch.equal(value, ranks[0][scenario][name]), name
+
+
+def test_looking_changes_no_bit(ranks: list[dict[str, Numbers]]) -> None:
+    for rank in ranks:
+        for name, value in rank["not looked at"].items():
+            assert torch.equal(value, rank["batch norm"][name]), name
