@@ -26,6 +26,7 @@ from condexp.analysis.vocabulary import Matrix
 from condexp.cli.main import main
 from condexp.config.presets import chosen_presets, conf_dir
 from condexp.config.validation import parse_config
+from condexp.results import figures
 from tests.results.stored import write_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -232,7 +233,7 @@ def condexp_commands(block: Block) -> Iterator[list[str]]:
             yield words[starts[0] + 1 :]
         elif block.fence == "sh":
             program = words[0].rpartition("/")[2]
-            assert program in CHECKS, f"nothing is known of {' '.join(words)}: see FENCES"
+            assert program in CHECKS, f"nothing is known of {' '.join(words)}: see CONTRIBUTING.md"
             CHECKS[program](words[1:])
 
 
@@ -252,6 +253,10 @@ def test_commands(
         options = parse(args)
         if options is not None and hasattr(options, "overrides"):
             check_composition(options)
+        elif args[0] == "figure":
+            assert getattr(options, "name", None) in figures.NAMES
+        elif args[0] == "data":
+            assert (conf_dir() / "dataset" / f"{getattr(options, 'name', None)}.yaml").is_file()
     capsys.readouterr()
 
 
