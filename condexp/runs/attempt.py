@@ -131,27 +131,27 @@ class Attempt:
         prepared, checkpoint = self._prepared, self._checkpoint
         if checkpoint is not None and checkpoint.state is not RunState.UNFINISHED:
             return checkpoint.state
-        crew = self._processes.start(
+        communicator = self._processes.start(
             checkpoint, lambda lost: self._keeper.write(State.FAILED, lost)
         )
-        parts, start = build_trainer(prepared, crew), 0
+        trainer, start = build_trainer(prepared, communicator), 0
         if checkpoint is not None:
-            checkpoint.restore(parts.model, parts.optimizer)
+            checkpoint.restore(trainer.model, trainer.optimizer)
             start = checkpoint.step
         setting, steps_per_epoch = prepared.config.trainer.checkpoint, prepared.plan.steps_per_epoch
         checkpointer = Checkpointer(
             self._folder,
             writer,
-            parts.model,
-            parts.optimizer,
+            trainer.model,
+            trainer.optimizer,
             origin=self._origin,
             rhythm=CheckpointSchedule(setting.every_steps, setting.every_epochs, steps_per_epoch),
             stop=self._stop,
             start=start,
-            crew=crew,
+            crew=communicator,
         )
         sinks: list[Sink] = [writer, self._keeper, observer]
-        outcome = parts.train(sinks, start=start, pause=checkpointer.pause)
+        outcome = trainer.train(sinks, start=start, pause=checkpointer.pause)
         checkpointer.save(outcome.num_steps_done, outcome.state)
         self._processes.done()
         return outcome.state
