@@ -225,7 +225,7 @@ def test_what_ran_elsewhere_is_shown_if_it_is_complete_in_the_end(
     def launch(task: JobTask, overrides: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
         leave(elsewhere, Status(State.COMPLETE))
         state = State.INTERRUPTED if cancelled else State.COMPLETE
-        result = RunResult(task.orders[0].folder, state, cancelled=cancelled)
+        result = RunResult(task.jobs[0].folder, state, cancelled=cancelled)
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=result)] * len(overrides)
 
     assert run_sweep(jobs, launch) == int(cancelled)

@@ -48,7 +48,7 @@ class SlurmOptions:
     additional_parameters: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def patience(self) -> float:
+    def grace_seconds(self) -> float:
         """Seconds from the signal to the checkpoint; what is left then is for the requeueing."""
         return max(self.signal_delay_s / 2, self.signal_delay_s - 30)
 
