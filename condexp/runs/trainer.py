@@ -1,4 +1,4 @@
-"""The objects of a run, from its configuration: seeded, and on their device."""
+"""Builds the trainer of a run from its configuration: seeded, and on its device."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What ``hydra.launcher`` says of jobs on Slurm; ``conf/hydra/launcher/slurm.yaml`` explains it."""
+"""The keys of ``hydra.launcher`` for Slurm; ``conf/hydra/launcher/slurm.yaml`` explains them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields

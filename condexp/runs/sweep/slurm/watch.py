@@ -61,7 +61,7 @@ LOOK_SECONDS = 1.0  # between looks for results
 ASK_SECONDS = (2.0, 30.0)  # between questions to Slurm: at first, and in the long run
 LOST_SECONDS = 15.0  # after a job's end, for a result to appear on a file system that is slow
 LOG_BYTES = 4000
-# Ends that are no fault of the job: the next call goes on with it.
+# Ends that are no fault of the job: the next call resumes it.
 INTERRUPTIONS = frozenset({"CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT"})
 
 
@@ -102,7 +102,7 @@ class JobWatcher:
         if self._open:
             numbers = ", ".join(self._jobs[place][1] for place in sorted(self._open))
             say(
-                f"left to Slurm: {numbers}. The same command goes on, and waits for what is in the "
+                f"left to Slurm: {numbers}. The same command resumes, and waits for what is in the "
                 "queue; scancel ends jobs, those that run with a checkpoint."
             )
         return [self._ended.get(place) or self._left(place) for place in range(len(self._jobs))]
@@ -163,7 +163,7 @@ class JobWatcher:
         how = state.lower().replace("_", " ") or "gone from the queue without a result"
         message = f"Slurm's job {number}: {how}"
         if ended is State.INTERRUPTED:
-            message += "; the same command goes on with it"
+            message += "; the same command resumes it"
         else:
             message += self._log_tail(number)
         with suppress(InputError, OSError):  # it may have had no folder yet

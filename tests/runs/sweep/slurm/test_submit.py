@@ -97,7 +97,7 @@ def test_how_each_job_ended(
         True,
         1,
     )
-    assert results[1].message == "Slurm's job 7_1: cancelled; the same command goes on with it"
+    assert results[1].message == "Slurm's job 7_1: cancelled; the same command resumes it"
     assert (results[2].state, results[2].exit_code) == (State.FAILED, 1)
     assert "job 7_2: out of memory; its last words: b / c / oom-killer (log: " in str(
         results[2].message
