@@ -16,7 +16,7 @@ from condexp.models.mlp import build_mlp
 from condexp.models.resnet import build_resnet
 from condexp.training.choices import Source
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
-from condexp.training.loop import Plan, train
+from condexp.training.loop import Plan, Trainer
 from condexp.training.optimizers import build_optimizer, constant
 
 # A small rate: both ways stay at ordinary numbers, however often they are timed.
@@ -83,19 +83,17 @@ def ours(model: nn.Module, data: Dataset, num_steps: int) -> Callable[[], None]:
     plan = Plan(num_steps, batches.steps_per_epoch, snapshot_steps=(), eval_steps=())
 
     def run() -> None:
-        train(
-            model,
-            nn.CrossEntropyLoss(),
-            optimizer,
-            constant(LR),
-            batches,
-            plan,
-            [Losses()],
+        Trainer(
+            model=model,
+            loss_fn=nn.CrossEntropyLoss(),
+            optimizer=optimizer,
+            schedule=constant(LR),
+            batches=batches,
+            plan=plan,
             options=AnalysisOptions(),
             source=Source.TRAIN_BATCH,
-            probe=None,
             evaluate=lambda _: (0.0, 0.0, 0.0, 0.0),
-        )
+        ).train([Losses()])
 
     return run
 

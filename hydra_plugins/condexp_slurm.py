@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from condexp.runs.sweep.job import JobTask
 
 
 class SlurmLauncher(Launcher):
-    """Has Slurm run the jobs of a grid.
+    """Has Slurm run the jobs of a sweep.
 
     Args:
         options: The keys of ``hydra.launcher``.
@@ -26,17 +26,20 @@ class SlurmLauncher(Launcher):
         }
 
     def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+        self,
+        *,
+        hydra_context: HydraContext,  # noqa: ARG002 - every job is composed already
+        task_function: TaskFunction,
+        config: DictConfig,  # noqa: ARG002 - the same
     ) -> None:
         """Take what Hydra gives.
 
         Args:
-            hydra_context: Loads configurations.
-            task_function: The grid's :class:`condexp.runs.sweep.job.JobTask`.
-            config: The composed configuration of the grid.
+            hydra_context: Not used: every job is composed and validated already.
+            task_function: The sweep's :class:`condexp.runs.sweep.job.JobTask`.
+            config: Not used either.
         """
-        self._loader, self._config = hydra_context.config_loader, config
-        self._grid: JobTask = task_function  # type: ignore[assignment]
+        self._sweep: JobTask = task_function  # type: ignore[assignment]
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -45,7 +48,7 @@ class SlurmLauncher(Launcher):
 
         Args:
             job_overrides: Of each job.
-            initial_job_idx: Of the first one in the grid.
+            initial_job_idx: Of the first one in the sweep.
 
         Returns:
             How each ended, in their order.
@@ -54,13 +57,6 @@ class SlurmLauncher(Launcher):
         from condexp.runs.sweep.slurm.options import slurm_options
         from condexp.runs.sweep.slurm.submit import run_on_slurm
 
-        orders = self._grid.orders[initial_job_idx:]
-        jobs = []
-        for order, overrides in zip(orders, job_overrides, strict=False):
-            composed = self._loader.load_sweep_config(self._config, list(overrides))
-            hydra_config = composed.hydra
-            with open_dict(composed):
-                del composed["hydra"]
-            jobs.append((order, self._grid.job(composed, hydra_config, order, alone=False)))
-        results = run_on_slurm(self._grid, jobs, slurm_options(self._given))
+        jobs = self._sweep.jobs[initial_job_idx : initial_job_idx + len(job_overrides)]
+        results = run_on_slurm(self._sweep, jobs, slurm_options(self._given))
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=result) for result in results]

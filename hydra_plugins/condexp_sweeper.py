@@ -92,8 +92,8 @@ class CondexpSweeper(BasicSweeper):
         size = 1 if isinstance(launcher, BasicLauncher) else self.max_batch_size
         returns: list[Any] = []
         for batch in self.split_overrides_to_chunks([list(job) for job in jobs], size):
-            next_order = task.orders[len(returns)]
-            if task.board.stopped or (size == 1 and task.reason_not_to_start(next_order)):
+            next_job = task.jobs[len(returns)]
+            if task.flags.stopped or (size == 1 and task.reason_not_to_start(next_job)):
                 break
             returns += launcher.launch(batch, initial_job_idx=len(returns))
         return returns

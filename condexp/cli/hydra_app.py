@@ -49,11 +49,11 @@ def run(args: list[str]) -> int:
             planner.add(hydra_config.overrides.task, config)
             show(plan_table(planner.jobs))
             return
-        follower = ProgressReporter()
+        reporter = ProgressReporter()
         try:
-            results.append(run_experiment(config, follower))
+            results.append(run_experiment(config, reporter))
         finally:
-            follower.close()
+            reporter.close()
 
     # A grid's code is the sweeper's: it has the jobs run in processes of their own.
     code = with_hydra(task, args)

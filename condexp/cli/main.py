@@ -26,7 +26,7 @@ overrides are Hydra's: group=choice, group.key=value, +experiment=…, --config-
   condexp run --cfg job prints the configuration; condexp run --hydra-help explains the rest.
 completion: eval "$(condexp -sc install=bash)"
 exit codes: 0 done (a diverged run is a result), 1 a job failed, 2 bad input and nothing was run,
-  75 stopped by SIGTERM, SIGUSR1, SIGUSR2 or a time limit, 130 by Ctrl-C: the same command goes on
+  75 stopped by SIGTERM, SIGUSR1, SIGUSR2 or a limit, 130 by Ctrl-C: the same command resumes it
 """
 
 # Verb: its module in this package, whose run(args) returns the exit code; what the help says.

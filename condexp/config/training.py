@@ -61,7 +61,7 @@ class EvalConfig:
 
 @dataclass(kw_only=True)
 class CheckpointConfig:
-    """When a run saves what it can go on from; always when it is stopped, and at the end."""
+    """When a run saves a checkpoint; it always does when it is stopped, and at its end."""
 
     every_steps: int | None = within(1)
     every_epochs: int | None = within(1)

@@ -1,4 +1,4 @@
-"""How training images are varied, from generators of their own that nothing else can disturb."""
+"""Augments training images, from generators of its own that nothing else can disturb."""
 
 import numpy as np
 import torch

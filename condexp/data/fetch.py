@@ -30,7 +30,7 @@ def fetch(
     """Put the published files where they are looked for.
 
     Every file is written beside its place, compared with its checksum, and only then renamed. A
-    download that broke off goes on where it stopped when it is asked for again.
+    download that broke off is resumed when it is asked for again.
 
     Args:
         source: What to fetch.
@@ -101,7 +101,7 @@ def _download(
             return
         part.unlink()
         failures.append(f"{address}: is not the published file: MD5 {digest}, not {md5}")
-    kept = f" The same command goes on from what is kept in {part}." if part.exists() else ""
+    kept = f" The same command resumes from what is kept in {part}." if part.exists() else ""
     raise InputError(
         f"dataset {source.name}: {target.name} could not be fetched ({'; '.join(failures)}). Give "
         f"--mirror URL to take it from elsewhere, or --archive FILE for a copy that you have.{kept}"

@@ -1,4 +1,4 @@
-"""Where the published files of a data set are, on the web and on the disk, and their checksums.
+"""The published files of a data set: their addresses, their places on disk, their checksums.
 
 Addresses and MD5 sums are torchvision's own, read from its classes. An MD5 sum tells the published
 file from any other that is known; it does not guard against an author of both.

@@ -1,4 +1,4 @@
-"""What plain networks are made of: blocks of a layer with weights, and convolutions' head."""
+"""The parts of plain networks: blocks of a layer with weights, and the head of a CNN."""
 
 from collections import OrderedDict
 

@@ -1,4 +1,4 @@
-"""What every network refuses: sizes below one, and inputs it can't take."""
+"""Checks that every network shares: sizes of at least one, and inputs it can take."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What residual networks share: shortcuts, stages of blocks, the sizes of those for small images.
+"""The parts that residual networks share: shortcuts, stages of blocks, sizes for small images.
 
 He et al. 2016a, *Deep residual learning*, §4.1 and 4.2.
 """

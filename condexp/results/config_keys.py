@@ -1,4 +1,4 @@
-"""What a run is: its configuration in a few lines, and in one."""
+"""The keys of a configuration that tell runs apart."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a person reads: the only place that prints. Tables come from ``results``.
+"""The terminal: the only module that prints. The tables it prints are made elsewhere.
 
 What a command alone needs it imports itself: ``condexp status``, and a process that only waits for
 a grid's job, need neither torch nor pandas.

@@ -1,4 +1,4 @@
-"""Where a report's numbers come from: commands, seeds, code, versions and machines of its runs."""
+"""The origins of a report's numbers: commands, seeds, code, versions and machines of its runs."""
 
 import shlex
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The report of one run: its setting, its metrics, and its layers at one snapshot."""
+"""One run as text: its setting, its metrics, and its layers at one snapshot."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The table of ``condexp status``: where each run stands."""
+"""The table of ``condexp status``: the state of each run."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -49,7 +49,9 @@ class RunRow:
         """Why it failed, or what became of its process."""
         where = describe_process(self.status)
         if self.life is Liveness.DEAD:
-            return f"{where} is gone, last heard of {self.status.updated}; the same command goes on"
+            return (
+                f"{where} is gone, last heard of {self.status.updated}; the same command resumes it"
+            )
         if self.life is Liveness.SILENT:
             return f"no word of {where} since {self.status.updated}"
         return self.status.error or ""

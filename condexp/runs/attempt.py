@@ -1,4 +1,4 @@
-"""One process's work on a run: from its last checkpoint, or from nothing, to its last file."""
+"""One process's attempt at a run: from its last checkpoint, or from nothing, to its last file."""
 
 import hashlib
 import logging
@@ -48,7 +48,7 @@ class Attempt:
 
     Args:
         prepared: The checked experiment.
-        keeper: Says how far the run is.
+        status_writer: Says how far the run is.
         stop: What it was asked to stop for.
         processes: The run's.
     """
@@ -56,24 +56,24 @@ class Attempt:
     def __init__(
         self,
         prepared: PreparedRun,
-        keeper: StatusWriter,
+        status_writer: StatusWriter,
         stop: StopRequests,
         processes: WorkerGroup,
     ) -> None:
-        self._prepared, self._keeper, self._stop = prepared, keeper, stop
+        self._prepared, self._status_writer, self._stop = prepared, status_writer, stop
         self._processes = processes
         self._folder = prepared.folder
         self._results = prepared.folder / FILE_NAME
         config_sha256 = hashlib.sha256(prepared.spec.config_yaml.encode()).hexdigest()
-        self._origin = RunFingerprint(config_sha256, prepared.dataset.checksum)
+        self._fingerprint = RunFingerprint(config_sha256, prepared.dataset.checksum)
         self._checkpoint: Checkpoint | None = None
         self.final: State | None = None
 
     def begin(self) -> None:
-        """Find out where to go on, or clear away what an earlier run left; the lock is held.
+        """Find the checkpoint to resume from, or clear what an earlier run left; the lock is held.
 
         Raises:
-            InputError: If there is a checkpoint, and the run cannot go on from it.
+            InputError: If there is a checkpoint, and the run cannot resume from it.
         """
         for left in self._folder.glob("*.partial"):
             left.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ class Attempt:
             self._checkpoint = find_checkpoint(self._folder, self._check)
         if self._checkpoint is None:
             # First of all, that a kill from here on leaves no older "complete" behind.
-            self._keeper.write(State.PENDING)
+            self._status_writer.write(State.PENDING)
             remove_checkpoints(self._folder)
             for name in STALE:
                 (self._folder / name).unlink(missing_ok=True)
@@ -110,7 +110,7 @@ class Attempt:
                 writer.rewind(self._checkpoint.committed)
                 self._take_over(self._checkpoint)
             self._write_setting()
-            self._keeper.write(State.RUNNING)
+            self._status_writer.write(State.RUNNING)
             state = self._train(writer, observer)
             if state is RunState.UNFINISHED:
                 asked = self._stop.signal or signal.SIGTERM  # another of its processes was asked
@@ -121,37 +121,37 @@ class Attempt:
             return self._finish(state)
 
     def _check(self, checkpoint: Checkpoint) -> None:
-        check_resumable(self._folder, self._prepared.spec, self._origin, checkpoint)
+        check_resumable(self._folder, self._prepared.spec, self._fingerprint, checkpoint)
 
     def _take_over(self, checkpoint: Checkpoint) -> None:
-        self._keeper.resume(checkpoint.committed.steps, read_evaluations(self._results))
-        logger.info("going on from step %d", checkpoint.step)
+        self._status_writer.resume(checkpoint.committed.steps, read_evaluations(self._results))
+        logger.info("resuming from step %d", checkpoint.step)
 
     def _train(self, writer: ResultsWriter, observer: Sink) -> RunState:
         prepared, checkpoint = self._prepared, self._checkpoint
         if checkpoint is not None and checkpoint.state is not RunState.UNFINISHED:
             return checkpoint.state
-        crew = self._processes.start(
-            checkpoint, lambda lost: self._keeper.write(State.FAILED, lost)
+        communicator = self._processes.start(
+            checkpoint, lambda lost: self._status_writer.write(State.FAILED, lost)
         )
-        parts, start = build_trainer(prepared, crew), 0
+        trainer, start = build_trainer(prepared, communicator), 0
         if checkpoint is not None:
-            checkpoint.restore(parts.model, parts.optimizer)
+            checkpoint.restore(trainer.model, trainer.optimizer)
             start = checkpoint.step
         setting, steps_per_epoch = prepared.config.trainer.checkpoint, prepared.plan.steps_per_epoch
         checkpointer = Checkpointer(
             self._folder,
             writer,
-            parts.model,
-            parts.optimizer,
-            origin=self._origin,
-            rhythm=CheckpointSchedule(setting.every_steps, setting.every_epochs, steps_per_epoch),
+            trainer.model,
+            trainer.optimizer,
+            fingerprint=self._fingerprint,
+            schedule=CheckpointSchedule(setting.every_steps, setting.every_epochs, steps_per_epoch),
             stop=self._stop,
             start=start,
-            crew=crew,
+            crew=communicator,
         )
-        sinks: list[Sink] = [writer, self._keeper, observer]
-        outcome = parts.train(sinks, start=start, pause=checkpointer.pause)
+        sinks: list[Sink] = [writer, self._status_writer, observer]
+        outcome = trainer.train(sinks, start=start, pause=checkpointer.pause)
         checkpointer.save(outcome.num_steps_done, outcome.state)
         self._processes.done()
         return outcome.state
@@ -166,7 +166,7 @@ class Attempt:
         remove_checkpoints(self._folder, previous_only=True)
         self.final = State.COMPLETE if state is RunState.COMPLETE else State.DIVERGED
         logger.info("%s", self.final)
-        self._keeper.write(self.final)
+        self._status_writer.write(self.final)
         _draw(self._folder)
         return self.final
 

@@ -82,8 +82,8 @@ class Checkpointer:
         writer: Its results, committed before each checkpoint.
         model: The model.
         optimizer: Its optimizer.
-        origin: What the run is of.
-        rhythm: When to write.
+        fingerprint: What the run is of.
+        schedule: When to write.
         stop: True once the run is to be left.
         start: Number of updates that are finished already.
         crew: The processes that train together; the others save when this one does.
@@ -96,16 +96,16 @@ class Checkpointer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
-        origin: RunFingerprint,
-        rhythm: CheckpointSchedule,
+        fingerprint: RunFingerprint,
+        schedule: CheckpointSchedule,
         stop: SupportsBool,
         start: int = 0,
         crew: TrainingCommunicator = SINGLE_TRAINING_PROCESS,
     ) -> None:
-        self._folder, self._writer, self._origin = folder, writer, origin
+        self._folder, self._writer, self._fingerprint = folder, writer, fingerprint
         self._model, self._optimizer = model, optimizer
-        self._rhythm, self._stop, self._crew = rhythm, stop, crew
-        self._next = rhythm.next_after(start)
+        self._schedule, self._stop, self._crew = schedule, stop, crew
+        self._next = schedule.next_after(start)
         self._written = time.monotonic()
 
     def pause(self, step: int) -> bool:
@@ -130,8 +130,8 @@ class Checkpointer:
             return StepAction.STOP
         if step != self._next:
             return StepAction.GO_ON
-        self._next = self._rhythm.next_after(step)
-        due = self._rhythm.is_due(step, time.monotonic() - self._written)
+        self._next = self._schedule.next_after(step)
+        due = self._schedule.is_due(step, time.monotonic() - self._written)
         return StepAction.SAVE if due else StepAction.GO_ON
 
     def save(self, step: int, state: RunState) -> None:
@@ -144,7 +144,7 @@ class Checkpointer:
         Raises:
             ResultsError: If the results or the checkpoint cannot be written.
         """
-        epoch, position = divmod(step, self._rhythm.steps_per_epoch)
+        epoch, position = divmod(step, self._schedule.steps_per_epoch)
         random, *others = self._crew.to_one(random_state(), 0)
         checkpoint = Checkpoint(
             model=self._model.state_dict(),
@@ -153,9 +153,9 @@ class Checkpointer:
             step=step,
             epoch=epoch,
             position=position,
-            committed=self._writer.secure(),
-            config_sha256=self._origin.config_sha256,
-            data_sha256=self._origin.data_sha256,
+            committed=self._writer.sync(),
+            config_sha256=self._fingerprint.config_sha256,
+            data_sha256=self._fingerprint.data_sha256,
             state=state,
             others=tuple(others),
         )

@@ -37,7 +37,7 @@ class Observer(Sink, Protocol):
 
 
 def run_experiment(config: Config, observer: Observer) -> RunResult:
-    """Run one experiment, go on with it, or find that its result is stored.
+    """Run one experiment, resume it, or find that its result is stored.
 
     Whatever happens after the checks ends in ``status.json`` and ``run.log``.
 
@@ -49,8 +49,8 @@ def run_experiment(config: Config, observer: Observer) -> RunResult:
         How it ended; an exception of the training is a failed result, its traceback in the log.
 
     Raises:
-        InputError: If the experiment cannot run as configured, or the run that is there cannot go
-            on; nothing was written.
+        InputError: If the experiment cannot run as configured, or the run that is there cannot be
+            resumed; nothing was written.
         Stopped: If a signal asked for it, after the checkpoint and the state ``interrupted`` were
             written.
         KeyboardInterrupt: At a second Ctrl-C, after the state ``interrupted`` was stored.
@@ -104,41 +104,41 @@ def _run(prepared: PreparedRun, observer: Observer, processes: WorkerGroup) -> R
     except OSError as error:
         raise InputError(f"run.root: {folder} cannot be made: {error.strerror}.") from error
     earlier = _earlier(prepared)
-    keeper = StatusWriter(folder, prepared.plan, earlier)
+    status_writer = StatusWriter(folder, prepared.plan, earlier)
     with stop_requests() as stop, ExitStack() as log:
-        attempt = Attempt(prepared, keeper, stop, processes)
+        attempt = Attempt(prepared, status_writer, stop, processes)
         try:
             with as_results_error(results, "Nothing was changed"), locked(results):
                 log.enter_context(run_log(folder / "run.log", append=earlier is not None))
                 attempt.begin()
         except ResultsError as error:
-            return _failed(folder, keeper, error)
+            return _failed(folder, status_writer, error)
         observer.started(prepared)
         try:
             return RunResult(folder, attempt.run(observer))
         except (KeyboardInterrupt, Stopped):
             logger.warning("interrupted")
-            keeper.write(attempt.final or State.INTERRUPTED)
+            status_writer.write(attempt.final or State.INTERRUPTED)
             raise
         except (Exception, SystemExit) as error:  # a library's exit must not end a grid
             logger.exception("failed")
             lost = processes.loss(error)
             processes.give_up()
-            return _failed(folder, keeper, InputError(lost) if lost else error)
+            return _failed(folder, status_writer, InputError(lost) if lost else error)
 
 
 def _earlier(prepared: PreparedRun) -> Status | None:
-    """Return what an earlier attempt left, if this one goes on with its run."""
+    """Return what an earlier attempt left, if this one resumes its run."""
     anew = prepared.config.run.on_existing == "restart"
     there = (prepared.folder / STATUS_NAME).exists()
     return read_status(prepared.folder) if there and not anew else None
 
 
-def _failed(folder: Path, keeper: StatusWriter, error: BaseException) -> RunResult:
+def _failed(folder: Path, status_writer: StatusWriter, error: BaseException) -> RunResult:
     known = isinstance(error, (OSError, ResultsError, InputError))
     said = [str(error)] if known else traceback.format_exception_only(error)
     message = "".join(said).strip()
     # What another process holds is that one's to describe.
     if not (isinstance(error, ResultsError) and error.errno in HELD_BY_ANOTHER):
-        keeper.write(State.FAILED, message)
+        status_writer.write(State.FAILED, message)
     return RunResult(folder, State.FAILED, message)

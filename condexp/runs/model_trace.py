@@ -1,4 +1,4 @@
-"""A network is tried out before a run: it can be built, called and measured on such data."""
+"""Builds and calls a network before its run, to see that it can be trained and measured."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -93,12 +93,12 @@ def prepare(config: Config) -> PreparedRun:
     dataset = load_dataset(config)
     check_processes(config, device, len(dataset.train), given_place())
     options = _options(config.analysis, config.seed)
-    rehearsal = trace_model(config, dataset, options)
-    reused = (layer.name for layer in rehearsal.catalogue.layers if layer.uses > 1)
+    trace = trace_model(config, dataset, options)
+    reused = (layer.name for layer in trace.catalogue.layers if layer.uses > 1)
     options = replace(options, float64=tuple(reused))
     plan = _plan(config, dataset)
     # These two raise where an argument is out of range.
-    make_optimizer(config, rehearsal.model)
+    make_optimizer(config, trace.model)
     make_schedule(config, plan.num_steps, plan.steps_per_epoch)
     if Source(config.analysis.source) is Source.PROBE and plan.snapshot_steps:
         make_probe(config, dataset, torch.device("cpu"))  # raises where it cannot be drawn
@@ -107,18 +107,18 @@ def prepare(config: Config) -> PreparedRun:
         precision=ModelPrecision(config.trainer.precision),
         compiled=config.trainer.compile,
     )
-    spec = _file_spec(config, dataset, rehearsal.catalogue, options, plan)
-    costs = _costs(config, rehearsal, spec)
+    spec = _file_spec(config, dataset, trace.catalogue, options, plan)
+    costs = _costs(config, trace, spec)
     if plan.snapshot_steps:
-        check_labels(config.analysis, options, rehearsal.model)
+        check_labels(config.analysis, options, trace.model)
         check_memory(options, costs)
-    tensors = rehearsal.model.state_dict().values()
+    tensors = trace.model.state_dict().values()
     return PreparedRun(
         config,
         folder,
         device,
         dataset,
-        rehearsal.catalogue,
+        trace.catalogue,
         options,
         plan,
         spec,
@@ -188,13 +188,13 @@ def _num_samples(config: Config, available: int) -> int:
     return available if isinstance(size, str) else min(size, available)
 
 
-def _costs(config: Config, rehearsal: ModelTrace, spec: FileSpec) -> tuple[LayerCost, ...]:
+def _costs(config: Config, trace: ModelTrace, spec: FileSpec) -> tuple[LayerCost, ...]:
     probed = Source(config.analysis.source) is Source.PROBE
     batch_size = config.analysis.probe.batch_size if probed else spec.num_samples
     return tuple(
         LayerCost(
             layer,
-            rehearsal.footprints[layer.name],
+            trace.footprints[layer.name],
             num_samples=spec.num_samples,
             num_signals=spec.num_signals,
             matrices=spec.matrices if spec.snapshot_steps else (),

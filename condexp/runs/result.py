@@ -1,4 +1,4 @@
-"""How one job ended: it crosses from a job's process to its grid's, so nothing heavy is needed."""
+"""How one run ended, as it crosses from a job's process to its sweep's: nothing heavy here."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """1 for a failed or cancelled job, 75 for one to go on with; a diverged run is a result."""
+        """1 for a failed or cancelled job, 75 for one to resume; a diverged run is a result."""
         if self.state is State.FAILED or self.cancelled:
             return 1
         return 0 if self.state in {State.COMPLETE, State.DIVERGED} else TEMPORARY_FAILURE

@@ -1,4 +1,4 @@
-"""What a run says of itself while it lives: ``status.json`` and the log."""
+"""Writes ``status.json`` and the log of a live run."""
 
 import logging
 import os
@@ -39,7 +39,7 @@ class StatusWriter:
 
     @property
     def attempt(self) -> int:
-        """Which attempt at the run this is, from 1 on: what was interrupted goes on as the same."""
+        """Which attempt at the run this is, from 1 on: what was interrupted resumes as the same."""
         if self._earlier is None:
             return 1
         return self._earlier.attempts + (self._earlier.state is State.FAILED)

@@ -23,7 +23,7 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 
     def __str__(self) -> str:
         return (
-            f"stopped by {self.signal.name}; the same command goes on from there, if it does not "
+            f"stopped by {self.signal.name}; the same command resumes it, if it does not "
             "hold run.on_existing=restart"
         )
 

@@ -63,7 +63,7 @@ def as_results_error(path: Path, outcome: str) -> Iterator[None]:
 def locked(path: Path) -> Iterator[None]:
     """Hold ``<path>.lock``, so that a file has one writer.
 
-    The lock dies with its process. Where the file system offers no locks, the work goes on without.
+    The lock dies with its process. Where the file system offers no locks, the work is done without.
 
     Args:
         path: The file to be written.

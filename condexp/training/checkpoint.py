@@ -1,4 +1,4 @@
-"""What a run goes on from: everything that its next step depends on, read without executing it."""
+"""A checkpoint: everything that a run's next step depends on; reading one executes no code."""
 
 import sys
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Loss and error over whole data sets, the model in eval mode and left as found."""
+"""Computes loss and error over whole data sets, the model in eval mode and left as found."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the training loop reports, and to whom."""
+"""Records that the training loop reports, and the protocol of those that receive them."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""How a network is run: in which precision and memory layout, and compiled or not."""
+"""The execution of a network: its precision, its memory layout, and whether it is compiled."""
 
 import warnings
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The training loop: plain steps, and at scheduled ones a look inside."""
+"""The training loop: plain steps, and scheduled ones that are measured as well."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, T
 from condexp.training.evaluate import LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
 from condexp.training.execution import Forward
-from condexp.training.measured_step import listening, snapshot_of
+from condexp.training.measured_step import measurement_hooks, snapshot_of
 from condexp.training.optimizers import LearningRate, set_learning_rate, steady_learning_rate
 from condexp.training.probe import Probe
 
@@ -67,93 +67,145 @@ def never(_step: int) -> bool:
     return False
 
 
-def train(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    optimizer: torch.optim.Optimizer,
-    schedule: LearningRate,
-    batches: Batches,
-    plan: Plan,
-    sinks: Sequence[Sink],
-    *,
-    options: AnalysisOptions,
-    source: Source,
-    probe: Probe | None,
-    evaluate: Callable[[nn.Module], tuple[float, float, float, float]],
-    compiled: Forward | None = None,
-    start: int = 0,
-    pause: Callable[[int], bool] = never,
-    before_step: Callable[[int], None] | None = None,
-    crew: TrainingCommunicator = SINGLE_TRAINING_PROCESS,
-) -> Outcome:
-    """Train, and measure at the planned steps without changing one bit of what is learned.
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """A network, and everything that training and measuring it takes.
 
-    With ``compiled`` that holds for a probe; the update of a measured training batch is then the
-    model's own, which differs from the compiled one's by rounding.
+    Measuring changes not one bit of what is learned. With ``compiled`` that holds for a probe; the
+    update of a measured training batch is then the model's own, which differs from the compiled
+    one's by rounding.
 
-    Args:
+    Attributes:
         model: Trained in place, in train mode.
         loss_fn: ``loss_fn(outputs, targets) -> scalar``, the mean over the batch.
         optimizer: Over the model's parameters.
         schedule: The learning rate of each step.
         batches: The training set; an epoch of it is ``plan.steps_per_epoch`` batches.
         plan: Length, snapshots and evaluations.
-        sinks: Told of each step, its snapshot (a probe's: before the step), its evaluation.
         options: What a snapshot measures.
         source: Snapshots are of the very pass that computes the update, or of the probe.
-        probe: The samples for ``Source.PROBE``.
         evaluate: Train loss and error, test loss and error of a model, which it leaves as found.
+        probe: The samples for ``Source.PROBE``.
         compiled: The model compiled, for the steps that are not measured; None: the model itself.
-        start: Updates that the model and the optimizer have behind them already.
-        pause: Called between updates, with the number of the finished ones; true ends the training
-            there, and ``start`` can go on from it.
-        before_step: Called after ``pause``, with the same number; may change the model.
-        crew: The processes that train the network together, each with its share of ``batches``;
-            then ``compiled`` must be None.
+        before_step: Called before each update with the number of the finished ones; may change the
+            model.
+        communicator: The processes that train the network together, each with its share of
+            ``batches``; with several of them ``compiled`` must be None.
 
-    Returns:
-        How it ended; a loss that is not finite is reported, and stops the run before its update.
+    Raises:
+        InputError: If the plan has snapshots that ``source`` cannot give.
     """
-    _check(plan, source, probe)
-    report = _Report(plan, sinks)
-    due = frozenset(plan.snapshot_steps)
-    parallel = crew.parallel(model)
-    forward = parallel if compiled is None else compiled
-    model.train()
 
-    def probe_if_due(step: int) -> None:
-        if step in due and source is Source.PROBE and probe is not None:
-            crew.agree_on_buffers(model)
-            rate = steady_learning_rate(optimizer)
-            report.snapshot(step, probe.measure(model, loss_fn, options, rate, crew))
+    model: nn.Module
+    loss_fn: LossFunction
+    optimizer: torch.optim.Optimizer
+    schedule: LearningRate
+    batches: Batches
+    plan: Plan
+    options: AnalysisOptions
+    source: Source
+    evaluate: Callable[[nn.Module], tuple[float, float, float, float]]
+    probe: Probe | None = None
+    compiled: Forward | None = None
+    before_step: Callable[[int], None] | None = None
+    communicator: TrainingCommunicator = SINGLE_TRAINING_PROCESS
 
-    ahead = _endless(batches, *divmod(start, plan.steps_per_epoch))
-    for step, (inputs, targets) in zip(range(start, plan.num_steps), ahead, strict=False):
-        if pause(step):
-            return report.outcome(RunState.UNFINISHED, step)
-        if before_step is not None:
-            before_step(step)
-        lr = schedule(step)
-        set_learning_rate(optimizer, lr)
-        probe_if_due(step)
-        optimizer.zero_grad()
-        if step in due and source is Source.TRAIN_BATCH:
-            listener = listening(model, loss_fn, optimizer, inputs, targets, options, crew)
-            with listener:
-                loss = crew.mean(_forward_backward(parallel, loss_fn, inputs, targets))
-            report.step(step, loss, lr)
-            report.snapshot(step, snapshot_of(listener, crew))
-        else:
-            loss = crew.mean(_forward_backward(forward, loss_fn, inputs, targets))
-            report.step(step, loss, lr)
-        if not math.isfinite(loss):
-            return report.outcome(RunState.DIVERGED, step)
-        optimizer.step()
-        if step + 1 in report.evaluations_due:
-            crew.agree_on_buffers(model)
-            report.evaluation(step + 1, evaluate(model))
-    probe_if_due(plan.num_steps)
-    return report.outcome(RunState.COMPLETE, plan.num_steps)
+    def __post_init__(self) -> None:
+        last, num_steps = max(self.plan.snapshot_steps, default=-1), self.plan.num_steps
+        if self.source is Source.PROBE and self.probe is None and last >= 0:
+            raise InputError("snapshots of a probe are planned, but there is no probe")
+        if self.source is Source.TRAIN_BATCH and last >= num_steps:
+            raise InputError(
+                f"a snapshot is planned at step {last}, but the last training batch is that of step"
+                f" {num_steps - 1}: the trained network can be measured by a probe"
+            )
+
+    def train(
+        self, sinks: Sequence[Sink], *, start: int = 0, pause: Callable[[int], bool] = never
+    ) -> Outcome:
+        """Train, and measure at the planned steps.
+
+        Args:
+            sinks: Told of each step, its snapshot (a probe's: before the step), its evaluation.
+            start: Updates that the model and the optimizer have behind them already.
+            pause: Called between updates with the number of the finished ones; true ends the
+                training there, and ``start`` can resume it.
+
+        Returns:
+            How it ended; a loss that is not finite is reported, and stops the run before its
+            update.
+        """
+        plan, report = self.plan, _Report(self.plan, sinks)
+        wrapped = self.communicator.parallel(self.model)
+        self.model.train()
+        batches = _endless(self.batches, *divmod(start, plan.steps_per_epoch))
+        for step, batch in zip(range(start, plan.num_steps), batches, strict=False):
+            if pause(step):
+                return report.outcome(RunState.UNFINISHED, step)
+            if self.before_step is not None:
+                self.before_step(step)
+            lr = self.schedule(step)
+            set_learning_rate(self.optimizer, lr)
+            self._probe_if_due(step, report)
+            self.optimizer.zero_grad()
+            if self.source is Source.TRAIN_BATCH and step in report.snapshots_due:
+                loss = self._measured_pass(wrapped, *batch, report, step, lr)
+            else:
+                loss = self._pass(wrapped if self.compiled is None else self.compiled, *batch)
+                report.step(step, loss, lr)
+            if not math.isfinite(loss):
+                return report.outcome(RunState.DIVERGED, step)
+            self.optimizer.step()
+            if step + 1 in report.evaluations_due:
+                self.communicator.agree_on_buffers(self.model)
+                report.evaluation(step + 1, self.evaluate(self.model))
+        self._probe_if_due(plan.num_steps, report)
+        return report.outcome(RunState.COMPLETE, plan.num_steps)
+
+    def _pass(self, forward: Forward, inputs: Tensor, targets: Tensor) -> float:
+        """Compute the gradients of a batch.
+
+        Returns:
+            The mean loss over the batches of all processes.
+        """
+        loss = self.loss_fn(forward(inputs), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return self.communicator.mean(loss.item())
+
+    def _measured_pass(
+        self,
+        forward: Forward,
+        inputs: Tensor,
+        targets: Tensor,
+        report: "_Report",
+        step: int,
+        lr: float,
+    ) -> float:
+        hooks = measurement_hooks(
+            self.model,
+            self.loss_fn,
+            self.optimizer,
+            inputs,
+            targets,
+            self.options,
+            self.communicator,
+        )
+        with hooks:
+            loss = self._pass(forward, inputs, targets)
+        report.step(step, loss, lr)
+        report.snapshot(step, snapshot_of(hooks, self.communicator))
+        return loss
+
+    def _probe_if_due(self, step: int, report: "_Report") -> None:
+        if self.source is not Source.PROBE or step not in report.snapshots_due:
+            return
+        assert self.probe is not None
+        self.communicator.agree_on_buffers(self.model)
+        rate = steady_learning_rate(self.optimizer)
+        report.snapshot(
+            step,
+            self.probe.measure(self.model, self.loss_fn, self.options, rate, self.communicator),
+        )
 
 
 def _endless(batches: Batches, first_epoch: int, position: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -162,29 +214,11 @@ def _endless(batches: Batches, first_epoch: int, position: int) -> Iterator[tupl
         yield from batches.epoch(epoch)
 
 
-def _forward_backward(
-    forward: Forward, loss_fn: LossFunction, inputs: Tensor, targets: Tensor
-) -> float:
-    loss = loss_fn(forward(inputs), targets)
-    loss.backward()  # type: ignore[no-untyped-call]
-    return loss.item()
-
-
-def _check(plan: Plan, source: Source, probe: Probe | None) -> None:
-    last = max(plan.snapshot_steps, default=-1)
-    if source is Source.PROBE and probe is None and last >= 0:
-        raise InputError("snapshots of a probe are planned, but there is no probe")
-    if source is Source.TRAIN_BATCH and last >= plan.num_steps:
-        raise InputError(
-            f"a snapshot is planned at step {last}, but the last training batch is that of step"
-            f" {plan.num_steps - 1}: the trained network can be measured by a probe"
-        )
-
-
 class _Report:
-    """Tells every sink, and remembers the last evaluation."""
+    """Tells every sink what happened, and remembers the last evaluation."""
 
     def __init__(self, plan: Plan, sinks: Sequence[Sink]) -> None:
+        self.snapshots_due = frozenset(plan.snapshot_steps)
         self.evaluations_due = frozenset(plan.eval_steps)
         self._plan, self._sinks = plan, sinks
         self._last: EvalRecord | None = None

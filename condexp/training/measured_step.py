@@ -13,16 +13,16 @@ from condexp.training.evaluate import LossFunction
 from condexp.training.optimizers import steady_learning_rate
 
 
-def listening(
+def measurement_hooks(
     model: nn.Module,
     loss_fn: LossFunction,
     optimizer: torch.optim.Optimizer,
     inputs: Tensor,
     targets: Tensor,
     options: AnalysisOptions,
-    crew: TrainingCommunicator,
+    communicator: TrainingCommunicator,
 ) -> MeasurementHooks:
-    """Listen to the pass of a training step.
+    """Make the hooks that measure the pass of a training step.
 
     Args:
         model: The network.
@@ -31,10 +31,10 @@ def listening(
         inputs: This process's share of the batch.
         targets: Theirs.
         options: What to measure.
-        crew: The processes that train together.
+        communicator: The processes that train together.
 
     Returns:
-        What listens inside a ``with``.
+        The hooks, which measure inside a ``with``.
     """
     return MeasurementHooks(
         model,
@@ -42,19 +42,19 @@ def listening(
         denominator=loss_denominator(loss_fn, targets, len(inputs)),
         learning_rate=steady_learning_rate(optimizer),
         loss_fn=loss_fn,
-        # What others have heard is to come to it before its spectra are known.
-        streaming=crew.size > 1,
-        single=crew.size == 1,  # layers that are used again are known by name
+        # The other ranks' sums are added before the spectra are computed.
+        streaming=communicator.size > 1,
+        single=communicator.size == 1,  # layers that are used again are known by name
         keeps_weights=False,  # a run stores what it measures
     )
 
 
-def snapshot_of(listener: MeasurementHooks, crew: TrainingCommunicator) -> Snapshot:
-    """Return what was heard of a training step, by all processes.
+def snapshot_of(hooks: MeasurementHooks, communicator: TrainingCommunicator) -> Snapshot:
+    """Return what was measured of a training step, by all processes.
 
     Args:
-        listener: As :func:`listening` gave it.
-        crew: The processes.
+        hooks: As :func:`measurement_hooks` made them.
+        communicator: The processes.
 
     Returns:
         The snapshot; rank 0 has it.
@@ -62,9 +62,9 @@ def snapshot_of(listener: MeasurementHooks, crew: TrainingCommunicator) -> Snaps
     Raises:
         InputError: If a layer was used more often than the model's trace showed.
     """
-    if again := listener.tapes.came_again:
+    if again := hooks.tapes.came_again:
         raise InputError(
             f"{', '.join(again)}: used more often in training than in the pass that was traced "
             "before; leave it out with analysis.layers.exclude"
         )
-    return listener.snapshot(crew)
+    return hooks.snapshot(communicator)

@@ -145,7 +145,7 @@ def warmed_up(rate: LearningRate, num_steps: int) -> LearningRate:
     changes meanwhile, the two are multiplied (Goyal et al. 2017, section 2.2).
 
     Args:
-        rate: The schedule, which goes on below the warm-up.
+        rate: The schedule, which continues below the warm-up.
         num_steps: n, the steps of the warm-up; 0 for none.
 
     Returns:

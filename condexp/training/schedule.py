@@ -1,4 +1,4 @@
-"""When to measure: pure functions from a run's length to a set of steps."""
+"""The schedule of snapshots: pure functions from a run's length to a set of steps."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

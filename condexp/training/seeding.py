@@ -60,7 +60,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Let every global generator go on from a state; devices that are not here are left out.
+    """Set every global generator to a state; devices that are not here are left out.
 
     Args:
         state: As :func:`random_state` gave it.

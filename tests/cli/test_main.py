@@ -261,12 +261,12 @@ def test_a_signal_stops_a_run_that_the_same_command_finishes(
     code, _, err = condexp(*TINY)
     (folder,) = runs(tmp_path)
     assert code == expected
-    assert f"condexp: stopped by {number.name}; the same command goes on" in err
+    assert f"condexp: stopped by {number.name}; the same command resumes it" in err
     assert state(folder) == "interrupted"
     monkeypatch.undo()
     code, out, _ = condexp(*TINY, "run.dry_run=true")
     assert code == 0
-    assert "to go on with" in out
+    assert "to resume" in out
     assert condexp(*TINY)[0] == 0
     assert state(folder) == "complete"
 

@@ -172,7 +172,7 @@ def test_a_grid_of_eight_through_limits_a_preemption_and_a_scancel(
     print(out, f"{time.monotonic() - start:.0f} s")  # noqa: T201 - shown where the test fails
     assert process.returncode == 1, out
     assert "7 complete, 1 cancelled" in out
-    assert f"Slurm's job {cancelled}: cancelled; the same command goes on with it" in out
+    assert f"Slurm's job {cancelled}: cancelled; the same command resumes it" in out
     assert "Traceback" not in out
     assert [status(name)["state"] for name in NAMES].count("complete") == 7
     assert status("cancelled")["state"] == "interrupted"

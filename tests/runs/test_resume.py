@@ -202,7 +202,7 @@ def test_what_the_folder_says_of_an_attempt_that_goes_on(tmp_path: Path, whole: 
         assert getattr(second, name) == getattr(undisturbed, name)
     log = (folder / "run.log").read_text()
     assert "stopped by SIGTERM" in log
-    assert "going on from step 7" in log
+    assert "resuming from step 7" in log
     assert log.rstrip().endswith("complete")
     (earlier,) = json.loads((folder / "provenance.json").read_text())["earlier"]
     assert earlier["python"] == "older"
@@ -251,7 +251,7 @@ def test_the_previous_checkpoint_steps_in(tmp_path: Path, whole: Path) -> None:
     observer = Silent()
     run(tmp_path, *TINY, *MLP, observer=observer)
     assert len(observer.losses) == 5  # from step 4
-    assert "going on from checkpoint.previous.pt, step 4" in (folder / "run.log").read_text()
+    assert "resuming from checkpoint.previous.pt, step 4" in (folder / "run.log").read_text()
     assert contents(folder) == contents(whole)
 
 

@@ -16,7 +16,7 @@ from condexp.training.choices import ModelPrecision, ProbeMode, Source
 from condexp.training.evaluate import Evaluator, LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
 from condexp.training.execution import compile_model, configure
-from condexp.training.loop import Outcome, Plan, never, train
+from condexp.training.loop import Outcome, Plan, Trainer, never
 from condexp.training.optimizers import build_optimizer, multistep
 from condexp.training.probe import Probe, draw_probe
 from condexp.training.seeding import seed_everything
@@ -171,14 +171,13 @@ class Run:
         start: int = 0,
         pause: Callable[[int], bool] = never,
     ) -> Outcome:
-        return train(
-            self.model,
-            self.loss_fn,
-            self.optimizer,
-            multistep(0.1, milestones=[1], gamma=0.5, steps_per_epoch=STEPS_PER_EPOCH),
-            self.batches(self.data.train, BATCH, shuffle=True),
-            Plan(self.num_steps, STEPS_PER_EPOCH, self.snapshots, self.evals),
-            [self.log, *more_sinks],
+        return Trainer(
+            model=self.model,
+            loss_fn=self.loss_fn,
+            optimizer=self.optimizer,
+            schedule=multistep(0.1, milestones=[1], gamma=0.5, steps_per_epoch=STEPS_PER_EPOCH),
+            batches=self.batches(self.data.train, BATCH, shuffle=True),
+            plan=Plan(self.num_steps, STEPS_PER_EPOCH, self.snapshots, self.evals),
             options=self.options,
             source=self.source,
             probe=self.probe() if self.source is Source.PROBE else None,
@@ -188,9 +187,7 @@ class Run:
                 self.batches(self.data.test, 8),
             ),
             compiled=compile_model(self.model, self.backend) if self.backend else None,
-            start=start,
-            pause=pause,
-        )
+        ).train([self.log, *more_sinks], start=start, pause=pause)
 
     def batches(self, split: Split, batch_size: int, *, shuffle: bool = False) -> Batches:
         return Batches(

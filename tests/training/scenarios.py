@@ -16,7 +16,7 @@ from condexp.training.choices import ProbeMode, Source
 from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, TrainingCommunicator
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from condexp.training.evaluate import Evaluator
-from condexp.training.loop import Plan, train
+from condexp.training.loop import Plan, Trainer
 from condexp.training.optimizers import build_optimizer, constant
 from condexp.training.probe import Probe, draw_probe
 from condexp.training.seeding import seed_everything
@@ -83,25 +83,26 @@ def trained(
         )
 
     log = Log()
-    train(
-        model,
-        nn.CrossEntropyLoss(),
-        build_optimizer("sgd", model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3),
-        constant(0.05),
-        batches(BATCH, training=True),
-        Plan(
+    Trainer(
+        model=model,
+        loss_fn=nn.CrossEntropyLoss(),
+        optimizer=build_optimizer(
+            "sgd", model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3
+        ),
+        schedule=constant(0.05),
+        batches=batches(BATCH, training=True),
+        plan=Plan(
             num_steps,
             PER_EPOCH,
             (0, 2, num_steps - 1) if measured else (),
             (PER_EPOCH, num_steps),
         ),
-        [log],
         options=options,
         source=Source.TRAIN_BATCH if probe is None else Source.PROBE,
         probe=probe,
         evaluate=Evaluator(nn.CrossEntropyLoss(), batches(8), batches(5), crew),
-        crew=crew,
-    )
+        communicator=crew,
+    ).train([log])
     found = {
         "losses": torch.tensor([record.loss for record in log.steps]),
         "scores": torch.tensor([vars(record)[name] for record in log.evals for name in SCORES]),

@@ -14,7 +14,7 @@ from condexp.data.loaders import Batches
 from condexp.models.linear import build_linear
 from condexp.training.choices import ProbeMode, RunState, Source
 from condexp.training.evaluate import Evaluator, build_loss
-from condexp.training.loop import Outcome, Plan, train
+from condexp.training.loop import Outcome, Plan, Trainer
 from condexp.training.optimizers import build_optimizer, constant
 from condexp.training.probe import draw_probe
 from tests.training.runs import Log
@@ -51,14 +51,13 @@ def descend(data: Dataset, start: Tensor, lr: float, num_steps: int) -> tuple[Te
     full = Batches(data.train, batch_size=None, shuffle=True, dtype=torch.float64)
     assert full.steps_per_epoch == 1
     loss_fn, log = build_loss(data.task), Log()
-    outcome = train(
-        model,
-        loss_fn,
-        build_optimizer("sgd", model.parameters(), lr=lr),
-        constant(lr),
-        full,
-        Plan(num_steps, 1, (0,), (num_steps,)),
-        [log],
+    outcome = Trainer(
+        model=model,
+        loss_fn=loss_fn,
+        optimizer=build_optimizer("sgd", model.parameters(), lr=lr),
+        schedule=constant(lr),
+        batches=full,
+        plan=Plan(num_steps, 1, (0,), (num_steps,)),
         options=AnalysisOptions(),
         source=Source.PROBE,
         probe=draw_probe(
@@ -74,7 +73,7 @@ def descend(data: Dataset, start: Tensor, lr: float, num_steps: int) -> tuple[Te
             Batches(data.train, dtype=torch.float64),
             Batches(data.test, dtype=torch.float64),
         ),
-    )
+    ).train([log])
     return model.get_parameter("fc.weight").detach(), log, outcome
 
 

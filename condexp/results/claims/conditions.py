@@ -1,4 +1,4 @@
-"""What is compared with what: runs of one condition differ in the seed alone."""
+"""The conditions of a claim: runs of one condition differ in the seed alone."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any

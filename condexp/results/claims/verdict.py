@@ -1,4 +1,4 @@
-"""What runs say about one claim of the paper: the numbers, and whether they show it."""
+"""The verdict on one claim of the paper: the numbers, and whether they show it."""
 
 from __future__ import annotations
 

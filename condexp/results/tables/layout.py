@@ -1,4 +1,4 @@
-"""What a table says in each of its fields, whatever it is written in."""
+"""The text of each field of a table, whatever format it is written in."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

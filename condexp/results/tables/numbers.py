@@ -1,4 +1,4 @@
-"""How a number is written, and what stands where there is none."""
+"""Writes numbers, and what stands where there is none."""
 
 import math
 from datetime import timedelta

@@ -1,6 +1,7 @@
-"""A grid as a whole: its jobs are launched, stopped together, and reported."""
+"""A sweep as a whole: its jobs are launched, stopped together, and reported."""
 
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +18,14 @@ from condexp.runs.execute import stored_result
 from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import SIGNALS, Stopped, StopRequests, stop_requests
 from condexp.runs.sweep.job import JobTask, SweepFlags
-from condexp.runs.sweep.job_process import Order
+from condexp.runs.sweep.job_spec import JobSpec, dump_config
 from condexp.runs.sweep.plan import JobAction, PlannedJob, own_settings
 from condexp.runs.sweep.report import result_table
 from condexp.store.run_folder.status import State, read_status
 
 Launch = Callable[[JobTask, Sequence[Sequence[str]]], Sequence[JobReturn]]
 """Has Hydra's launcher run jobs, given by their overrides; what it brings back may be short of the
-last ones where the grid was stopped."""
+last ones where the sweep was stopped."""
 
 
 def run_sweep(jobs: Sequence[PlannedJob], launch: Launch) -> int:
@@ -35,23 +36,23 @@ def run_sweep(jobs: Sequence[PlannedJob], launch: Launch) -> int:
         launch: Runs jobs.
 
     Returns:
-        The grid's exit code: 75 or 130 where it was stopped, else 1 if a job failed or was
+        The sweep's exit code: 75 or 130 where it was stopped, else 1 if a job failed or was
         cancelled, else 75 if one is not finished.
     """
-    results = {place: job.result for place, job in enumerate(jobs) if job.result is not None}
-    places = [place for place, job in enumerate(jobs) if job.cost is not None]
+    results = {index: job.result for index, job in enumerate(jobs) if job.result is not None}
+    to_run = [index for index, job in enumerate(jobs) if job.cost is not None]
     with tempfile.TemporaryDirectory(prefix="condexp-grid-") as folder:
-        board = SweepFlags(Path(folder))
-        with _stopping(board) as requests:
-            orders = _orders(jobs)
-            task = JobTask(board, tuple(orders[place] for place in places))
-            results |= dict(zip(places, _launched(jobs, places, task, launch), strict=True))
-    for place, job in enumerate(jobs):
+        flags = SweepFlags(Path(folder))
+        with _stopping(flags) as requests:
+            specs = _specs(jobs)
+            task = JobTask(flags, tuple(specs[index] for index in to_run))
+            results |= dict(zip(to_run, _launched(jobs, to_run, task, launch), strict=True))
+    for index, job in enumerate(jobs):
         if job.original is not None:
-            results[place] = results[job.original]
+            results[index] = results[job.original]
         elif job.todo is JobAction.LEAVE:
-            results[place] = _stored_meanwhile(job.folder) or results[place]
-    ended = [results[place] for place in range(len(jobs))]
+            results[index] = _stored_meanwhile(job.folder) or results[index]
+    ended = [results[index] for index in range(len(jobs))]
     show(result_table(jobs, ended))
     codes = {result.exit_code for result in ended} - {0}
     if codes and requests.signal is not None:
@@ -60,7 +61,7 @@ def run_sweep(jobs: Sequence[PlannedJob], launch: Launch) -> int:
 
 
 def _launched(
-    jobs: Sequence[PlannedJob], places: Sequence[int], task: JobTask, launch: Launch
+    jobs: Sequence[PlannedJob], to_run: Sequence[int], task: JobTask, launch: Launch
 ) -> list[RunResult]:
     """Return how launched jobs ended, even where the launcher itself is lost.
 
@@ -70,16 +71,16 @@ def _launched(
     returns: Sequence[JobReturn] = []
     failure: str | None = None
     try:
-        returns = launch(task, [jobs[place].overrides for place in places]) if places else []
+        returns = launch(task, [jobs[index].overrides for index in to_run]) if to_run else []
     except InputError:  # it never began
         raise
     except Exception as error:  # of a launcher's worker that was killed, say
         reason = next(iter(str(error).splitlines()), "")
         failure = f"the launcher failed: {type(error).__name__}: {reason}"
-    missing = task.orders[len(returns) :]
+    missing = task.jobs[len(returns) :]
     return [
         *(_result(record) for record in returns),
-        *(_as_left(order.folder, task.reason_not_to_start(order), failure) for order in missing),
+        *(_as_left(job.folder, task.reason_not_to_start(job), failure) for job in missing),
     ]
 
 
@@ -90,12 +91,17 @@ def _stored_meanwhile(folder: Path) -> RunResult | None:
     return None
 
 
-def _orders(jobs: Sequence[PlannedJob]) -> list[Order]:
-    names = [f"{n}/{len(jobs)} ({own})" for n, own in enumerate(own_settings(jobs), start=1)]
-    runs = [job.config.run for job in jobs]
+def _specs(jobs: Sequence[PlannedJob]) -> list[JobSpec]:
     return [
-        Order(name, job.folder.absolute(), run.fail_fast, run.timeout)
-        for name, job, run in zip(names, jobs, runs, strict=True)
+        JobSpec(
+            name=f"{number}/{len(jobs)} ({own})",
+            folder=job.folder.absolute(),
+            config=dump_config(job.config.plain),
+            argv=tuple(sys.argv),
+            fail_fast=job.config.run.fail_fast,
+            timeout=job.config.run.timeout,
+        )
+        for number, (job, own) in enumerate(zip(jobs, own_settings(jobs), strict=True), start=1)
     ]
 
 
@@ -120,8 +126,8 @@ def _as_left(folder: Path, why_not: str | None, failure: str | None) -> RunResul
 
 
 @contextmanager
-def _stopping(board: SweepFlags) -> Iterator[StopRequests]:
-    """Tell all processes of the grid when a signal asks it to stop.
+def _stopping(flags: SweepFlags) -> Iterator[StopRequests]:
+    """Tell all processes of the sweep when a signal asks it to stop.
 
     Yields:
         What was asked for.
@@ -129,7 +135,7 @@ def _stopping(board: SweepFlags) -> Iterator[StopRequests]:
     with stop_requests() as requests:
 
         def note(number: int, frame: FrameType | None) -> None:
-            board.stop()
+            flags.stop()
             requests.note(number, frame)
 
         if threading.current_thread() is threading.main_thread():

@@ -1,33 +1,31 @@
-"""The jobs of a grid, as its launcher starts them: each in a process of its own.
+"""The jobs of a sweep, as its launcher starts them: each in a process of its own.
 
-This runs in the grid's own process or in a worker of the launcher, and imports nothing heavy.
+This runs in the sweep's own process or in a worker of the launcher, and imports nothing heavy.
 """
 
 import os
 import signal
-import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from condexp.config.presets import chosen_presets
 from condexp.errors import InputError
 from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import SIGNALS
-from condexp.runs.sweep.job_process import Order, run_in_process
+from condexp.runs.sweep.job_process import run_in_process
+from condexp.runs.sweep.job_spec import JobSpec
 from condexp.store.run_folder.liveness import Liveness, describe_process, liveness_of, lock_held
 from condexp.store.run_folder.status import State, read_status
 
 
 @dataclass(frozen=True)
 class SweepFlags:
-    """What all processes of a grid can see: a folder with a file for each thing that happened."""
+    """Flags shared by a sweep's processes, as files in one folder."""
 
     folder: Path
 
@@ -38,11 +36,11 @@ class SweepFlags:
 
     @property
     def stopped(self) -> bool:
-        """Whether the grid was asked to stop."""
+        """Whether the sweep was asked to stop."""
         return (self.folder / "stop").exists()
 
     def fail(self) -> None:
-        """Take note that a job failed."""
+        """Note that a job failed."""
         with suppress(OSError):
             (self.folder / "failed").touch()
 
@@ -54,124 +52,102 @@ class SweepFlags:
 
 @dataclass(frozen=True)
 class JobTask:
-    """Hydra's task function for the jobs of a grid; a launcher may carry it to other processes.
+    """Hydra's task function for the jobs of a sweep; a launcher may carry it to other processes.
 
     Args:
-        board: Shared by the grid's processes.
-        orders: Of each job that is launched.
-        argv: The grid's command line.
-        folder: Where it was given: a launcher may keep its workers from one grid to the next.
-        grid_pid: The grid's own process.
+        flags: Shared by the sweep's processes.
+        jobs: The jobs that are launched, in the launcher's order.
+        folder: Where the command was given: a launcher may keep its workers from one sweep to the
+            next.
+        sweep_pid: The sweep's own process.
     """
 
-    board: SweepFlags
-    orders: tuple[Order, ...]
-    argv: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
+    flags: SweepFlags
+    jobs: tuple[JobSpec, ...]
     folder: Path = field(default_factory=Path.cwd)
-    grid_pid: int = field(default_factory=os.getpid)
+    sweep_pid: int = field(default_factory=os.getpid)
 
-    def __call__(self, composed: DictConfig) -> RunResult:
+    def __call__(self, _composed: DictConfig) -> RunResult:
         """Run one job, unless no more are to be started.
 
         Args:
-            composed: Its configuration.
+            _composed: Its configuration as the launcher composed it again; the one that was
+                validated is in its :class:`JobSpec`.
 
         Returns:
             How it ended.
         """
         hydra_config = HydraConfig.get()
-        order = self.orders[hydra_config.job.num]
-        of_grid = os.getppid() == self.grid_pid  # a launcher's worker on the same machine
-        if of_grid:
-            _leave_signals_to_the_grid()
-        not_run = self.not_run(order)
+        job = self.jobs[hydra_config.job.num]
+        of_sweep = os.getppid() == self.sweep_pid  # a launcher's worker on the same machine
+        if of_sweep:
+            _leave_signals_to_the_sweep()
+        not_run = self.not_run(job)
         if not_run is not None:
             return not_run
 
         def is_orphan() -> bool:
-            # A worker outlives a killed grid: it looks for the end of that only between its tasks.
-            return of_grid and os.getppid() != self.grid_pid
+            # A worker outlives a killed sweep: it looks for its end only between its tasks.
+            return of_sweep and os.getppid() != self.sweep_pid
 
         def reason_to_stop() -> str | None:
             if is_orphan():
                 return "the grid's process is gone"
-            return "the grid was stopped" if self.board.stopped else None
+            return "the grid was stopped" if self.flags.stopped else None
 
-        num_parallel = _num_parallel(hydra_config, len(self.orders))
-        job = self.job(composed, hydra_config, order, alone=num_parallel == 1)
+        num_parallel = _num_parallel(hydra_config, len(self.jobs))
+        job = replace(job, draws_bar=num_parallel == 1)
         share = num_cores() // num_parallel if num_parallel > 1 else None
-        result = run_in_process(job, order, reason_to_stop, environment(share), self.folder)
+        result = run_in_process(job, reason_to_stop, environment(share), self.folder)
         if result.exit_code == 1:
-            self.board.fail()
+            self.flags.fail()
         if is_orphan():
             os._exit(1)  # nobody takes the result
         return result
 
-    def job(
-        self, composed: DictConfig, hydra_config: HydraConf, order: Order, *, alone: bool
-    ) -> dict[str, Any]:
-        """Describe a job to the process that runs it.
-
-        Args:
-            composed: Its configuration.
-            hydra_config: Hydra's part of that.
-            order: What else is known of it.
-            alone: Whether it may draw on the terminal.
-
-        Returns:
-            What :mod:`condexp.runs.sweep.job_main` reads: plain values.
-        """
-        return {
-            "config": OmegaConf.to_yaml(composed, resolve=True),
-            "presets": chosen_presets(hydra_config),
-            "name": order.name,
-            "alone": alone,
-            "argv": self.argv,
-        }
-
-    def not_run(self, order: Order, *, again: bool = False) -> RunResult | None:
+    def not_run(self, job: JobSpec, *, again: bool = False) -> RunResult | None:
         """Say how a job stands that is not to be run now.
 
         Args:
-            order: The job.
-            again: Whether it was started before, and a scheduler that ended its process goes on.
+            job: The job.
+            again: Whether it was started before, and its scheduler starts it again.
 
         Returns:
             How it stands; None: it is to be run.
         """
-        why_not = None if again else self.reason_not_to_start(order)
+        why_not = None if again else self.reason_not_to_start(job)
         if why_not is not None:
-            return RunResult(order.folder, State.PENDING, why_not)
+            return RunResult(job.folder, State.PENDING, why_not)
         with suppress(InputError):  # the plan may be hours old
-            status = read_status(order.folder)
+            status = read_status(job.folder)
             # On another machine its own last process seems to live on: the lock knows better.
             alive = (
-                lock_held(order.folder)
+                lock_held(job.folder)
                 if again
-                else liveness_of(order.folder, status) is Liveness.ALIVE
+                else liveness_of(job.folder, status) is Liveness.ALIVE
             )
             if alive:
                 there = f"{describe_process(status)} is at it: left alone"
-                return RunResult(order.folder, State.RUNNING, there)
+                return RunResult(job.folder, State.RUNNING, there)
         return None
 
-    def reason_not_to_start(self, order: Order) -> str | None:
+    def reason_not_to_start(self, job: JobSpec) -> str | None:
         """Say why a job is not to be started.
 
         Args:
-            order: The job.
+            job: The job.
 
         Returns:
             The reason; None: it is.
         """
-        if self.board.stopped:
+        if self.flags.stopped:
             return "not started: the grid was stopped"
-        if order.fail_fast and self.board.failed:
+        if job.fail_fast and self.flags.failed:
             return "not started: another job failed, and run.fail_fast=true"
         return None
 
 
-def _leave_signals_to_the_grid() -> None:
+def _leave_signals_to_the_sweep() -> None:
     """Make Ctrl-C, which reaches every process of a terminal, no end of a launcher's worker."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:

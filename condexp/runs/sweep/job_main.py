@@ -1,7 +1,7 @@
-"""The process of one job of a grid, which :mod:`condexp.runs.sweep.job_process` starts.
+"""The process of one job of a sweep, which :mod:`condexp.runs.sweep.job_process` starts.
 
 The job is a line of JSON on standard input, its result is JSON on the file descriptor that
-is named by the first argument. Standard input then stays open for as long as the grid lives.
+is named by the first argument. Standard input then stays open for as long as the sweep lives.
 """
 
 import json
@@ -10,13 +10,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from condexp.runs.sweep.job_spec import JobSpec
 
 if TYPE_CHECKING:
     from condexp.runs.result import RunResult
 
-ORPHAN_SECONDS = 60.0  # for the last step and the checkpoint of a job whose grid was killed
+ORPHAN_SECONDS = 60.0  # for the last step and the checkpoint of a job whose sweep was killed
 
 
 def main() -> int:
@@ -29,10 +30,10 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     channel = int(sys.argv[1])
     os.set_inheritable(channel, False)
-    with open(0, "rb", buffering=0, closefd=False) as orders:
-        job = json.loads(orders.readline())
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        job = JobSpec.from_json(stdin.readline())
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    sys.argv = list(job["argv"])  # the grid's, for provenance.json
+    sys.argv = list(job.argv)
     result = _run(job)
     content = {
         "folder": result.folder and str(result.folder),
@@ -44,9 +45,10 @@ def main() -> int:
     return 0
 
 
-def _run(job: Mapping[str, Any]) -> "RunResult":
+def _run(job: JobSpec) -> "RunResult":
     # Only now: the import takes seconds, and until here none may pass.
-    from omegaconf import OmegaConf
+    import yaml
+    from omegaconf import DictConfig
 
     from condexp.config.validation import parse_config
     from condexp.errors import InputError
@@ -58,20 +60,22 @@ def _run(job: Mapping[str, Any]) -> "RunResult":
     from condexp.store.run_folder.status import State
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    follower = ProgressReporter(job["name"], bar=job["alone"])
+    reporter = ProgressReporter(job.name, bar=job.draws_bar)
     folder = None
     try:
-        config = parse_config(OmegaConf.create(job["config"]), **job["presets"])
+        values = yaml.safe_load(job.config)
+        presets = {key: values.pop(key) for key in ("experiment", "profile")}
+        config = parse_config(DictConfig(values), **presets)
         folder = run_folder(config.plain)
-        return run_experiment(config, follower)
+        return run_experiment(config, reporter)
     except (Stopped, KeyboardInterrupt) as stop:
         return RunResult(folder, State.INTERRUPTED, str(stop) or "stopped by Ctrl-C")
-    except (InputError, SystemExit) as error:  # it was well when the grid was planned
+    except (InputError, SystemExit) as error:  # it was well when the sweep was planned
         lost = RunResult.lost(str(error))
-        follower.finished(lost)
+        reporter.finished(lost)
         return lost
     finally:
-        follower.close()
+        reporter.close()
 
 
 def _stop_with_parent() -> None:

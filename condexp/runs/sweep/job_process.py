@@ -12,15 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from condexp.errors import InputError
 from condexp.results.console import say
 from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import SIGNALS
+from condexp.runs.sweep.job_spec import JobSpec
 from condexp.runs.workers.interpreter import START
 from condexp.store.run_folder.liveness import UNFINISHED
 from condexp.store.run_folder.status import State, read_status, write_status
@@ -28,43 +29,24 @@ from condexp.store.run_folder.status import State, read_status, write_status
 COMMAND = (sys.executable, "-c", START.format("condexp.runs.sweep.job_main"))
 POLL_SECONDS = 0.1
 KILL_SECONDS = 60.0  # from a timeout's request to stop, which takes a step and a checkpoint
-LAST_WORDS = 3  # lines of standard error quoted of a job that died
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is known of a job before it starts, beside its configuration.
-
-    Attributes:
-        name: Its place in the grid, and what it does not share with the others.
-        folder: Its run folder, absolute.
-        fail_fast: Whether it is not to start after another's failure.
-        timeout: Seconds it may take.
-    """
-
-    name: str
-    folder: Path
-    fail_fast: bool
-    timeout: float | None
+TAIL_LINES = 3  # lines of standard error quoted of a job that died
 
 
 def run_in_process(
-    job: Mapping[str, Any],
-    order: Order,
+    job: JobSpec,
     reason_to_stop: Callable[[], str | None],
     environment: Mapping[str, str],
     folder: Path,
-    patience: float = float("inf"),
+    grace_seconds: float = float("inf"),
 ) -> RunResult:
     """Run one job in a fresh interpreter, and tell how it ended even where it cannot.
 
     Args:
-        job: The job as :mod:`condexp.runs.sweep.job_main` reads it: plain values.
-        order: Its folder and its time.
+        job: The job.
         reason_to_stop: Asked again and again; an answer stops the job.
         environment: Of the new process.
         folder: Its current folder.
-        patience: Seconds it has for its last step and its checkpoint when ``reason_to_stop``
+        grace_seconds: Seconds it has for its last step and its checkpoint when ``reason_to_stop``
             stops it, before it is killed.
 
     Returns:
@@ -89,9 +71,9 @@ def run_in_process(
         try:
             with suppress(BrokenPipeError):
                 # The pipe stays open: where it ends, the job knows that this process is gone.
-                child.stdin.write(f"{json.dumps(job)}\n".encode())
+                child.stdin.write(f"{job.to_json()}\n".encode())
                 child.stdin.flush()
-            told = _wait(child, order.timeout, reason_to_stop, patience)
+            stop_reason = _wait(child, job.timeout, reason_to_stop, grace_seconds)
         finally:
             child.kill()  # where waiting itself was interrupted
         os.set_blocking(reading, False)  # a process of the job's own may hold the other end
@@ -99,10 +81,10 @@ def run_in_process(
         if result is not None and result.state is not State.INTERRUPTED:
             return result
         if result is None:
-            result = _post_mortem(child, order.folder, told, tail)
-        elif told:
-            result = replace(result, message=told)
-    say(f"job {order.name}: {result.state}  {result.message or result.folder}")
+            result = _result_of_dead_process(child, job.folder, stop_reason, tail)
+        elif stop_reason:
+            result = replace(result, message=stop_reason)
+    say(f"job {job.name}: {result.state}  {result.message or result.folder}")
     return result
 
 
@@ -110,22 +92,25 @@ def _wait(
     child: subprocess.Popen[bytes],
     timeout: float | None,
     reason_to_stop: Callable[[], str | None],
-    patience: float,
+    grace_seconds: float,
 ) -> str | None:
     """Return why a job was stopped, when it has ended; None where it was not."""
-    told: str | None = None
+    stop_reason: str | None = None
     start, kill_at = time.monotonic(), float("inf")
     while True:
         with suppress(subprocess.TimeoutExpired):
             child.wait(POLL_SECONDS)
             # A scheduler's signal reaches every process: this one may have died before it was told.
-            return told or (reason_to_stop() if -child.returncode in SIGNALS else None)
+            return stop_reason or (reason_to_stop() if -child.returncode in SIGNALS else None)
         now = time.monotonic()
-        if told is None:
-            told, kill_at = reason_to_stop(), now + patience
-            if told is None and timeout is not None and now - start > timeout:
-                told, kill_at = f"stopped after run.timeout={timeout:g} s", now + KILL_SECONDS
-            if told:
+        if stop_reason is None:
+            stop_reason, kill_at = reason_to_stop(), now + grace_seconds
+            if stop_reason is None and timeout is not None and now - start > timeout:
+                stop_reason, kill_at = (
+                    f"stopped after run.timeout={timeout:g} s",
+                    now + KILL_SECONDS,
+                )
+            if stop_reason:
                 child.terminate()
         if now > kill_at:
             child.kill()
@@ -148,10 +133,10 @@ class _Tail:
                     sys.stderr.flush()
 
     @property
-    def last_words(self) -> str:
+    def stderr_tail(self) -> str:
         self._thread.join(timeout=1)  # the job is dead, but a process of its own may hold the pipe
         lines = [line.strip() for line in self._end.decode(errors="replace").splitlines()]
-        return " / ".join([line for line in lines if line][-LAST_WORDS:])
+        return " / ".join([line for line in lines if line][-TAIL_LINES:])
 
 
 def _parse(line: bytes) -> RunResult | None:
@@ -163,15 +148,15 @@ def _parse(line: bytes) -> RunResult | None:
     return RunResult(folder, State(content["state"]), content["message"], content["stored"])
 
 
-def _post_mortem(
-    child: subprocess.Popen[bytes], folder: Path, told: str | None, tail: _Tail
+def _result_of_dead_process(
+    child: subprocess.Popen[bytes], folder: Path, stop_reason: str | None, tail: _Tail
 ) -> RunResult:
     """Return what a job could not say itself, and write it to its ``status.json``."""
     code = child.returncode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-    words = f"; its last words: {tail.last_words}" if tail.last_words else ""
-    message = told or f"its process {how}{words}"
-    result = RunResult(folder, State.INTERRUPTED if told else State.FAILED, message)
+    words = f"; its last words: {tail.stderr_tail}" if tail.stderr_tail else ""
+    message = stop_reason or f"its process {how}{words}"
+    result = RunResult(folder, State.INTERRUPTED if stop_reason else State.FAILED, message)
     with suppress(InputError, OSError):  # it may have ended before it had a folder
         status = read_status(folder)
         if status.pid == child.pid and status.state not in UNFINISHED:

@@ -1,4 +1,4 @@
-"""The plan of a grid: each job is checked, and sorted by what is to be done, before any starts."""
+"""The plan of a sweep: every job is checked, and what is to be done with it, before any starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ class JobAction(StrEnum):
     """What is to be done with a job."""
 
     RUN = "to run"
-    RESUME = "to go on with"
+    RESUME = "to resume"
     RETRY = "to try again"
     RESTART = "to run anew"
     SHOW = "stored already"
@@ -243,5 +243,5 @@ def _left_alone(status: Status, life: Liveness) -> str:
         return f"{describe_process(status)} is at it: left alone"
     return (
         f"no word of {describe_process(status)} since {status.updated}: left alone; if it is dead, "
-        f"remove {STATUS_NAME} from the run's folder to go on with it"
+        f"remove {STATUS_NAME} from the run's folder to resume it"
     )

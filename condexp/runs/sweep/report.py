@@ -1,4 +1,4 @@
-"""The tables of a grid: what would be done with each job, and how each ended."""
+"""The tables of a sweep: what would be done with each job, and how each ended."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -69,10 +69,10 @@ def train_as_worker(
     orders: StartMessage | None = team.to_all(None)[0]
     if orders is None:
         return None
-    parts = build_trainer(prepared, team)
+    trainer = build_trainer(prepared, team)
     start = 0
     if orders.checkpoint is not None:
-        orders.checkpoint.restore(parts.model, parts.optimizer, team.rank)
+        orders.checkpoint.restore(trainer.model, trainer.optimizer, team.rank)
         start = orders.checkpoint.step
 
     def save() -> None:
@@ -85,7 +85,7 @@ def train_as_worker(
             save()
         return wish is StepAction.STOP
 
-    outcome = parts.train([], start=start, pause=pause)
+    outcome = trainer.train([], start=start, pause=pause)
     save()
     return outcome.state
 

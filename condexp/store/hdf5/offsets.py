@@ -1,4 +1,4 @@
-"""Where everything lies in a results file that is written in place, and how rows are taken back."""
+"""The byte offsets of a results file that is written in place; clears rows that are taken back."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -40,13 +40,13 @@ class DatasetOffsets:
 
 
 def read_offsets(path: Path) -> DatasetOffsets:
-    """Find the places of a results file.
+    """Find the offsets of a results file.
 
     Args:
         path: The file.
 
     Returns:
-        Its places.
+        Its offsets.
 
     Raises:
         InputError: If it is not a results file, is sealed, or was rewritten by HDF5.
@@ -90,34 +90,34 @@ def by_axis(counts: RowCounts) -> dict[Axis, int]:
     }
 
 
-def clear_rows(handle: int, places: DatasetOffsets, axis: Axis, first: int) -> None:
+def clear_rows(handle: int, offsets: DatasetOffsets, axis: Axis, first: int) -> None:
     """Make the rows from one on what they were when the file was created, whatever they hold.
 
     Only what differs is written: most of them were never filled.
 
     Args:
         handle: The file.
-        places: Its places.
+        offsets: Its offsets.
         axis: The kind of record.
         first: The first row that is taken back; the counter says so already.
 
     Raises:
         OSError: If the file cannot be read or written.
     """
-    for column in _filled(places, axis):
+    for column in _filled(offsets, axis):
         unwritten = np.full(BLOCK_BYTES // 8, np.nan).tobytes()
         if column.kind is not Kind.FLOAT:
             unwritten = bytes(BLOCK_BYTES)
         begin = first * column.row_bytes
         for offset in range(begin, column.num_bytes, BLOCK_BYTES):
-            place = places.offsets[column.path] + offset
+            place = offsets.offsets[column.path] + offset
             clean = unwritten[: column.num_bytes - offset]
             if os.pread(handle, len(clean), place) != clean:
                 write_at(handle, clean, place)
 
 
-def _filled(places: DatasetOffsets, axis: Axis) -> Iterator[DatasetSpec]:
+def _filled(offsets: DatasetOffsets, axis: Axis) -> Iterator[DatasetSpec]:
     """Yield the columns that are empty until their records come; steps are there already."""
-    yield from (each for each in places.columns[axis] if each.kind is not Kind.INT)
+    yield from (each for each in offsets.columns[axis] if each.kind is not Kind.INT)
     if axis is Axis.SNAPSHOT:
-        yield next(each for each in datasets(places.extent) if each.path == CRC)
+        yield next(each for each in datasets(offsets.extent) if each.path == CRC)

@@ -1,4 +1,4 @@
-"""Append to a results file: rows by ``pwrite`` at fixed places, then a counter: the commit."""
+"""Append to a results file: rows by ``pwrite`` at fixed offsets, then a counter: the commit."""
 
 import os
 import time
@@ -52,8 +52,8 @@ class ResultsWriter:
         try:
             with as_results_error(path, "Nothing was written"):
                 self._resources.enter_context(locked(path))
-                self._places = read_offsets(path)
-                self._committed = dict(self._places.committed)
+                self._offsets = read_offsets(path)
+                self._committed = dict(self._offsets.committed)
                 self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             self._resources.callback(os.close, self._handle)
         except BaseException:
@@ -101,9 +101,9 @@ class ResultsWriter:
         row = self._committed[Axis.EVAL]
         self._expect(Axis.EVAL, row, record.step)
         self.flush()
-        names = (column.measure for column in self._places.columns[Axis.EVAL])
+        names = (column.measure for column in self._offsets.columns[Axis.EVAL])
         rows = plain_rows(
-            self._places.columns[Axis.EVAL], {name: [getattr(record, name)] for name in names}
+            self._offsets.columns[Axis.EVAL], {name: [getattr(record, name)] for name in names}
         )
         with self._guarded():
             self._append(Axis.EVAL, rows, num_rows=1)
@@ -122,10 +122,13 @@ class ResultsWriter:
         self._expect(Axis.SNAPSHOT, row, record.step)
         self.flush()
         rows = snapshot_row(
-            self._places.columns[Axis.SNAPSHOT], self._places.extent, self._places.kappa_p, record
+            self._offsets.columns[Axis.SNAPSHOT],
+            self._offsets.extent,
+            self._offsets.kappa_p,
+            record,
         )
         with self._guarded():
-            write_at(self._handle, checksum(rows), self._places.offsets[CRC] + 4 * row)
+            write_at(self._handle, checksum(rows), self._offsets.offsets[CRC] + 4 * row)
             self._append(Axis.SNAPSHOT, rows, num_rows=1)
 
     def flush(self) -> None:
@@ -138,15 +141,15 @@ class ResultsWriter:
         if not self._pending:
             return
         steps = list(self._pending.values())
-        names = (column.measure for column in self._places.columns[Axis.TRAIN])
+        names = (column.measure for column in self._offsets.columns[Axis.TRAIN])
         records = {name: [getattr(step, name) for step in steps] for name in names}
         with self._guarded():
             self._append(
-                Axis.TRAIN, plain_rows(self._places.columns[Axis.TRAIN], records), len(steps)
+                Axis.TRAIN, plain_rows(self._offsets.columns[Axis.TRAIN], records), len(steps)
             )
         self._pending.clear()
 
-    def secure(self) -> RowCounts:
+    def sync(self) -> RowCounts:
         """Commit the training steps that were taken, and wait until the disk has every row.
 
         Returns:
@@ -182,7 +185,7 @@ class ResultsWriter:
                 self._count(axis, num_rows)
             os.fdatasync(self._handle)
             for axis, num_rows in kept.items():
-                clear_rows(self._handle, self._places, axis, num_rows)
+                clear_rows(self._handle, self._offsets, axis, num_rows)
             os.fdatasync(self._handle)
 
     def close(self) -> None:
@@ -216,7 +219,7 @@ class ResultsWriter:
         )
 
     def _expect(self, axis: Axis, row: int, step: int) -> None:
-        schedule = self._places.steps[axis]
+        schedule = self._offsets.steps[axis]
         if row >= len(schedule):
             raise ValueError(f"{self.path}: no {axis} row is left for step {step}")
         if step != schedule[row]:
@@ -227,10 +230,12 @@ class ResultsWriter:
     def _append(self, axis: Axis, rows: list[bytes], num_rows: int) -> None:
         """Write the next rows of every column, then the counter that makes them final."""
         first = self._committed[axis]
-        for column, data in zip(self._places.columns[axis], rows, strict=True):
+        for column, data in zip(self._offsets.columns[axis], rows, strict=True):
             if data:
                 write_at(
-                    self._handle, data, self._places.offsets[column.path] + first * column.row_bytes
+                    self._handle,
+                    data,
+                    self._offsets.offsets[column.path] + first * column.row_bytes,
                 )
         self._flush_disk()
         self._count(axis, first + num_rows)
@@ -239,7 +244,7 @@ class ResultsWriter:
     def _count(self, axis: Axis, num_rows: int) -> None:
         """Write a counter: what is below it is final."""
         counter = np.array(num_rows, dtype="<i8").tobytes()
-        write_at(self._handle, counter, self._places.offsets[COUNTERS[axis]])
+        write_at(self._handle, counter, self._offsets.offsets[COUNTERS[axis]])
         self._committed[axis] = num_rows
 
     def _flush_disk(self) -> None:

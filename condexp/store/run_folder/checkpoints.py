@@ -1,4 +1,4 @@
-"""The checkpoints in a run's folder: when they are written, and which one a run goes on from."""
+"""The checkpoints in a run's folder: they are written whole, and a run resumes from the last."""
 
 import logging
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         checkpoint: What to write.
 
     Raises:
-        ResultsError: If it cannot be written; there is still one to go on from, if there was.
+        ResultsError: If it cannot be written; the one before is still there, if there was one.
     """
     path = folder / CHECKPOINT_NAME
     with (
@@ -43,17 +43,17 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def find_checkpoint(folder: Path, check: Callable[[Checkpoint], None]) -> Checkpoint | None:
-    """Find what a run goes on from: its last checkpoint, or else the one before.
+    """Find the checkpoint that a run resumes from: its last, or else the one before.
 
     Args:
         folder: The run's folder.
-        check: Raises ``InputError`` where the run cannot go on from a checkpoint.
+        check: Raises ``InputError`` where the run cannot resume from a checkpoint.
 
     Returns:
         The checkpoint; None where there is no file of one.
 
     Raises:
-        InputError: If there are checkpoints, and the run can go on from none.
+        InputError: If there are checkpoints, and the run can resume from none.
     """
     problems: list[str] = []
     for path in (folder / CHECKPOINT_NAME, folder / PREVIOUS_NAME):
@@ -66,11 +66,11 @@ def find_checkpoint(folder: Path, check: Callable[[Checkpoint], None]) -> Checkp
             problems.append(str(problem))
             continue
         for found in problems:
-            logger.warning("%s; going on from %s, step %d", found, path.name, checkpoint.step)
+            logger.warning("%s; resuming from %s, step %d", found, path.name, checkpoint.step)
         return checkpoint
     if problems:
         raise InputError(
-            f"the run cannot go on: {'; '.join(problems)}. Give run.on_existing=restart to run "
+            f"the run cannot resume: {'; '.join(problems)}. Give run.on_existing=restart to run "
             "it anew."
         )
     return None
@@ -102,14 +102,14 @@ class RunFingerprint:
 
 
 def check_resumable(
-    folder: Path, spec: FileSpec, origin: RunFingerprint, checkpoint: Checkpoint
+    folder: Path, spec: FileSpec, fingerprint: RunFingerprint, checkpoint: Checkpoint
 ) -> None:
-    """Refuse a checkpoint that this run cannot go on from; changes nothing.
+    """Refuse a checkpoint that this run cannot resume from; changes nothing.
 
     Args:
         folder: The run's folder.
         spec: What its results file is created from.
-        origin: What the run is of.
+        fingerprint: What the run is of.
         checkpoint: The checkpoint.
 
     Raises:
@@ -117,9 +117,9 @@ def check_resumable(
             missing, damaged, of another shape, or behind the checkpoint.
     """
     here = f"the checkpoint of step {checkpoint.step}"
-    if checkpoint.config_sha256 != origin.config_sha256:
+    if checkpoint.config_sha256 != fingerprint.config_sha256:
         raise InputError(f"{here} is of another configuration")
-    if checkpoint.data_sha256 != origin.data_sha256:
+    if checkpoint.data_sha256 != fingerprint.data_sha256:
         raise InputError(f"{here} was trained on other data than dataset.root holds now")
     path = folder / FILE_NAME
     counts = by_axis(checkpoint.committed)
@@ -128,7 +128,7 @@ def check_resumable(
         sealed = SEALED in file.attrs
         same_shape = sealed or datasets(read_file_shape(file)) == datasets(spec)
         config_sha256 = file.attrs.get("config_sha256")
-    if config_sha256 != origin.config_sha256:
+    if config_sha256 != fingerprint.config_sha256:
         raise InputError(f"{path} is of another configuration than {here}")
     if not same_shape:
         raise InputError(f"{path} has another shape than this experiment's results have")

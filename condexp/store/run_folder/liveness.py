@@ -1,4 +1,4 @@
-"""Whether the process that a ``status.json`` speaks of still lives: a killed one cannot say so."""
+"""Tells whether the process behind a ``status.json`` still lives: a killed one cannot say so."""
 
 import fcntl
 import math

@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: code, packages, machine, command, data."""
+"""The provenance of a run's numbers: code, packages, machine, command, data."""
 
 import importlib.metadata
 import os

@@ -1,4 +1,4 @@
-"""Run folders: where a configuration's run lives, what state it is in, and how runs are found."""
+"""``status.json``: how far a run is. It also marks the folders that are runs."""
 
 import os
 from collections.abc import Iterable

@@ -17,7 +17,7 @@ from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import MeasurementHooks
 from condexp.analysis.vocabulary import Matrix
 from condexp.training.choices import RunState, Source
-from condexp.training.loop import Plan, train
+from condexp.training.loop import Plan, Trainer
 from tests import cases
 from tests.training.runs import Log
 
@@ -68,19 +68,17 @@ class Trained:
                 return [self._batch]
 
         log, model = Log(), copy.deepcopy(self.model)
-        outcome = train(
-            model,
-            self.loss_fn,
-            torch.optim.SGD(model.parameters(), lr=0.0),
-            lambda step: 0.0,
-            Batches((self.inputs, self.targets)),  # type: ignore[arg-type]
-            Plan(1, 1, (0,), (1,)),
-            [log],
+        outcome = Trainer(
+            model=model,
+            loss_fn=self.loss_fn,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.0),
+            schedule=lambda step: 0.0,
+            batches=Batches((self.inputs, self.targets)),  # type: ignore[arg-type]
+            plan=Plan(1, 1, (0,), (1,)),
             options=OPTIONS,
             source=Source.TRAIN_BATCH,
-            probe=None,
             evaluate=lambda model: (0.0, 0.0, 0.0, 0.0),
-        )
+        ).train([log])
         assert outcome.state is RunState.COMPLETE
         return log.snapshots[0].snapshot
 

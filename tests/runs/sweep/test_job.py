@@ -5,11 +5,13 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict, read_write
@@ -18,8 +20,9 @@ from condexp.config.presets import conf_dir
 from condexp.runs.sweep import job as jobs
 from condexp.runs.sweep import job_process
 from condexp.runs.sweep.job import JobTask, SweepFlags
-from condexp.runs.sweep.job_process import Order
+from condexp.runs.sweep.job_spec import JobSpec, dump_config
 from condexp.store.run_folder.status import State, Status, write_status
+from tests.runs.sweep.specs import job_spec
 
 # Stands in for condexp.runs.sweep.job_main: its result is what it was given.
 ECHO = """
@@ -52,8 +55,8 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobTask:
     board, run = tmp_path / "board", tmp_path / "run"
     board.mkdir()
     run.mkdir()
-    order = Order("1/2 (seed=7)", run, fail_fast=True, timeout=None)
-    return JobTask(SweepFlags(board), (order, order), argv=("condexp", "-m"), folder=tmp_path)
+    job = job_spec(run, "1/2 (seed=7)")
+    return JobTask(SweepFlags(board), (job, job), folder=tmp_path)
 
 
 def echo(monkeypatch: pytest.MonkeyPatch, state: State) -> None:
@@ -76,10 +79,8 @@ def test_a_job_gets_its_configuration_and_its_share(
         told = seen(task, composed)
         assert told["threads"] == expected
     job = told["job"]
-    assert "\nseed: 7\n" in f"\n{job['config']}"
-    assert "hydra" not in job["config"]
-    assert (job["name"], job["alone"]) == ("1/2 (seed=7)", False)
-    assert job["presets"] == {"experiment": "default", "profile": None}
+    assert job["config"] == "seed: 1\n"
+    assert (job["name"], job["draws_bar"]) == ("1/2 (seed=7)", False)
     assert job["argv"] == ["condexp", "-m"]
     assert told["cwd"] == str(task.folder)
 
@@ -100,8 +101,22 @@ def test_threads_are_divided_by_the_jobs_at_a_time(
     assert seen(task, composed)["threads"] == expected  # of two jobs there are never more than two
 
 
+def test_a_job_crosses_between_processes_whole(tmp_path: Path) -> None:
+    job = job_spec(tmp_path / "ü run", timeout=2.5)
+    assert JobSpec.from_json(job.to_json()) == job
+    config: dict[str, Any] = {
+        "model": {"kwargs": {"z": 1e-5, "a": {1: None}}},
+        "run": {"on_existing": "restart"},
+    }
+    begun = replace(job, config=dump_config(config)).resumed()
+    config["run"]["on_existing"] = "resume"
+    assert list(yaml.safe_load(begun.config)["model"]["kwargs"]) == ["z", "a"]
+    assert yaml.safe_load(begun.config) == config
+    assert replace(begun, config=job.config) == job
+
+
 def test_a_stopped_grid_starts_no_job(task: JobTask, composed: DictConfig) -> None:
-    task.board.stop()
+    task.flags.stop()
     result = task(composed)
     assert (result.state, result.exit_code) == (State.PENDING, 75)
     assert "the grid was stopped" in str(result.message)
@@ -111,14 +126,14 @@ def test_after_a_failure_only_those_start_that_do_not_mind(
     task: JobTask, composed: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert task(composed).state is State.COMPLETE
-    assert not task.board.failed
+    assert not task.flags.failed
     echo(monkeypatch, State.FAILED)
     assert task(composed).state is State.FAILED
     result = task(composed)
     assert (result.state, result.exit_code) == (State.PENDING, 75)
     assert "run.fail_fast=true" in str(result.message)
-    easy = Order("2/2", tmp_path / "run", fail_fast=False, timeout=None)
-    assert JobTask(task.board, (easy,))(composed).state is State.FAILED
+    easy = job_spec(tmp_path / "run", fail_fast=False)
+    assert JobTask(task.flags, (easy,))(composed).state is State.FAILED
 
 
 def test_what_another_process_took_up_since_is_left_alone(

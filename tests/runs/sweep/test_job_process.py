@@ -13,8 +13,9 @@ import pytest
 
 from condexp.runs.result import RunResult
 from condexp.runs.sweep import job_process
-from condexp.runs.sweep.job_process import Order, run_in_process
+from condexp.runs.sweep.job_process import run_in_process
 from condexp.store.run_folder.status import State, Status, read_status, write_status
+from tests.runs.sweep.specs import job_spec
 
 # What stands in for condexp.runs.sweep.job_main: it reads its job and has a way to give a result.
 PRELUDE = """
@@ -33,10 +34,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def start(script: str, reason: str | None = None, timeout: float | None = None) -> RunResult:
         monkeypatch.setattr(job_process, "COMMAND", (sys.executable, "-c", PRELUDE + script))
-        order = Order("1/1 (seed=1)", tmp_path, fail_fast=False, timeout=timeout)
-        return run_in_process(
-            {"folder": str(tmp_path)}, order, lambda: reason, os.environ, tmp_path
-        )
+        job = job_spec(tmp_path, timeout=timeout)
+        return run_in_process(job, lambda: reason, os.environ, tmp_path)
 
     return start
 

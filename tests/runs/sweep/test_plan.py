@@ -186,7 +186,7 @@ def test_time_and_disk_are_estimated_from_finished_relatives(tmp_path: Path) -> 
     # Two layers and two of momentum's kind: (64·8 + 8·10 weights, biases none or few) · 4 bytes.
     assert fourth.cost.num_bytes > 2 * 4 * (64 * 8 + 8 * 10)
     shown = text_of(plan_table(plan(tmp_path, *sweep)))
-    assert "2 to run, 1 to go on with, 2 stored already" in shown
+    assert "2 to run, 1 to resume, 2 stored already" in shown
     assert "0:04:00 one after another for 2 of 3, the others unknown" in shown
     assert "6 of 10" in shown
 
@@ -225,7 +225,7 @@ def test_what_ran_elsewhere_is_shown_if_it_is_complete_in_the_end(
     def launch(task: JobTask, overrides: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
         leave(elsewhere, Status(State.COMPLETE))
         state = State.INTERRUPTED if cancelled else State.COMPLETE
-        result = RunResult(task.orders[0].folder, state, cancelled=cancelled)
+        result = RunResult(task.jobs[0].folder, state, cancelled=cancelled)
         return [JobReturn(status=JobStatus.COMPLETED, _return_value=result)] * len(overrides)
 
     assert run_sweep(jobs, launch) == int(cancelled)

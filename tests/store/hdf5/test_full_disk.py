@@ -73,8 +73,8 @@ def test_the_counter_is_written_last_between_two_waits_for_the_disk(
     rest = calls.seen[first:]
     assert set(names[:first]) == {"pwrite"}
     # Eight bytes in halves: 4, 2, 1, 1.
-    places = [("pwrite", counter + done) for done in (0, 4, 6, 7)]
-    assert rest == [("fdatasync", -1), *places, ("fdatasync", -1)]
+    offsets = [("pwrite", counter + done) for done in (0, 4, 6, 7)]
+    assert rest == [("fdatasync", -1), *offsets, ("fdatasync", -1)]
     with ResultsWriter(path, durability="kill") as writer:
         calls = fail()
         writer.on_snapshot(snapshot_record(spec, 3))

@@ -133,17 +133,17 @@ def test_what_is_empty_is_not_written_again(
 ) -> None:
     spec = make_spec()
     path = write_run(tmp_path / "results.h5", spec, 7)
-    places: list[int] = []
+    offsets: list[int] = []
     genuine = os.pwrite
 
     def noting(handle: int, data: bytes, offset: int) -> int:
-        places.append(offset)
+        offsets.append(offset)
         return genuine(handle, data, offset)
 
     with ResultsWriter(path) as writer:
         monkeypatch.setattr(os, "pwrite", noting)
         writer.rewind(writer.committed)
-    assert len(places) == 3  # the counters
+    assert len(offsets) == 3  # the counters
 
 
 def test_more_rows_than_there_are_cannot_stay(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_secured_rows_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 
             monkeypatch.setattr(os, name, noting)
         writer.on_step(step_record(7))
-        assert writer.secure() == RowCounts(3, 8, 1)
+        assert writer.sync() == RowCounts(3, 8, 1)
     assert calls[-1] == "fdatasync"
     assert "pwrite" in calls
 

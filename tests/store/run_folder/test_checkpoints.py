@@ -44,8 +44,8 @@ ORIGIN = RunFingerprint("", "data")
 def checkpoint_of(step: int, **changes: Any) -> Checkpoint:
     plain: dict[str, Any] = {"model": {"w": torch.ones(3)}, "optimizer": {}, "random": {}}
     numbers = {"step": step, "epoch": 0, "position": step, "committed": RowCounts(0, 0, 0)}
-    origin = {"config_sha256": "", "data_sha256": "data", "state": RunState.UNFINISHED}
-    return Checkpoint(**plain | numbers | origin | changes)
+    fingerprint = {"config_sha256": "", "data_sha256": "data", "state": RunState.UNFINISHED}
+    return Checkpoint(**plain | numbers | fingerprint | changes)
 
 
 def names(folder: Path) -> list[str]:
@@ -97,9 +97,9 @@ def test_where_a_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.WARNING):
         assert found() == 1
     assert "checkpoint.pt is damaged" in caplog.text
-    assert "going on from checkpoint.previous.pt, step 1" in caplog.text
+    assert "resuming from checkpoint.previous.pt, step 1" in caplog.text
     (tmp_path / "checkpoint.previous.pt").write_bytes(b"")
-    with pytest.raises(InputError, match=r"cannot go on: .*checkpoint\.pt is dam.*; .*previous"):
+    with pytest.raises(InputError, match=r"cannot resume: .*checkpoint\.pt is dam.*; .*previous"):
         found()
     with pytest.raises(InputError, match=r"Give run\.on_existing=restart to run it anew"):
         found()
@@ -123,9 +123,13 @@ def run(tmp_path: Path) -> tuple[Path, FileSpec, Checkpoint]:
     """A run that came to step 10, with a checkpoint of step 7."""
     spec = make_spec(config_yaml="")
     write_run(tmp_path / "results.h5", spec, 10)
-    origin = RunFingerprint(_sha256(""), "data")
+    fingerprint = RunFingerprint(_sha256(""), "data")
     counts = RowCounts(3, 7, 1)
-    return tmp_path, spec, checkpoint_of(7, committed=counts, config_sha256=origin.config_sha256)
+    return (
+        tmp_path,
+        spec,
+        checkpoint_of(7, committed=counts, config_sha256=fingerprint.config_sha256),
+    )
 
 
 def _sha256(text: str) -> str:
@@ -135,9 +139,9 @@ def _sha256(text: str) -> str:
 def refusal(run: tuple[Path, FileSpec, Checkpoint], **changes: Any) -> str:
     """What is said against going on; empty where nothing is."""
     folder, spec, checkpoint = run
-    origin = RunFingerprint(_sha256(spec.config_yaml), "data")
+    fingerprint = RunFingerprint(_sha256(spec.config_yaml), "data")
     try:
-        check_resumable(folder, spec, origin, replace(checkpoint, **changes))
+        check_resumable(folder, spec, fingerprint, replace(checkpoint, **changes))
     except InputError as error:
         return str(error)
     return ""
@@ -248,8 +252,8 @@ class Training:
             self.writer,
             model,
             torch.optim.SGD(model.parameters(), lr=0.1),
-            origin=ORIGIN,
-            rhythm=CheckpointSchedule(5, None, self.spec.steps_per_epoch),
+            fingerprint=ORIGIN,
+            schedule=CheckpointSchedule(5, None, self.spec.steps_per_epoch),
             stop=stop,
             start=start,
         )

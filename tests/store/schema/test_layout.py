@@ -1,4 +1,4 @@
-"""The layout is a contract with every reader: names, shapes, places, and words on each array."""
+"""The layout is a contract with every reader: names, shapes, offsets, and words on each array."""
 
 import hashlib
 import shutil

@@ -1,4 +1,4 @@
-"""A grid's job on a cluster's node: it runs, and goes back to the queue when its time is up.
+"""A sweep's job on a cluster's node: it runs, and goes back to the queue when its time is up.
 
 submitit calls this inside Slurm's job; the run itself is a process of its own, as everywhere.
 """
@@ -10,15 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import FrameType
-from typing import Any
 
-from omegaconf import OmegaConf
 from submitit.core.utils import DelayedSubmission
 
 from condexp.errors import InputError
 from condexp.runs.result import RunResult
 from condexp.runs.sweep.job import JobTask, environment, num_cores
-from condexp.runs.sweep.job_process import Order, run_in_process
+from condexp.runs.sweep.job_process import run_in_process
+from condexp.runs.sweep.job_spec import JobSpec
 from condexp.store.run_folder.status import State, read_status
 
 # Slurm sends both where a job is preempted, SIGUSR2 before a time limit, SIGTERM for scancel.
@@ -35,17 +34,15 @@ class SlurmTask:
     """One job, as submitit takes it to its node, and back to the queue.
 
     Args:
-        grid: Its grid, with a board that the nodes can see.
-        order: What is known of it.
-        job: Its description.
-        patience: Seconds from a signal to a checkpoint, before it goes back without one.
+        sweep: Its sweep, with flags that the nodes can see.
+        job: The job.
+        grace_seconds: Seconds from a signal to a checkpoint, before it goes back without one.
         submitted: When it went to the queue for the first time.
     """
 
-    grid: JobTask
-    order: Order
-    job: dict[str, Any]
-    patience: float
+    sweep: JobTask
+    job: JobSpec
+    grace_seconds: float
     submitted: datetime
 
     def __call__(self) -> RunResult:
@@ -65,7 +62,7 @@ class SlurmTask:
         for number in SIGNALS:
             signal.signal(number, note)
         again = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
-        not_run = self.grid.not_run(self.order, again=again)
+        not_run = self.sweep.not_run(self.job, again=again)
         if not_run is not None:
             return not_run
 
@@ -74,15 +71,14 @@ class SlurmTask:
 
         share = int(os.environ.get("SLURM_CPUS_ON_NODE") or num_cores())
         result = run_in_process(
-            self.job | ({"config": self._config()} if again else {}),
-            self.order,
+            self._resumed() if again else self.job,
             reason_to_stop,
             environment(share),
-            self.grid.folder,
-            self.patience,
+            self.sweep.folder,
+            self.grace_seconds,
         )
         if result.exit_code == 1:
-            self.grid.board.fail()
+            self.sweep.flags.fail()
         if result.state is not State.INTERRUPTED or not noted:
             return result
         give_up = time.monotonic() + TERM_SECONDS
@@ -94,7 +90,7 @@ class SlurmTask:
             requeue(signal.SIGUSR2, None)
         except Exception as error:  # submitit's own, scontrol's
             why = f"{result.message}; not requeued: {error}"
-            return replace(result, message=f"{why} The same command goes on with it.")
+            return replace(result, message=f"{why} The same command resumes it.")
         return result
 
     def checkpoint(self) -> DelayedSubmission:
@@ -107,13 +103,10 @@ class SlurmTask:
 
     __submitit_checkpoint__ = checkpoint  # the name that newer versions of submitit look for
 
-    def _config(self) -> str:
-        """Return the configuration of a job that starts again: what it began, it goes on with."""
-        config: str = self.job["config"]
+    def _resumed(self) -> JobSpec:
+        """Return the job as it starts again: what it began, it resumes."""
         with suppress(InputError, ValueError):  # it had not begun
-            began = datetime.fromisoformat(read_status(self.order.folder).started)
+            began = datetime.fromisoformat(read_status(self.job.folder).started)
             if began >= self.submitted:  # not the run that run.on_existing speaks of
-                given = OmegaConf.create(config)
-                given.run.on_existing = "resume"
-                config = OmegaConf.to_yaml(given)
-        return config
+                return self.job.resumed()
+        return self.job

@@ -1,4 +1,4 @@
-"""What ``hydra.launcher`` says of jobs on Slurm; ``conf/hydra/launcher/slurm.yaml`` explains it."""
+"""The keys of ``hydra.launcher`` for Slurm; ``conf/hydra/launcher/slurm.yaml`` explains them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -48,7 +48,7 @@ class SlurmOptions:
     additional_parameters: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def patience(self) -> float:
+    def grace_seconds(self) -> float:
         """Seconds from the signal to the checkpoint; what is left then is for the requeueing."""
         return max(self.signal_delay_s / 2, self.signal_delay_s - 30)
 

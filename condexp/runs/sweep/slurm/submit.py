@@ -1,34 +1,31 @@
-"""A grid on Slurm: its jobs are submitted as an array, waited for, and told of as each ends."""
+"""A sweep on Slurm: its jobs are submitted as an array, waited for, and told of as each ends."""
 
 import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from condexp.errors import InputError
 from condexp.results.console import say
 from condexp.runs.result import RunResult
 from condexp.runs.sweep.job import JobTask, SweepFlags
-from condexp.runs.sweep.job_process import Order
+from condexp.runs.sweep.job_spec import JobSpec
 from condexp.runs.sweep.slurm.options import SlurmOptions
 from condexp.runs.sweep.slurm.watch import OVER, JobWatcher, read_queue
 from condexp.store.run_folder.status import State
 
 
-def run_on_slurm(
-    grid: JobTask, jobs: Sequence[tuple[Order, Mapping[str, Any]]], options: SlurmOptions
-) -> list[RunResult]:
+def run_on_slurm(sweep: JobTask, jobs: Sequence[JobSpec], options: SlurmOptions) -> list[RunResult]:
     """Submit what is not in the queue yet, and wait for all.
 
     Args:
-        grid: The grid that was asked for; its board says when to wait no longer.
-        jobs: What is known of each, and its description.
+        sweep: The sweep that was asked for; its flags say when to wait no longer.
+        jobs: The jobs of it that are to run.
         options: What is asked of Slurm.
 
     Returns:
@@ -37,36 +34,51 @@ def run_on_slurm(
     Raises:
         InputError: If Slurm is not there, or refuses the jobs; nothing was run.
     """
-    if grid.board.stopped:  # while the jobs were composed
-        return [RunResult(o.folder, State.PENDING, grid.reason_not_to_start(o)) for o, _ in jobs]
+    if sweep.flags.stopped:  # while the jobs were composed
+        return [RunResult(j.folder, State.PENDING, sweep.reason_not_to_start(j)) for j in jobs]
     folder = Path(options.submitit_folder).absolute()
-    tickets = SubmittedJobs(folder / "queued")
-    numbers = tickets.in_queue([order for order, _ in jobs])
-    for order, _ in jobs:
-        if order.folder in numbers:
-            say(f"job {order.name}: in the queue already, as Slurm's job {numbers[order.folder]}")
-    missing = [job for job in jobs if job[0].folder not in numbers]
+    _refuse_jobs_of_before(folder, jobs)
+    submitted = SubmittedJobs(folder / "submitted")
+    numbers = submitted.in_queue(jobs)
+    for job in jobs:
+        if job.folder in numbers:
+            say(f"job {job.name}: in the queue already, as Slurm's job {numbers[job.folder]}")
+    missing = [job for job in jobs if job.folder not in numbers]
     if missing:
-        submitted = submit(grid, missing, options, folder)
-        for (order, _), number in zip(missing, submitted, strict=True):
-            tickets.write(order, number)
-            numbers[order.folder] = number
+        for job, number in zip(missing, submit(sweep, missing, options, folder), strict=True):
+            submitted.write(job, number)
+            numbers[job.folder] = number
     say(f"logs: {folder}/*_log.out; Ctrl-C ends the waiting, and leaves the jobs to Slurm")
-    waiting = [(order, numbers[order.folder]) for order, _ in jobs]
-    return JobWatcher(folder, waiting).wait(grid.board)
+    waiting = [(job, numbers[job.folder]) for job in jobs]
+    return JobWatcher(folder, waiting).wait(sweep.flags)
+
+
+def _refuse_jobs_of_before(folder: Path, jobs: Sequence[JobSpec]) -> None:
+    """Refuse jobs that condexp 0.1 has in the queue: this version cannot read what they hold.
+
+    Raises:
+        InputError: If there are any.
+    """
+    waiting = SubmittedJobs(folder / "queued").in_queue(jobs)
+    if waiting:
+        raise InputError(
+            f"Slurm's queue holds jobs of these runs that an earlier condexp submitted "
+            f"({', '.join(sorted(waiting.values()))}): they name modules that have moved, and "
+            "cannot start any more. End them with scancel, then give the same command again."
+        )
 
 
 def submit(
-    grid: JobTask,
-    jobs: Sequence[tuple[Order, Mapping[str, Any]]],
+    sweep: JobTask,
+    jobs: Sequence[JobSpec],
     options: SlurmOptions,
     folder: Path,
 ) -> list[str]:
     """Submit jobs as one array.
 
     Args:
-        grid: Their grid.
-        jobs: What is known of each, and its description.
+        sweep: Their sweep.
+        jobs: The jobs.
         options: What is asked of Slurm.
         folder: Where submitit keeps what it needs.
 
@@ -89,19 +101,17 @@ def submit(
             "hydra/launcher=slurm needs Slurm's commands, sbatch and srun, on this machine: start "
             "the grid where jobs are submitted, or leave hydra/launcher out to run it here."
         )
-    board = SweepFlags(folder / "boards" / uuid.uuid4().hex)
+    flags = SweepFlags(folder / "flags" / uuid.uuid4().hex)
     try:
-        board.folder.mkdir(parents=True)
+        flags.folder.mkdir(parents=True)
         executor = submitit.SlurmExecutor(
             folder, max_num_timeout=options.max_num_timeout, python=options.python
         )
         executor.update_parameters(**options.requests())
         now = datetime.now(UTC).replace(microsecond=0)  # a run's own times are cut to seconds
         tasks = [
-            SlurmTask(
-                replace(grid, board=board, orders=(order,)), order, dict(job), options.patience, now
-            )
-            for order, job in jobs
+            SlurmTask(replace(sweep, flags=flags, jobs=(job,)), job, options.grace_seconds, now)
+            for job in jobs
         ]
         numbers = [str(job.job_id) for job in executor.submit_array(tasks)]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
@@ -127,22 +137,22 @@ class SubmittedJobs:
 
     folder: Path
 
-    def write(self, order: Order, number: str) -> None:
+    def write(self, job: JobSpec, number: str) -> None:
         """Note a job's number.
 
         Args:
-            order: The job.
+            job: The job.
             number: Slurm's.
         """
         with suppress(OSError):  # a job that is submitted twice finds the other's run
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._path(order).write_text(number)
+            self._path(job).write_text(number)
 
-    def in_queue(self, orders: Sequence[Order]) -> dict[Path, str]:
+    def in_queue(self, jobs: Sequence[JobSpec]) -> dict[Path, str]:
         """Find the jobs that are in the queue.
 
         Args:
-            orders: The jobs.
+            jobs: The jobs.
 
         Returns:
             Slurm's numbers, by run folder.
@@ -151,9 +161,9 @@ class SubmittedJobs:
             InputError: If Slurm does not say.
         """
         noted: dict[Path, str] = {}
-        for order in orders:
+        for job in jobs:
             with suppress(OSError):
-                noted[order.folder] = self._path(order).read_text()
+                noted[job.folder] = self._path(job).read_text()
         states = read_queue() if noted else {}
         if states is None:
             raise InputError(
@@ -170,6 +180,6 @@ class SubmittedJobs:
         """Return whether a job left its result, and Slurm is but tidying up after it."""
         return (self.folder.parent / f"{number}_0_result.pkl").exists()
 
-    def _path(self, order: Order) -> Path:
-        place = hashlib.sha256(os.fsencode(order.folder)).hexdigest()[:8]
-        return self.folder / f"{order.folder.name}-{place}"
+    def _path(self, job: JobSpec) -> Path:
+        key = hashlib.sha256(os.fsencode(job.folder)).hexdigest()[:8]
+        return self.folder / f"{job.folder.name}-{key}"

@@ -14,7 +14,8 @@ from condexp.errors import InputError
 from condexp.results.console import say
 from condexp.runs.result import RunResult
 from condexp.runs.sweep.job import SweepFlags
-from condexp.runs.sweep.job_process import LAST_WORDS, Order
+from condexp.runs.sweep.job_process import TAIL_LINES
+from condexp.runs.sweep.job_spec import JobSpec
 from condexp.store.run_folder.liveness import UNFINISHED, lock_held
 from condexp.store.run_folder.status import State, read_status, write_status
 
@@ -60,7 +61,7 @@ LOOK_SECONDS = 1.0  # between looks for results
 ASK_SECONDS = (2.0, 30.0)  # between questions to Slurm: at first, and in the long run
 LOST_SECONDS = 15.0  # after a job's end, for a result to appear on a file system that is slow
 LOG_BYTES = 4000
-# Ends that are no fault of the job: the next call goes on with it.
+# Ends that are no fault of the job: the next call resumes it.
 INTERRUPTIONS = frozenset({"CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT"})
 
 
@@ -69,27 +70,27 @@ class JobWatcher:
 
     Args:
         folder: Where submitit keeps their results.
-        jobs: What is known of each, and Slurm's number.
+        jobs: Each job, and Slurm's number of it.
     """
 
-    def __init__(self, folder: Path, jobs: Sequence[tuple[Order, str]]) -> None:
+    def __init__(self, folder: Path, jobs: Sequence[tuple[JobSpec, str]]) -> None:
         self._folder, self._jobs = folder, jobs
         self._open = set(range(len(jobs)))
         self._ended: dict[int, RunResult] = {}
         self._states: dict[str, str] = {}
         self._over_since: dict[int, float] = {}
 
-    def wait(self, board: SweepFlags) -> list[RunResult]:
-        """Wait until all jobs ended, or the grid is asked to stop: then they are left to Slurm.
+    def wait(self, flags: SweepFlags) -> list[RunResult]:
+        """Wait until all jobs ended, or the sweep is asked to stop: then they are left to Slurm.
 
         Args:
-            board: Of the grid that waits.
+            flags: Those of the sweep that waits.
 
         Returns:
             How each job ended or stands.
         """
         start, ask_at = time.monotonic(), 0.0
-        while self._open and not board.stopped:
+        while self._open and not flags.stopped:
             self._look()
             now = time.monotonic()
             if now >= ask_at:
@@ -101,7 +102,7 @@ class JobWatcher:
         if self._open:
             numbers = ", ".join(self._jobs[place][1] for place in sorted(self._open))
             say(
-                f"left to Slurm: {numbers}. The same command goes on, and waits for what is in the "
+                f"left to Slurm: {numbers}. The same command resumes, and waits for what is in the "
                 "queue; scancel ends jobs, those that run with a checkpoint."
             )
         return [self._ended.get(place) or self._left(place) for place in range(len(self._jobs))]
@@ -115,13 +116,13 @@ class JobWatcher:
         # A listing asks the server; a look for one file may be answered from memory.
         there = {path.name for path in self._folder.iterdir()}
         for place in sorted(self._open):
-            order, number = self._jobs[place]
+            job, number = self._jobs[place]
             name = f"{number}_0_result.pkl"
             if name in there:
                 outcome, value = pickle.loads((self._folder / name).read_bytes())
                 if outcome != "success":  # no job raises: its Python was broken before it began
                     reason = str(value).strip().rpartition("\n")[2]
-                    value = RunResult(order.folder, State.FAILED, f"Slurm's job {number}: {reason}")
+                    value = RunResult(job.folder, State.FAILED, f"Slurm's job {number}: {reason}")
                 self._end(place, value)
 
     def _ask(self) -> None:
@@ -147,41 +148,41 @@ class JobWatcher:
         say(f"job {self._jobs[place][0].name}: {state}  {result.message or result.folder}")
 
     def _left(self, place: int) -> RunResult:
-        order, number = self._jobs[place]
+        job, number = self._jobs[place]
         running = self._states.get(number) == "RUNNING"
         where = "runs" if running else "is in the queue"
         state = State.RUNNING if running else State.PENDING
-        return RunResult(order.folder, state, f"Slurm's job {number} {where}")
+        return RunResult(job.folder, state, f"Slurm's job {number} {where}")
 
     def _lost(self, place: int) -> RunResult:
         """Return how a job ended that could not say so, and write it to its ``status.json``."""
-        order, number = self._jobs[place]
+        job, number = self._jobs[place]
         state = self._states.get(number, "")
         cancelled = state == "CANCELLED"
         ended = State.INTERRUPTED if state in INTERRUPTIONS else State.FAILED
         how = state.lower().replace("_", " ") or "gone from the queue without a result"
         message = f"Slurm's job {number}: {how}"
         if ended is State.INTERRUPTED:
-            message += "; the same command goes on with it"
+            message += "; the same command resumes it"
         else:
-            message += self._last_words(number)
+            message += self._log_tail(number)
         with suppress(InputError, OSError):  # it may have had no folder yet
-            status = read_status(order.folder)
+            status = read_status(job.folder)
             if status.state in {State.COMPLETE, State.DIVERGED}:
-                return RunResult(order.folder, status.state)
+                return RunResult(job.folder, status.state)
             if status.state is State.INTERRUPTED and not state:  # long forgotten by Slurm
-                return RunResult(order.folder, status.state, f"Slurm's job {number}: {how}")
-            if status.state in UNFINISHED and not lock_held(order.folder):
+                return RunResult(job.folder, status.state, f"Slurm's job {number}: {how}")
+            if status.state in UNFINISHED and not lock_held(job.folder):
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 written = replace(status, state=ended, error=message, updated=now)
-                write_status(order.folder, written)
-        return RunResult(order.folder, ended, message, cancelled=cancelled)
+                write_status(job.folder, written)
+        return RunResult(job.folder, ended, message, cancelled=cancelled)
 
-    def _last_words(self, number: str) -> str:
+    def _log_tail(self, number: str) -> str:
         log = self._folder / f"{number}_0_log.out"
         try:
             text = log.read_bytes()[-LOG_BYTES:].decode(errors="replace")
         except OSError:
             return f"; there is no log {log}: do the nodes see this folder?"
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return f"; its last words: {' / '.join(lines[-LAST_WORDS:])} (log: {log})"
+        return f"; its last words: {' / '.join(lines[-TAIL_LINES:])} (log: {log})"

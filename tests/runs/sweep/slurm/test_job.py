@@ -17,11 +17,11 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 from condexp.runs.result import RunResult
 from condexp.runs.sweep import job_process
 from condexp.runs.sweep.job import JobTask, SweepFlags
-from condexp.runs.sweep.job_process import Order
 from condexp.runs.sweep.slurm import job as slurm_job
 from condexp.runs.sweep.slurm.job import SlurmTask
 from condexp.store.disk import locked
 from condexp.store.run_folder.status import State, Status, write_status
+from tests.runs.sweep.specs import job_spec
 
 # Stands in for job_main: Slurm's signals reach it and the process that waits for it.
 CHILD = """
@@ -39,7 +39,7 @@ for number in NUMBERS:
     os.kill(os.getppid(), number)
 time.sleep(60) if NUMBERS else end()
 """
-JOB = {"config": "run: {on_existing: restart}\n"}
+CONFIG = "run: {on_existing: restart}\n"
 Run = Callable[..., RunResult]
 
 
@@ -48,9 +48,9 @@ def task(tmp_path: Path) -> SlurmTask:
     board, run = tmp_path / "board", tmp_path / "run"
     board.mkdir()
     run.mkdir()
-    order = Order("1/1 (seed=1)", run, fail_fast=True, timeout=None)
-    grid = JobTask(SweepFlags(board), (order,), argv=("condexp",), folder=tmp_path)
-    return SlurmTask(grid, order, JOB, 30, datetime.now(UTC))
+    job = job_spec(run, config=CONFIG)
+    sweep = JobTask(SweepFlags(board), (job,), folder=tmp_path)
+    return SlurmTask(sweep, job, 30, datetime.now(UTC))
 
 
 @pytest.fixture
@@ -82,11 +82,11 @@ def submitted(task: SlurmTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def run(task: SlurmTask, submitted: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the task, with signals that Slurm sends while it trains."""
 
-    def start(*numbers: signal.Signals, patience: float | None = None) -> RunResult:
+    def start(*numbers: signal.Signals, grace_seconds: float | None = None) -> RunResult:
         script = CHILD.replace("NUMBERS", str([int(number) for number in numbers]))
-        script = script.replace("STUBBORN", str(patience is not None))
+        script = script.replace("STUBBORN", str(grace_seconds is not None))
         monkeypatch.setattr(job_process, "COMMAND", (sys.executable, "-c", script))
-        return (task if patience is None else replace(task, patience=patience))()
+        return (task if grace_seconds is None else replace(task, grace_seconds=grace_seconds))()
 
     return start
 
@@ -100,7 +100,7 @@ def test_an_undisturbed_job_has_as_many_threads_as_cores(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert run() == RunResult(None, State.COMPLETE, f"3 threads, {JOB['config']}")
+    assert run() == RunResult(None, State.COMPLETE, f"3 threads, {CONFIG}")
     assert called(tmp_path) == []
     assert "FORCE_COLOR" not in os.environ  # a log is no terminal
 
@@ -122,7 +122,7 @@ def test_what_it_began_anew_it_goes_on_with(
     run: Run, task: SlurmTask, monkeypatch: pytest.MonkeyPatch, seconds: int, then: str
 ) -> None:
     began = (task.submitted + timedelta(seconds=seconds)).isoformat()
-    write_status(task.order.folder, Status(State.INTERRUPTED, started=began))
+    write_status(task.job.folder, Status(State.INTERRUPTED, started=began))
     assert "on_existing: restart" in str(run().message)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert f"on_existing: {then}" in str(run().message)
@@ -131,7 +131,7 @@ def test_what_it_began_anew_it_goes_on_with(
 def test_a_job_that_makes_no_checkpoint_in_time_goes_back_without(run: Run, tmp_path: Path) -> None:
     start = time.monotonic()
     with pytest.raises(SystemExit):
-        run(signal.SIGUSR2, patience=0.5)
+        run(signal.SIGUSR2, grace_seconds=0.5)
     assert time.monotonic() - start < 30
     assert called(tmp_path) == ["requeue 7_0"]
 
@@ -171,7 +171,7 @@ def test_without_scontrol_it_is_said_and_ends(
 def test_its_own_last_process_on_another_machine_is_not_another(
     run: Run, task: SlurmTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = task.order.folder
+    folder = task.job.folder
     now = datetime.now(UTC).isoformat(timespec="seconds")
     write_status(folder, Status(State.RUNNING, pid=1, host="elsewhere", updated=now))
     result = run()
@@ -198,7 +198,7 @@ def test_its_own_last_process_on_another_machine_is_not_another(
 def test_after_a_failure_it_does_not_start_but_goes_on(
     run: Run, task: SlurmTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task.grid.board.fail()
+    task.sweep.flags.fail()
     result = run()
     assert result.state is State.PENDING
     assert "run.fail_fast=true" in str(result.message)

@@ -15,12 +15,12 @@ from condexp.cli.main import main
 from condexp.errors import InputError
 from condexp.runs.result import RunResult
 from condexp.runs.sweep.job import JobTask, SweepFlags
-from condexp.runs.sweep.job_process import Order
 from condexp.runs.sweep.slurm import watch as slurm_watch
 from condexp.runs.sweep.slurm.options import SlurmOptions, slurm_options
 from condexp.runs.sweep.slurm.submit import run_on_slurm
 from condexp.runs.sweep.slurm.watch import read_queue
 from condexp.store.run_folder.status import State, Status, read_status, write_status
+from tests.runs.sweep.specs import job_spec
 
 FOLDER = {"submitit_folder": "x"}
 
@@ -28,13 +28,11 @@ FOLDER = {"submitit_folder": "x"}
 @pytest.fixture
 def grid(tmp_path: Path) -> JobTask:
     (tmp_path / "board").mkdir()
-    orders = tuple(
-        Order(f"{n}/3 (seed={n})", tmp_path / "default" / f"run{n}", fail_fast=False, timeout=None)
-        for n in (1, 2, 3)
-    )
-    for order in orders:
-        order.folder.mkdir(parents=True)
-    return JobTask(SweepFlags(tmp_path / "board"), orders, argv=("condexp",), folder=tmp_path)
+    runs = tmp_path / "default"
+    jobs = [job_spec(runs / f"run{n}", f"{n}/3 (seed={n})", fail_fast=False) for n in (1, 2, 3)]
+    for job in jobs:
+        job.folder.mkdir(parents=True)
+    return JobTask(SweepFlags(tmp_path / "board"), tuple(jobs), folder=tmp_path)
 
 
 @pytest.fixture
@@ -68,8 +66,7 @@ def submit(grid: JobTask, tmp_path: Path) -> Callable[..., list[RunResult]]:
     options = SlurmOptions(str(tmp_path / "submitit"), cpus_per_task=2, mem_gb=0.5)
 
     def start(**changes: Any) -> list[RunResult]:
-        jobs = [(order, {"config": "seed: 1\n"}) for order in grid.orders]
-        return run_on_slurm(grid, jobs, replace(options, **changes))
+        return run_on_slurm(grid, grid.jobs, replace(options, **changes))
 
     return start
 
@@ -87,11 +84,11 @@ def test_how_each_job_ended(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "submitit"
-    done = RunResult(grid.orders[0].folder, State.COMPLETE)
+    done = RunResult(grid.jobs[0].folder, State.COMPLETE)
     put(folder, "7_0", "success", done)
     cluster("7_1|CANCELLED 7_2|OUT_OF_MEMORY")
     (folder / "7_2_0_log.out").write_text("a\nb\nc\noom-killer\n")
-    for order in grid.orders[1:]:
+    for order in grid.jobs[1:]:
         write_status(order.folder, Status(State.RUNNING, step=3, pid=1, host="elsewhere"))
     results = submit()
     assert results[0] == done
@@ -100,16 +97,16 @@ def test_how_each_job_ended(
         True,
         1,
     )
-    assert results[1].message == "Slurm's job 7_1: cancelled; the same command goes on with it"
+    assert results[1].message == "Slurm's job 7_1: cancelled; the same command resumes it"
     assert (results[2].state, results[2].exit_code) == (State.FAILED, 1)
     assert "job 7_2: out of memory; its last words: b / c / oom-killer (log: " in str(
         results[2].message
     )
-    assert [read_status(order.folder).state for order in grid.orders[1:]] == [
+    assert [read_status(order.folder).state for order in grid.jobs[1:]] == [
         State.INTERRUPTED,
         State.FAILED,
     ]
-    assert read_status(grid.orders[1].folder).step == 3
+    assert read_status(grid.jobs[1].folder).step == 3
     out = capsys.readouterr().out
     assert "3 jobs in Slurm's queue: 7_0 to 7_2" in out
     assert "job 2/3 (seed=2): cancelled  Slurm's job 7_1" in out
@@ -133,7 +130,7 @@ def test_a_job_that_left_no_word_and_one_that_could_not_begin(
     tmp_path: Path,
 ) -> None:
     put(tmp_path / "submitit", "7_0", "error", "Traceback\nModuleNotFoundError: no torch\n")
-    write_status(grid.orders[2].folder, Status(State.COMPLETE))
+    write_status(grid.jobs[2].folder, Status(State.COMPLETE))
     lost = submit()
     assert lost[0].state is State.FAILED
     assert lost[0].message == "Slurm's job 7_0: ModuleNotFoundError: no torch"
@@ -150,7 +147,7 @@ def test_waiting_ends_with_the_grid_and_a_second_call_submits_none_twice(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     cluster("7_0|RUNNING 7_1|PENDING 7_2|COMPLETING")
-    timer = threading.Timer(0.3, grid.board.stop)
+    timer = threading.Timer(0.3, grid.flags.stop)
     timer.start()
     results = submit()
     timer.join()
@@ -158,10 +155,10 @@ def test_waiting_ends_with_the_grid_and_a_second_call_submits_none_twice(
     assert results[1].message == "Slurm's job 7_1 is in the queue"
     assert {result.exit_code for result in results} == {75}
     assert "left to Slurm: 7_0, 7_1, 7_2" in capsys.readouterr().out
-    (grid.board.folder / "stop").unlink()
+    (grid.flags.folder / "stop").unlink()
 
     def end() -> None:
-        for number, order in enumerate(grid.orders):
+        for number, order in enumerate(grid.jobs):
             done = RunResult(order.folder, State.COMPLETE)
             put(tmp_path / "submitit", f"7_{number}", "success", done)
 
@@ -175,6 +172,12 @@ def test_waiting_ends_with_the_grid_and_a_second_call_submits_none_twice(
     cluster("7_0|COMPLETING 7_1|CANCELLED")
     submit()
     assert (tmp_path / "batches").read_text() == "x\nx\n"
+    # A job that an earlier version left in the queue cannot start any more.
+    (tmp_path / "submitit" / "submitted").rename(tmp_path / "submitit" / "queued")
+    cluster("7_0|PENDING 7_1|CANCELLED 7_2|CANCELLED")
+    (tmp_path / "submitit" / "7_0_0_result.pkl").unlink()
+    with pytest.raises(InputError, match=r"an earlier condexp submitted \(7_0\).*scancel"):
+        submit()
     (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(InputError, match="squeue does not answer"):
         submit()
@@ -221,7 +224,7 @@ def test_options_have_their_types() -> None:
     assert (options.mem_gb, options.setup, options.partition) == (4.0, ["a"], "gpu")
     assert options.requests()["partition"] == "gpu"
     assert "qos" not in options.requests()
-    assert 0 < options.patience < options.signal_delay_s
+    assert 0 < options.grace_seconds < options.signal_delay_s
 
 
 def test_without_slurm_the_command_says_so_and_runs_nothing(
