@@ -18,10 +18,12 @@ import torch.distributed as dist
 
 from benchmarks.networks import LOSS, NETWORKS, Training
 from benchmarks.timing import Measurement
+from condexp.analysis.communicator import SINGLE_PROCESS
 from condexp.analysis.linalg.eigen import pin_threads
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.statistics.network import NetworkStatistics
-from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, TrainingCommunicator
+from condexp.data.dataset import Share
+from condexp.training.distributed.communicator import TrainingCommunicator
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from condexp.training.measured_step import measurement_hooks, snapshot_of
 
@@ -76,15 +78,15 @@ def _group(network: str, size: int, threads: int) -> Times:
 
 
 def _rank(rank: int, size: int, meeting: str, network: str) -> Times:
-    crew: TrainingCommunicator = SINGLE_TRAINING_PROCESS
+    communicator: TrainingCommunicator = SINGLE_PROCESS
     if size > 1:
         dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=size)
-        crew = ProcessGroupCommunicator(torch.device("cpu"), size)
+        communicator = ProcessGroupCommunicator(torch.device("cpu"), size)
     training = Training(next(each for each in NETWORKS if each.name == network))
-    part = crew.share().of(len(training.inputs))
+    part = Share(communicator.rank, communicator.world_size).of(len(training.inputs))
     inputs, targets = training.inputs[part], training.targets[part]
     model, optimizer = training.model, training.optimizer
-    forward = crew.parallel(model)
+    forward = communicator.wrap_ddp(model)
     times: Times = {"step": [], "measured step": [], "snapshot": [], "uniting": []}
     unite: Any = NetworkStatistics._unite
 
@@ -100,7 +102,7 @@ def _rank(rank: int, size: int, meeting: str, network: str) -> Times:
         optimizer.zero_grad()
         loss = LOSS(forward(inputs), targets)
         loss.backward()
-        return crew.mean(loss.item())
+        return communicator.all_reduce_mean(loss.item())
 
     def step() -> None:
         forward_backward()
@@ -108,25 +110,25 @@ def _rank(rank: int, size: int, meeting: str, network: str) -> Times:
 
     def measured_step() -> None:
         options = AnalysisOptions(precision="float32")  # type: ignore[arg-type]
-        listener = measurement_hooks(model, LOSS, optimizer, inputs, targets, options, crew)
+        listener = measurement_hooks(model, LOSS, optimizer, inputs, targets, options, communicator)
         with listener:
             forward_backward()
         start = time.perf_counter()
-        snapshot_of(listener, crew)
+        snapshot_of(listener, communicator)
         times["snapshot"].append(time.perf_counter() - start)
         optimizer.step()
 
     for number in range(4):  # the first of each is not counted
         for what, run in (("step", step), ("measured step", measured_step)):
-            _time(run, times[what], crew, counts=number > 0)
+            _time(run, times[what], communicator, counts=number > 0)
     del times["uniting"][:1], times["snapshot"][:1]
     return times
 
 
 def _time(
-    run: Callable[[], None], times: list[float], crew: TrainingCommunicator, *, counts: bool
+    run: Callable[[], None], times: list[float], communicator: TrainingCommunicator, *, counts: bool
 ) -> None:
-    crew.mean(0.0)  # all are here
+    communicator.all_reduce_mean(0.0)  # all are here
     start = time.perf_counter()
     run()
     if counts:

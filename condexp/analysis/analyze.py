@@ -117,7 +117,7 @@ def analyze_batches(
     options: AnalysisOptions,
     *,
     learning_rate: float | None = None,
-    ranks: Communicator = SINGLE_PROCESS,
+    communicator: Communicator = SINGLE_PROCESS,
 ) -> Snapshot:
     """Measure a model on several batches, merged by Σ sums / Σ counts.
 
@@ -130,15 +130,17 @@ def analyze_batches(
         batches: Pairs of inputs ``[N_b, ...]`` and targets.
         options: What to measure.
         learning_rate: As for :func:`analyze`.
-        ranks: The processes that take turns at the batches, which all of them have.
+        communicator: The processes that take turns at the batches, which all of them have.
 
     Returns:
-        The snapshot of all batches together; of several ranks, rank 0 has it.
+        The snapshot of all batches together; of several processes, rank 0 has it.
 
     Raises:
         InputError: If there is no batch, and as for :func:`analyze`.
     """
-    return Measurement(model, loss_fn, batches, options, learning_rate, ranks=ranks).measure()
+    return Measurement(
+        model, loss_fn, batches, options, learning_rate, communicator=communicator
+    ).measure()
 
 
 def _refuse_unreliable(snapshot: Snapshot) -> None:

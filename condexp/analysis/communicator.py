@@ -1,56 +1,71 @@
-"""The processes that measure one network together: what they need of each other."""
+"""Communicator protocol of a measurement by several processes, and its single-process form."""
 
 from collections.abc import Iterator
 from typing import Protocol, TypeVar
 
+import torch
+from torch import nn
+
 T = TypeVar("T")
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class Communicator(Protocol):
-    """Processes that hold the same network, each with samples of its own.
+    """The processes that measure one network together, each on samples of its own.
 
-    All of them make the same calls in the same order.
+    As with every collective of torch, all ranks make the same calls in the same order.
     """
 
     @property
     def rank(self) -> int:
-        """Which of them this one is, from 0."""
+        """The number of this process, from 0."""
 
     @property
-    def size(self) -> int:
-        """How many they are."""
+    def world_size(self) -> int:
+        """The number of processes."""
 
-    def to_all(self, value: T) -> list[T]:
-        """Return the values of all ranks, in order, on every rank."""
+    def all_gather_object(self, value: T) -> list[T]:
+        """Return the values of all ranks, in order, on every rank; they hold no GPU tensors."""
 
-    def to_one(self, value: T, rank: int) -> Iterator[T]:
-        """Yield the values of all ranks, in order, on one of them; on the others nothing."""
+    def gather_objects(self, value: T, dst: int) -> Iterator[T]:
+        """Yield the values of all ranks, in order, on rank ``dst``; on the others nothing.
+
+        They arrive one at a time, so that ``dst`` need not hold all of them at once, with their
+        tensors on its device. Nothing is sent before the iterator is read, on every rank.
+        """
 
 
 class SingleProcess:
-    """One process that measures by itself."""
+    """A world of one process, in which every collective returns what it is given.
 
-    rank, size = 0, 1
+    It is the default wherever a :class:`Communicator` is taken, in measuring and in training.
+    """
 
-    def to_all(self, value: T) -> list[T]:
-        """Return the one value there is.
+    rank, world_size, num_sharing_cores = 0, 1, 1
+    device: torch.device | None = None
 
-        Args:
-            value: It.
-        """
+    def all_gather_object(self, value: T) -> list[T]:
+        """Return the only value in a list."""
         return [value]
 
-    def to_one(self, value: T, rank: int) -> Iterator[T]:  # noqa: ARG002 - there is but one
-        """Yield the one value there is.
-
-        Args:
-            value: It.
-            rank: 0.
-
-        Yields:
-            The value.
-        """
+    def gather_objects(self, value: T, dst: int) -> Iterator[T]:  # noqa: ARG002 - the only rank
+        """Yield the only value."""
         yield value
+
+    def all_reduce_mean(self, value: float) -> float:
+        """Return the value."""
+        return value
+
+    def all_reduce_max(self, action: T) -> T:
+        """Return the action."""
+        return action
+
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """Leave the model as it is: there is no other rank."""
+
+    def wrap_ddp(self, model: ModelT) -> ModelT:
+        """Return the model itself: there are no gradients to average."""
+        return model
 
 
 SINGLE_PROCESS = SingleProcess()

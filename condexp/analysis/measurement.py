@@ -41,7 +41,7 @@ class Measurement:
         options: What to measure.
         learning_rate: For ``effective_lr``.
         denominator: D; None: see :func:`condexp.analysis.loss.denominator.loss_denominator`.
-        ranks: The processes that take turns at the batches, which all of them have.
+        communicator: The processes that take turns at the batches, which all of them have.
     """
 
     model: nn.Module
@@ -50,24 +50,24 @@ class Measurement:
     options: AnalysisOptions
     learning_rate: float | None = None
     denominator: float | None = None
-    ranks: Communicator = SINGLE_PROCESS
+    communicator: Communicator = SINGLE_PROCESS
 
     def measure(self) -> Snapshot:
         """Measure all batches together.
 
         Returns:
-            The snapshot; of several ranks, rank 0 has it.
+            The snapshot; of several processes, rank 0 has it.
         """
         listener = self._run()
         if again := listener.tapes.came_again:
             listener = replace(self, options=replace(self.options, float64=again))._run()
-        return listener.snapshot(self.ranks)
+        return listener.snapshot(self.communicator)
 
     @property
     def _streaming(self) -> bool:
         # Batches that can be gone through only once are never asked for again.
         one = isinstance(self.batches, Sequence) and len(self.batches) == 1
-        return not one or self.ranks.size > 1
+        return not one or self.communicator.world_size > 1
 
     def _run(self) -> MeasurementHooks:
         run = _Run(self._labels(), self._listener(), self._memory())
@@ -80,7 +80,7 @@ class Measurement:
         ):
             for number, (inputs, targets) in enumerate(self.batches):
                 num_batches += 1
-                if number % self.ranks.size == self.ranks.rank:
+                if number % self.communicator.world_size == self.communicator.rank:
                     self._pass(run, number, inputs, targets)
         if num_batches == 0:
             raise InputError("there is no batch to analyse: give at least one (inputs, targets).")

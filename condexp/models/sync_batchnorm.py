@@ -1,4 +1,4 @@
-"""Batch normalisations whose batch is that of several processes."""
+"""Batch normalisation with statistics over the batch of all processes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from condexp.models.norm import Average, BatchStatistics
 
 
 class BatchBoth(BatchStatistics):
-    """BatchNorm from its halves: ``y = γ·(x − μ)/√(σ² + eps) + β``, over several processes' batch.
+    """BatchNorm, ``y = γ·(x − μ)/√(σ² + eps) + β``, whose statistics may be those of all processes.
 
-    torch's own SyncBatchNorm runs on GPUs only, and knows no halves.
+    torch's own SyncBatchNorm runs on GPUs only, and cannot centre or scale alone.
 
     Args:
         num_features: Channels C of inputs [N, C] or [N, C, H, W].
@@ -37,12 +37,12 @@ class BatchBoth(BatchStatistics):
 
 
 def convert_sync_batchnorm(model: nn.Module, average: Average, num_processes: int) -> None:
-    """Let batch normalisations take their statistics over the batch of all processes.
+    """Make batch normalisations take their statistics over the batch of all processes.
 
     Args:
-        model: Changed in place; parameters, buffers and their names stay as they are.
-        average: The mean over the processes.
-        num_processes: How many they are.
+        model: The network, changed in place; parameters, buffers and their names stay as they are.
+        average: The differentiable mean over the processes.
+        num_processes: The number of processes.
 
     Raises:
         InputError: If a BatchNorm has no affine map or keeps no running averages.
@@ -75,10 +75,10 @@ def _converted(name: str, module: nn.Module) -> BatchBoth:
 
 @contextmanager
 def unsynchronised(model: nn.Module) -> Iterator[None]:
-    """Let each process take batch statistics of its own, for batches that are not shared.
+    """Let each process take its own batch statistics, for batches that are not divided.
 
     Args:
-        model: The network.
+        model: The network, synchronised again afterwards.
 
     Yields:
         Nothing.

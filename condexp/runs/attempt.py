@@ -132,7 +132,7 @@ class Attempt:
         if checkpoint is not None and checkpoint.state is not RunState.UNFINISHED:
             return checkpoint.state
         communicator = self._processes.start(
-            checkpoint, lambda lost: self._status_writer.write(State.FAILED, lost)
+            checkpoint, lambda death: self._status_writer.write(State.FAILED, death)
         )
         trainer, start = build_trainer(prepared, communicator), 0
         if checkpoint is not None:
@@ -148,12 +148,12 @@ class Attempt:
             schedule=CheckpointSchedule(setting.every_steps, setting.every_epochs, steps_per_epoch),
             stop=self._stop,
             start=start,
-            crew=communicator,
+            communicator=communicator,
         )
         sinks: list[Sink] = [writer, self._status_writer, observer]
         outcome = trainer.train(sinks, start=start, pause=checkpointer.pause)
         checkpointer.save(outcome.num_steps_done, outcome.state)
-        self._processes.done()
+        self._processes.mark_finished()
         return outcome.state
 
     def _seal(self) -> None:

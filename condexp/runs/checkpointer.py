@@ -1,4 +1,4 @@
-"""Saves checkpoints of a run while it trains, and stops it where it was asked to stop."""
+"""Saving checkpoints of a run between its updates, and stopping it when asked to."""
 
 import time
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from condexp.analysis.communicator import SINGLE_PROCESS
 from condexp.store.disk import ResultsError
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.run_folder.checkpoints import (
@@ -18,29 +19,26 @@ from condexp.store.run_folder.checkpoints import (
 )
 from condexp.training.checkpoint import Checkpoint
 from condexp.training.choices import RunState
-from condexp.training.distributed.communicator import (
-    SINGLE_TRAINING_PROCESS,
-    StepAction,
-    TrainingCommunicator,
-)
+from condexp.training.distributed.communicator import StepAction, TrainingCommunicator
 from condexp.training.seeding import random_state
 
 
 class SupportsBool(Protocol):
-    """Something that becomes true."""
+    """A condition that may become true while a run trains."""
 
     def __bool__(self) -> bool:
-        """Return whether it is."""
+        """Return whether it holds now."""
 
 
 @dataclass(frozen=True)
 class CheckpointSchedule:
-    """After how many updates checkpoints are due.
+    """The numbers of updates after which checkpoints are due.
 
     Attributes:
-        every_steps: k: after each k-th update.
-        every_epochs: k: after each k-th epoch, but not before the last one is ten seconds old.
-        steps_per_epoch: Updates in an epoch.
+        every_steps: Number of updates between checkpoints; None: not by updates.
+        every_epochs: Number of epochs between checkpoints, which wait until the last one is ten
+            seconds old; None: not by epochs.
+        steps_per_epoch: Number of updates in an epoch.
     """
 
     every_steps: int | None
@@ -48,45 +46,46 @@ class CheckpointSchedule:
     steps_per_epoch: int
 
     def next_after(self, step: int) -> int:
-        """Return the next number of updates that a checkpoint may be due after.
+        """Return the next number of updates after which a checkpoint may be due.
 
         Args:
             step: Number of finished updates.
 
         Returns:
-            A larger number; 0, which never comes, where none is due any more.
+            A larger number; 0, which is never reached, where no checkpoint is due any more.
         """
         epoch_steps = self.every_epochs and self.every_epochs * self.steps_per_epoch
         periods = [period for period in (self.every_steps, epoch_steps) if period]
         return min(((step // period + 1) * period for period in periods), default=0)
 
     def is_due(self, step: int, seconds: float) -> bool:
-        """Return whether one is due after so many updates.
+        """Return whether a checkpoint is due.
 
         Args:
-            step: Number of finished updates, one that :meth:`next_after` gave.
+            step: Number of finished updates, as :meth:`next_after` returned it.
             seconds: Age of the last checkpoint.
 
         Returns:
-            Whether to write one.
+            Whether to write a checkpoint now.
         """
         by_steps = self.every_steps is not None and step % self.every_steps == 0
         return by_steps or seconds >= MIN_SECONDS
 
 
 class Checkpointer:
-    """Writes checkpoints between the updates, and says when to stop.
+    """Writes checkpoints between updates and decides, with all ranks, when to stop.
 
     Args:
         folder: The run's folder.
-        writer: Its results, committed before each checkpoint.
-        model: The model.
-        optimizer: Its optimizer.
-        fingerprint: What the run is of.
-        schedule: When to write.
-        stop: True once the run is to be left.
+        writer: The writer of the run's results, which are committed before each checkpoint.
+        model: The network that is trained.
+        optimizer: The optimizer of its parameters.
+        fingerprint: The checksums of the run's configuration and data.
+        schedule: The updates after which to write.
+        stop: True once the run is asked to stop.
         start: Number of updates that are finished already.
-        crew: The processes that train together; the others save when this one does.
+        communicator: The processes that train together; this one is rank 0, and the others save
+            their random states with it.
     """
 
     def __init__(
@@ -100,52 +99,52 @@ class Checkpointer:
         schedule: CheckpointSchedule,
         stop: SupportsBool,
         start: int = 0,
-        crew: TrainingCommunicator = SINGLE_TRAINING_PROCESS,
+        communicator: TrainingCommunicator = SINGLE_PROCESS,
     ) -> None:
         self._folder, self._writer, self._fingerprint = folder, writer, fingerprint
         self._model, self._optimizer = model, optimizer
-        self._schedule, self._stop, self._crew = schedule, stop, crew
+        self._schedule, self._stop, self._communicator = schedule, stop, communicator
         self._next = schedule.next_after(start)
         self._written = time.monotonic()
 
     def pause(self, step: int) -> bool:
-        """Write a checkpoint if one is due; a disk that refuses it does not end the run.
+        """Write a checkpoint if one is due; a failure to write it does not end the run.
 
         Args:
             step: Number of finished updates.
 
         Returns:
-            Whether to stop here; the checkpoint is the caller's then.
+            Whether to stop here; then the caller writes the checkpoint.
         """
-        wish = self._crew.strongest(self._wish(step))
-        if wish is StepAction.SAVE:
+        action = self._communicator.all_reduce_max(self._action(step))
+        if action is StepAction.SAVE:
             try:
                 self.save(step, RunState.UNFINISHED)
             except ResultsError as error:
                 logger.warning("%s", error)
-        return wish is StepAction.STOP
+        return action is StepAction.STOP
 
-    def _wish(self, step: int) -> StepAction:
+    def _action(self, step: int) -> StepAction:
         if self._stop:
             return StepAction.STOP
         if step != self._next:
-            return StepAction.GO_ON
+            return StepAction.CONTINUE
         self._next = self._schedule.next_after(step)
         due = self._schedule.is_due(step, time.monotonic() - self._written)
-        return StepAction.SAVE if due else StepAction.GO_ON
+        return StepAction.SAVE if due else StepAction.CONTINUE
 
     def save(self, step: int, state: RunState) -> None:
-        """Write a checkpoint, after committing what it counts on.
+        """Write a checkpoint, after committing the results that it refers to.
 
         Args:
             step: Number of finished updates.
-            state: How far the run is.
+            state: Unfinished, complete or diverged.
 
         Raises:
             ResultsError: If the results or the checkpoint cannot be written.
         """
         epoch, position = divmod(step, self._schedule.steps_per_epoch)
-        random, *others = self._crew.to_one(random_state(), 0)
+        random, *others = self._communicator.gather_objects(random_state(), dst=0)
         checkpoint = Checkpoint(
             model=self._model.state_dict(),
             optimizer=self._optimizer.state_dict(),

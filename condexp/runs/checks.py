@@ -15,7 +15,7 @@ from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset, Task
 from condexp.errors import InputError
 from condexp.training.choices import ProbeMode, Source
-from condexp.training.distributed.environment import DistributedEnv, given_place
+from condexp.training.distributed.environment import DistributedEnv
 
 LEAST_SHARE = 2  # samples: batch statistics of one are void
 
@@ -26,16 +26,16 @@ def refuse_several_grids() -> None:
     Raises:
         InputError: If this process was started with others.
     """
-    place = given_place()
-    if place is not None:
+    env = DistributedEnv.from_environ()
+    if env is not None:
         raise InputError(
-            f"{place.starter} started {place.size} processes, and each would run the whole grid: "
-            f"start it once, without {place.starter}, or leave out -m."
+            f"{env.starter} started {env.world_size} processes, and each would run the whole grid: "
+            f"start it once, without {env.starter}, or leave out -m."
         )
 
 
 def check_processes(
-    config: Config, device: torch.device, num_train: int, place: DistributedEnv | None
+    config: Config, device: torch.device, num_train: int, env: DistributedEnv | None
 ) -> None:
     """Refuse what several processes cannot do together, before anything is trained.
 
@@ -43,17 +43,17 @@ def check_processes(
         config: The validated configuration.
         device: Where it trains.
         num_train: Training samples.
-        place: As :func:`given_place` found it.
+        env: As :meth:`DistributedEnv.from_environ` found it.
 
     Raises:
         InputError: If the processes that were started are not those of the configuration, or the
             batches do not divide, or the devices do not suffice.
     """
     trainer, size = config.trainer, config.trainer.num_processes
-    if place is not None and place.size != size:
+    if env is not None and env.world_size != size:
         raise InputError(
-            f"{place.starter} started {place.size} processes, and trainer.num_processes is {size}: "
-            f"give trainer.num_processes={place.size}, or start one process."
+            f"{env.starter} started {env.world_size} processes, and trainer.num_processes is "
+            f"{size}: give trainer.num_processes={env.world_size}, or start one process."
         )
     if size == 1:
         return
@@ -71,7 +71,7 @@ def check_processes(
         raise InputError(
             f"trainer.compile=true does not work with trainer.num_processes={size}: leave one out."
         )
-    local = size if place is None else 1 if place.bound else place.local_size
+    local = size if env is None else 1 if env.bound else env.local_world_size
     if device.type == "mps" or device.index is not None:
         raise InputError(
             f"trainer.device={device} is one device, and trainer.num_processes={size} take one "

@@ -57,7 +57,7 @@ def run_experiment(config: Config, observer: Observer) -> RunResult:
     """
     prepared = prepare(config)
     with WorkerGroup(prepared) as processes:
-        if processes.place is not None and processes.place.rank > 0:
+        if processes.env is not None and processes.env.rank > 0:
             return run_worker(prepared, processes)
         stored = stored_result(prepared.folder, config.run.on_existing)
         result = stored or _run(prepared, observer, processes)
@@ -122,9 +122,9 @@ def _run(prepared: PreparedRun, observer: Observer, processes: WorkerGroup) -> R
             raise
         except (Exception, SystemExit) as error:  # a library's exit must not end a grid
             logger.exception("failed")
-            lost = processes.loss(error)
+            dead = processes.dead_worker(error)
             processes.give_up()
-            return _failed(folder, status_writer, InputError(lost) if lost else error)
+            return _failed(folder, status_writer, InputError(dead) if dead else error)
 
 
 def _earlier(prepared: PreparedRun) -> Status | None:

@@ -30,7 +30,7 @@ from condexp.runs.model_trace import ModelTrace, trace_model
 from condexp.store.run_folder.identity import identity_yaml, run_folder
 from condexp.store.schema.layout import FileSpec
 from condexp.training.choices import ModelPrecision, Source
-from condexp.training.distributed.environment import given_place
+from condexp.training.distributed.environment import DistributedEnv
 from condexp.training.execution import check_execution, find_device
 from condexp.training.loop import Plan
 from condexp.training.schedule import Schedule, evaluation_steps
@@ -91,7 +91,7 @@ def prepare(config: Config) -> PreparedRun:
     folder = run_folder(config.plain)
     _check_writable(folder)
     dataset = load_dataset(config)
-    check_processes(config, device, len(dataset.train), given_place())
+    check_processes(config, device, len(dataset.train), DistributedEnv.from_environ())
     options = _options(config.analysis, config.seed)
     trace = trace_model(config, dataset, options)
     reused = (layer.name for layer in trace.catalogue.layers if layer.uses > 1)

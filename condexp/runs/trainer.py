@@ -3,7 +3,7 @@
 import torch
 
 from condexp.analysis.linalg.eigen import pin_threads
-from condexp.data.dataset import Dataset, Split
+from condexp.data.dataset import Dataset, Share, Split
 from condexp.data.loaders import Batches
 from condexp.models.sync_batchnorm import convert_sync_batchnorm
 from condexp.runs.build import (
@@ -38,8 +38,8 @@ def build_trainer(prepared: PreparedRun, communicator: TrainingCommunicator) -> 
         The trainer: model, optimizer, data and probe on the device.
     """
     config, dataset, plan = prepared.config, prepared.dataset, prepared.plan
-    device = prepared.device if communicator.device is None else communicator.device
-    pin_threads(config.trainer.num_threads or max(1, NUM_THREADS // communicator.local_size))
+    device = communicator.device or prepared.device
+    pin_threads(config.trainer.num_threads or max(1, NUM_THREADS // communicator.num_sharing_cores))
     deterministic(config.trainer.deterministic)
     seed_everything(config.seed)
     # Drawn on the CPU, so that a network starts the same on every device.
@@ -53,8 +53,11 @@ def build_trainer(prepared: PreparedRun, communicator: TrainingCommunicator) -> 
     rescaling = config.trainer.rescale
     rescale(model, rescaling.factor)
     if config.trainer.sync_batchnorm and isinstance(communicator, ProcessGroupCommunicator):
-        convert_sync_batchnorm(model, communicator.average, communicator.size)
+        convert_sync_batchnorm(
+            model, communicator.all_reduce_mean_with_grad, communicator.world_size
+        )
     loss_fn = build_loss(dataset.task)
+    share = Share(communicator.rank, communicator.world_size)
     trainer = Trainer(
         model=model,
         loss_fn=loss_fn,
@@ -63,13 +66,13 @@ def build_trainer(prepared: PreparedRun, communicator: TrainingCommunicator) -> 
         plan=plan,
         options=prepared.options,
         source=prepared.source,
-        batches=training_batches(config, dataset, device, communicator.share()),
+        batches=training_batches(config, dataset, device, share),
         probe=make_probe(config, dataset, device) if prepared.probes else None,
         evaluate=Evaluator(
             loss_fn,
             train=_in_order(dataset, dataset.train, device),
             test=_in_order(dataset, dataset.test, device),
-            ranks=communicator,
+            communicator=communicator,
         ),
         compiled=compile_model(model) if config.trainer.compile else None,
         before_step=Release(

@@ -121,13 +121,13 @@ class Evaluator:
         loss_fn: The training loss.
         train: The training set, unshuffled and not augmented.
         test: The test set.
-        ranks: The processes that take turns at the batches.
+        communicator: The processes that take turns at the batches.
     """
 
     loss_fn: LossFunction
     train: Batches
     test: Batches
-    ranks: Communicator = SINGLE_PROCESS
+    communicator: Communicator = SINGLE_PROCESS
 
     def __call__(self, model: nn.Module) -> Evaluation:
         """Evaluate on both sets.
@@ -141,9 +141,9 @@ class Evaluator:
         return Evaluation(*self._score(model, self.train), *self._score(model, self.test))
 
     def _score(self, model: nn.Module, batches: Batches) -> Score:
-        rank, size = self.ranks.rank, self.ranks.size
+        rank, size = self.communicator.rank, self.communicator.world_size
         mine = score_batches(model, self.loss_fn, batches.epoch(first=rank, stride=size))
-        everyones = self.ranks.to_all(mine)
+        everyones = self.communicator.all_gather_object(mine)
         # In the order of the set, so that the sum is that of one process.
         rounds = zip_longest(*everyones)
         return mean_score([score for turn in rounds for score in turn if score is not None])

@@ -8,12 +8,13 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
+from condexp.analysis.communicator import SINGLE_PROCESS
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.data.loaders import Batches
 from condexp.errors import InputError
 from condexp.training.choices import RunState, Source
-from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, TrainingCommunicator
+from condexp.training.distributed.communicator import TrainingCommunicator
 from condexp.training.evaluate import LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
 from condexp.training.execution import Forward
@@ -108,7 +109,7 @@ class Trainer:
     probe: Probe | None = None
     compiled: Forward | None = None
     before_step: Callable[[int], None] | None = None
-    communicator: TrainingCommunicator = SINGLE_TRAINING_PROCESS
+    communicator: TrainingCommunicator = SINGLE_PROCESS
 
     def __post_init__(self) -> None:
         last, num_steps = max(self.plan.snapshot_steps, default=-1), self.plan.num_steps
@@ -136,7 +137,7 @@ class Trainer:
             update.
         """
         plan, report = self.plan, _Report(self.plan, sinks)
-        wrapped = self.communicator.parallel(self.model)
+        wrapped = self.communicator.wrap_ddp(self.model)
         self.model.train()
         batches = _endless(self.batches, *divmod(start, plan.steps_per_epoch))
         for step, batch in zip(range(start, plan.num_steps), batches, strict=False):
@@ -157,7 +158,7 @@ class Trainer:
                 return report.outcome(RunState.DIVERGED, step)
             self.optimizer.step()
             if step + 1 in report.evaluations_due:
-                self.communicator.agree_on_buffers(self.model)
+                self.communicator.broadcast_buffers(self.model)
                 report.evaluation(step + 1, self.evaluate(self.model))
         self._probe_if_due(plan.num_steps, report)
         return report.outcome(RunState.COMPLETE, plan.num_steps)
@@ -170,7 +171,7 @@ class Trainer:
         """
         loss = self.loss_fn(forward(inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
-        return self.communicator.mean(loss.item())
+        return self.communicator.all_reduce_mean(loss.item())
 
     def _measured_pass(
         self,
@@ -200,7 +201,7 @@ class Trainer:
         if self.source is not Source.PROBE or step not in report.snapshots_due:
             return
         assert self.probe is not None
-        self.communicator.agree_on_buffers(self.model)
+        self.communicator.broadcast_buffers(self.model)
         rate = steady_learning_rate(self.optimizer)
         report.snapshot(
             step,

@@ -43,8 +43,8 @@ def measurement_hooks(
         learning_rate=steady_learning_rate(optimizer),
         loss_fn=loss_fn,
         # The other ranks' sums are added before the spectra are computed.
-        streaming=communicator.size > 1,
-        single=communicator.size == 1,  # layers that are used again are known by name
+        streaming=communicator.world_size > 1,
+        single=communicator.world_size == 1,  # layers that are used again are known by name
         keeps_weights=False,  # a run stores what it measures
     )
 

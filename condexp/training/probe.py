@@ -50,7 +50,7 @@ class Probe:
         loss_fn: LossFunction,
         options: AnalysisOptions,
         learning_rate: float | None = None,
-        ranks: Communicator = SINGLE_PROCESS,
+        communicator: Communicator = SINGLE_PROCESS,
     ) -> Snapshot:
         """Measure the model as it is now, and leave it exactly as found.
 
@@ -60,16 +60,21 @@ class Probe:
             loss_fn: ``loss_fn(outputs, targets) -> scalar``.
             options: What to measure.
             learning_rate: For ``effective_lr``; NaN without it.
-            ranks: The processes that take turns at the batches: each batch is one process's, and
-                so are its statistics.
+            communicator: The processes that take turns at the batches: each batch is one
+                process's, and so are its statistics.
 
         Returns:
-            One snapshot of all batches; of several ranks, rank 0 has it.
+            One snapshot of all batches; of several processes, rank 0 has it.
         """
         with preserved_state(model), unsynchronised(model):
             model.train(self.mode is ProbeMode.TRAIN)
             return analyze_batches(
-                model, loss_fn, self.batches, options, learning_rate=learning_rate, ranks=ranks
+                model,
+                loss_fn,
+                self.batches,
+                options,
+                learning_rate=learning_rate,
+                communicator=communicator,
             )
 
 

@@ -1,4 +1,4 @@
-"""One rank of a group that runs every scenario: ``ranks.py rank size meeting_point results``."""
+"""One rank of a group that runs every scenario; see ``main`` for its arguments."""
 
 import sys
 from datetime import timedelta
@@ -11,17 +11,17 @@ from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from tests.training.scenarios import SCENARIOS
 
 
-def main(rank: int, size: int, meeting_point: Path, results: Path) -> None:
+def main(rank: int, world_size: int, meeting_point: Path, results: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
         init_method=f"file://{meeting_point}",
         rank=rank,
-        world_size=size,
+        world_size=world_size,
         timeout=timedelta(seconds=120),
     )
-    team = ProcessGroupCommunicator(torch.device("cpu"), size)
-    torch.save({name: scenario(team) for name, scenario in SCENARIOS.items()}, results)
+    communicator = ProcessGroupCommunicator(torch.device("cpu"), world_size)
+    torch.save({name: scenario(communicator) for name, scenario in SCENARIOS.items()}, results)
     dist.destroy_process_group()
 
 

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.vocabulary import LAYER_MEASURES, FisherType, Matrix
-from condexp.data.loaders import Batches
+from condexp.data.dataset import Share
+from condexp.data.loaders import WHOLE, Batches
 from condexp.models.choices import Norm
 from condexp.models.norm import make_norm
 from condexp.models.sync_batchnorm import convert_sync_batchnorm
 from condexp.training.choices import ProbeMode, Source
-from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, TrainingCommunicator
+from condexp.training.distributed.communicator import TrainingCommunicator
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from condexp.training.evaluate import Evaluator
 from condexp.training.loop import Plan, Trainer
@@ -57,7 +58,7 @@ def cnn(*norms: str) -> nn.Sequential:
 
 
 def trained(
-    crew: TrainingCommunicator,
+    communicator: TrainingCommunicator,
     build: Callable[[], nn.Sequential],
     *,
     options: AnalysisOptions = ALL,
@@ -68,8 +69,10 @@ def trained(
     """Train and measure; all numbers of it, on rank 0."""
     seed_everything(1)
     model = build().double()
-    if isinstance(crew, ProcessGroupCommunicator):
-        convert_sync_batchnorm(model, crew.average, crew.size)
+    if isinstance(communicator, ProcessGroupCommunicator):
+        convert_sync_batchnorm(
+            model, communicator.all_reduce_mean_with_grad, communicator.world_size
+        )
 
     def batches(size: int, *, training: bool = False) -> Batches:
         return Batches(
@@ -79,7 +82,7 @@ def trained(
             batch_size=size,
             shuffle=training,
             dtype=torch.float64,
-            share=crew.share() if training else SINGLE_TRAINING_PROCESS.share(),
+            share=Share(communicator.rank, communicator.world_size) if training else WHOLE,
         )
 
     log = Log()
@@ -100,19 +103,19 @@ def trained(
         options=options,
         source=Source.TRAIN_BATCH if probe is None else Source.PROBE,
         probe=probe,
-        evaluate=Evaluator(nn.CrossEntropyLoss(), batches(8), batches(5), crew),
-        communicator=crew,
+        evaluate=Evaluator(nn.CrossEntropyLoss(), batches(8), batches(5), communicator),
+        communicator=communicator,
     ).train([log])
     found = {
         "losses": torch.tensor([record.loss for record in log.steps]),
         "scores": torch.tensor([vars(record)[name] for record in log.evals for name in SCORES]),
     }
-    if crew.rank == 0:
+    if communicator.rank == 0:
         for record in log.snapshots:
             found |= numbers(f"step {record.step}", record.snapshot)
     weights = {f"weight {name}": value.detach() for name, value in model.named_parameters()}
     buffers = {f"buffer {name}": value for name, value in model.named_buffers()}
-    return found | weights | (buffers if crew.rank == 0 else {})
+    return found | weights | (buffers if communicator.rank == 0 else {})
 
 
 SCORES = ("train_loss", "train_error", "test_loss", "test_error")
@@ -141,29 +144,33 @@ def probe_of(mode: ProbeMode) -> Probe:
     return draw_probe(DATA, size=21, batch_size=8, mode=mode, seed=3, dtype=torch.float64)
 
 
-def probed(crew: TrainingCommunicator, fisher_type: FisherType) -> Numbers:
+def probed(communicator: TrainingCommunicator, fisher_type: FisherType) -> Numbers:
     options = AnalysisOptions(matrices=tuple(Matrix), fisher_type=fisher_type, mc_samples=2)
     probe = probe_of(ProbeMode.EVAL)
-    return trained(crew, lambda: cnn(Norm.BATCH), probe=probe, options=options, num_steps=3)
+    return trained(communicator, lambda: cnn(Norm.BATCH), probe=probe, options=options, num_steps=3)
 
 
 SCENARIOS: dict[str, Callable[[TrainingCommunicator], Numbers]] = {
-    "mlp": lambda crew: trained(crew, mlp),
-    "centred, with bias": lambda crew: trained(
-        crew, mlp, options=AnalysisOptions(center=True, bias=True), num_steps=3
+    "mlp": lambda communicator: trained(communicator, mlp),
+    "centred, with bias": lambda communicator: trained(
+        communicator, mlp, options=AnalysisOptions(center=True, bias=True), num_steps=3
     ),
-    "batch norm": lambda crew: trained(crew, lambda: cnn(Norm.BATCH)),
-    "not looked at": lambda crew: trained(crew, lambda: cnn(Norm.BATCH), measured=False),
-    "halves of it": lambda crew: trained(crew, lambda: cnn(Norm.SCALE, Norm.CENTER, Norm.BATCH)),
-    "channels only": lambda crew: trained(
-        crew,
+    "batch norm": lambda communicator: trained(communicator, lambda: cnn(Norm.BATCH)),
+    "not looked at": lambda communicator: trained(
+        communicator, lambda: cnn(Norm.BATCH), measured=False
+    ),
+    "halves of it": lambda communicator: trained(
+        communicator, lambda: cnn(Norm.SCALE, Norm.CENTER, Norm.BATCH)
+    ),
+    "channels only": lambda communicator: trained(
+        communicator,
         lambda: cnn(Norm.NONE),
         options=AnalysisOptions(matrices=(Matrix.GRAD_OUTPUT,), conv_input="channels"),  # type: ignore[arg-type]
         num_steps=3,
     ),
-    "probe": lambda crew: trained(
-        crew, lambda: cnn(Norm.BATCH), probe=probe_of(ProbeMode.TRAIN), num_steps=3
+    "probe": lambda communicator: trained(
+        communicator, lambda: cnn(Norm.BATCH), probe=probe_of(ProbeMode.TRAIN), num_steps=3
     ),
-    "probe, drawn labels": lambda crew: probed(crew, FisherType.MC),
-    "probe, all labels": lambda crew: probed(crew, FisherType.EXACT),
+    "probe, drawn labels": lambda communicator: probed(communicator, FisherType.MC),
+    "probe, all labels": lambda communicator: probed(communicator, FisherType.EXACT),
 }

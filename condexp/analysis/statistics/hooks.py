@@ -126,12 +126,12 @@ class MeasurementHooks:
         finally:
             self._sweep = None
 
-    def snapshot(self, ranks: Communicator = SINGLE_PROCESS) -> Snapshot:
+    def snapshot(self, communicator: Communicator = SINGLE_PROCESS) -> Snapshot:
         """Return what was measured so far.
 
         Args:
-            ranks: The processes whose listeners have heard passes of their own, and call this
-                together.
+            communicator: The processes whose listeners have heard passes of their own, and
+                call this together.
 
         Returns:
             The records of all layers that were called, in the order of their first call; where
@@ -140,7 +140,7 @@ class MeasurementHooks:
         Raises:
             InputError: If nothing was recorded, or a gradient that was asked for did not arrive.
         """
-        return self.tapes.snapshot(ranks)
+        return self.tapes.snapshot(communicator)
 
     @property
     def _hears_the_loss(self) -> bool:

@@ -73,11 +73,11 @@ class NetworkStatistics:
         tapes = self._tapes.items()
         return {name: tape.fisher for name, tape in tapes if tape.fisher is not None}
 
-    def snapshot(self, ranks: Communicator = SINGLE_PROCESS) -> Snapshot:
+    def snapshot(self, communicator: Communicator = SINGLE_PROCESS) -> Snapshot:
         """Return what was measured so far.
 
         Args:
-            ranks: Those that measure together; each works out a share of the layers.
+            communicator: The processes that measure together; each solves a part of the layers.
 
         Returns:
             The records of all layers that were called; on other ranks than 0 an empty one.
@@ -85,7 +85,7 @@ class NetworkStatistics:
         Raises:
             InputError: If nothing was recorded, or a gradient that was asked for did not arrive.
         """
-        names = list(self._tapes) if ranks.size == 1 else self._unite(ranks)
+        names = list(self._tapes) if communicator.world_size == 1 else self._unite(communicator)
         if not names:
             raise InputError(
                 "nothing was recorded: call the model on at least one sample inside the with "
@@ -101,10 +101,10 @@ class NetworkStatistics:
             if measures is not None
         }
         records: dict[str, LayerSnapshot] = {}
-        for of_rank in ranks.to_one(mine, 0):
+        for of_rank in communicator.gather_objects(mine, dst=0):
             records |= of_rank
         network = NetworkFisher()
-        for of_rank_too in ranks.to_one(self._network, 0):
+        for of_rank_too in communicator.gather_objects(self._network, dst=0):
             network.merge(of_rank_too)
         hears_the_loss = self._options.fisher_type is FisherType.EMPIRICAL
         return Snapshot(
@@ -122,13 +122,13 @@ class NetworkStatistics:
         streaming = self._streaming or options.has_several_signals
         return self._new_tape(name, module, fisher=fisher, streaming=streaming)
 
-    def _unite(self, ranks: Communicator) -> list[str]:
+    def _unite(self, communicator: Communicator) -> list[str]:
         """Keep the layers that this rank works out, with what all have heard.
 
         Returns:
             The names of all layers.
         """
-        heard = ranks.to_all((
+        heard = communicator.all_gather_object((
             list(self._tapes),
             self.num_samples,
             self.batch_statistics,
@@ -145,7 +145,7 @@ class NetworkStatistics:
         for number, name in enumerate(names):
             share, tape = self[name].share, self._new(name)
             del self._tapes[name]
-            for of_rank in ranks.to_one(share, number % ranks.size):
+            for of_rank in communicator.gather_objects(share, dst=number % communicator.world_size):
                 tape.merge(of_rank)
                 united[name] = tape
         self._tapes = united

@@ -1,1 +1,1 @@
-"""The ranks of a run that rank 0 starts itself, and how a fresh interpreter begins."""
+"""The ranks of a run other than 0: started, watched and run."""

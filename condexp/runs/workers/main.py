@@ -1,4 +1,4 @@
-"""One of a run's other processes: it trains along with rank 0, which keeps the run's folder."""
+"""Entry point of a run's ranks from 1 on: they train with rank 0, which alone writes files."""
 
 import os
 import pickle
@@ -20,77 +20,79 @@ from condexp.training.seeding import random_state
 
 
 def main() -> int:
-    """Be the rank that standard input describes.
+    """Run the worker whose :class:`WorkerSpec` is on standard input.
 
     Returns:
-        0.
+        The exit code, 0.
     """
     # Signals are ignored from the first moment on: rank 0 decides, and all stop at one update.
     # Not through sys.stdin, whose lock a waiting thread would hold as the interpreter ends.
-    with open(0, "rb", closefd=False) as orders:
-        enrolment: WorkerSpec = pickle.load(orders)
-    threading.Thread(target=_end_with_rank_0, daemon=True).start()
-    prepared = prepare(enrolment.config)
-    train_as_worker(prepared, enrolment.place.join(prepared.device), StopRequests())
+    with open(0, "rb", closefd=False) as standard_input:
+        spec: WorkerSpec = pickle.load(standard_input)
+    threading.Thread(target=_exit_with_rank_0, daemon=True).start()
+    prepared = prepare(spec.config)
+    communicator = spec.env.init_process_group(prepared.device)
+    train_as_worker(prepared, communicator, StopRequests())
     dist.destroy_process_group()
     return 0
 
 
-def run_worker(prepared: PreparedRun, processes: WorkerGroup) -> RunResult:
-    """Be a rank that torchrun or srun has started.
+def run_worker(prepared: PreparedRun, workers: WorkerGroup) -> RunResult:
+    """Run a rank other than 0 that torchrun or srun has started.
 
     Args:
         prepared: The checked experiment.
-        processes: Joined.
+        workers: The ranks of the run, which have met.
 
     Returns:
-        How it ended, as far as this process knows.
+        The result as far as this process knows it.
     """
-    assert processes.team is not None
+    assert workers.communicator is not None
     with stop_requests() as stop:
-        state = train_as_worker(prepared, processes.team, stop)
-    # The run's exit code is rank 0's: at another that is not 0 srun kills it over its checkpoint.
+        state = train_as_worker(prepared, workers.communicator, stop)
+    # Rank 0 returns the exit code of the run: at any other than 0 here, srun would kill rank 0
+    # while it writes its checkpoint.
     return RunResult(prepared.folder, State.COMPLETE, stored=state is None)
 
 
 def train_as_worker(
-    prepared: PreparedRun, team: ProcessGroupCommunicator, stop: StopRequests
+    prepared: PreparedRun, communicator: ProcessGroupCommunicator, stop: StopRequests
 ) -> RunState | None:
-    """Train as rank 0 says.
+    """Train with rank 0, which decides when to save and when to stop.
 
     Args:
         prepared: The checked experiment.
-        team: All processes.
-        stop: What this one was asked to stop for.
+        communicator: The communicator of all ranks.
+        stop: The signals that asked this process to stop.
 
     Returns:
-        How far the training came; None where there was nothing to train.
+        The state that the training ended in; None where there was nothing to train.
     """
-    orders: StartMessage | None = team.to_all(None)[0]
-    if orders is None:
+    message: StartMessage | None = communicator.broadcast_object(None)
+    if message is None:
         return None
-    trainer = build_trainer(prepared, team)
+    trainer = build_trainer(prepared, communicator)
     start = 0
-    if orders.checkpoint is not None:
-        orders.checkpoint.restore(trainer.model, trainer.optimizer, team.rank)
-        start = orders.checkpoint.step
+    if message.checkpoint is not None:
+        message.checkpoint.restore(trainer.model, trainer.optimizer, communicator.rank)
+        start = message.checkpoint.step
 
     def save() -> None:
-        for _ in team.to_one(random_state(), 0):
-            raise AssertionError("it is rank 0 that saves")
+        for _ in communicator.gather_objects(random_state(), dst=0):
+            raise AssertionError("rank 0 alone receives")
 
     def pause(_step: int) -> bool:
-        wish = team.strongest(StepAction.STOP if stop else StepAction.GO_ON)
-        if wish is StepAction.SAVE:
+        action = communicator.all_reduce_max(StepAction.STOP if stop else StepAction.CONTINUE)
+        if action is StepAction.SAVE:
             save()
-        return wish is StepAction.STOP
+        return action is StepAction.STOP
 
     outcome = trainer.train([], start=start, pause=pause)
     save()
     return outcome.state
 
 
-def _end_with_rank_0() -> None:
+def _exit_with_rank_0() -> None:
     while os.read(0, 1):
         pass
     sys.stderr.flush()

@@ -1,7 +1,8 @@
-"""Several processes that train one network, and measure it, together.
+"""Data-parallel training over torch's default process group.
 
-Each takes its share of every batch; the gradients are averaged by torch's DistributedDataParallel,
-what is measured goes through :class:`ProcessGroupCommunicator`, as :mod:`condexp.analysis` asks.
+Each process trains on its share of every batch. DistributedDataParallel averages the gradients;
+everything else, what :mod:`condexp.analysis` measures included, goes through
+:class:`ProcessGroupCommunicator`.
 """
 
 import io
@@ -13,7 +14,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from condexp.data.dataset import Share
 from condexp.training.distributed.communicator import StepAction
 from condexp.training.execution import Forward
 
@@ -21,143 +21,147 @@ T = TypeVar("T")
 
 
 class ProcessGroupCommunicator:
-    """The processes of torch's default group, once it is initialised.
+    """The ranks of torch's default process group, which is initialised before.
 
-    What is no gradient travels by groups of its own: DistributedDataParallel's calls come between.
+    DistributedDataParallel reduces in the default group at times of its own during ``backward``,
+    so that whatever may be exchanged meanwhile needs other groups.
 
     Args:
-        device: Where this process trains.
-        local_size: How many of them share the cores that torch sees here.
+        device: The device of this rank.
+        num_sharing_cores: The number of ranks that share the cores torch sees here.
     """
 
-    def __init__(self, device: torch.device, local_size: int) -> None:
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+    def __init__(self, device: torch.device, num_sharing_cores: int) -> None:
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.device: torch.device | None = device
-        self.local_size, self._device = local_size, device
-        self._group, self._norms = _new_group("gloo"), _new_group()
+        self.num_sharing_cores, self._device = num_sharing_cores, device
+        self._cpu_group, self._batch_norm_group = _new_group("gloo"), _new_group()
 
-    def to_all(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """Return the values of all ranks, in order, on every rank.
 
         Args:
-            value: This rank's, of any kind that can be pickled.
+            value: A small object that can be pickled, without GPU tensors: torch would restore
+                those on the sender's device.
 
         Returns:
-            The values; tensors of others are on this rank's device.
+            Copies of the values.
         """
-        return [self._from(rank, value) for rank in range(self.size)]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._cpu_group)
+        return values
 
-    def to_one(self, value: T, rank: int) -> Iterator[T]:
-        """Yield the values of all ranks, in order, on one of them: one after the other.
+    def broadcast_object(self, value: T) -> T:
+        """Return rank 0's value on every rank.
 
         Args:
-            value: This rank's.
-            rank: Who gets them.
+            value: An object that can be pickled, without GPU tensors; ignored on other ranks.
+
+        Returns:
+            The value of rank 0.
+        """
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self._cpu_group)
+        return values[0]
+
+    def gather_objects(self, value: T, dst: int) -> Iterator[T]:
+        """Yield the values of all ranks, in order and one at a time, on one of them.
+
+        Args:
+            value: Any object that can be pickled; its tensors may be large and on a GPU.
+            dst: The rank that receives.
 
         Yields:
-            The values; on the other ranks none.
+            The values on rank ``dst``, their tensors on its device; on the other ranks nothing.
         """
-        if self.rank != rank:
-            self._send(value, rank)
+        if self.rank != dst:
+            self._send(value, dst)
             return
-        for other in range(self.size):
-            yield value if other == rank else self._receive(other)
+        for src in range(self.world_size):
+            yield value if src == dst else self._receive(src)
 
-    def share(self) -> Share:
-        """Return which part of each batch is this process's."""
-        return Share(self.rank, self.size)
-
-    def parallel(self, model: nn.Module) -> Forward:
-        """Return the model in torch's DistributedDataParallel; all start from rank 0's weights.
+    def wrap_ddp(self, model: nn.Module) -> Forward:
+        """Return the model in DistributedDataParallel; every rank starts from rank 0's weights.
 
         Args:
-            model: On the device.
+            model: The network, on this rank's device.
 
         Returns:
-            What maps inputs to outputs, its gradients averaged by ``backward``.
+            The wrapped model, whose gradients ``backward`` averages over all ranks.
         """
         devices = [self._device] if self._device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices)
 
-    def mean(self, loss: float) -> float:
-        """Return the mean loss over the samples of all, the same on every rank.
+    def all_reduce_mean(self, value: float) -> float:
+        """Return the mean of all ranks' values, the same on every rank.
 
         Args:
-            loss: The mean over this process's samples, which are as many as any other's.
+            value: The value of this rank, such as the mean loss over its share of a batch; the
+                mean over the batch follows, because all shares are of one size.
 
         Returns:
             The mean.
         """
-        total = torch.tensor(loss, dtype=torch.float64)
-        dist.all_reduce(total, group=self._group)
-        return float(total) / self.size
+        total = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(total, group=self._cpu_group)
+        return float(total) / self.world_size
 
-    def strongest(self, wish: StepAction) -> StepAction:
-        """Return the strongest of all wishes, the same on every rank.
+    def all_reduce_max(self, action: StepAction) -> StepAction:
+        """Return the largest of all ranks' actions, the same on every rank.
 
         Args:
-            wish: This rank's.
+            action: The action that this rank asks for.
 
         Returns:
-            What all do.
+            The action that all ranks take.
         """
-        strongest = torch.tensor(int(wish))
-        dist.all_reduce(strongest, dist.ReduceOp.MAX, group=self._group)
-        return StepAction(int(strongest))
+        largest = torch.tensor(int(action))
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._cpu_group)
+        return StepAction(int(largest))
 
-    def agree_on_buffers(self, model: nn.Module) -> None:
-        """Give all processes the buffers of rank 0, which are those that a checkpoint holds.
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """Copy rank 0's buffers, which are those that a checkpoint holds, to all ranks.
 
         Args:
-            model: Changed in place.
+            model: The network, changed in place.
         """
         for buffer in model.buffers():
             values = buffer.contiguous()  # a user's may be laid out in any way
             dist.broadcast(values, 0)
             buffer.copy_(values)
 
-    def average(self, tensor: Tensor) -> Tensor:
-        """Return the mean over all ranks, through which gradients pass: for batch statistics.
+    def all_reduce_mean_with_grad(self, tensor: Tensor) -> Tensor:
+        """Return the mean over all ranks, differentiably, for batch statistics.
 
         Args:
-            tensor: The same shape on every rank.
+            tensor: A tensor of the same shape on every rank.
 
         Returns:
-            The mean.
+            The mean; its gradient is averaged over the ranks as well.
         """
-        total: Tensor = _Total.apply(tensor, self._norms)
-        return total / self.size
+        total: Tensor = _AllReduceSum.apply(tensor, self._batch_norm_group)
+        return total / self.world_size
 
-    def _from(self, rank: int, value: T) -> T:
-        """Return one rank's value on every rank."""
-        mine = self.rank == rank
-        data = _packed(value) if mine else torch.empty(0, dtype=torch.uint8)
-        size = torch.tensor(len(data))
-        dist.broadcast(size, rank, group=self._group)
-        data = data if mine else torch.empty(int(size), dtype=torch.uint8)
-        dist.broadcast(data, rank, group=self._group)
-        return value if mine else self._unpacked(data)
+    # Not send_object_list, which would hold a moment three times over on the sending rank, where
+    # this holds it once, and would restore a tensor on the sender's device.
+    def _send(self, value: object, dst: int) -> None:
+        stream = io.BytesIO()
+        torch.save(value, stream)
+        data = torch.frombuffer(stream.getbuffer(), dtype=torch.uint8)
+        dist.send(torch.tensor(len(data)), dst, group=self._cpu_group)
+        dist.send(data, dst, group=self._cpu_group)
 
-    def _send(self, value: object, rank: int) -> None:
-        data = _packed(value)
-        dist.send(torch.tensor(len(data)), rank, group=self._group)
-        dist.send(data, rank, group=self._group)
-
-    def _receive(self, rank: int) -> Any:
+    def _receive(self, src: int) -> Any:
         size = torch.tensor(0)
-        dist.recv(size, rank, group=self._group)
+        dist.recv(size, src, group=self._cpu_group)
         data = torch.empty(int(size), dtype=torch.uint8)
-        dist.recv(data, rank, group=self._group)
-        return self._unpacked(data)
+        dist.recv(data, src, group=self._cpu_group)
+        # The ranks run the same program and trust each other: any object may be restored.
+        stream = io.BytesIO(data.numpy().data)
+        return torch.load(stream, map_location=self._map_location, weights_only=False)
 
-    def _unpacked(self, data: Tensor) -> Any:
-        # What this program's own processes send each other may be any object.
-        return torch.load(
-            io.BytesIO(data.numpy().tobytes()), map_location=self._place, weights_only=False
-        )
-
-    def _place(self, storage: Any, location: str) -> Any:
-        # What was on another's device comes to this one's; random states belong on the CPU.
+    def _map_location(self, storage: Any, location: str) -> Any:
+        # Tensors of the sender's GPU move to this rank's; random states stay on the CPU.
         return storage if location == "cpu" else storage.to(device=self._device)
 
 
@@ -167,14 +171,12 @@ def _new_group(backend: str | None = None) -> dist.ProcessGroup:
     return group
 
 
-def _packed(value: object) -> Tensor:
-    stream = io.BytesIO()
-    torch.save(value, stream)
-    return torch.frombuffer(stream.getbuffer(), dtype=torch.uint8)
+class _AllReduceSum(torch.autograd.Function):
+    """The sum over all ranks, whose gradient is the sum of the ranks' gradients.
 
-
-class _Total(torch.autograd.Function):
-    """The sum over all ranks; its gradient is the sum of theirs."""
+    ``torch.distributed.nn.functional.all_reduce`` is the same, but deprecated in torch 2.14; what
+    it names in its stead is private.
+    """
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -185,4 +187,4 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Total.apply(grad, ctx.group), None
+        return _AllReduceSum.apply(grad, ctx.group), None

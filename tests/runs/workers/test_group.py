@@ -25,12 +25,11 @@ from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import Stopped
 from condexp.store.run_folder.identity import run_folder
 from condexp.store.run_folder.status import State, read_status
-from condexp.training.distributed.environment import first_host, given_place
-from condexp.training.distributed.process_group import ProcessGroupCommunicator, _packed
+from condexp.training.distributed.environment import DistributedEnv, first_host
 from condexp.training.events import StepRecord
 from tests.observer import Silent
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 TORCHRUN = {
     "RANK": "3",
     "WORLD_SIZE": "4",
@@ -154,34 +153,34 @@ def test_an_error_of_all_processes_is_told_as_it_is(tmp_path: Path) -> None:
 def test_a_process_that_cannot_notice_is_ended(tmp_path: Path) -> None:
     code = f"""
 import subprocess, sys, time
-from condexp import processes as module
+from condexp.runs.workers import group as module
 module.GRACE_SECONDS = 0.5
-processes = module.Processes.__new__(module.Processes)
+workers = module.WorkerGroup.__new__(module.WorkerGroup)
 import threading
-processes._ended, processes._lost_one = threading.Event(), threading.Event()
-processes._children = [subprocess.Popen([sys.executable, "-c", "import os; os.abort()"])]
-def note(lost):
-    open({str(tmp_path / "lost")!r}, "w").write(lost)
-threading.Thread(target=processes._watch, args=(note,), daemon=True).start()
+workers._finished, workers._worker_died = threading.Event(), threading.Event()
+workers._workers = [subprocess.Popen([sys.executable, "-c", "import os; os.abort()"])]
+def note(death):
+    open({str(tmp_path / "death")!r}, "w").write(death)
+threading.Thread(target=workers._watch, args=(note,), daemon=True).start()
 time.sleep(60)
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     assert done.returncode == 1
-    said = (tmp_path / "lost").read_text()
+    said = (tmp_path / "death").read_text()
     assert said == "process 1 of the run's 2 ended: killed by SIGABRT"
 
 
-def test_places_are_read_from_the_environment() -> None:
-    place = given_place(TORCHRUN)
-    assert place is not None
-    assert (place.rank, place.size, place.local_rank, place.local_size) == (3, 4, 1, 2)
-    assert (place.address, place.port, place.starter) == ("node1", 29500, "torchrun")
-    place = given_place(SRUN)
-    assert place is not None
-    assert (place.rank, place.size, place.local_rank, place.local_size) == (3, 4, 0, 1)
-    assert (place.address, place.port, place.starter) == ("gpu07", 20017, "srun")
+def test_the_rank_is_read_from_the_environment() -> None:
+    env = DistributedEnv.from_environ(TORCHRUN)
+    assert env is not None
+    assert (env.rank, env.world_size, env.local_rank, env.local_world_size) == (3, 4, 1, 2)
+    assert (env.address, env.port, env.starter) == ("node1", 29500, "torchrun")
+    env = DistributedEnv.from_environ(SRUN)
+    assert env is not None
+    assert (env.rank, env.world_size, env.local_rank, env.local_world_size) == (3, 4, 0, 1)
+    assert (env.address, env.port, env.starter) == ("gpu07", 20017, "srun")
     for alone in ({}, TORCHRUN | {"WORLD_SIZE": "1"}, SRUN | {"SLURM_STEP_NUM_TASKS": "1"}):
-        assert given_place(alone) is None
+        assert DistributedEnv.from_environ(alone) is None
     assert first_host("a[1,3-5]-ib") == "a1-ib"
 
 
@@ -240,22 +239,15 @@ def test_a_signal_to_the_others_while_they_start_is_rank_0s_to_heed(
 
 
 def test_one_gpu_a_task_is_enough_under_srun(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = given_place(SRUN | {"SLURM_LOCALID": "2", "SLURM_STEP_TASKS_PER_NODE": "4"})
-    assert place is not None
-    assert place.sharing == 1
+    env = DistributedEnv.from_environ(
+        SRUN | {"SLURM_LOCALID": "2", "SLURM_STEP_TASKS_PER_NODE": "4"}
+    )
+    assert env is not None
+    assert env.num_sharing_cores == 1
     for num_visible, index in ((1, 0), (4, 2)):
         monkeypatch.setattr(torch.cuda, "device_count", lambda n=num_visible: n)
-        assert place.device(torch.device("cuda")) == torch.device("cuda", index)
-    assert place.device(torch.device("cpu")) == torch.device("cpu")
-
-
-def test_what_is_said_arrives_where_it_belongs() -> None:
-    # Random states are read on the CPU, whatever device a process trains on.
-    team = ProcessGroupCommunicator.__new__(ProcessGroupCommunicator)
-    team._device = torch.device("meta")
-    arrived = team._unpacked(_packed({"state": torch.ones(2), "rows": [torch.zeros(3)]}))
-    assert arrived["state"].device == torch.device("cpu")
-    assert torch.equal(arrived["state"], torch.ones(2))
+        assert env.device(torch.device("cuda")) == torch.device("cuda", index)
+    assert env.device(torch.device("cpu")) == torch.device("cpu")
 
 
 def test_keys_of_several_processes_name_no_run_of_one() -> None:

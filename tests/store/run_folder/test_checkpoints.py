@@ -222,20 +222,20 @@ def test_evaluations_come_back(tmp_path: Path) -> None:
     ("every_steps", "every_epochs", "expected"),
     [(3, None, [3, 6, 9]), (None, 1, [4, 8]), (3, 2, [3, 6, 8, 9]), (None, None, [])],
 )
-def test_rhythm(every_steps: int | None, every_epochs: int | None, expected: list[int]) -> None:
-    rhythm = CheckpointSchedule(every_steps, every_epochs, steps_per_epoch=4)
-    due, step = [], rhythm.next_after(0)
+def test_schedule(every_steps: int | None, every_epochs: int | None, expected: list[int]) -> None:
+    schedule = CheckpointSchedule(every_steps, every_epochs, steps_per_epoch=4)
+    due, step = [], schedule.next_after(0)
     while 0 < step < 11:
         due.append(step)
-        step = rhythm.next_after(step)
+        step = schedule.next_after(step)
     assert due == expected
 
 
 def test_epochs_that_are_short_share_a_checkpoint() -> None:
-    rhythm = CheckpointSchedule(3, 1, steps_per_epoch=4)
-    assert rhythm.is_due(3, 0.0)
-    assert not rhythm.is_due(4, 0.9 * MIN_SECONDS)
-    assert rhythm.is_due(4, MIN_SECONDS)
+    schedule = CheckpointSchedule(3, 1, steps_per_epoch=4)
+    assert schedule.is_due(3, 0.0)
+    assert not schedule.is_due(4, 0.9 * MIN_SECONDS)
+    assert schedule.is_due(4, MIN_SECONDS)
 
 
 class Training:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
-from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS
+from condexp.analysis.communicator import SINGLE_PROCESS
+from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from tests.training.scenarios import SCENARIOS, Numbers
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module", params=[2, 4])
@@ -19,30 +22,30 @@ def ranks(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Numbers]]:
     """What each rank found, by scenario."""
-    size: int = request.param
-    folder = tmp_path_factory.mktemp(f"ranks{size}")
+    world_size: int = request.param
+    folder = tmp_path_factory.mktemp(f"ranks{world_size}")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
             [
                 sys.executable,
                 *("-W", "ignore", "-m", "tests.training.ranks"),
-                *(str(rank), str(size), str(folder / "meeting"), str(folder / f"{rank}.pt")),
+                *(str(rank), str(world_size), str(folder / "meeting"), str(folder / f"{rank}.pt")),
             ],
             cwd=ROOT,
             env=environment,
             stderr=subprocess.PIPE,
         )
-        for rank in range(size)
+        for rank in range(world_size)
     ]
     said = [process.communicate(timeout=300)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, "\n".join(said)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(size)]
+    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(said)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Numbers]:
-    return {name: scenario(SINGLE_TRAINING_PROCESS) for name, scenario in SCENARIOS.items()}
+    return {name: scenario(SINGLE_PROCESS) for name, scenario in SCENARIOS.items()}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -72,3 +75,17 @@ def test_looking_changes_no_bit(ranks: list[dict[str, Numbers]]) -> None:
     for rank in ranks:
         for name, value in rank["not looked at"].items():
             assert torch.equal(value, rank["batch norm"][name]), name
+
+
+def test_what_is_gathered_keeps_random_states_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Tensor] = []
+    monkeypatch.setattr(dist, "send", lambda tensor, _dst, group: sent.append(tensor.clone()))
+    monkeypatch.setattr(dist, "recv", lambda tensor, _src, group: tensor.copy_(sent.pop(0)))
+    communicator = ProcessGroupCommunicator.__new__(ProcessGroupCommunicator)
+    communicator._device = torch.device("meta")
+    communicator.__dict__["_cpu_group"] = None
+    communicator._send({"state": torch.ones(2), "rows": [torch.zeros(3)]}, 0)
+    arrived = communicator._receive(1)
+    # Random states are read on the CPU, whatever device a process trains on.
+    assert arrived["state"].device == torch.device("cpu")
+    assert torch.equal(arrived["state"], torch.ones(2))
