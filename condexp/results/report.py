@@ -11,10 +11,9 @@ from condexp.errors import InputError
 from condexp.results.claims import CLAIMS, Claim
 from condexp.results.claims.verdict import Verdict
 from condexp.results.collect import collect
-from condexp.results.markdown import markdown_frame
 from condexp.results.report_origins import commands, describe_machines, describe_runs
 from condexp.results.select import select, with_snapshots
-from condexp.results.tables.formats import Format, render
+from condexp.results.tables.formats import Format, markdown_frame, render
 from condexp.results.tables.table import make_table
 from condexp.store.disk import write_text
 from condexp.store.run_folder.status import State

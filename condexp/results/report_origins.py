@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from condexp.errors import InputError
-from condexp.results.captions import describe_data
 from condexp.results.config_keys import flatten, lookup
+from condexp.results.tables.table import describe_data
 from condexp.store.disk import read_json
 from condexp.store.reader import Run
 from condexp.store.run_folder.status import read_statuses

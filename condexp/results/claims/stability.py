@@ -9,7 +9,7 @@ from condexp.results.claims.conditions import describe, unfinished
 from condexp.results.claims.requires import require
 from condexp.results.claims.verdict import Verdict
 from condexp.results.config_keys import lookup
-from condexp.results.paired import PairedDifference, paired_difference
+from condexp.results.tables.differences import PairedDifference, paired_difference
 from condexp.store.reader import Run
 from condexp.store.run_folder.status import State
 

@@ -1,18 +1,21 @@
 """Tables as rich, markdown, LaTeX or CSV."""
 
+import math
 import re
 from collections.abc import Sequence
 from enum import StrEnum
 
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from condexp.errors import choose
-from condexp.results.markdown import markdown_grid
 from condexp.results.tables.layout import Entry, Layout, lay_out
 from condexp.results.tables.long import long_table
+from condexp.results.tables.numbers import Mark, format_number
 from condexp.results.tables.table import ResultTable
 
 # What pdflatex has no letter for, or takes for a command.
@@ -66,6 +69,50 @@ def render(table: ResultTable, output_format: str = Format.RICH) -> RenderableTy
     return "\n\n".join(write(layout) for layout in layouts)
 
 
+def markdown_frame(frame: pd.DataFrame) -> str:
+    """Write a frame as a markdown table, numbers in three significant digits.
+
+    Args:
+        frame: Columns of texts first, then of numbers.
+
+    Returns:
+        The table, without a newline at its end.
+
+    >>> print(markdown_frame(pd.DataFrame({"net": ["a"], "mean": [0.12345], "n": [2]})))
+    | net |  mean |   n |
+    | --- | ----: | --: |
+    | a   | 0.123 |   2 |
+    """
+    texts = [not is_numeric_dtype(frame[name]) for name in frame.columns]
+    num_left = texts.index(False) if False in texts else len(texts)
+    body = [[_text(value) for value in row] for row in frame.itertuples(index=False)]
+    return _markdown_grid([str(name) for name in frame.columns], body, num_left)
+
+
+def _markdown_grid(header: Sequence[str], body: Sequence[Sequence[str]], num_left: int) -> str:
+    """Return texts as a markdown table, the first so many columns of which are set to the left."""
+    lines = [[text.replace("|", "\\|") for text in line] for line in (header, *body)]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
+    rule = ["-" * w if i < num_left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+
+    def write(texts: Sequence[str]) -> str:
+        padded = [
+            text.ljust(w) if i < num_left else text.rjust(w)
+            for i, (text, w) in enumerate(zip(texts, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    return "\n".join(map(write, (lines[0], rule, *lines[1:])))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return str(Mark.MISSING) if math.isnan(value) else format_number(value)
+    return str(Mark.MISSING) if value is None else str(value)
+
+
 def _rich(layout: Layout) -> list[RenderableType]:
     grid = Table(title=Text(layout.title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in layout.keys:
@@ -89,7 +136,7 @@ def _notes(layout: Layout, mark: str = "bold") -> list[str]:
 def _markdown(layout: Layout) -> str:
     header = [*layout.keys, *map(", ".join, layout.columns)]
     body = [[*keys, *map(_markdown_entry, entries)] for keys, entries in layout.body]
-    table = markdown_grid(header, body, len(layout.keys))
+    table = _markdown_grid(header, body, len(layout.keys))
     return "\n\n".join([f"**{layout.title}**", table, *_notes(layout)])
 
 

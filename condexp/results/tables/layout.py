@@ -1,14 +1,14 @@
 """The text of each field of a table, whatever format it is written in."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from condexp.results.cells import cell_number, cell_runs, format_fixed
 from condexp.results.tables.differences import Contrast, Differences
 from condexp.results.tables.keys import Key, describe, key_text
-from condexp.results.tables.numbers import Mark
+from condexp.results.tables.numbers import Mark, format_number
 from condexp.results.tables.published import citations
-from condexp.results.tables.table import Place, ResultTable
+from condexp.results.tables.table import Cell, Place, ResultTable
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,10 @@ def lay_out(table: ResultTable) -> list[Layout]:
         (
             tuple(map(key_text, row)),
             (
-                *(_cell(table, (row, col)) for col in table.col_keys),
+                *(
+                    cell_entry(table.cells.get((row, col)), best=(row, col) in table.best)
+                    for col in table.col_keys
+                ),
                 *(_published(table, (row, col)) for col in shown),
             ),
         )
@@ -90,9 +93,38 @@ def lay_out(table: ResultTable) -> list[Layout]:
     return [main, *([_differences(table, table.differences)] if table.differences else [])]
 
 
-def _cell(table: ResultTable, place: Place) -> Entry:
-    cell = table.cells.get(place)
-    return Entry(cell_number(cell), cell_runs(cell), place in table.best)
+def cell_entry(cell: Cell | None, *, best: bool = False) -> Entry:
+    """Write a cell: mean ± std (n), and what became of the runs that are not in its mean.
+
+    Args:
+        cell: The cell; ``None`` where the grid has no run.
+        best: Whether it is the best of its row or column.
+
+    Returns:
+        ``12.34 ± 0.56 (5)``; the deviation is left out for a single run.
+
+    >>> print(cell_entry(Cell(12.34, 0.56, 4, {"diverged": 1}, Mark.NONE)))
+    12.34 ± 0.56 (4 of 5: 1 diverged)
+    """
+    if cell is None:
+        return Entry(str(Mark.MISSING), "0")
+    deviation = "" if math.isnan(cell.std) else f" ± {_fixed(cell.std, cell.mean)}"
+    reasons = ", ".join(f"{num} {reason}" for reason, num in cell.missing.items())
+    return Entry(
+        f"{cell.mark or _fixed(cell.mean, cell.mean)}{deviation}",
+        f"{cell.num} of {cell.num_runs}: {reasons}" if reasons else str(cell.num),
+        best,
+    )
+
+
+def _fixed(number: float, mean: float) -> str:
+    """Return a mean, its deviation or an end of its interval with as many digits as the mean has.
+
+    Returns:
+        Two decimals, which suit percentages, or three significant digits where the mean is small
+        or large.
+    """
+    return f"{number:.2f}" if mean == 0 or 0.1 <= abs(mean) < 1e3 else format_number(number)
 
 
 def _published_columns(table: ResultTable) -> list[Key]:
@@ -159,9 +191,9 @@ def _contrast(contrast: Contrast | None) -> Entry:
     if contrast is None:
         return Entry(str(Mark.MISSING), "0")
     found = contrast.difference
-    ends: Sequence[str] = [format_fixed(end, found.mean) for end in (found.low, found.high)]
+    ends: Sequence[str] = [_fixed(end, found.mean) for end in (found.low, found.high)]
     interval = f" [{', '.join(ends)}]" if found.num > 1 else ""
-    number = format_fixed(found.mean, found.mean) if found.num else str(Mark.MISSING)
+    number = _fixed(found.mean, found.mean) if found.num else str(Mark.MISSING)
     few = found.num < contrast.num_pairs
     return Entry(
         f"{number}{interval}",

@@ -6,10 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from condexp.results.cells import Cell
 from condexp.results.tables.keys import key_text
 from condexp.results.tables.numbers import Mark
-from condexp.results.tables.table import ResultTable
+from condexp.results.tables.table import Cell, ResultTable
 
 NUMBERS = ("mean", "std", "low", "high", "n", "of")
 NO_RUN = Cell(math.nan, math.nan, 0, {}, Mark.MISSING)

@@ -1,20 +1,54 @@
 """Tables over runs: mean ± standard deviation (n) of any value, by any rows and columns."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from condexp.errors import InputError
-from condexp.results.captions import describe_data
-from condexp.results.cells import Cell, average
 from condexp.results.tables.differences import Differences, make_differences
 from condexp.results.tables.keys import Key, keys_of, require_key, sort_keys
+from condexp.results.tables.numbers import Mark, kappa_mark, measure_mark
 from condexp.results.tables.published import Counterpart, find_published
 
 Place = tuple[Key, Key]
+# Configuration key: how a title says its values, and what it says for null beside a number.
+SIZES = {
+    "dataset.subset.train": ("{} training images", "all"),
+    "dataset.subset.test": ("{} test images", "all"),
+    "dataset.image_size": ("{} px", "unchanged"),
+    "trainer.epochs": ("{} epochs", None),
+    "trainer.steps": ("at most {} steps", None),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one row and column.
+
+    Attributes:
+        mean: Mean over the runs that completed with a value; NaN where there are none.
+        std: Standard deviation over them, with n − 1; NaN for fewer than two.
+        num: Their number n.
+        missing: Number of all other runs of the cell, by what became of them: their state, or
+            ``"without value"``.
+        mark: What stands in place of a mean that is no number.
+    """
+
+    mean: float
+    std: float
+    num: int
+    missing: Mapping[str, int]
+    mark: Mark
+
+    @property
+    def num_runs(self) -> int:
+        """Number of runs of the cell, with and without a value."""
+        return self.num + sum(self.missing.values())
 
 
 @dataclass(frozen=True)
@@ -111,6 +145,53 @@ def make_table(
     )
 
 
+def average(runs: pd.DataFrame, value: str) -> Cell:
+    """Average a value over the complete runs of one cell.
+
+    Args:
+        runs: The runs of the cell, rows of `collect`'s frame.
+        value: Name of the column to average.
+
+    Returns:
+        The cell. One infinite condition number makes the mean infinite.
+    """
+    values = runs[value].to_numpy(dtype=float, na_value=float("nan"))
+    complete = runs["state"].to_numpy() == "complete"
+    counted = complete & ~np.isnan(values)
+    missing = Counter(map(str, runs["state"][~complete]))
+    missing["without value"] = int((complete & ~counted).sum())
+    used = values[counted]
+    mean = float(used.mean()) if used.size else math.nan
+    std = float(used.std(ddof=1)) if used.size > 1 and math.isfinite(mean) else math.nan
+    known = {reason: num for reason, num in sorted(missing.items()) if num}
+    return Cell(mean, std, len(used), known, _mark(runs[counted], value, mean))
+
+
+def describe_data(frame: pd.DataFrame) -> str:
+    """Say on what data, and for how long, runs were trained.
+
+    Args:
+        frame: One row a run, from `collect`.
+
+    Returns:
+        ``"fashion_mnist, 8000 training images, 2000 test images, 14 px, 8 epochs"``; where runs
+        differ, each value (``"all or 8000 training images"``). What is as the data set has it is
+        left out. Empty where no run has a configuration.
+    """
+    if "dataset.name" not in frame:
+        return ""
+    known = frame[frame["dataset.name"].notna()]
+    parts = [" and ".join(dict.fromkeys(map(str, known["dataset.name"])))]
+    for key, (words, null) in SIZES.items():
+        values = known[key] if key in known else pd.Series(dtype=float)
+        given = [f"{value:.0f}" for value in sorted(set(values.dropna().astype(float)))]
+        if given and null and values.isna().any():
+            given.insert(0, null)
+        if given:
+            parts.append(words.format(" or ".join(given)))
+    return ", ".join(filter(None, parts))
+
+
 def less_is_better(value: str) -> bool:
     """Tell whether the lowest mean is the best: of errors, losses and condition numbers.
 
@@ -156,3 +237,13 @@ def _varied(
         if key not in {"seed", *used}
         and any(frame[key].iloc[runs].nunique(dropna=False) > 1 for runs in several)
     )
+
+
+def _mark(runs: pd.DataFrame, value: str, mean: float) -> Mark:
+    matrix, _, p = value.rpartition("_kappa_")
+    limit = f"{matrix}_p_limit"
+    if not math.isinf(mean) or limit not in runs:
+        return measure_mark(mean)
+    # One run whose rows would have sufficed makes the infinity a finding of the cell.
+    limits = runs[limit][np.isinf(runs[value])]
+    return kappa_mark(mean, "ok", float(p), float(limits.max(skipna=False)))

@@ -9,8 +9,8 @@ from matplotlib.mathtext import MathTextParser
 from rich.console import Console
 
 from condexp.errors import InputError
-from condexp.results.cells import format_cell
 from condexp.results.tables.formats import Format, render
+from condexp.results.tables.layout import cell_entry
 from condexp.results.tables.table import ResultTable, make_table
 from tests.results.stored import text_of
 
@@ -61,7 +61,7 @@ def test_rich_shows_the_same_cells_and_the_best_without_colours_too() -> None:
     result = table()
     text = text_of(render(result))
     for cell in result.cells.values():
-        assert format_cell(cell) in text
+        assert str(cell_entry(cell)) in text
     assert text.count("*4.00 (1 of 2: 1 diverged)") == 1
     assert "bold with *: the lowest mean of each row" in text
     file = io.StringIO()

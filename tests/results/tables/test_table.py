@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from condexp.errors import InputError
-from condexp.results.cells import format_cell
 from condexp.results.tables.formats import render
+from condexp.results.tables.layout import cell_entry
 from condexp.results.tables.numbers import Mark
-from condexp.results.tables.table import make_table
+from condexp.results.tables.table import describe_data, make_table
 from tests.results.stored import grid_frame
 
 INF, NAN = math.inf, math.nan
@@ -39,7 +39,7 @@ def test_mean_and_deviation_over_the_runs_of_a_cell() -> None:
     assert (cell.mean, cell.num, cell.num_runs) == (11.5, 2, 2)
     # Both are sums of two terms in float64.
     assert cell.std == pytest.approx(statistics.stdev([10.0, 13.0]), rel=1e-14)
-    assert format_cell(cell) == "11.50 ± 2.12 (2)"
+    assert str(cell_entry(cell)) == "11.50 ± 2.12 (2)"
 
 
 def test_what_is_not_in_the_mean_is_counted() -> None:
@@ -47,9 +47,9 @@ def test_what_is_not_in_the_mean_is_counted() -> None:
     cell = table.cells[(8,), (True,)]
     assert (cell.mean, cell.num, dict(cell.missing)) == (4.0, 1, {"diverged": 1, "failed": 1})
     assert math.isnan(cell.std)
-    assert format_cell(cell) == "4.00 (1 of 3: 1 diverged, 1 failed)"
-    assert format_cell(table.cells[(14,), (False,)]) == "– (0 of 2: 1 running, 1 without value)"
-    assert format_cell(table.cells.get(((14,), (True,)))) == "– (0)"  # no run, and it is said
+    assert str(cell_entry(cell)) == "4.00 (1 of 3: 1 diverged, 1 failed)"
+    assert str(cell_entry(table.cells[(14,), (False,)])) == "– (0 of 2: 1 running, 1 without value)"
+    assert str(cell_entry(table.cells.get(((14,), (True,))))) == "– (0)"  # no run, and it is said
     assert sum(cell.num_runs for cell in table.cells.values()) == len(GRID)
 
 
@@ -70,7 +70,7 @@ def test_an_infinite_condition_number_is_not_averaged_away(
     table = make_table(runs, ["model.depth"], [], value)
     cell = table.cells[(8,), ()]
     assert (cell.mean, cell.mark) == (INF, mark)
-    assert format_cell(cell) == text
+    assert str(cell_entry(cell)) == text
     note = "fewer rows than p·d" if mark is Mark.ROWS else "infinite in at least one run"
     assert note in str(render(table, "markdown"))
 
@@ -144,3 +144,45 @@ def test_only_where_less_is_better_is_there_a_best(value: str, best: set[object]
 def test_keys_that_do_not_exist(rows: list[str], value: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_table(GRID, rows, [], value)
+
+
+SMALL = {
+    "dataset.name": "fashion_mnist",
+    "dataset.subset.train": 8000,
+    "dataset.subset.test": None,
+    "dataset.image_size": 14,
+    "trainer.epochs": 8,
+    "trainer.steps": None,
+}
+FULL = {
+    "dataset.name": "cifar10",
+    "dataset.subset.train": None,
+    "dataset.image_size": None,
+    "trainer.epochs": 160,
+}
+
+
+def test_a_small_grid_is_called_so() -> None:
+    words = "fashion_mnist, 8000 training images, 14 px, 8 epochs"
+    assert describe_data(pd.DataFrame([SMALL, SMALL])) == words
+
+
+def test_what_is_as_the_data_set_has_it_is_not_said() -> None:
+    assert describe_data(pd.DataFrame([FULL])) == "cifar10, 160 epochs"
+
+
+def test_runs_that_differ_are_not_said_to_be_alike() -> None:
+    words = "fashion_mnist and cifar10, all or 8000 training images, unchanged or 14 px"
+    assert describe_data(pd.DataFrame([SMALL, FULL])) == f"{words}, 8 or 160 epochs"
+
+
+def test_a_run_without_a_configuration_changes_nothing() -> None:
+    unread = {"dataset.name": None}
+    assert describe_data(pd.DataFrame([SMALL, unread])) == describe_data(pd.DataFrame([SMALL]))
+    assert describe_data(pd.DataFrame({"state": ["pending"]})) == ""
+    assert describe_data(pd.DataFrame([unread])) == ""
+
+
+def test_steps_are_said_where_they_end_a_run() -> None:
+    steps = FULL | {"trainer.steps": 100}
+    assert describe_data(pd.DataFrame([steps])) == "cifar10, 160 epochs, at most 100 steps"
