@@ -1,4 +1,9 @@
-"""Fetch the published files of a data set: from the web or from a local copy, always checked."""
+"""Fetch the published files of a data set: from the web or from a local copy, always checked.
+
+Addresses and checksums are torchvision's, its ``download_url`` is not used: after a break it begins
+again (of CIFAR's archive that may be an hour), it writes to the file's final name, has no mirrors
+of CIFAR, takes http where https fails, and unpacks whatever an archive names.
+"""
 
 import http.client
 import shutil
@@ -10,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from condexp.data.sources import CHUNK, Source, md5_of, stored
+from condexp.data.sources import Source, md5_of, stored
 from condexp.errors import InputError
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -172,7 +177,7 @@ def _install(source: Source, content: IO[bytes], folder: Path, filename: str) ->
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with part.open("wb") as file:
-            shutil.copyfileobj(content, file, CHUNK)
+            shutil.copyfileobj(content, file)
         digest = md5_of(part, packed=filename != name)
         if digest != source.files[name]:
             raise InputError(

@@ -1,4 +1,10 @@
-"""The IDX format of MNIST and its successors: a header of sizes, then the bytes; often gzipped."""
+"""The IDX format of MNIST and its successors: a header of sizes, then the bytes; often gzipped.
+
+torchvision's reader gives the same arrays in the same time (Fashion-MNIST: 1.03 of the CPU time,
+minimum of 7), but takes no gzipped file, as Debian's package has them, and tells neither the file
+nor the fault (``AssertionError()``). To unpack to temporary files for it and to translate what it
+raises takes as many lines as reading does.
+"""
 
 import gzip
 import math

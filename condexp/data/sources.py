@@ -9,6 +9,7 @@ import hashlib
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from condexp.errors import InputError, choose
 
 DEFAULT_ROOT = Path("data")
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-CHUNK = 1 << 20
+_MD5 = partial(hashlib.md5, usedforsecurity=False)
 # Of the content: the files are passed on unpacked, and packed in more than one way.
 IDX_FILES = {
     "mnist": {
@@ -164,11 +165,8 @@ def md5_of(path: Path, *, packed: bool = False) -> str:
     Returns:
         32 hexadecimal digits.
     """
-    digest = hashlib.md5(usedforsecurity=False)
     with gzip.open(path) if packed else path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, _MD5).hexdigest()
 
 
 def _idx(name: str, kind: Any) -> Source:
