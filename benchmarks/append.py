@@ -19,11 +19,11 @@ from condexp.analysis.snapshot import LayerSnapshot, Snapshot
 from condexp.analysis.vocabulary import Matrix
 from condexp.data.dataset import Dataset
 from condexp.data.loaders import Batches
-from condexp.models.resnet import build_resnet
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import Durability, ResultsWriter
 from condexp.store.schema.layout import FileSpec
 from condexp.training.events import SnapshotRecord
+from tests.from_conf import build
 
 TARGET = 0.01
 OPTIONS = AnalysisOptions(matrices=tuple(Matrix))
@@ -42,7 +42,7 @@ def measure(num_pairs: int) -> list[Measurement]:
         Seconds of an append and of a step.
     """
     data = random_images(2 * BATCH)
-    model = build_resnet((3, 32, 32), 10, depth=20)
+    model = build("resnet", (3, 32, 32), 10, depth=20)
     snapshot, spec = _snapshot(model, data, num_pairs + 1)
     cases = {
         "append: durability=kill": (Durability.KILL, repeat(snapshot), TARGET),

@@ -6,13 +6,13 @@ torch runs it; an evaluation is the forward pass over training and test set, eac
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from condexp.models.resnet import build_resnet
-from condexp.models.resnet_imagenet import build_resnet_imagenet
+from tests.from_conf import build
 
 BATCH = 2
 RATES = {"2 cores, 0.1 TFLOP/s": 1e11, "3 TFLOP/s": 3e12, "10 TFLOP/s": 1e13}
@@ -33,7 +33,7 @@ class Row:
         num_test: Images of the test set.
         epochs: Epochs.
         batch_size: Images of a step.
-        build: Makes the network.
+        build: Makes the network of a ``depth``.
     """
 
     table: str
@@ -44,21 +44,21 @@ class Row:
     num_test: int
     epochs: int
     batch_size: int
-    build: Callable[[int], nn.Module]
+    build: Callable[..., nn.Module]
 
 
 def cifar(table: str, num_classes: int, depth: int) -> Row:
     """Return the runs of one depth of table 1 or 2: four nets, five seeds."""
     shape = (3, 32, 32)
-    build = lambda depth: build_resnet(shape, num_classes, depth=depth)  # noqa: E731
-    return Row(table, depth, 20, shape, 50_000, 10_000, 160, 128, build)
+    make = partial(build, "resnet", shape, num_classes)
+    return Row(table, depth, 20, shape, 50_000, 10_000, 160, 128, make)
 
 
 def imagenet(depth: int) -> Row:
     """Return the runs of one depth of table 3: plain and LastBN, two dropouts, three seeds."""
     shape = (3, 224, 224)
-    build = lambda depth: build_resnet_imagenet(shape, 1000, depth=depth)  # noqa: E731
-    return Row("table3", depth, 12, shape, 1_281_167, 50_000, 100, 256, build)
+    make = partial(build, "resnet_imagenet", shape, 1000)
+    return Row("table3", depth, 12, shape, 1_281_167, 50_000, 100, 256, make)
 
 
 ROWS = [
@@ -85,7 +85,7 @@ def main() -> None:
     print(f"| table | depth | {' | '.join(columns)} |")
     print(f"|---|---:|{'---:|' * len(columns)}")
     for row in ROWS:
-        model = row.build(row.depth)
+        model = row.build(depth=row.depth)
         forward, step = flops(model, row.shape)
         run = row.epochs * (step * row.num_train + forward * (row.num_train + row.num_test))
         hours = [f"{row.num_runs * run / rate / 3600:,.0f} h" for rate in RATES.values()]

@@ -10,14 +10,12 @@ from torch import nn
 from benchmarks.timing import Measurement, alternate
 from condexp.analysis.options import AnalysisOptions
 from condexp.data.dataset import Dataset, Split, Task
-from condexp.data.digits import load_digits
 from condexp.data.loaders import Batches
-from condexp.models.mlp import build_mlp
-from condexp.models.resnet import build_resnet
 from condexp.training.choices import Source
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 from condexp.training.loop import Plan, Trainer
 from condexp.training.optimizers import build_optimizer, constant
+from tests.from_conf import build, load
 
 # A small rate: both ways stay at ordinary numbers, however often they are timed.
 BATCH, LR, MOMENTUM = 128, 1e-3, 0.9
@@ -143,15 +141,15 @@ def measure(num_pairs: int) -> list[Measurement]:
     Returns:
         Seconds of a step.
     """
-    digits = load_digits()
+    digits = load("digits")
     cases = {
         f"loop: ResNet-20, 32x32, batch {BATCH}": (
-            build_resnet((3, 32, 32), 10, depth=20),
+            build("resnet", (3, 32, 32), 10, depth=20),
             random_images(4 * BATCH),
             3,
         ),
         f"loop: MLP on digits, batch {BATCH}": (
-            build_mlp(digits.input_shape, 10, depth=6, width=64, norm="batch"),
+            build("mlp", digits.input_shape, 10, depth=6, width=64, norm="batch"),
             digits,
             200,
         ),

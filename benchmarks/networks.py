@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.loop import BATCH, LR, MOMENTUM
-from condexp.models.mlp import build_mlp
-from condexp.models.resnet import build_resnet
-from condexp.models.vgg import build_vgg
+from tests.from_conf import build
 
 LOSS = nn.CrossEntropyLoss()
 
@@ -42,8 +41,8 @@ def resnet(depth: int, *, batch: int = BATCH, target: float | None = None) -> Ne
     Returns:
         The network.
     """
-    build = lambda: build_resnet((3, 32, 32), 10, depth=depth)  # noqa: E731
-    return Network(f"ResNet-{depth}", build, batch, target)
+    make = partial(build, "resnet", (3, 32, 32), 10, depth=depth)
+    return Network(f"ResNet-{depth}", make, batch, target)
 
 
 def mlp(depth: int, width: int, *, batch: int = BATCH, target: float | None = None) -> Network:
@@ -58,8 +57,8 @@ def mlp(depth: int, width: int, *, batch: int = BATCH, target: float | None = No
     Returns:
         The network.
     """
-    build = lambda: build_mlp((3, 32, 32), 10, depth=depth, width=width)  # noqa: E731
-    return Network(f"MLP {depth}x{width}", build, batch, target)
+    make = partial(build, "mlp", (3, 32, 32), 10, depth=depth, width=width, norm="none")
+    return Network(f"MLP {depth}x{width}", make, batch, target)
 
 
 def vgg(*, batch: int = BATCH, target: float | None = None) -> Network:
@@ -72,8 +71,8 @@ def vgg(*, batch: int = BATCH, target: float | None = None) -> Network:
     Returns:
         The network.
     """
-    build = lambda: build_vgg((3, 32, 32), 10, depth=16, norm="batch")  # noqa: E731
-    return Network("VGG-16-BN", build, batch, target)
+    make = partial(build, "vgg", (3, 32, 32), 10, depth=16, norm="batch")
+    return Network("VGG-16-BN", make, batch, target)
 
 
 NETWORKS = (

@@ -1,7 +1,13 @@
-"""The one error a user can mend, and the look-up that suggests the nearest valid name."""
+"""The one error a user can mend, and the limits of what may be given: fields that say them, checks.
+
+The lowest floor: specs of models and data sets stand beside their builders, and need these fields too.
+"""
 
 import difflib
+import math
 from collections.abc import Iterable
+from dataclasses import field, fields, is_dataclass
+from typing import Any
 
 
 class InputError(ValueError):
@@ -46,3 +52,65 @@ def choose(what: str, given: str, allowed: Iterable[str]) -> str:
     raise InputError(
         f"unknown {what} {given!r}: allowed are {', '.join(names)}.{suggestion(given, names)}"
     )
+
+
+def one_of(choices: Iterable[object]) -> Any:
+    """A field that holds one of these names or numbers.
+
+    Args:
+        choices: The allowed values.
+
+    Returns:
+        The dataclass field.
+    """
+    return field(metadata={"choices": tuple(choices)})
+
+
+def within(
+    low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
+) -> Any:
+    """A number, or a list of numbers, in an interval; ``null`` passes where the type admits it.
+
+    Args:
+        low: The smallest value.
+        high: The largest value.
+        open_low: Whether ``low`` itself is excluded.
+        open_high: Whether ``high`` itself is excluded.
+
+    Returns:
+        The dataclass field.
+    """
+    limits = {"low": low, "high": high, "open_low": open_low, "open_high": open_high}
+    return field(metadata=limits)
+
+
+def check_limits(record: Any, path: str) -> None:
+    """Check every field of a typed record, nested ones too.
+
+    Args:
+        record: The dataclass instance.
+        path: The key of the record itself, for messages.
+
+    Raises:
+        InputError: At the first value outside its choices or its interval.
+    """
+    for item in fields(record):
+        value, key = getattr(record, item.name), f"{path}.{item.name}"
+        if is_dataclass(value):
+            check_limits(value, key)
+        for single in value if isinstance(value, (list, tuple)) else [value]:
+            if "choices" in item.metadata:
+                choose(key, str(single), [str(choice) for choice in item.metadata["choices"]])
+            if "low" in item.metadata and isinstance(single, (int, float)):
+                _check_number(key, single, **item.metadata)
+
+
+def _check_number(
+    key: str, value: float, *, low: float, high: float, open_low: bool, open_high: bool
+) -> None:
+    excluded = (open_low and value == low) or (open_high and value == high)
+    if not low <= value <= high or excluded or not math.isfinite(value):
+        bounds = f"{'greater than' if open_low else 'at least'} {low:g}"
+        if math.isfinite(high):
+            bounds += f" and {'less than' if open_high else 'at most'} {high:g}"
+        raise InputError(f"{key}={value!r}: it must be {bounds}.")

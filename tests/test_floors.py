@@ -39,7 +39,7 @@ WITHIN = {
     ),
     "training": ("choices", "distributed", "measured_step", "loop"),
     "store": ("schema", "hdf5", "run_folder", "reader", "export"),
-    "config": ("constraints", "validation"),
+    "config": ("by_name", "validation"),
     "results": ("tables", "claims", "figures", "report"),
     "runs": ("stop_signals", "prepare", "trainer", "workers", "attempt", "execute", "sweep"),
 }

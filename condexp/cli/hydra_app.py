@@ -129,5 +129,5 @@ def explain(error: Exception) -> str:
         if given.startswith("hydra."):
             shown = "condexp run --cfg hydra, with the same hydra/… choices, shows those there are"
             return f"unknown key {given!r}: {shown}; +{given}=… adds one."
-        return unknown_key(given)
+        return unknown_key(given, conf_dir())
     return f"the configuration cannot be composed: {' '.join(lines)}"

@@ -1,6 +1,7 @@
 """The typed configuration: every key of ``conf/`` and what it may hold.
 
-Values live in ``conf/``, types, limits and choices here; :mod:`.validation` checks them.
+Values live in ``conf/``, types, limits and choices here, but for those of models and data sets,
+which stand in a file each (:mod:`.by_name`); :mod:`.validation` checks them all.
 """
 
 from collections.abc import Mapping
@@ -8,9 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from condexp.config.analysis import AnalysisConfig
-from condexp.config.constraints import one_of, within
-from condexp.config.datasets import DATASETS, DatasetConfig
-from condexp.config.models import MODELS, ModelConfig
 from condexp.config.training import (
     OPTIMIZERS,
     SCHEDULERS,
@@ -18,6 +16,9 @@ from condexp.config.training import (
     SchedulerConfig,
     TrainerConfig,
 )
+from condexp.data.spec import DatasetSpec
+from condexp.errors import one_of, within
+from condexp.models.spec import ModelSpec
 
 
 @dataclass(kw_only=True)
@@ -46,8 +47,8 @@ class Config:
     experiment: str
     profile: str | None
     seed: int
-    model: ModelConfig
-    dataset: DatasetConfig
+    model: ModelSpec
+    dataset: DatasetSpec
     optimizer: OptimizerConfig
     scheduler: SchedulerConfig
     trainer: TrainerConfig
@@ -58,8 +59,8 @@ class Config:
 
 
 GROUPS: Mapping[str, type | Mapping[str, type]] = {
-    "model": MODELS,
-    "dataset": DATASETS,
+    "model": ModelSpec,  # its subclass in the file of the name
+    "dataset": DatasetSpec,  # likewise
     "optimizer": OPTIMIZERS,
     "scheduler": SCHEDULERS,
     "trainer": TrainerConfig,

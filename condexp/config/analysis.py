@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from condexp.analysis.vocabulary import ConvInput, FisherType, Matrix, Precision
-from condexp.config.constraints import one_of, within
+from condexp.errors import one_of, within
 from condexp.training.choices import ProbeMode, Source
 
 

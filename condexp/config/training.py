@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from condexp.config.constraints import one_of, within
+from condexp.errors import one_of, within
 from condexp.training.choices import ModelPrecision
 
 

@@ -6,14 +6,16 @@ Hydra composes; this module validates the *composed* configuration, so a typo th
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from condexp.config import GROUPS, Config
-from condexp.config.constraints import check_limits
-from condexp.errors import InputError, choose, suggestion
+from condexp.config.by_name import PACKAGES, find
+from condexp.errors import InputError, check_limits, choose, suggestion
 
 T = TypeVar("T")
 
@@ -44,7 +46,7 @@ def parse_config(
     seed = values.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
         raise InputError(f"seed={seed!r}: give a whole number from 0 to 2^31 - 1.")
-    groups = {key: _typed_group(key, schema, values.get(key)) for key, schema in GROUPS.items()}
+    groups = {key: _typed_group(key, values.get(key)) for key in GROUPS}
     config = Config(experiment=experiment, profile=profile, seed=seed, plain={}, **groups)
     _check_together(config)
     plain = {key: OmegaConf.to_container(OmegaConf.structured(groups[key])) for key in GROUPS}
@@ -52,15 +54,15 @@ def parse_config(
     return config
 
 
-def _typed_group(group: str, schema: type | Mapping[str, type], values: object) -> Any:
+def _typed_group(group: str, values: object) -> Any:
     if not isinstance(values, Mapping):
-        raise InputError(
-            f"{group}={values!r}: choose a file of conf/{group}/, for instance {group}="
-            f"{next(iter(schema)) if isinstance(schema, Mapping) else 'default'}."
-        )
-    if isinstance(schema, Mapping):
-        schema = schema[choose(f"{group}.name", str(values.get("name")), schema)]
-    return typed(schema, cast("Mapping[str, Any]", values), group)
+        raise InputError(f"{group}={values!r}: choose a file of conf/{group}/ by {group}=NAME.")
+    schema, name = GROUPS[group], str(values.get("name"))
+    if group in PACKAGES:
+        schema = find(group, name).Spec
+    elif isinstance(schema, Mapping):
+        schema = schema[choose(f"{group}.name", name, schema)]
+    return typed(schema, values, group)
 
 
 def typed(schema: type[T], values: Mapping[str, Any], path: str) -> T:
@@ -105,22 +107,29 @@ def _keys(schema: type, path: str) -> list[str]:
     return keys
 
 
-def unknown_key(given: str) -> str:
+def unknown_key(given: str, conf: Path) -> str:
     """Say that a key exists nowhere, and which one is nearest.
 
     Args:
         given: The key, with dots.
+        conf: The folder of the configuration files, which have all keys there are.
 
     Returns:
         The message.
     """
-    records = [r for g in GROUPS.values() for r in (g.values() if isinstance(g, Mapping) else [g])]
-    paths = [k for k, g in GROUPS.items() for _ in (g if isinstance(g, Mapping) else [g])]
-    keys = {key for path, record in zip(paths, records, strict=True) for key in _keys(record, path)}
+    texts = [(group, p.read_text()) for group in GROUPS for p in (conf / group).glob("*.yaml")]
+    keys = {key for group, text in texts for key in _leaves(yaml.safe_load(text), group)}
     group = given.split(".")[0]
     if given in keys:
         return f"{given!r} is no key of the {group} that was chosen: see conf/{group}/."
     return _unknown(given, sorted({*keys, *GROUPS, "seed"}))
+
+
+def _leaves(values: object, path: str) -> list[str]:
+    if not isinstance(values, Mapping) or not values:
+        return [path]
+    keys = [key for key in values if key != "defaults"]  # Hydra's own
+    return [leaf for key in keys for leaf in _leaves(values[key], f"{path}.{key}")]
 
 
 def _unknown(given: str, allowed: list[str]) -> str:

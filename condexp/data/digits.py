@@ -3,27 +3,22 @@
 import torch
 
 from condexp.data.dataset import Dataset, Split
+from condexp.data.spec import ImageSpec
 from condexp.data.transforms import class_balanced_subset, image_dataset
 
 NUM_TEST = 360
 LEVEL = 15
+Spec = ImageSpec
 
 
-def load_digits(
-    *,
-    image_size: int | None = None,
-    subset_train: int | None = None,
-    subset_test: int | None = None,
-) -> Dataset:
+def load(spec: Spec) -> Dataset:
     """Load the digits, split once and for all: 1437 training images, 360 test images (36 a class).
 
     The 17 grey levels 0 to 16 become 0, 15, …, 240, so that bytes hold them exactly. The split is
     stratified: the test split's share of each class is between 19.6 and 20.7 %.
 
     Args:
-        image_size: Side to resize to in px; None keeps 8.
-        subset_train: Size of a class-balanced subset of the training images; None takes all.
-        subset_test: The same of the test images.
+        spec: The keys.
 
     Returns:
         The data set; inputs uint8 [N, 1, 8, 8], targets int64 [N].
@@ -37,12 +32,5 @@ def load_digits(
     digits = Split(images, torch.from_numpy(bunch.target).long())
     test_indices = class_balanced_subset(Split(indices, digits.targets), NUM_TEST).inputs
     train_indices = indices[~torch.isin(indices, test_indices)]
-    return image_dataset(
-        "digits",
-        digits.select(train_indices),
-        digits.select(test_indices),
-        num_classes=10,
-        image_size=image_size,
-        subset_train=subset_train,
-        subset_test=subset_test,
-    )
+    train, test = digits.select(train_indices), digits.select(test_indices)
+    return image_dataset(spec, train, test, 10)

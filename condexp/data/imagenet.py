@@ -3,16 +3,17 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import Unpack
 
 import torch
 
 from condexp.data.dataset import Dataset, Task
 from condexp.data.image_files import ImageFiles, encode_names
 from condexp.data.sources import DEFAULT_ROOT
-from condexp.data.transforms import ImageOptions, class_balanced_subset
+from condexp.data.spec import StoredImageSpec
+from condexp.data.transforms import class_balanced_subset
 from condexp.errors import InputError
 
+Spec = StoredImageSpec
 SPLITS = ("train", "val")
 CROP = 224
 NUM_CLASSES, NUM_TRAIN, NUM_VAL = 1000, 1_281_167, 50_000
@@ -27,7 +28,7 @@ BY_HAND = (
 )
 
 
-def load_imagenet(root: Path | str | None = None, **options: Unpack[ImageOptions]) -> Dataset:
+def load(spec: Spec) -> Dataset:
     """Load ImageNet (Russakovsky et al. 2015), or any images in ``train`` and ``val`` folders.
 
     A class is a folder, numbered in the order of the names. Nothing is read but the names and the
@@ -36,31 +37,15 @@ def load_imagenet(root: Path | str | None = None, **options: Unpack[ImageOptions
     ratio for others), then the centre crop.
 
     Args:
-        root: Folder of ``imagenet/train`` and ``imagenet/val``, or of the two themselves; None is
-            ``data``.
-        **options: As for :func:`~condexp.data.transforms.image_dataset`; the size is that of the
-            crops, 224 px if it is None.
+        spec: The keys. The size is that of the crops, 224 px if it is None.
 
     Returns:
         The data set; its checksum is of the sorted relative paths and sizes.
-
-    Raises:
-        InputError: If the folders are not there, are empty, or have different classes.
     """
-    crop = options.get("image_size") or CROP
-    folder = find_imagenet(root)
-    (train, classes), (test, test_classes) = (_scan(folder, split, crop) for split in SPLITS)
-    if classes != test_classes:
-        odd = sorted(set(classes) ^ set(test_classes))
-        raise InputError(
-            f"dataset imagenet: {folder} has {len(classes)} classes in train and "
-            f"{len(test_classes)} in val; they differ in {', '.join(odd[:3])}"
-            f"{', …' if len(odd) > 3 else ''}. Both need the same class folders."
-        )
-    train = _subset(train, options.get("subset_train"))
-    test = _subset(test, options.get("subset_test"))
+    train, test, classes = _read_names(find_imagenet(spec.root), spec.image_size or CROP)
+    train, test = _subset(train, spec.subset.train), _subset(test, spec.subset.test)
     return Dataset(
-        name="imagenet",
+        name=spec.name,
         task=Task.CLASSIFICATION,
         train=train,
         test=test,
@@ -71,11 +56,24 @@ def load_imagenet(root: Path | str | None = None, **options: Unpack[ImageOptions
     )
 
 
+def _read_names(folder: Path, crop: int = CROP) -> tuple[ImageFiles, ImageFiles, list[str]]:
+    (train, classes), (test, test_classes) = (_scan(folder, split, crop) for split in SPLITS)
+    if classes != test_classes:
+        odd = sorted(set(classes) ^ set(test_classes))
+        raise InputError(
+            f"dataset imagenet: {folder} has {len(classes)} classes in train and "
+            f"{len(test_classes)} in val; they differ in {', '.join(odd[:3])}"
+            f"{', …' if len(odd) > 3 else ''}. Both need the same class folders."
+        )
+    return train, test, classes
+
+
 def find_imagenet(root: Path | str | None) -> Path:
     """Find the folder that holds ``train`` and ``val``.
 
     Args:
-        root: As for :func:`load_imagenet`.
+        root: Folder of ``imagenet/train`` and ``imagenet/val``, or of the two themselves; None is
+            ``data``.
 
     Returns:
         The folder.
@@ -98,19 +96,20 @@ def verify_imagenet(root: Path | str | None) -> list[str]:
     """Compare the numbers of classes and images with those of ILSVRC 2012.
 
     Args:
-        root: As for :func:`load_imagenet`.
+        root: As for :func:`find_imagenet`.
 
     Returns:
         What differs; nothing if the data set is complete.
     """
-    dataset = load_imagenet(root)
+    folder = find_imagenet(root)
+    train, test, classes = _read_names(folder)
     counted = {
-        "classes": (dataset.num_outputs, NUM_CLASSES),
-        "training images": (len(dataset.train), NUM_TRAIN),
-        "validation images": (len(dataset.test), NUM_VAL),
+        "classes": (len(classes), NUM_CLASSES),
+        "training images": (len(train), NUM_TRAIN),
+        "validation images": (len(test), NUM_VAL),
     }
     return [
-        f"{number} {what} in {find_imagenet(root)}; ILSVRC 2012 has {published}"
+        f"{number} {what} in {folder}; ILSVRC 2012 has {published}"
         for what, (number, published) in counted.items()
         if number != published
     ]

@@ -1,53 +1,44 @@
-"""MNIST and Fashion-MNIST: four IDX files each."""
+"""MNIST: four IDX files."""
 
 from pathlib import Path
-from typing import Unpack
 
 from condexp.data.dataset import Dataset, Split
 from condexp.data.idx import read_idx
 from condexp.data.sources import source_of, stored
-from condexp.data.transforms import ImageOptions, image_dataset
+from condexp.data.spec import StoredImageSpec
+from condexp.data.transforms import image_dataset
 from condexp.errors import InputError
 
 NUM_CLASSES = 10
+Spec = StoredImageSpec
 
 
-def load_mnist(root: Path | str | None = None, **options: Unpack[ImageOptions]) -> Dataset:
+def load(spec: Spec) -> Dataset:
     """Load MNIST (LeCun et al. 1998): 60,000 + 10,000 digits of 28×28 px.
 
     The four IDX files, gzipped or not, are looked for in ``<root>/MNIST/raw`` (torchvision's
     folder) and in ``<root>`` itself.
 
     Args:
-        root: Folder of the data sets; None is ``data``.
-        **options: Size and subsets, as for :func:`~condexp.data.transforms.image_dataset`.
+        spec: The keys.
 
     Returns:
         The data set; inputs uint8 [N, 1, 28, 28], targets int64 [N].
     """
-    return image_dataset("mnist", *_read("mnist", root), NUM_CLASSES, **options)
+    return image_dataset(spec, *read_files(spec), NUM_CLASSES)
 
 
-def load_fashion_mnist(root: Path | str | None = None, **options: Unpack[ImageOptions]) -> Dataset:
-    """Load Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 images of 28×28 px, 10 classes.
-
-    The four IDX files, gzipped or not, are looked for in ``<root>/FashionMNIST/raw`` (torchvision's
-    folder) and in ``<root>`` itself.
+def read_files(spec: Spec) -> tuple[Split, Split]:
+    """Read the images of MNIST or Fashion-MNIST.
 
     Args:
-        root: Folder of the data sets; None tries ``data``, then the folder of Debian's package
-            dataset-fashion-mnist.
-        **options: Size and subsets, as for :func:`~condexp.data.transforms.image_dataset`.
+        spec: The keys.
 
     Returns:
-        The data set; inputs uint8 [N, 1, 28, 28], targets int64 [N].
+        The training and the test images.
     """
-    return image_dataset("fashion_mnist", *_read("fashion_mnist", root), NUM_CLASSES, **options)
-
-
-def _read(name: str, root: Path | str | None) -> tuple[Split, Split]:
-    source = source_of(name)
-    folder = source.locate(root)
+    source = source_of(spec.name)
+    folder = source.locate(spec.root)
     paths = [path for file in source.files if (path := stored(folder, file))]
     return _read_split(*paths[:2]), _read_split(*paths[2:])
 

@@ -1,12 +1,13 @@
 """From raw images to a data set: subset, size, statistics."""
 
-from typing import TypedDict, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from condexp.data.dataset import Dataset, Split, Task, checksum_of
+from condexp.data.spec import ImageSpec
 from condexp.errors import InputError
 
 RESIZE_CHUNK = 1024
@@ -92,47 +93,27 @@ def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
     return tuple(means), tuple(deviations)
 
 
-class ImageOptions(TypedDict, total=False):
-    """What every data set of images can be asked for; see :func:`image_dataset`."""
-
-    image_size: int | None
-    subset_train: int | None
-    subset_test: int | None
-
-
-def image_dataset(
-    name: str,
-    train: Split,
-    test: Split,
-    num_classes: int,
-    *,
-    image_size: int | None = None,
-    subset_train: int | None = None,
-    subset_test: int | None = None,
-) -> Dataset:
+def image_dataset(spec: ImageSpec, train: Split, test: Split, num_classes: int) -> Dataset:
     """Build a data set of images: subset, then resize, then the training split's statistics.
 
     Args:
-        name: Its name.
+        spec: The keys. Subsets are class-balanced; the size is that of squares in px.
         train: Training images, uint8 [N, C, H, W].
         test: Test images.
         num_classes: Number of classes.
-        image_size: Side to resize to in px; None keeps the images as they are.
-        subset_train: Size of a class-balanced subset of the training images; None takes all.
-        subset_test: The same of the test images.
 
     Returns:
         The data set.
     """
-    if subset_train is not None:
-        train = class_balanced_subset(train, subset_train)
-    if subset_test is not None:
-        test = class_balanced_subset(test, subset_test)
-    if image_size is not None:
-        train, test = resize(train, image_size), resize(test, image_size)
+    if spec.subset.train is not None:
+        train = class_balanced_subset(train, spec.subset.train)
+    if spec.subset.test is not None:
+        test = class_balanced_subset(test, spec.subset.test)
+    if spec.image_size is not None:
+        train, test = resize(train, spec.image_size), resize(test, spec.image_size)
     mean, std = pixel_statistics(train.inputs)
     return Dataset(
-        name=name,
+        name=spec.name,
         task=Task.CLASSIFICATION,
         train=train,
         test=test,

@@ -4,7 +4,6 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from condexp.errors import choose
 from condexp.models.choices import Activation, Norm, NormPosition
 from condexp.models.norm import make_norm
 
@@ -18,7 +17,7 @@ def make_activation(activation: Activation | str) -> nn.Module:
     Returns:
         The module; the rectifier works in place.
     """
-    match Activation(choose("activation", activation, [str(each) for each in Activation])):
+    match Activation(activation):
         case Activation.RELU:
             return nn.ReLU(inplace=True)
         case Activation.TANH:
@@ -48,7 +47,6 @@ def make_block(
     Returns:
         The block.
     """
-    choose("norm_position", norm_position, [str(each) for each in NormPosition])
     block = OrderedDict[str, nn.Module]()
     if isinstance(layer, nn.Linear):
         block["linear"] = layer

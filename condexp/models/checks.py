@@ -1,4 +1,4 @@
-"""Checks that every network shares: sizes of at least one, and inputs it can take."""
+"""Checks that every network shares: inputs it can take, and at least one output."""
 
 import math
 from collections.abc import Sequence
@@ -8,34 +8,21 @@ from condexp.errors import InputError
 SMALLEST_IMAGE = 8
 
 
-def check_sizes(model: str, **sizes: int) -> None:
-    """Refuse sizes below one.
-
-    Args:
-        model: The model's name, for the message.
-        **sizes: The sizes by the name the user knows them by.
-
-    Raises:
-        InputError: If a size is below one.
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"{model}: {name} is {size}; it must be a whole number from 1 on.")
-
-
-def count_features(model: str, input_shape: Sequence[int]) -> int:
+def count_features(model: str, input_shape: Sequence[int], num_outputs: int) -> int:
     """Count the features of a flattened input.
 
     Args:
         model: The model's name, for the message.
         input_shape: Shape of one sample, (d,) or (C, H, W).
+        num_outputs: Outputs of the last layer.
 
     Returns:
         The product of the shape.
 
     Raises:
-        InputError: If the shape holds no feature.
+        InputError: If the shape holds no feature, or there is no output.
     """
+    _check_outputs(model, num_outputs)
     if not input_shape or min(input_shape) < 1:
         raise InputError(
             f"{model}: an input of shape {tuple(input_shape)} has no features; "
@@ -44,19 +31,21 @@ def count_features(model: str, input_shape: Sequence[int]) -> int:
     return math.prod(input_shape)
 
 
-def check_image(model: str, input_shape: Sequence[int]) -> int:
+def check_image(model: str, input_shape: Sequence[int], num_outputs: int) -> int:
     """Refuse inputs which a convolutional network can't take.
 
     Args:
         model: The model's name, for the message.
         input_shape: Shape of one sample, to be (C, H, W).
+        num_outputs: Outputs of the last layer.
 
     Returns:
         The number of channels C.
 
     Raises:
-        InputError: If the input is no image, or one smaller than 8 px.
+        InputError: If the input is no image, or one smaller than 8 px, or there is no output.
     """
+    _check_outputs(model, num_outputs)
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise InputError(
             f"{model} needs images of shape (C, H, W), but the inputs have shape "
@@ -69,3 +58,8 @@ def check_image(model: str, input_shape: Sequence[int]) -> int:
             f"{SMALLEST_IMAGE}x{SMALLEST_IMAGE} px at least: raise dataset.image_size."
         )
     return channels
+
+
+def _check_outputs(model: str, num_outputs: int) -> None:
+    if num_outputs < 1:
+        raise InputError(f"{model}: num_outputs is {num_outputs}; it must be 1 at least.")

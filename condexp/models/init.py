@@ -19,7 +19,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from condexp.errors import InputError, choose
 from condexp.models.choices import Init
 
 NORMAL_DEVIATION = 0.01
@@ -60,13 +59,8 @@ def initialise(model: nn.Module, init: Init | str, scale: float = 1.0) -> None:
         model: The network.
         init: How the weights are drawn.
         scale: Factor on the drawn weights, > 0.
-
-    Raises:
-        InputError: If the name is unknown or the scale is not a positive number.
     """
-    init = Init(choose("init", init, [str(each) for each in Init]))
-    if not (math.isfinite(scale) and scale > 0):
-        raise InputError(f"init_scale is {scale}; it must be a positive number.")
+    init = Init(init)
     for module in model.modules():
         if not isinstance(module, nn.Linear | nn.Conv2d):
             continue

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from condexp.errors import InputError, choose
+from condexp.errors import InputError
 from condexp.models.choices import Norm
 
 Average = Callable[[Tensor], Tensor]
@@ -166,9 +166,9 @@ def make_norm(norm: Norm | str, channels: int, spatial: bool) -> nn.Module:
         The module; it keeps the shape of its input.
 
     Raises:
-        InputError: If the name is unknown, or ``layer`` or ``group`` gets a single feature.
+        InputError: If ``layer`` or ``group`` gets a single feature.
     """
-    norm = Norm(choose("norm", norm, [str(each) for each in Norm]))
+    norm = Norm(norm)
     if norm in {Norm.LAYER, Norm.GROUP} and channels == 1 and not spatial:
         raise InputError(
             f"norm {norm} turns a single feature into a constant; use a width from 2 on."

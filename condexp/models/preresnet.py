@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condexp.errors import choose
-from condexp.models.checks import check_image, check_sizes
-from condexp.models.choices import Init, Norm, Shortcut
+from condexp.models import resnet
+from condexp.models.checks import check_image
+from condexp.models.choices import Norm, Shortcut
 from condexp.models.init import initialise
 from condexp.models.norm import make_norm
 from condexp.models.residual import (
@@ -22,6 +22,9 @@ from condexp.models.residual import (
     make_shortcut,
     make_stages,
 )
+
+Spec = resnet.Spec
+"""The same keys; ``last_bn`` is another layer."""
 
 
 class PreActivationBlock(nn.Module):
@@ -110,50 +113,33 @@ class PreResNet(nn.Module):
         return outputs
 
 
-def build_preresnet(
-    input_shape: Sequence[int],
-    num_outputs: int,
-    *,
-    depth: int,
-    shortcut: Shortcut | str = Shortcut.A,
-    widen_factor: int = 1,
-    norm: Norm | str = Norm.BATCH,
-    last_bn: bool = True,
-    init: Init | str = Init.HE,
-    init_scale: float = 1.0,
-) -> nn.Module:
+def build(spec: Spec, input_shape: Sequence[int], num_outputs: int) -> nn.Module:
     """Build a pre-activation residual network for small images, He et al. 2016b.
 
-    Layers are named as in :func:`condexp.models.resnet.build_resnet`. Convolutions have no bias.
+    Layers are named as in :func:`condexp.models.resnet.build`. Convolutions have no bias. The last
+    activation has a BatchNorm2d before it, whatever ``norm`` is; with ``last_bn=false``, that is
+    ``PreResNet_v1`` of the paper's code, it has nothing.
 
     Args:
+        spec: The keys.
         input_shape: Shape of one image, (C, H, W), from 8 px on.
         num_outputs: Outputs of the last layer.
-        depth: Number of layers with weights, 6n + 2.
-        shortcut: Type of shortcut, A | B | C.
-        widen_factor: Factor on the stages' channels (Zagoruyko & Komodakis 2016).
-        norm: Normalisation before each activation, but for the last.
-        last_bn: Whether the last activation is preceded by its BatchNorm2d, whatever ``norm`` is;
-            without it the network is ``PreResNet_v1`` of the paper's code.
-        init: How the weights are drawn.
-        init_scale: Factor on the drawn weights.
 
     Returns:
         The model, images [N, C, H, W] to [N, num_outputs].
     """
-    blocks, widths = cifar_blocks("preresnet", depth), cifar_widths(widen_factor)
-    c_in = check_image("preresnet", input_shape)
-    check_sizes("preresnet", widen_factor=widen_factor, num_outputs=num_outputs)
-    kind = Shortcut(choose("shortcut", shortcut, [str(each) for each in Shortcut]))
+    blocks, widths = cifar_blocks(spec.name, spec.depth), cifar_widths(spec.widen_factor)
+    c_in = check_image(spec.name, input_shape, num_outputs)
+    shortcut = Shortcut(spec.shortcut)
     stages = make_stages(
         lambda c_in, c_out, stride, first: PreActivationBlock(
-            c_in, c_out, stride, first, kind, norm
+            c_in, c_out, stride, first, shortcut, spec.norm
         ),
         STEM_CHANNELS,
         widths,
         blocks,
     )
     conv = nn.Conv2d(c_in, STEM_CHANNELS, 3, padding=1, bias=False)
-    model = PreResNet(conv, stages, widths[-1], num_outputs, last_bn=last_bn)
-    initialise(model, init, init_scale)
+    model = PreResNet(conv, stages, widths[-1], num_outputs, last_bn=spec.last_bn)
+    initialise(model, spec.init, spec.init_scale)
     return model

@@ -108,7 +108,7 @@ def cifar_blocks(model: str, depth: int) -> list[int]:
 
     Args:
         model: The model's name, for the message.
-        depth: Number of layers with weights, projections not counted.
+        depth: Number of layers with weights, projections not counted; 8 at least.
 
     Returns:
         n for each stage.
@@ -116,10 +116,10 @@ def cifar_blocks(model: str, depth: int) -> list[int]:
     Raises:
         InputError: If the depth is not 6n + 2.
     """
-    if depth < 8 or depth % 6 != 2:
-        below = max(8, depth - (depth - 2) % 6)
-        nearest = f"{below} and {below + 6}" if depth > 8 else f"{below}"
+    below = depth - (depth - 2) % 6
+    if below != depth:
         raise InputError(
-            f"{model}: depth {depth} is not 6n + 2 (8, 14, 20, …); nearest valid: {nearest}."
+            f"{model}: depth {depth} is not 6n + 2 (8, 14, 20, …); nearest valid: {below} and "
+            f"{below + 6}."
         )
     return [(depth - 2) // 6] * 3

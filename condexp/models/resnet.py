@@ -1,12 +1,13 @@
 """Residual networks for small images: He et al. 2016a, *Deep residual learning*, §4.2."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condexp.errors import choose
-from condexp.models.checks import check_image, check_sizes
+from condexp.errors import one_of, within
+from condexp.models.checks import check_image
 from condexp.models.choices import Init, Norm, Shortcut
 from condexp.models.init import initialise
 from condexp.models.norm import make_norm
@@ -17,6 +18,20 @@ from condexp.models.residual import (
     make_shortcut,
     make_stages,
 )
+from condexp.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(ModelSpec):
+    """The keys of ``conf/model/resnet.yaml``, and of ``preresnet.yaml``."""
+
+    depth: int = within(8, 10_000)
+    shortcut: str = one_of(Shortcut)
+    widen_factor: int = within(1)
+    norm: str = one_of(Norm)
+    init: str = one_of(Init)
+    init_scale: float = within(0, open_low=True)
+    last_bn: bool
 
 
 class BasicBlock(nn.Module):
@@ -106,48 +121,30 @@ class ResNet(nn.Module):
         return outputs
 
 
-def build_resnet(
-    input_shape: Sequence[int],
-    num_outputs: int,
-    *,
-    depth: int,
-    shortcut: Shortcut | str = Shortcut.A,
-    widen_factor: int = 1,
-    norm: Norm | str = Norm.BATCH,
-    last_bn: bool = False,
-    init: Init | str = Init.HE,
-    init_scale: float = 1.0,
-) -> nn.Module:
+def build(spec: Spec, input_shape: Sequence[int], num_outputs: int) -> nn.Module:
     """Build a residual network for small images, He et al. 2016a, §4.2.
 
     Layers are named ``conv``, ``stages.0.0.conv1``, ``stages.0.0.conv2``, …, ``fc``; a projection
     is ``stages.1.0.shortcut.conv``. Convolutions have no bias.
 
     Args:
+        spec: The keys.
         input_shape: Shape of one image, (C, H, W), from 8 px on.
         num_outputs: Outputs of the last layer.
-        depth: Number of layers with weights, 6n + 2.
-        shortcut: Type of shortcut, A | B | C.
-        widen_factor: Factor on the stages' channels (Zagoruyko & Komodakis 2016).
-        norm: Normalisation after each convolution.
-        last_bn: Whether a BatchNorm1d stands before the last linear layer.
-        init: How the weights are drawn.
-        init_scale: Factor on the drawn weights.
 
     Returns:
         The model, images [N, C, H, W] to [N, num_outputs].
     """
-    blocks, widths = cifar_blocks("resnet", depth), cifar_widths(widen_factor)
-    c_in = check_image("resnet", input_shape)
-    check_sizes("resnet", widen_factor=widen_factor, num_outputs=num_outputs)
-    kind = Shortcut(choose("shortcut", shortcut, [str(each) for each in Shortcut]))
+    blocks, widths = cifar_blocks(spec.name, spec.depth), cifar_widths(spec.widen_factor)
+    c_in = check_image(spec.name, input_shape, num_outputs)
+    shortcut = Shortcut(spec.shortcut)
     stages = make_stages(
-        lambda c_in, c_out, stride, _: BasicBlock(c_in, c_out, stride, kind, norm),
+        lambda c_in, c_out, stride, _: BasicBlock(c_in, c_out, stride, shortcut, spec.norm),
         STEM_CHANNELS,
         widths,
         blocks,
     )
     conv = nn.Conv2d(c_in, STEM_CHANNELS, 3, padding=1, bias=False)
-    model = ResNet(conv, stages, widths[-1], num_outputs, norm=norm, last_bn=last_bn)
-    initialise(model, init, init_scale)
+    model = ResNet(conv, stages, widths[-1], num_outputs, norm=spec.norm, last_bn=spec.last_bn)
+    initialise(model, spec.init, spec.init_scale)
     return model

@@ -5,17 +5,19 @@ A bottleneck's stride is that of its 3×3 convolution, as in torchvision and in 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condexp.errors import InputError, choose
-from condexp.models.checks import check_image, check_sizes
+from condexp.errors import one_of, within
+from condexp.models.checks import check_image
 from condexp.models.choices import Init, Norm, Shortcut
 from condexp.models.init import initialise
 from condexp.models.norm import make_norm
 from condexp.models.residual import make_shortcut, make_stages
 from condexp.models.resnet import BasicBlock, ResNet
+from condexp.models.spec import ModelSpec
 
 WIDTH = 64
 EXPANSION = 4
@@ -27,6 +29,18 @@ NUM_BLOCKS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(ModelSpec):
+    """The keys of ``conf/model/resnet_imagenet.yaml``."""
+
+    depth: int = one_of(NUM_BLOCKS)
+    norm: str = one_of(Norm)
+    init: str = one_of(Init)
+    init_scale: float = within(0, open_low=True)
+    last_bn: bool
+    dropout: float = within(0, 1, open_high=True)
 
 
 class Bottleneck(nn.Module):
@@ -69,61 +83,40 @@ class Bottleneck(nn.Module):
         return F.relu(hidden, inplace=True)
 
 
-def build_resnet_imagenet(
-    input_shape: Sequence[int],
-    num_outputs: int,
-    *,
-    depth: int,
-    norm: Norm | str = Norm.BATCH,
-    last_bn: bool = False,
-    dropout: float = 0.0,
-    init: Init | str = Init.HE,
-    init_scale: float = 1.0,
-) -> nn.Module:
+def build(spec: Spec, input_shape: Sequence[int], num_outputs: int) -> nn.Module:
     """Build a residual network for ImageNet, He et al. 2016a, table 1.
 
-    Layers are named as in :func:`condexp.models.resnet.build_resnet`. Convolutions have no bias.
-    Small images shrink to 1×1 px in the last stages.
+    Depths 18 and 34 have basic blocks, 50, 101 and 152 bottlenecks. Layers are named as in
+    :func:`condexp.models.resnet.build`. Convolutions have no bias. Small images shrink to 1×1 px in
+    the last stages.
 
     Args:
+        spec: The keys.
         input_shape: Shape of one image, (C, H, W), from 8 px on.
         num_outputs: Outputs of the last layer.
-        depth: 18 and 34 (basic blocks), 50, 101 and 152 (bottlenecks).
-        norm: Normalisation after each convolution.
-        last_bn: Whether a BatchNorm1d stands before the last linear layer (before its dropout).
-        dropout: Share of the last linear layer's inputs that is dropped in training, in [0, 1).
-        init: How the weights are drawn.
-        init_scale: Factor on the drawn weights.
 
     Returns:
         The model, images [N, C, H, W] to [N, num_outputs].
-
-    Raises:
-        InputError: If there is no such depth or dropout, or the input is no image from 8 px on.
     """
-    choose("depth of resnet_imagenet", str(depth), map(str, NUM_BLOCKS))
-    c_in = check_image("resnet_imagenet", input_shape)
-    check_sizes("resnet_imagenet", num_outputs=num_outputs)
-    if not 0 <= dropout < 1:
-        raise InputError(f"resnet_imagenet: dropout is {dropout}; it must be in [0, 1).")
-    bottlenecks = depth >= SHALLOWEST_BOTTLENECK
+    c_in = check_image(spec.name, input_shape, num_outputs)
+    bottlenecks = spec.depth >= SHALLOWEST_BOTTLENECK
     block = Bottleneck if bottlenecks else BasicBlock
     widths = [WIDTH * (EXPANSION if bottlenecks else 1) * 2**stage for stage in range(4)]
     stages = make_stages(
-        lambda c_in, c_out, stride, _: block(c_in, c_out, stride, Shortcut.B, norm),
+        lambda c_in, c_out, stride, _: block(c_in, c_out, stride, Shortcut.B, spec.norm),
         WIDTH,
         widths,
-        NUM_BLOCKS[depth],
+        NUM_BLOCKS[spec.depth],
     )
     model = ResNet(
         nn.Conv2d(c_in, WIDTH, 7, stride=2, padding=3, bias=False),
         stages,
         widths[-1],
         num_outputs,
-        norm=norm,
-        last_bn=last_bn,
+        norm=spec.norm,
+        last_bn=spec.last_bn,
         pool=nn.MaxPool2d(3, stride=2, padding=1),
-        dropout=dropout,
+        dropout=spec.dropout,
     )
-    initialise(model, init, init_scale)
+    initialise(model, spec.init, spec.init_scale)
     return model

@@ -7,14 +7,16 @@ one on the mean over the positions that are left, which is the usual head for CI
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
-from condexp.errors import choose
+from condexp.errors import one_of, within
 from condexp.models.block import add_pooling, make_block, make_classifier
-from condexp.models.checks import check_image, check_sizes
+from condexp.models.checks import check_image
 from condexp.models.choices import Init, Norm, NormPosition
 from condexp.models.init import initialise
+from condexp.models.spec import ModelSpec
 
 WIDTHS = (64, 128, 256, 512, 512)
 # Convolutions of each stage; the published depth counts three linear layers.
@@ -24,6 +26,18 @@ NUM_CONVOLUTIONS = {
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(ModelSpec):
+    """The keys of ``conf/model/vgg.yaml``."""
+
+    depth: int = one_of(NUM_CONVOLUTIONS)
+    norm: str = one_of(Norm)
+    norm_position: str = one_of(NormPosition)
+    init: str = one_of(Init)
+    init_scale: float = within(0, open_low=True)
+    last_bn: bool
 
 
 def make_stage(
@@ -49,45 +63,28 @@ def make_stage(
     return stage
 
 
-def build_vgg(
-    input_shape: Sequence[int],
-    num_outputs: int,
-    *,
-    depth: int,
-    norm: Norm | str = Norm.BATCH,
-    norm_position: NormPosition | str = NormPosition.BEFORE,
-    last_bn: bool = False,
-    init: Init | str = Init.HE,
-    init_scale: float = 1.0,
-) -> nn.Module:
+def build(spec: Spec, input_shape: Sequence[int], num_outputs: int) -> nn.Module:
     """Build a VGG network with one linear layer, Simonyan & Zisserman 2015, table 1.
 
     Layers are named ``stages.0.0.conv``, …, ``fc``. A stage ends with 2×2 max pooling as long as
     height and width are 2 px at least: images of 32 px end at 1×1, smaller ones are pooled less.
 
     Args:
+        spec: The keys.
         input_shape: Shape of one image, (C, H, W), from 8 px on.
         num_outputs: Outputs of the last layer.
-        depth: 11, 13, 16 or 19: the published name, which counts three linear layers.
-        norm: Normalisation after each convolution.
-        norm_position: Before or after the activation.
-        last_bn: Whether a BatchNorm1d stands before the last linear layer.
-        init: How the weights are drawn.
-        init_scale: Factor on the drawn weights.
 
     Returns:
         The model, images [N, C, H, W] to [N, num_outputs].
     """
-    choose("depth of vgg", str(depth), map(str, NUM_CONVOLUTIONS))
-    channels = check_image("vgg", input_shape)
-    check_sizes("vgg", num_outputs=num_outputs)
+    channels = check_image(spec.name, input_shape, num_outputs)
     side = min(input_shape[1:])
     stages = nn.Sequential()
-    for width, number in zip(WIDTHS, NUM_CONVOLUTIONS[depth], strict=True):
-        stage = make_stage(channels, width, number, norm, norm_position)
+    for width, number in zip(WIDTHS, NUM_CONVOLUTIONS[spec.depth], strict=True):
+        stage = make_stage(channels, width, number, spec.norm, spec.norm_position)
         side = add_pooling(stage, side)
         stages.append(stage)
         channels = width
-    model = make_classifier("stages", stages, channels, num_outputs, last_bn=last_bn)
-    initialise(model, init, init_scale)
+    model = make_classifier("stages", stages, channels, num_outputs, last_bn=spec.last_bn)
+    initialise(model, spec.init, spec.init_scale)
     return model

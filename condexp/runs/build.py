@@ -1,32 +1,18 @@
-"""From the typed configuration to objects: a group's ``name`` picks its builder from one table."""
+"""From the typed configuration to objects."""
 
 from collections.abc import Callable
-from dataclasses import asdict
-from functools import lru_cache
-from typing import Any
+from dataclasses import asdict, replace
 
 import torch
 from torch import nn
 
 from condexp.config import Config
+from condexp.config.by_name import find
 from condexp.config.training import CosineConfig, MultistepConfig
-from condexp.data.cifar import load_cifar10, load_cifar100
+from condexp.data.choices import Augment
 from condexp.data.dataset import Dataset, Share
-from condexp.data.digits import load_digits
-from condexp.data.gaussian import load_gaussian
-from condexp.data.imagenet import load_imagenet
 from condexp.data.loaders import WHOLE, Batches
-from condexp.data.mnist import load_fashion_mnist, load_mnist
-from condexp.data.svhn import load_svhn
-from condexp.models.cnn import build_cnn
-from condexp.models.imported import build_imported
-from condexp.models.linear import build_linear
-from condexp.models.mlp import build_mlp
-from condexp.models.preresnet import build_preresnet
-from condexp.models.resnet import build_resnet
-from condexp.models.resnet_imagenet import build_resnet_imagenet
-from condexp.models.torchvision_models import build_torchvision
-from condexp.models.vgg import build_vgg
+from condexp.data.spec import ImageSpec
 from condexp.training.choices import ProbeMode
 from condexp.training.optimizers import (
     LearningRate,
@@ -38,27 +24,8 @@ from condexp.training.optimizers import (
 )
 from condexp.training.probe import Probe, draw_probe
 
-MODEL_BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "mlp": build_mlp,
-    "cnn": build_cnn,
-    "resnet": build_resnet,
-    "linear": build_linear,
-    "vgg": build_vgg,
-    "preresnet": build_preresnet,
-    "resnet_imagenet": build_resnet_imagenet,
-    "torchvision": build_torchvision,
-    "import": build_imported,
-}
-DATASET_LOADERS: dict[str, Callable[..., Dataset]] = {
-    "digits": load_digits,
-    "mnist": load_mnist,
-    "fashion_mnist": load_fashion_mnist,
-    "cifar10": load_cifar10,
-    "cifar100": load_cifar100,
-    "svhn": load_svhn,
-    "imagenet": load_imagenet,
-    "gaussian": load_gaussian,
-}
+KEPT_DATASETS = 2  # of a grid over data sets; they may be large
+_loaded: dict[str, Dataset] = {}
 
 
 def build_model(config: Config, dataset: Dataset) -> nn.Module:
@@ -71,9 +38,8 @@ def build_model(config: Config, dataset: Dataset) -> nn.Module:
     Returns:
         The model, drawn from torch's global generator.
     """
-    arguments = asdict(config.model)
-    build = MODEL_BUILDERS[arguments.pop("name")]
-    return build(dataset.input_shape, dataset.num_outputs, **arguments)
+    build: Callable[..., nn.Module] = find("model", config.model.name).build
+    return build(config.model, dataset.input_shape, dataset.num_outputs)
 
 
 def load_dataset(config: Config) -> Dataset:
@@ -85,17 +51,15 @@ def load_dataset(config: Config) -> Dataset:
     Returns:
         The data set; it is shared, so read-only.
     """
-    arguments = asdict(config.dataset)
-    arguments.pop("augment", None)  # drawn batch by batch, not loaded
-    for split, size in arguments.pop("subset", {}).items():
-        arguments[f"subset_{split}"] = size
-    hashable = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items()}
-    return _load(hashable.pop("name"), tuple(sorted(hashable.items())))
-
-
-@lru_cache(maxsize=2)
-def _load(name: str, arguments: tuple[tuple[str, Any], ...]) -> Dataset:
-    return DATASET_LOADERS[name](**dict(arguments))
+    spec = config.dataset
+    if isinstance(spec, ImageSpec):
+        spec = replace(spec, augment=Augment.NONE)  # drawn batch by batch, not loaded
+    key = repr(spec)
+    if key not in _loaded:
+        while len(_loaded) >= KEPT_DATASETS:
+            del _loaded[next(iter(_loaded))]
+        _loaded[key] = find("dataset", spec.name).load(spec)
+    return _loaded[key]
 
 
 def training_batches(

@@ -17,11 +17,7 @@ import condexp
 from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.options import AnalysisOptions
 from condexp.models import resnet_imagenet, vgg
-from condexp.models.preresnet import build_preresnet
-from condexp.models.resnet_imagenet import build_resnet_imagenet
-from condexp.models.torchvision_models import build_torchvision
-from condexp.models.vgg import build_vgg
-from tests import cases
+from tests import cases, from_conf
 from tests.analysis import oracles
 from tests.analysis.curvlinops_kfac import factors
 
@@ -39,21 +35,25 @@ class Case:
     layers: Sequence[str] = ("all",)
 
 
-def own(build: Callable[..., nn.Module], **options: Any) -> Case:
-    return Case(lambda shape: build(shape, NUM_CLASSES, **options))
+def own(name: str, **options: Any) -> Case:
+    return Case(lambda shape: from_conf.build(name, shape, NUM_CLASSES, **options))
 
 
 def torchvisions(arch: str, *layers: str) -> Case:
-    return Case(lambda shape: build_torchvision(shape, NUM_CLASSES, arch=arch), (3, 32, 32), layers)
+    return Case(
+        lambda shape: from_conf.build("torchvision", shape, NUM_CLASSES, arch=arch),
+        (3, 32, 32),
+        layers,
+    )
 
 
 CASES = {
-    "vgg11-bn": own(build_vgg, depth=11, norm="batch"),
-    "vgg16-plain-lastbn": own(build_vgg, depth=16, norm="none", last_bn=True),
-    "preresnet": own(build_preresnet, depth=14),
-    "preresnet-v1": own(build_preresnet, depth=14, last_bn=False, shortcut="C"),
-    "resnet18": own(build_resnet_imagenet, depth=18),
-    "resnet50-lastbn": own(build_resnet_imagenet, depth=50, last_bn=True),
+    "vgg11-bn": own("vgg", depth=11, norm="batch"),
+    "vgg16-plain-lastbn": own("vgg", depth=16, norm="none", last_bn=True),
+    "preresnet": own("preresnet", depth=14),
+    "preresnet-v1": own("preresnet", depth=14, last_bn=False, shortcut="C"),
+    "resnet18": own("resnet_imagenet", depth=18),
+    "resnet50-lastbn": own("resnet_imagenet", depth=50, last_bn=True),
     "mobilenet_v2": torchvisions("mobilenet_v2", "features.[0-4].*", "classifier.1"),
     "densenet121": torchvisions(
         "densenet121",
@@ -175,7 +175,7 @@ def test_factors_equal_curvlinops_kfac_expand(name: str) -> None:
 
 def test_depthwise_convolutions_have_a_block_a_channel() -> None:
     with torch.device("meta"):
-        model = build_torchvision((3, 32, 32), NUM_CLASSES, arch="mobilenet_v2")
+        model = from_conf.build("torchvision", (3, 32, 32), NUM_CLASSES, arch="mobilenet_v2")
         catalogue = trace_layers(model, torch.empty(2, 3, 32, 32), AnalysisOptions())
     depthwise = [layer for layer in catalogue.layers if layer.groups > 1]
     assert len(catalogue.layers) == 53
@@ -193,7 +193,7 @@ def test_depthwise_convolutions_have_a_block_a_channel() -> None:
 def test_attention_is_listed_as_not_analysed(arch: str, attention: set[str]) -> None:
     """Its weights are used by a function, not by calls of Linear: nothing of it may be measured."""
     with torch.device("meta"):
-        model = build_torchvision((3, 224, 224), NUM_CLASSES, arch=arch)
+        model = from_conf.build("torchvision", (3, 224, 224), NUM_CLASSES, arch=arch)
         catalogue = trace_layers(model, torch.empty(2, 3, 224, 224), AnalysisOptions())
     measured = {layer.name for layer in catalogue.layers}
     rest = {module.name: module.reason for module in catalogue.not_analysed}
@@ -237,7 +237,7 @@ def test_what_surrounds_attention_is_measured_right() -> None:
 def test_rows_that_are_no_samples_are_refused_before_a_run() -> None:
     """Swin v2 applies an MLP to a table of positions: 15² rows, whatever the batch."""
     with torch.device("meta"):
-        model = build_torchvision((3, 224, 224), NUM_CLASSES, arch="swin_v2_t")
+        model = from_conf.build("torchvision", (3, 224, 224), NUM_CLASSES, arch="swin_v2_t")
         inputs = torch.empty(2, 3, 224, 224)
         with pytest.raises(ValueError, match=r"cpb_mlp\.0' got 225 rows for 2 samples.*exclude"):
             trace_layers(model, inputs, AnalysisOptions())

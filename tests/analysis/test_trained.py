@@ -13,18 +13,15 @@ from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.vocabulary import KAPPA_P, Matrix
-from condexp.data.digits import load_digits
-from condexp.models.mlp import build_mlp
-from condexp.models.resnet import build_resnet
-from condexp.models.vgg import build_vgg
+from tests.from_conf import build, load
 
 BATCH, SIZE = 128, 16
 LOSS = nn.CrossEntropyLoss()
 SHAPE = (1, SIZE, SIZE)
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "resnet": partial(build_resnet, SHAPE, 10, depth=20),
-    "vgg": partial(build_vgg, SHAPE, 10, depth=16, norm="batch"),
-    "mlp": partial(build_mlp, SHAPE, 10, depth=20, width=256, norm="batch"),
+    "resnet": partial(build, "resnet", SHAPE, 10, depth=20),
+    "vgg": partial(build, "vgg", SHAPE, 10, depth=16, norm="batch"),
+    "mlp": partial(build, "mlp", SHAPE, 10, depth=20, width=256, norm="batch"),
 }
 # Samples of the snapshot, and how many κ_p are finite at least.
 SAMPLES = {"resnet": (128, 100), "vgg": (128, 80), "mlp": (640, 100)}
@@ -32,14 +29,14 @@ MATRICES = (Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC)
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    split = load_digits().train
+    split = load("digits").train
     images = split.inputs.float() / split.inputs.float().std()
     return F.interpolate(images - images.mean(), (SIZE, SIZE)), split.targets
 
 
-def trained(build: Callable[[], nn.Module], num_steps: int) -> nn.Module:
+def trained(make: Callable[[], nn.Module], num_steps: int) -> nn.Module:
     torch.manual_seed(0)
-    model, (inputs, targets) = build(), digits()
+    model, (inputs, targets) = make(), digits()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for step in range(num_steps):
         chosen = torch.arange(step * BATCH, (step + 1) * BATCH) % len(inputs)

@@ -12,7 +12,7 @@ from torchvision import datasets
 
 from condexp.cli.main import main
 from condexp.data import imagenet
-from condexp.runs.build import _load
+from condexp.runs.build import _loaded
 from condexp.store.reader import open_run
 from tests.data.archives import publish_idx, write_cifar, write_imagenet, write_mnist_like
 
@@ -30,7 +30,7 @@ def condexp(
     monkeypatch.setattr("condexp.runs.attempt._draw", lambda folder: None)  # seconds a run
 
     def run(*args: str) -> tuple[int, str, str]:
-        _load.cache_clear()
+        _loaded.clear()
         code = main([*args])
         captured = capsys.readouterr()
         return code, captured.out, captured.err

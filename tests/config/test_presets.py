@@ -13,12 +13,13 @@ from omegaconf import DictConfig
 from torchvision import datasets
 
 from condexp.config import GROUPS, Config
-from condexp.config.datasets import StoredImagesConfig
+from condexp.config.by_name import PACKAGES, names
 from condexp.config.presets import chosen_presets, conf_dir, with_own_profile
 from condexp.config.validation import parse_config
 from condexp.data.dataset import Dataset
+from condexp.data.spec import StoredImageSpec
 from condexp.errors import InputError
-from condexp.runs.build import _load, load_dataset
+from condexp.runs.build import _loaded, load_dataset
 from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import prepare
 from condexp.store.hdf5.validate import validate_results
@@ -48,7 +49,8 @@ NEEDS = {
     "model/linear": ["dataset=gaussian"],
     "dataset/gaussian": ["model=linear"],
     "model/import": [
-        "model.target=condexp.models.mlp:build_mlp",
+        "model.target=tests.from_conf:build",
+        "++model.kwargs.name=mlp",
         "++model.kwargs.depth=2",
         "++model.kwargs.width=4",
     ],
@@ -122,7 +124,7 @@ def test_every_preset_trains_a_step_and_takes_a_snapshot(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("condexp.runs.attempt._draw", lambda _: None)  # seconds a picture
-    _load.cache_clear()
+    _loaded.clear()
     group, name = choice(path)
     overrides = [f"{group}={name}", *NEEDS.get(f"{group}/{name}", []), *BRIEF]
     if f"{group}/{name}" in NEEDS_COLOUR:
@@ -146,7 +148,7 @@ def test_every_preset_trains_a_step_and_takes_a_snapshot(
 
 def absent(config: Config) -> bool:
     """Whether preparing says that the data are not here, and how to fetch them."""
-    if not isinstance(config.dataset, StoredImagesConfig):
+    if not isinstance(config.dataset, StoredImageSpec):
         prepare(config)
         return False
     with pytest.raises(InputError, match=f"condexp data fetch {config.dataset.name}"):
@@ -160,7 +162,7 @@ def test_every_preset_as_it_is_can_be_prepared(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where no data are
     monkeypatch.setattr("condexp.data.sources.DEBIAN_FASHION_MNIST", tmp_path)
-    _load.cache_clear()
+    _loaded.clear()
     group, name = choice(path)
     if f"{group}/{name}" in NEEDS_COLOUR:
         monkeypatch.setattr("condexp.runs.prepare.load_dataset", in_colour)
@@ -193,7 +195,7 @@ def test_small_profiles_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("condexp.runs.attempt._draw", lambda _: None)
-    _load.cache_clear()
+    _loaded.clear()
     given = [f"experiment={experiment}", f"profile={profile}", *BRIEF, *SMALL, "trainer.steps=2"]
     if composed(*given).dataset.name == "fashion_mnist":
         WRITERS["fashion_mnist"](tmp_path / "data", monkeypatch)
@@ -281,14 +283,15 @@ def test_the_profile_is_recorded_by_its_short_name_and_decides_no_folder() -> No
 def test_names_in_files_are_the_files_names() -> None:
     for path in PRESETS:
         group, name = choice(path)
-        if isinstance(GROUPS.get(group), Mapping):
+        if group in PACKAGES or isinstance(GROUPS.get(group), Mapping):
             assert yaml.safe_load(path.read_text())["name"] == name
 
 
 def test_every_typed_name_has_a_file() -> None:
-    for group, schema in GROUPS.items():
-        if isinstance(schema, Mapping):
-            assert {p.stem for p in PRESETS if choice(p)[0] == group} == set(schema)
+    typed = {group: set(names(group)) for group in PACKAGES}
+    typed |= {group: set(table) for group, table in GROUPS.items() if isinstance(table, Mapping)}
+    for group, found in typed.items():
+        assert {p.stem for p in PRESETS if choice(p)[0] == group} == found
 
 
 def test_a_profile_has_the_last_word() -> None:

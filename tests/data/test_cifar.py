@@ -6,19 +6,19 @@ import pytest
 import torch
 from torchvision import datasets
 
-from condexp.data.cifar import load_cifar10, load_cifar100
 from condexp.errors import InputError
 from tests.data.archives import md5, write_cifar
+from tests.from_conf import load
 
-KINDS = [(datasets.CIFAR10, load_cifar10, 10), (datasets.CIFAR100, load_cifar100, 100)]
+KINDS = [(datasets.CIFAR10, "cifar10", 10), (datasets.CIFAR100, "cifar100", 100)]
 
 
-@pytest.mark.parametrize(("kind", "load", "num_classes"), KINDS)
+@pytest.mark.parametrize(("kind", "name", "num_classes"), KINDS)
 def test_the_batches_are_read_in_order_as_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, load: Any, num_classes: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, name: str, num_classes: int
 ) -> None:
     folder = write_cifar(tmp_path, monkeypatch, kind)
-    dataset = load(tmp_path)
+    dataset = load(name, root=tmp_path)
     for split, table in ((dataset.train, kind.train_list), (dataset.test, kind.test_list)):
         batches = [pickle.loads((folder / name).read_bytes()) for name, _ in table]
         # A row holds the red, the green, then the blue channel, each row by row.
@@ -33,7 +33,7 @@ def test_the_batches_are_read_in_order_as_images(
 
 def test_subset_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar(tmp_path, monkeypatch, datasets.CIFAR10)
-    dataset = load_cifar10(tmp_path, image_size=8, subset_train=6)
+    dataset = load("cifar10", root=tmp_path, image_size=8, subset={"train": 6})
     assert dataset.train.inputs.shape == (6, 3, 8, 8)
 
 
@@ -56,7 +56,7 @@ def test_a_tampered_batch_is_refused_and_not_unpickled(
     opened: list[object] = []
     monkeypatch.setattr(pickle, "load", lambda *args, **kwargs: opened.append(args))
     with pytest.raises(InputError) as caught:
-        load_cifar10(tmp_path)
+        load("cifar10", root=tmp_path)
     assert f"{folder / name} is not the published file" in str(caught.value)
     assert md5(folder / name) in str(caught.value)
     assert "condexp data fetch cifar10" in str(caught.value)
@@ -72,11 +72,11 @@ def test_missing_files_say_what_where_and_how(
     folder = write_cifar(tmp_path, monkeypatch, datasets.CIFAR10)
     (folder / "data_batch_2").unlink()
     with pytest.raises(InputError) as caught:
-        load_cifar10(tmp_path)
+        load("cifar10", root=tmp_path)
     message = str(caught.value)
     assert "data_batch_2" in message
     assert f"{folder} (6 of 7 there)" in message
     assert f"`condexp data fetch cifar10 --root {tmp_path}`" in message
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"data/cifar-100-python \(no such folder\).*cifar100`"):
-        load_cifar100()
+        load("cifar100")

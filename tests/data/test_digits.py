@@ -3,12 +3,12 @@ import torch
 from sklearn import datasets
 
 from condexp.data.dataset import Dataset, Task
-from condexp.data.digits import load_digits
+from tests.from_conf import load
 
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return load_digits()
+    return load("digits")
 
 
 def test_sizes_and_types(digits: Dataset) -> None:
@@ -33,7 +33,7 @@ def test_the_split_is_stratified_and_partitions_the_originals(digits: Dataset) -
 def test_the_split_never_changes(digits: Dataset) -> None:
     assert digits.checksum == "e40184d903506d9e87a5cb44a83f9a3fbd43bf331e2bcb3acc5ab1e1eb6edc33"
     torch.manual_seed(5)
-    assert load_digits().checksum == digits.checksum
+    assert load("digits").checksum == digits.checksum
 
 
 def test_statistics_are_those_of_the_training_split(digits: Dataset) -> None:
@@ -44,7 +44,7 @@ def test_statistics_are_those_of_the_training_split(digits: Dataset) -> None:
 
 
 def test_subset_and_size() -> None:
-    dataset = load_digits(image_size=12, subset_train=25, subset_test=10)
+    dataset = load("digits", image_size=12, subset={"train": 25, "test": 10})
     assert dataset.train.inputs.shape == (25, 1, 12, 12)
     assert sorted(dataset.train.targets.bincount().tolist()) == [2] * 5 + [3] * 5
     assert dataset.test.targets.bincount().tolist() == [1] * 10

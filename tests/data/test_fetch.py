@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 from torchvision import datasets
 
-from condexp.data.cifar import load_cifar10
 from condexp.data.fetch import fetch
-from condexp.data.mnist import load_mnist
 from condexp.data.sources import IDX_FILES, SOURCES, source_of
-from condexp.data.svhn import load_svhn
 from condexp.errors import InputError
 from tests.data.archives import publish_idx, write_cifar, write_mnist_like, write_svhn
+from tests.from_conf import load
 
 
 class Server(ThreadingHTTPServer):
@@ -91,7 +89,7 @@ def test_an_archive_is_fetched_unpacked_and_removed(
         source_of("cifar10"), root, mirror=server.address, progress=lambda *now: told.append(now)
     )
     assert folder == root / "cifar-10-batches-py"
-    assert len(load_cifar10(root).train) == 20
+    assert len(load("cifar10", root=root).train) == 20
     assert not leftovers(root)
     size = (cifar / "cifar-10-python.tar.gz").stat().st_size
     assert told[-1] == ("cifar-10-python.tar.gz", size, size)
@@ -103,7 +101,7 @@ def test_an_archive_is_fetched_unpacked_and_removed(
 def test_the_mirror_may_be_the_file_itself(tmp_path: Path, cifar: Path) -> None:
     mirror = (cifar / "cifar-10-python.tar.gz").as_uri()
     fetch(source_of("cifar10"), tmp_path / "root", mirror=mirror)
-    assert len(load_cifar10(tmp_path / "root").test) == 4
+    assert len(load("cifar10", root=tmp_path / "root").test) == 4
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -119,7 +117,7 @@ def test_a_download_that_broke_off_goes_on(
     server.limit = None
     fetch(source_of("cifar10"), root, mirror=server.address)
     assert server.asked == [None, "bytes=1000-"]
-    assert len(load_cifar10(root).train) == 20
+    assert len(load("cifar10", root=root).train) == 20
     assert not leftovers(root)
 
 
@@ -172,13 +170,13 @@ def test_mirrors_are_tried_in_turn_and_good_files_stay(
     folder = fetch(source_of("mnist"), root)
     assert folder == root / "MNIST" / "raw"
     assert len(server.asked) == 8
-    assert len(load_mnist(root).train) == 40
+    assert len(load("mnist", root=root).train) == 40
     # One broken file: it alone is fetched again, and it is what is read, unpacked copy or not.
     (folder / stem).write_bytes(b"broken")
     (folder / f"{stem}.gz").write_bytes(b"broken")
     fetch(source_of("mnist"), root)
     assert len(server.asked) == 10
-    assert len(load_mnist(root).train) == 40
+    assert len(load("mnist", root=root).train) == 40
 
 
 def archive_of(folder: Path, path: Path) -> Path:
@@ -200,7 +198,7 @@ def test_a_local_copy_in_each_form(tmp_path: Path, cifar: Path, kind: str) -> No
         "other tar": archive_of(unpacked, tmp_path / "mine.tar"),
     }
     fetch(source_of("cifar10"), root, archive=copies[kind])
-    assert len(load_cifar10(root).train) == 20
+    assert len(load("cifar10", root=root).train) == 20
     assert {path.name for path in root.iterdir()} == {"cifar-10-batches-py"}
     assert copies[kind].exists()
 
@@ -208,14 +206,14 @@ def test_a_local_copy_in_each_form(tmp_path: Path, cifar: Path, kind: str) -> No
 def test_local_copies_of_single_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_svhn(tmp_path / "svhn", monkeypatch)
     fetch(source_of("svhn"), tmp_path / "root", archive=tmp_path / "svhn")
-    assert len(load_svhn(tmp_path / "root").train) == 12
+    assert len(load("svhn", root=tmp_path / "root").train) == 12
     write_mnist_like(tmp_path / "mnist", compressed=True)
     publish_idx(monkeypatch, "mnist", tmp_path / "mnist")
     write_mnist_like(tmp_path / "plain", compressed=False)  # the same content
     for copy in ("mnist", "plain"):
         root = tmp_path / f"root of {copy}"
         fetch(source_of("mnist"), root, archive=tmp_path / copy)
-        assert len(load_mnist(root).train) == 40
+        assert len(load("mnist", root=root).train) == 40
 
 
 @pytest.mark.parametrize(

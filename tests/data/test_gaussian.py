@@ -4,17 +4,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from condexp.data import gaussian
 from condexp.data.dataset import Dataset, Task
-from condexp.data.gaussian import load_gaussian, prescribed_spectrum
 from condexp.errors import InputError
+from tests.from_conf import load, make_spec
 
 
 def covariance(inputs: Tensor) -> Tensor:
     return inputs.T @ inputs / len(inputs)
 
 
-def small(**options: object) -> Dataset:
-    return load_gaussian(**{"dim": 6, "num_train": 30, "num_test": 8, **options})  # type: ignore[arg-type]
+def small(seed: int = 0, /, **options: object) -> Dataset:
+    sizes: dict[str, object] = {"dim": 6, "num_train": 30, "num_test": 8}
+    return gaussian.load(make_spec("dataset", "gaussian", **{**sizes, **options}), seed)
+
+
+def prescribed_spectrum(dim: int, **options: object) -> Tensor:
+    return gaussian.prescribed_spectrum(make_spec("dataset", "gaussian", dim=dim, **options))
 
 
 @pytest.mark.parametrize(
@@ -31,11 +37,11 @@ def test_the_training_sample_has_exactly_the_prescribed_spectrum(
     options: dict[str, object],
 ) -> None:
     names = ("condition_number", "spectrum", "eigenvalues")
-    expected = prescribed_spectrum(6, **{k: v for k, v in options.items() if k in names})  # type: ignore[arg-type]
+    expected = prescribed_spectrum(6, **{k: v for k, v in options.items() if k in names})
     found = torch.linalg.eigvalsh(covariance(small(**options).train.inputs)).flip(0)
     # Float64 products of matrices of norm up to 7.
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
-    large = load_gaussian(dim=50, num_train=2000, num_test=1, condition_number=1e4)
+    large = load("gaussian", dim=50, num_train=2000, num_test=1, condition_number=1e4)
     found = torch.linalg.eigvalsh(covariance(large.train.inputs)).flip(0)
     wanted = prescribed_spectrum(50, condition_number=1e4)
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=0)
@@ -78,7 +84,7 @@ def test_targets_are_linear_up_to_the_noise() -> None:
     for split in (clean.train, clean.test):
         # κ(X) = 10 times float64 rounding.
         torch.testing.assert_close(split.inputs @ weight, split.targets, rtol=0, atol=1e-12)
-    noisy = load_gaussian(dim=2, num_train=20_000, num_test=1, noise=0.3)
+    noisy = load("gaussian", dim=2, num_train=20_000, num_test=1, noise=0.3)
     weight = torch.linalg.lstsq(noisy.train.inputs, noisy.train.targets).solution
     residual = (noisy.train.inputs @ weight - noisy.train.targets).std().item()
     # Five standard errors of a deviation from 20,000 samples.
@@ -86,7 +92,7 @@ def test_targets_are_linear_up_to_the_noise() -> None:
 
 
 def test_the_test_sample_is_drawn_from_the_same_law() -> None:
-    data = load_gaussian(dim=4, num_train=8, num_test=20_000)
+    data = load("gaussian", dim=4, num_train=8, num_test=20_000)
     root = torch.linalg.cholesky(covariance(data.train.inputs))
     white = torch.linalg.solve_triangular(root, data.test.inputs.T, upper=False).T
     spread = torch.linalg.eigvalsh(covariance(white)).sqrt()
@@ -98,8 +104,8 @@ def test_is_a_function_of_its_seed_alone() -> None:
     first = small()
     torch.manual_seed(9)
     assert small().checksum == first.checksum
-    assert small(seed=1).checksum != first.checksum
-    other = torch.linalg.eigvalsh(covariance(small(seed=1).train.inputs)).flip(0)
+    assert small(1).checksum != first.checksum
+    other = torch.linalg.eigvalsh(covariance(small(1).train.inputs)).flip(0)
     torch.testing.assert_close(other, prescribed_spectrum(6), rtol=0, atol=1e-13)
 
 
@@ -116,15 +122,15 @@ def test_record() -> None:
     ("options", "message"),
     [
         ({"num_train": 5}, "num_train is 5; fewer samples than dim 6"),
-        ({"dim": 0}, "dim is 0"),
-        ({"num_test": 0}, "num_test is 0"),
-        ({"num_outputs": 0}, "num_outputs is 0"),
-        ({"noise": -1.0}, "noise is -1"),
-        ({"noise": math.nan}, "noise is nan"),
-        ({"condition_number": 0.5}, "condition_number is 0.5"),
-        ({"condition_number": math.inf}, "condition_number is inf"),
+        ({"dim": 0}, "dim=0: it must be at least 1"),
+        ({"num_test": 0}, "num_test=0: it must be at least 1"),
+        ({"num_outputs": 0}, "num_outputs=0: it must be at least 1"),
+        ({"noise": -1.0}, "noise=-1.0: it must be at least 0"),
+        ({"noise": math.nan}, "noise=nan: it must be at least 0"),
+        ({"condition_number": 0.5}, "condition_number=0.5: it must be at least 1"),
+        ({"condition_number": math.inf}, "condition_number=inf: it must be at least 1"),
         ({"eigenvalues": (1.0, 2.0)}, "2 eigenvalues for dim 6"),
-        ({"eigenvalues": (1.0,) * 5 + (-1.0,)}, "numbers from 0 on"),
+        ({"eigenvalues": (1.0,) * 5 + (-1.0,)}, "eigenvalues=-1.0: it must be at least 0"),
         ({"spectrum": "linaer"}, "Did you mean 'linear'"),
     ],
 )

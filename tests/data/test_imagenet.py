@@ -8,12 +8,13 @@ from PIL import Image
 from torch import Tensor
 
 from condexp.data.dataset import Dataset, Split
-from condexp.data.imagenet import MEAN, STD, load_imagenet
+from condexp.data.imagenet import MEAN, STD
 from condexp.data.loaders import Batches
 from condexp.errors import InputError
 from condexp.training.choices import ProbeMode
 from condexp.training.probe import draw_probe
 from tests.data.archives import write_imagenet
+from tests.from_conf import load
 
 CROP = 14
 
@@ -36,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(folder: Path) -> Dataset:
-    return load_imagenet(folder, image_size=CROP)
+    return load("imagenet", root=folder, image_size=CROP)
 
 
 def raw_batches(dataset: Dataset, **options: object) -> Batches:
@@ -65,7 +66,7 @@ def test_classes_are_the_folders_in_their_order(dataset: Dataset, folder: Path) 
     assert dataset.input_shape == (3, CROP, CROP)
     assert (dataset.num_outputs, len(dataset.train), len(dataset.test)) == (3, 18, 9)
     assert dataset.train.targets.tolist() == [0] * 6 + [1] * 6 + [2] * 6
-    assert load_imagenet(folder).input_shape == (3, 224, 224)
+    assert load("imagenet", root=folder).input_shape == (3, 224, 224)
 
 
 def test_images_come_in_order_and_centre_cropped(folder: Path, dataset: Dataset) -> None:
@@ -121,7 +122,7 @@ def test_training_crops_are_random_in_place_size_and_flip(tmp_path: Path) -> Non
         (tmp_path / split / "ramp").mkdir(parents=True)
         for index in range(100 if split == "train" else 1):
             Image.fromarray(pixels).save(tmp_path / split / "ramp" / f"{index}.png")
-    dataset = load_imagenet(tmp_path, image_size=20)
+    dataset = load("imagenet", root=tmp_path, image_size=20)
     inputs, _ = epoch(raw_batches(dataset, shuffle=True, augment="crop_flip"))
     rows = (inputs[:, 1, -1, :].mean(1) - inputs[:, 1, 0, :].mean(1)) / 2
     cols = (inputs[:, 0, :, -1].mean(1) - inputs[:, 0, :, 0].mean(1)) / 2
@@ -140,7 +141,7 @@ def test_training_crops_are_random_in_place_size_and_flip(tmp_path: Path) -> Non
 
 
 def test_a_subset_is_balanced_and_a_probe_is_read_once(dataset: Dataset, folder: Path) -> None:
-    small = load_imagenet(folder, image_size=CROP, subset_train=6, subset_test=3)
+    small = load("imagenet", root=folder, image_size=CROP, subset={"train": 6, "test": 3})
     assert small.train.targets.tolist() == [0, 0, 1, 1, 2, 2]
     assert small.test.targets.tolist() == [0, 1, 2]
     assert small.checksum != dataset.checksum
@@ -153,31 +154,31 @@ def test_a_subset_is_balanced_and_a_probe_is_read_once(dataset: Dataset, folder:
 
 def test_the_checksum_is_of_names_and_sizes(tmp_path: Path) -> None:
     write_imagenet(tmp_path, num_train=1, num_val=1)
-    first = load_imagenet(tmp_path).checksum
-    assert load_imagenet(tmp_path, image_size=8).checksum == first
+    first = load("imagenet", root=tmp_path).checksum
+    assert load("imagenet", root=tmp_path, image_size=8).checksum == first
     image = next((tmp_path / "val").rglob("*.JPEG"))
     content = image.read_bytes()
     image.write_bytes(content + b"\0")
-    assert load_imagenet(tmp_path).checksum != first
+    assert load("imagenet", root=tmp_path).checksum != first
     image.write_bytes(content)
-    assert load_imagenet(tmp_path).checksum == first
+    assert load("imagenet", root=tmp_path).checksum == first
     image.rename(image.with_name("other.JPEG"))
-    assert load_imagenet(tmp_path).checksum != first
+    assert load("imagenet", root=tmp_path).checksum != first
 
 
 def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        load_imagenet(tmp_path)
+        load("imagenet", root=tmp_path)
     for words in (f"{tmp_path / 'imagenet'} or {tmp_path}", "by hand", "dataset.root"):
         assert words in str(caught.value)
     write_imagenet(tmp_path, num_train=1, num_val=1)
     (tmp_path / "val" / "n01484850").rename(tmp_path / "val" / "n02")
     with pytest.raises(InputError, match=r"3 classes in train and 3 in val; they differ in n01484"):
-        load_imagenet(tmp_path)
+        load("imagenet", root=tmp_path)
     for image in (tmp_path / "val" / "n02").iterdir():
         image.unlink()
     with pytest.raises(InputError, match=r"val must hold one folder a class.*n02"):
-        load_imagenet(tmp_path)
+        load("imagenet", root=tmp_path)
 
 
 def test_a_broken_image_is_named(tmp_path: Path) -> None:
@@ -185,4 +186,4 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
     broken = next((tmp_path / "train").rglob("*.JPEG"))
     broken.write_bytes(b"no image")
     with pytest.raises(OSError, match=broken.name):
-        epoch(raw_batches(load_imagenet(tmp_path, image_size=CROP)))
+        epoch(raw_batches(load("imagenet", root=tmp_path, image_size=CROP)))

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from condexp.data import sources
-from condexp.data.mnist import load_fashion_mnist, load_mnist
 from condexp.errors import InputError
 from tests.data.archives import IDX_STEMS, idx_bytes, write_mnist_like
+from tests.from_conf import load
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def test_is_found_in_each_place(
     images, labels, test_images, test_labels = write_mnist_like(
         tmp_path / folder, compressed=compressed
     )
-    dataset = load_fashion_mnist(root)
+    dataset = load("fashion_mnist", root=root)
     assert torch.equal(dataset.train.inputs, images.unsqueeze(1))
     assert torch.equal(dataset.train.targets, labels.long())
     assert torch.equal(dataset.test.inputs, test_images.unsqueeze(1))
@@ -50,7 +50,7 @@ def test_is_found_in_each_place(
 @pytest.mark.parametrize("folder", ["MNIST/raw", "."])
 def test_mnist_is_the_same_format_in_its_own_folder(tmp_path: Path, folder: str) -> None:
     images, labels, *_ = write_mnist_like(tmp_path / folder)
-    dataset = load_mnist(tmp_path)
+    dataset = load("mnist", root=tmp_path)
     assert torch.equal(dataset.train.inputs, images.unsqueeze(1))
     assert torch.equal(dataset.train.targets, labels.long())
     assert (dataset.name, len(dataset.test), dataset.num_outputs) == ("mnist", 20, 10)
@@ -60,7 +60,7 @@ def test_mnist_agrees_with_torchvision(tmp_path: Path) -> None:
     from torchvision.datasets import MNIST
 
     write_mnist_like(tmp_path / "MNIST" / "raw", compressed=False)
-    ours = load_mnist(tmp_path)
+    ours = load("mnist", root=tmp_path)
     for split, theirs in ((ours.train, MNIST(tmp_path)), (ours.test, MNIST(tmp_path, train=False))):
         assert torch.equal(split.inputs[:, 0], theirs.data)
         assert torch.equal(split.targets, theirs.targets)
@@ -69,30 +69,30 @@ def test_mnist_agrees_with_torchvision(tmp_path: Path) -> None:
 def test_a_root_that_was_named_is_the_only_place(tmp_path: Path, debian: Path) -> None:
     write_mnist_like(debian)
     with pytest.raises(InputError, match=r"not in .*elsewhere"):
-        load_fashion_mnist(tmp_path / "elsewhere")
+        load("fashion_mnist", root=tmp_path / "elsewhere")
 
 
 def test_plain_and_gzipped_files_may_be_mixed(tmp_path: Path) -> None:
     arrays = write_mnist_like(tmp_path)
     (tmp_path / f"{IDX_STEMS[0]}.gz").unlink()
     (tmp_path / IDX_STEMS[0]).write_bytes(idx_bytes(arrays[0]))
-    assert torch.equal(load_fashion_mnist(tmp_path).train.inputs[:, 0], arrays[0])
+    assert torch.equal(load("fashion_mnist", root=tmp_path).train.inputs[:, 0], arrays[0])
 
 
 def test_subset_and_size(tmp_path: Path) -> None:
     write_mnist_like(tmp_path)
-    dataset = load_fashion_mnist(tmp_path, image_size=8, subset_train=20, subset_test=10)
+    dataset = load("fashion_mnist", root=tmp_path, image_size=8, subset={"train": 20, "test": 10})
     assert dataset.train.inputs.shape == (20, 1, 8, 8)
     assert dataset.train.targets.bincount().tolist() == [2] * 10
     assert dataset.test.targets.bincount().tolist() == [1] * 10
-    assert dataset.checksum != load_fashion_mnist(tmp_path).checksum
+    assert dataset.checksum != load("fashion_mnist", root=tmp_path).checksum
 
 
 def test_missing_files_say_what_where_and_how(tmp_path: Path) -> None:
     write_mnist_like(tmp_path / "root")
     (tmp_path / "root" / f"{IDX_STEMS[2]}.gz").unlink()
     with pytest.raises(InputError) as caught:
-        load_fashion_mnist(tmp_path / "root")
+        load("fashion_mnist", root=tmp_path / "root")
     message = str(caught.value)
     assert IDX_STEMS[2] in message
     assert f"{tmp_path / 'root' / 'FashionMNIST' / 'raw'} (no such folder)" in message
@@ -112,4 +112,4 @@ def test_labels_that_do_not_fit(tmp_path: Path, array: torch.Tensor, message: st
     write_mnist_like(tmp_path)
     (tmp_path / f"{IDX_STEMS[1]}.gz").write_bytes(gzip.compress(idx_bytes(array)))
     with pytest.raises(InputError, match=message):
-        load_fashion_mnist(tmp_path)
+        load("fashion_mnist", root=tmp_path)

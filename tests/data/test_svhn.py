@@ -4,16 +4,16 @@ import pytest
 import scipy.io
 import torch
 
-from condexp.data.svhn import load_svhn
 from condexp.errors import InputError
 from tests.data.archives import write_svhn
+from tests.from_conf import load
 
 
 def test_images_and_labels_are_those_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_svhn(tmp_path, monkeypatch)
-    dataset = load_svhn(tmp_path)
+    dataset = load("svhn", root=tmp_path)
     for split, name in ((dataset.train, "train_32x32.mat"), (dataset.test, "test_32x32.mat")):
         stored = scipy.io.loadmat(tmp_path / name)
         for index in range(len(split)):
@@ -32,7 +32,7 @@ def test_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with (tmp_path / "test_32x32.mat").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(InputError, match=r"test_32x32\.mat is not the published file"):
-        load_svhn(tmp_path)
+        load("svhn", root=tmp_path)
     (tmp_path / "train_32x32.mat").unlink()
     with pytest.raises(InputError, match=r"1 of 2 there.*condexp data fetch svhn"):
-        load_svhn(tmp_path)
+        load("svhn", root=tmp_path)

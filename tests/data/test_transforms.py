@@ -14,6 +14,7 @@ from condexp.data.transforms import (
     resize,
 )
 from condexp.errors import InputError
+from tests.from_conf import make_spec
 
 
 def random_images(*shape: int, seed: int = 0) -> Tensor:
@@ -99,7 +100,8 @@ def test_statistics_are_exact_and_guard_a_constant_channel() -> None:
 
 def test_image_dataset_subsets_then_resizes_then_takes_statistics() -> None:
     split = Split(random_images(40, 3, 10, 10), torch.arange(40) % 4)
-    dataset = image_dataset("x", split, split, 4, image_size=8, subset_train=12, subset_test=8)
+    spec = make_spec("dataset", "digits", image_size=8, subset={"train": 12, "test": 8})
+    dataset = image_dataset(spec, split, split, 4)
     expected = resize(class_balanced_subset(split, 12), 8)
     assert torch.equal(dataset.train.inputs, expected.inputs)
     assert (dataset.mean, dataset.std) == pixel_statistics(expected.inputs)

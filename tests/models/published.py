@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from condexp.models.torchvision_models import build_torchvision
+from tests.from_conf import build
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -20,7 +20,7 @@ def copy_in_order(ours: nn.Module, theirs: nn.Module) -> None:
 def torchvision_net(arch: str, num_outputs: int, size: int) -> nn.Module:
     """torchvision's network, perturbed."""
     torch.manual_seed(0)
-    return perturbed(build_torchvision((3, size, size), num_outputs, arch=arch))
+    return perturbed(build("torchvision", (3, size, size), num_outputs, arch=arch))
 
 
 def perturbed(model: nn.Module) -> nn.Module:

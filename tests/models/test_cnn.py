@@ -3,11 +3,11 @@ import torch
 from torch import nn
 
 from condexp.errors import InputError
-from condexp.models.cnn import build_cnn
+from tests.from_conf import build
 
 
 def test_names_and_sizes() -> None:
-    model = build_cnn((3, 8, 9), 5, depth=3, width=8, norm="batch", last_bn=True)
+    model = build("cnn", (3, 8, 9), 5, depth=3, width=8, norm="batch", last_bn=True)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     assert list(layers) == ["layers.0.conv", "layers.1.conv", "fc"]
     shapes = [tuple(layer.weight.shape) for layer in layers.values()]
@@ -17,7 +17,7 @@ def test_names_and_sizes() -> None:
 
 
 def test_pooling_stops_at_one_pixel() -> None:
-    layers = build_cnn((1, 8, 8), 2, depth=6, width=4).get_submodule("layers")
+    layers = build("cnn", (1, 8, 8), 2, depth=6, width=4, norm="none").get_submodule("layers")
     assert layers(torch.zeros(2, 1, 8, 8)).shape == (2, 4, 1, 1)
     assert ["pool" in dict(block.named_children()) for block in layers.children()] == [
         *[True] * 3,
@@ -33,12 +33,12 @@ def test_pooling_stops_at_one_pixel() -> None:
     ],
 )
 def test_where_the_normalisation_stands(position: str, order: list[str]) -> None:
-    model = build_cnn((1, 8, 8), 2, depth=2, width=4, norm="batch", norm_position=position)
+    model = build("cnn", (1, 8, 8), 2, depth=2, width=4, norm="batch", norm_position=position)
     assert [name for name, _ in model.get_submodule("layers.0").named_children()] == order
 
 
 def test_a_depth_of_one_is_linear_in_the_mean_pixel() -> None:
-    model = build_cnn((3, 8, 8), 4, depth=1, width=8, bias=False)
+    model = build("cnn", (3, 8, 8), 4, depth=1, width=8, bias=False)
     images = torch.randn(5, 3, 8, 8)
     weight = model.get_parameter("fc.weight")
     torch.testing.assert_close(model(images), images.mean((2, 3)) @ weight.T)
@@ -46,9 +46,9 @@ def test_a_depth_of_one_is_linear_in_the_mean_pixel() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(InputError, match="cnn: width is 0; it must be a whole number from 1 on"):
-        build_cnn((1, 8, 8), 2, depth=2, width=0)
+    with pytest.raises(InputError, match=r"model\.width=0: it must be at least 1"):
+        build("cnn", (1, 8, 8), 2, depth=2, width=0)
     with pytest.raises(InputError, match="cnn needs images of shape"):
-        build_cnn((8,), 2, depth=2, width=4)
+        build("cnn", (8,), 2, depth=2, width=4)
     with pytest.raises(InputError, match="norm_position"):
-        build_cnn((1, 8, 8), 2, depth=2, width=4, norm_position="befor")
+        build("cnn", (1, 8, 8), 2, depth=2, width=4, norm_position="befor")

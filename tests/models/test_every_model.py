@@ -8,44 +8,39 @@ from torch import nn
 
 from condexp.models import resnet_imagenet, vgg
 from condexp.models.choices import Norm
-from condexp.models.cnn import build_cnn
-from condexp.models.linear import build_linear
-from condexp.models.mlp import build_mlp
-from condexp.models.preresnet import build_preresnet
-from condexp.models.resnet import build_resnet
-from condexp.models.resnet_imagenet import build_resnet_imagenet
-from condexp.models.torchvision_models import build_torchvision
-from condexp.models.vgg import build_vgg
+from tests.from_conf import build
 
 Builder = Callable[[tuple[int, ...], int, Norm], nn.Module]
 
 BUILDERS: dict[str, Builder] = {
-    "mlp": lambda shape, outputs, norm: build_mlp(shape, outputs, depth=3, width=10, norm=norm),
-    "mlp-after": lambda shape, outputs, norm: build_mlp(
-        shape, outputs, depth=3, width=10, norm=norm, norm_position="after", last_bn=True
+    "mlp": lambda shape, outputs, norm: build("mlp", shape, outputs, depth=3, width=10, norm=norm),
+    "mlp-after": lambda shape, outputs, norm: build(
+        "mlp", shape, outputs, depth=3, width=10, norm=norm, norm_position="after", last_bn=True
     ),
-    "cnn": lambda shape, outputs, norm: build_cnn(
-        shape, outputs, depth=3, width=8, norm=norm, norm_position="after"
+    "cnn": lambda shape, outputs, norm: build(
+        "cnn", shape, outputs, depth=3, width=8, norm=norm, norm_position="after"
     ),
-    "vgg": lambda shape, outputs, norm: build_vgg(shape, outputs, depth=11, norm=norm),
-    "vgg-last-bn": lambda shape, outputs, norm: build_vgg(
-        shape, outputs, depth=16, norm=norm, last_bn=True
+    "vgg": lambda shape, outputs, norm: build("vgg", shape, outputs, depth=11, norm=norm),
+    "vgg-last-bn": lambda shape, outputs, norm: build(
+        "vgg", shape, outputs, depth=16, norm=norm, last_bn=True
     ),
-    "resnet": lambda shape, outputs, norm: build_resnet(
-        shape, outputs, depth=8, norm=norm, last_bn=True
+    "resnet": lambda shape, outputs, norm: build(
+        "resnet", shape, outputs, depth=8, norm=norm, last_bn=True
     ),
-    "resnet-C": lambda shape, outputs, norm: build_resnet(
-        shape, outputs, depth=8, norm=norm, shortcut="C"
+    "resnet-C": lambda shape, outputs, norm: build(
+        "resnet", shape, outputs, depth=8, norm=norm, shortcut="C"
     ),
-    "preresnet": lambda shape, outputs, norm: build_preresnet(shape, outputs, depth=8, norm=norm),
-    "preresnet-v1": lambda shape, outputs, norm: build_preresnet(
-        shape, outputs, depth=8, norm=norm, shortcut="B", last_bn=False
+    "preresnet": lambda shape, outputs, norm: build(
+        "preresnet", shape, outputs, depth=8, norm=norm
     ),
-    "resnet18": lambda shape, outputs, norm: build_resnet_imagenet(
-        shape, outputs, depth=18, norm=norm
+    "preresnet-v1": lambda shape, outputs, norm: build(
+        "preresnet", shape, outputs, depth=8, norm=norm, shortcut="B", last_bn=False
     ),
-    "resnet50": lambda shape, outputs, norm: build_resnet_imagenet(
-        shape, outputs, depth=50, norm=norm, last_bn=True, dropout=0.3
+    "resnet18": lambda shape, outputs, norm: build(
+        "resnet_imagenet", shape, outputs, depth=18, norm=norm
+    ),
+    "resnet50": lambda shape, outputs, norm: build(
+        "resnet_imagenet", shape, outputs, depth=50, norm=norm, last_bn=True, dropout=0.3
     ),
 }
 
@@ -89,7 +84,7 @@ def test_every_norm(name: str, norm: Norm, size: int) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (7,)])
 def test_linear_forward_and_backward(shape: tuple[int, ...]) -> None:
-    check(build_linear(shape, 4), shape, 4)
+    check(build("linear", shape, 4, bias=True), shape, 4)
 
 
 @pytest.mark.parametrize("shape", [(3, 224, 224), (1, 8, 21)])
@@ -106,16 +101,15 @@ def test_one_sample_in_eval_mode(name: str) -> None:
 
 @pytest.mark.parametrize("size", [8, 28, 64])
 @pytest.mark.parametrize(
-    ("build", "depth"),
-    [(build_vgg, 19), (build_resnet, 110), (build_preresnet, 110), (build_resnet_imagenet, 152)],
-    ids=["vgg", "resnet", "preresnet", "resnet_imagenet"],
+    ("name", "depth"),
+    [("vgg", 19), ("resnet", 110), ("preresnet", 110), ("resnet_imagenet", 152)],
 )
 def test_published_depths_and_widths_on_meta(
-    build: Callable[..., nn.Module], depth: int, size: int, monkeypatch: pytest.MonkeyPatch
+    name: str, depth: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
     with torch.device("meta"):
-        model = build((1, size, size), 100, depth=depth)
+        model = build(name, (1, size, size), 100, depth=depth)
         outputs = model(torch.empty(2, 1, size, size))
         assert outputs.shape == (2, 100)
         outputs.sum().backward()
@@ -126,7 +120,7 @@ def test_published_depths_and_widths_on_meta(
 @pytest.mark.parametrize("arch", ["densenet121", "mobilenet_v2", "resnet18", "shufflenet_v2_x0_5"])
 def test_torchvision_on_meta(arch: str, size: int, num_outputs: int) -> None:
     with torch.device("meta"):
-        model = build_torchvision((3, size, size), num_outputs, arch=arch)
+        model = build("torchvision", (3, size, size), num_outputs, arch=arch)
         outputs = model(torch.empty(2, 3, size, size))
         assert outputs.shape == (2, num_outputs)
         outputs.sum().backward()

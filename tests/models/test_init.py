@@ -4,11 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from condexp.errors import InputError
 from condexp.models.choices import Init
 from condexp.models.init import initialise
-from condexp.models.mlp import build_mlp
-from condexp.models.resnet import build_resnet
+from tests.from_conf import build
 
 # Layers with 120,000 and 115,200 weights; fans 300 → 400, and 64·9 = 576 → 200·9 = 1800.
 DEVIATIONS = {
@@ -78,18 +76,10 @@ def test_biases_are_zero() -> None:
 def test_models_that_differ_in_normalisation_alone_start_alike(init: Init) -> None:
     def weights(norm: str, last_bn: bool) -> list[Tensor]:
         torch.manual_seed(3)
-        mlp = build_mlp((5,), 2, depth=3, width=8, norm=norm, last_bn=last_bn, init=init)
-        resnet = build_resnet((1, 8, 8), 2, depth=8, norm=norm, last_bn=last_bn, init=init)
+        mlp = build("mlp", (5,), 2, depth=3, width=8, norm=norm, last_bn=last_bn, init=init)
+        resnet = build("resnet", (1, 8, 8), 2, depth=8, norm=norm, last_bn=last_bn, init=init)
         layers = [*mlp.modules(), *resnet.modules()]
         return [layer.weight for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
 
     for others in (weights("batch", False), weights("center", True), weights("layer", True)):
         assert all(map(torch.equal, weights("none", False), others))
-
-
-def test_errors() -> None:
-    with pytest.raises(InputError, match="Did you mean 'xavier'"):
-        initialise(nn.Linear(2, 2), "xaver")
-    for scale in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(InputError, match="init_scale"):
-            initialise(nn.Linear(2, 2), Init.HE, scale)

@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import pytest
@@ -6,8 +7,7 @@ from torch import Tensor, nn
 
 from condexp.errors import InputError
 from condexp.models.choices import Activation
-from condexp.models.linear import build_linear
-from condexp.models.mlp import build_mlp
+from tests.from_conf import build
 
 
 def names(model: nn.Module) -> list[str]:
@@ -15,7 +15,7 @@ def names(model: nn.Module) -> list[str]:
 
 
 def test_module_names_and_positions() -> None:
-    before = build_mlp((1, 4, 4), 3, depth=2, width=5, norm="batch", last_bn=True)
+    before = build("mlp", (1, 4, 4), 3, depth=2, width=5, norm="batch", last_bn=True)
     assert names(before) == [
         "flatten",
         "layers.0.linear",
@@ -24,13 +24,13 @@ def test_module_names_and_positions() -> None:
         "last_bn",
         "fc",
     ]
-    after = build_mlp((1, 4, 4), 3, depth=2, width=5, norm="batch", norm_position="after")
+    after = build("mlp", (1, 4, 4), 3, depth=2, width=5, norm="batch", norm_position="after")
     assert names(after)[1:4] == ["layers.0.linear", "layers.0.activation", "layers.0.norm"]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_depth_counts_linear_layers(depth: int) -> None:
-    model = build_mlp((3, 8, 8), 4, depth=depth, width=6, norm="layer")
+    model = build("mlp", (3, 8, 8), 4, depth=depth, width=6, norm="layer")
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     sizes = [192, *[6] * (depth - 1), 4]
     assert [(layer.in_features, layer.out_features) for layer in linear] == [*pairwise(sizes)]
@@ -50,8 +50,15 @@ def test_depth_counts_linear_layers(depth: int) -> None:
 def test_forward_is_the_composition(activation: str, function: object, position: str) -> None:
     assert activation in list(Activation)
     torch.manual_seed(0)
-    model = build_mlp(
-        (4,), 2, depth=2, width=5, activation=activation, norm="layer", norm_position=position
+    model = build(
+        "mlp",
+        (4,),
+        2,
+        depth=2,
+        width=5,
+        activation=activation,
+        norm="layer",
+        norm_position=position,
     ).double()
     inputs = torch.randn(6, 4, dtype=torch.float64)
     hidden = inputs @ model.get_parameter("layers.0.linear.weight").T
@@ -68,7 +75,7 @@ def test_forward_is_the_composition(activation: str, function: object, position:
 
 
 def test_bias_false_leaves_no_bias_anywhere() -> None:
-    model = build_mlp((4,), 2, depth=3, width=5, bias=False)
+    model = build("mlp", (4,), 2, depth=3, width=5, norm="none", bias=False)
     assert [name for name, _ in model.named_parameters()] == [
         "layers.0.linear.weight",
         "layers.1.linear.weight",
@@ -78,7 +85,9 @@ def test_bias_false_leaves_no_bias_anywhere() -> None:
 
 def test_last_bn_standardises_the_last_layers_input() -> None:
     torch.manual_seed(0)
-    model = build_mlp((4,), 2, depth=3, width=5, last_bn=True, activation="tanh").double()
+    model = build(
+        "mlp", (4,), 2, depth=3, width=5, norm="none", last_bn=True, activation="tanh"
+    ).double()
     seen: list[Tensor] = []
     model.get_submodule("fc").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model(torch.randn(9, 4, dtype=torch.float64))
@@ -87,14 +96,14 @@ def test_last_bn_standardises_the_last_layers_input() -> None:
 
 
 def test_linear_is_one_layer_on_the_flattened_input() -> None:
-    model = build_linear((3, 2, 2), 4).double()
+    model = build("linear", (3, 2, 2), 4, bias=True).double()
     inputs = torch.arange(24.0).double().view(2, 3, 2, 2)
     weight, bias = model.get_parameter("fc.weight"), model.get_parameter("fc.bias")
     # One product of length 12 in another order.
     torch.testing.assert_close(
         model(inputs), inputs.flatten(1) @ weight.T + bias, rtol=1e-13, atol=1e-13
     )
-    assert [name for name, _ in build_linear((5,), 2, bias=False).named_parameters()] == [
+    assert [name for name, _ in build("linear", (5,), 2, bias=False).named_parameters()] == [
         "fc.weight"
     ]
 
@@ -102,12 +111,16 @@ def test_linear_is_one_layer_on_the_flattened_input() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 0}, "depth is 0"),
-        ({"width": 0}, "width is 0"),
+        ({"depth": 0}, "model.depth=0: it must be at least 1"),
+        ({"width": 0}, "model.width=0: it must be at least 1"),
         ({"activation": "rellu"}, "Did you mean 'relu'"),
         ({"norm": "bach"}, "Did you mean 'batch'"),
         ({"norm_position": "befor"}, "Did you mean 'before'"),
         ({"init": "hee"}, "Did you mean 'he'"),
+        ({"init_scale": 0.0}, "init_scale=0.0: it must be greater than 0"),
+        ({"init_scale": -1.0}, "init_scale=-1.0: it must be greater than 0"),
+        ({"init_scale": math.nan}, "init_scale=nan: it must be greater than 0"),
+        ({"init_scale": math.inf}, "init_scale=inf: it must be greater than 0"),
         ({"input_shape": ()}, "no features"),
         ({"num_outputs": 0}, "num_outputs is 0"),
     ],
@@ -115,4 +128,4 @@ def test_linear_is_one_layer_on_the_flattened_input() -> None:
 def test_errors(arguments: dict[str, object], message: str) -> None:
     good: dict[str, object] = {"input_shape": (4,), "num_outputs": 2, "depth": 2, "width": 3}
     with pytest.raises(InputError, match=message):
-        build_mlp(**{**good, **arguments})  # type: ignore[arg-type]
+        build("mlp", **{**good, **arguments})  # type: ignore[arg-type]

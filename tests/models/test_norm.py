@@ -127,8 +127,3 @@ def test_group_count_divides_and_leaves_no_group_of_one_feature() -> None:
 def test_a_single_feature_is_refused(norm: Norm) -> None:
     with pytest.raises(InputError, match="single feature"):
         make_norm(norm, 1, spatial=False)
-
-
-def test_unknown_norm_names_the_nearest() -> None:
-    with pytest.raises(InputError, match="Did you mean 'batch'"):
-        make_norm("bacth", 4, spatial=True)

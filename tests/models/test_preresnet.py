@@ -5,9 +5,8 @@ from torch import Tensor, nn
 
 from condexp.errors import InputError
 from condexp.models.choices import Shortcut
-from condexp.models.preresnet import build_preresnet
-from condexp.models.resnet import build_resnet
 from tests import cases
+from tests.from_conf import build
 from tests.models import published
 
 
@@ -15,15 +14,17 @@ from tests.models import published
 def test_sizes_are_those_of_resnet(depth: int) -> None:
     """He et al. 2016b move normalisations: the final one's 64 channels make up for 16 + 16 + 32."""
     with torch.device("meta"):
-        ours, resnet = (b((3, 32, 32), 10, depth=depth) for b in (build_preresnet, build_resnet))
-        without = build_preresnet((3, 32, 32), 10, depth=depth, last_bn=False)
+        ours, resnet = (
+            build(name, (3, 32, 32), 10, depth=depth) for name in ("preresnet", "resnet")
+        )
+        without = build("preresnet", (3, 32, 32), 10, depth=depth, last_bn=False)
     assert published.num_parameters(ours) == published.num_parameters(resnet)
     assert published.num_parameters(ours) - published.num_parameters(without) == 2 * 64
 
 
 def test_projections_have_no_normalisation() -> None:
     with torch.device("meta"):
-        plain, b, c = (build_preresnet((3, 32, 32), 10, depth=20, shortcut=s) for s in Shortcut)
+        plain, b, c = (build("preresnet", (3, 32, 32), 10, depth=20, shortcut=s) for s in Shortcut)
     size = published.num_parameters(plain)
     assert published.num_parameters(b) == size + 16 * 32 + 32 * 64
     assert published.num_parameters(c) == published.num_parameters(b) + 3 * 16**2 + 2 * (
@@ -64,7 +65,7 @@ def reference(model: nn.Module, inputs: Tensor, shortcut: Shortcut, num_blocks: 
 @pytest.mark.parametrize("last_bn", [True, False])
 @pytest.mark.parametrize("shortcut", Shortcut)
 def test_outputs_are_the_released_networks(shortcut: Shortcut, last_bn: bool) -> None:
-    model = build_preresnet((3, 12, 12), 5, depth=14, shortcut=shortcut, last_bn=last_bn)
+    model = build("preresnet", (3, 12, 12), 5, depth=14, shortcut=shortcut, last_bn=last_bn)
     cases.randomised(model)
     inputs = cases.normal(4, 3, 12, 12)
     expected = reference(model, inputs, shortcut, 2)
@@ -74,7 +75,7 @@ def test_outputs_are_the_released_networks(shortcut: Shortcut, last_bn: bool) ->
 
 def test_without_normalisation_the_shortcut_is_the_raw_input() -> None:
     """An activation in place would spoil it."""
-    model = build_preresnet((1, 8, 8), 2, depth=14, norm="none", last_bn=False).double()
+    model = build("preresnet", (1, 8, 8), 2, depth=14, norm="none", last_bn=False).double()
     block = model.get_submodule("stages.0.1")
     inputs = cases.normal(2, 16, 8, 8)
     before = inputs.clone()
@@ -86,7 +87,7 @@ def test_without_normalisation_the_shortcut_is_the_raw_input() -> None:
 
 @pytest.mark.parametrize("last_bn", [True, False])
 def test_the_last_rectifier_stays(last_bn: bool) -> None:
-    model = build_preresnet((1, 8, 8), 2, depth=8, norm="none", last_bn=last_bn)
+    model = build("preresnet", (1, 8, 8), 2, depth=8, norm="none", last_bn=last_bn)
     seen: list[Tensor] = []
     model.get_submodule("fc").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model(torch.randn(4, 1, 8, 8))
@@ -100,10 +101,10 @@ def test_the_last_rectifier_stays(last_bn: bool) -> None:
         ({"depth": 21}, r"preresnet: depth 21 is not 6n \+ 2 .*: 20 and 26\."),
         ({"input_shape": (1, 7, 8)}, "preresnet: images of 7x8 px are too small"),
         ({"shortcut": "D"}, "allowed are A, B, C"),
-        ({"widen_factor": 0}, "widen_factor is 0"),
+        ({"widen_factor": 0}, "widen_factor=0: it must be at least 1"),
     ],
 )
 def test_errors(arguments: dict[str, object], message: str) -> None:
     good: dict[str, object] = {"input_shape": (1, 8, 8), "num_outputs": 10, "depth": 8}
     with pytest.raises(InputError, match=message):
-        build_preresnet(**{**good, **arguments})  # type: ignore[arg-type]
+        build("preresnet", **{**good, **arguments})  # type: ignore[arg-type]

@@ -5,12 +5,13 @@ from torch import Tensor, nn
 from condexp.errors import InputError
 from condexp.models.choices import Shortcut
 from condexp.models.residual import ZeroPadShortcut
-from condexp.models.resnet import BasicBlock, build_resnet
+from condexp.models.resnet import BasicBlock
+from tests.from_conf import build
 
 
 def num_parameters(depth: int, **options: object) -> int:
     with torch.device("meta"):
-        model = build_resnet((3, 32, 32), 10, depth=depth, **options)  # type: ignore[arg-type]
+        model = build("resnet", (3, 32, 32), 10, depth=depth, **options)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -37,7 +38,7 @@ def test_sizes_of_the_options() -> None:
 
 @pytest.mark.parametrize("depth", [8, 14, 20])
 def test_depth_counts_layers_with_weights(depth: int) -> None:
-    model = build_resnet((1, 8, 8), 10, depth=depth)
+    model = build("resnet", (1, 8, 8), 10, depth=depth)
     layers = [
         name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
     ]
@@ -48,7 +49,7 @@ def test_depth_counts_layers_with_weights(depth: int) -> None:
 
 def test_widen_factor_multiplies_the_stages_not_the_stem() -> None:
     for shortcut in Shortcut:
-        model = build_resnet((1, 8, 8), 10, depth=8, widen_factor=3, shortcut=shortcut)
+        model = build("resnet", (1, 8, 8), 10, depth=8, widen_factor=3, shortcut=shortcut)
         assert model.get_parameter("conv.weight").shape[0] == 16
         widths = [model.get_parameter(f"stages.{i}.0.conv2.weight").shape[0] for i in range(3)]
         assert widths == [48, 96, 192]
@@ -86,7 +87,7 @@ def test_last_bn_stands_before_the_last_linear_layer() -> None:
     torch.manual_seed(0)
     seen: list[Tensor] = []
     for last_bn in (False, True):
-        model = build_resnet((3, 8, 8), 10, depth=8, last_bn=last_bn).double()
+        model = build("resnet", (3, 8, 8), 10, depth=8, last_bn=last_bn).double()
         model.get_submodule("fc").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         model(torch.randn(6, 3, 8, 8, dtype=torch.float64))
     plain, normalised = seen
@@ -97,7 +98,7 @@ def test_last_bn_stands_before_the_last_linear_layer() -> None:
 
 def test_convolutions_are_he_initialised_without_bias() -> None:
     torch.manual_seed(0)
-    model = build_resnet((3, 32, 32), 10, depth=20)
+    model = build("resnet", (3, 32, 32), 10, depth=20)
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     assert all(conv.bias is None for conv in convolutions)
     for conv in convolutions[1:]:
@@ -109,11 +110,11 @@ def test_convolutions_are_he_initialised_without_bias() -> None:
 
 @pytest.mark.parametrize(
     ("depth", "nearest"),
-    [(21, "20 and 26"), (7, "8"), (0, "8"), (9, "8 and 14"), (25, "20 and 26")],
+    [(21, "20 and 26"), (9, "8 and 14"), (25, "20 and 26")],
 )
 def test_wrong_depth_names_the_nearest(depth: int, nearest: str) -> None:
     with pytest.raises(InputError, match=rf"depth {depth} is not 6n \+ 2 .*: {nearest}\."):
-        build_resnet((3, 32, 32), 10, depth=depth)
+        build("resnet", (3, 32, 32), 10, depth=depth)
 
 
 @pytest.mark.parametrize(
@@ -121,13 +122,15 @@ def test_wrong_depth_names_the_nearest(depth: int, nearest: str) -> None:
     [
         ({"input_shape": (1, 7, 8)}, "7x8 px are too small.*8x8"),
         ({"input_shape": (20,)}, r"images of shape \(C, H, W\)"),
+        ({"depth": 7}, "depth=7: it must be at least 8"),
+        ({"depth": 0}, "depth=0: it must be at least 8"),
         ({"shortcut": "D"}, "allowed are A, B, C"),
         ({"norm": "bn"}, "allowed are none, batch"),
-        ({"widen_factor": 0}, "widen_factor is 0"),
+        ({"widen_factor": 0}, "widen_factor=0: it must be at least 1"),
         ({"num_outputs": 0}, "num_outputs is 0"),
     ],
 )
 def test_errors(arguments: dict[str, object], message: str) -> None:
     good: dict[str, object] = {"input_shape": (1, 8, 8), "num_outputs": 10, "depth": 8}
     with pytest.raises(InputError, match=message):
-        build_resnet(**{**good, **arguments})  # type: ignore[arg-type]
+        build("resnet", **{**good, **arguments})  # type: ignore[arg-type]

@@ -4,13 +4,13 @@ from torch import Tensor, nn
 
 from condexp.errors import InputError
 from condexp.models import resnet_imagenet
-from condexp.models.resnet_imagenet import build_resnet_imagenet
+from tests.from_conf import build
 from tests.models import published
 
 
 def meta(depth: int, **options: object) -> nn.Module:
     with torch.device("meta"):
-        return build_resnet_imagenet((3, 224, 224), 1000, depth=depth, **options)  # type: ignore[arg-type]
+        return build("resnet_imagenet", (3, 224, 224), 1000, depth=depth, **options)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_published_sizes(depth: int, size: int) -> None:
 def test_outputs_are_torchvisions(depth: int, training: bool) -> None:
     """The same weights give the same outputs: stem, stride on the 3×3 (v1.5), shortcuts, head."""
     theirs = published.torchvision_net(f"resnet{depth}", 7, 40).train(training)
-    ours = build_resnet_imagenet((3, 40, 40), 7, depth=depth).double().train(training)
+    ours = build("resnet_imagenet", (3, 40, 40), 7, depth=depth).double().train(training)
     published.copy_in_order(ours, theirs)
     inputs = torch.randn(3, 3, 40, 40, dtype=torch.float64)
     # The same operations but for the mean over positions, through 50 float64 layers.
@@ -42,7 +42,7 @@ def test_last_bn_then_dropout_stand_before_the_last_linear_layer(
 ) -> None:
     monkeypatch.setattr(resnet_imagenet, "WIDTH", 4)
     torch.manual_seed(0)
-    model = build_resnet_imagenet((1, 8, 8), 2, depth=18, last_bn=True, dropout=0.5).double()
+    model = build("resnet_imagenet", (1, 8, 8), 2, depth=18, last_bn=True, dropout=0.5).double()
     assert published.num_parameters(model.get_submodule("last_bn")) == 2 * 32
     seen: list[Tensor] = []
     for name in ("dropout", "fc"):
@@ -62,8 +62,8 @@ def test_last_bn_then_dropout_stand_before_the_last_linear_layer(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 20}, "depth of resnet_imagenet '20': allowed are 18, 34, 50, 101, 152"),
-        ({"dropout": 1.0}, r"dropout is 1.0; it must be in \[0, 1\)"),
+        ({"depth": 20}, "unknown model.depth '20': allowed are 18, 34, 50, 101, 152"),
+        ({"dropout": 1.0}, "dropout=1.0: it must be at least 0 and less than 1"),
         ({"input_shape": (1, 7, 8)}, "7x8 px are too small.*8x8"),
         ({"norm": "bn"}, "allowed are none, batch"),
         ({"num_outputs": 0}, "num_outputs is 0"),
@@ -72,4 +72,4 @@ def test_last_bn_then_dropout_stand_before_the_last_linear_layer(
 def test_errors(arguments: dict[str, object], message: str) -> None:
     good: dict[str, object] = {"input_shape": (1, 8, 8), "num_outputs": 10, "depth": 18}
     with pytest.raises(InputError, match=message):
-        build_resnet_imagenet(**{**good, **arguments})  # type: ignore[arg-type]
+        build("resnet_imagenet", **{**good, **arguments})  # type: ignore[arg-type]

@@ -5,13 +5,13 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from condexp.errors import InputError
 from condexp.models import vgg
-from condexp.models.vgg import build_vgg
+from tests.from_conf import build
 from tests.models import published
 
 
 def meta(depth: int, size: int = 32, **options: object) -> nn.Module:
     with torch.device("meta"):
-        return build_vgg((3, size, size), 10, depth=depth, **options)  # type: ignore[arg-type]
+        return build("vgg", (3, size, size), 10, depth=depth, **options)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_convolutions_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     # Without vgg11_bn's linear layers, which have 124 million parameters.
     features = published.perturbed(make_layers(cfgs["A"], batch_norm=True))
-    ours = build_vgg((3, 64, 64), 10, depth=11).double()
+    ours = build("vgg", (3, 64, 64), 10, depth=11).double()
     published.copy_in_order(ours.get_submodule("stages"), features)
     inputs = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     for training in (True, False):
@@ -60,7 +60,7 @@ def test_convolutions_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_last_bn_and_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vgg, "WIDTHS", (4, 6, 8, 8, 8))
     seen: list[Tensor] = []
-    model = build_vgg((1, 8, 8), 2, depth=13, last_bn=True).double()
+    model = build("vgg", (1, 8, 8), 2, depth=13, last_bn=True).double()
     model.get_submodule("fc").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model(torch.randn(6, 1, 8, 8, dtype=torch.float64))
     # A mean of six numbers of order 1, rounded.
@@ -72,7 +72,7 @@ def test_last_bn_and_names(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 12}, "depth of vgg '12': allowed are 11, 13, 16, 19"),
+        ({"depth": 12}, "unknown model.depth '12': allowed are 11, 13, 16, 19"),
         ({"input_shape": (1, 7, 8)}, "7x8 px are too small.*8x8"),
         ({"input_shape": (20,)}, r"images of shape \(C, H, W\)"),
         ({"norm": "bn"}, "allowed are none, batch"),
@@ -82,7 +82,7 @@ def test_last_bn_and_names(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_errors(arguments: dict[str, object], message: str) -> None:
     good: dict[str, object] = {"input_shape": (1, 8, 8), "num_outputs": 10, "depth": 11}
     with pytest.raises(InputError, match=message):
-        build_vgg(**{**good, **arguments})  # type: ignore[arg-type]
+        build("vgg", **{**good, **arguments})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

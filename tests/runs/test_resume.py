@@ -351,7 +351,7 @@ def test_a_folder_from_somebody_else_executes_nothing(tmp_path: Path) -> None:
 
 
 def test_vanished_data_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from condexp.runs.build import _load
+    from condexp.runs.build import _loaded
     from tests.data.archives import publish_idx, write_mnist_like
 
     data = tmp_path / "data"
@@ -363,19 +363,19 @@ def test_vanished_data_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = stop(tmp_path, *way, at=6)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     data.rename(tmp_path / "away")
-    _load.cache_clear()
+    _loaded.clear()
     with pytest.raises(InputError, match="mnist"):
         run(tmp_path, *way)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     # Other data under the same name would be half of one run and half of another.
     write_mnist_like(data, num_train=60)
     publish_idx(monkeypatch, "mnist", data)
-    _load.cache_clear()
+    _loaded.clear()
     with pytest.raises(InputError, match=r"other data than dataset\.root holds now"):
         run(tmp_path, *way)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     (tmp_path / "away").rename(tmp_path / "data2")
     publish_idx(monkeypatch, "mnist", tmp_path / "data2")
-    _load.cache_clear()
+    _loaded.clear()
     run(tmp_path, *way[:-1], f"dataset.root={tmp_path / 'data2'}")
     assert contents(folder) == contents(whole)

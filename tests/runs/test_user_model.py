@@ -107,7 +107,7 @@ def test_a_grid_over_an_argument_of_the_models_own(condexp: Command, tmp_path: P
         (["model=mlp", "model.kwargs.width=6"], "unknown key 'model.kwargs"),
         (["model=torchvision"], "takes images of 3 channels, these have 1"),
         (["model=torchvision", "model.arch=resnet19"], "Did you mean 'resnet1"),
-        (["model=vgg", "model.depth=12"], "depth of vgg '12': allowed are 11, 13, 16, 19"),
+        (["model=vgg", "model.depth=12"], "unknown model.depth '12': allowed are 11, 13, 16, 19"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip

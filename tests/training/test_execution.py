@@ -18,6 +18,7 @@ from condexp.training.choices import ModelPrecision, Source
 from condexp.training.execution import check_execution, compile_model, configure
 from condexp.training.loop import Outcome
 from tests.cases import labels, normal, randomised
+from tests.from_conf import build
 from tests.training.runs import NUM_STEPS, STEPS_PER_EPOCH, Run, hooks, mlp, resnet
 from tests.training.test_unchanged import SOURCES
 
@@ -197,10 +198,9 @@ def test_bf16_does_not_invent_eigenvalues() -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "group", "center", "scale", "none"])
 def test_bf16_runs_with_every_normalisation(norm: str) -> None:
-    from condexp.models.mlp import build_mlp
 
     torch.manual_seed(0)
-    model = build_mlp((3, 8, 8), 3, depth=3, width=8, norm=norm)
+    model = build("mlp", (3, 8, 8), 3, depth=3, width=8, norm=norm)
     reference = measure(model)
     configure(model, CPU, precision=BF16)
     # Three layers: see above, 2·√12 eps; a normalisation may divide by little.

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from condexp.analysis.options import AnalysisOptions
 from condexp.data.dataset import Dataset
-from condexp.data.gaussian import load_gaussian
 from condexp.data.loaders import Batches
-from condexp.models.linear import build_linear
 from condexp.training.choices import ProbeMode, RunState, Source
 from condexp.training.evaluate import Evaluator, build_loss
 from condexp.training.loop import Outcome, Plan, Trainer
 from condexp.training.optimizers import build_optimizer, constant
 from condexp.training.probe import draw_probe
+from tests.from_conf import build, load
 from tests.training.runs import Log
 
 DIM, NUM_OUTPUTS, NUM_TRAIN = 5, 3, 40
@@ -24,8 +23,13 @@ DIM, NUM_OUTPUTS, NUM_TRAIN = 5, 3, 40
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return load_gaussian(
-        dim=DIM, num_train=NUM_TRAIN, num_test=8, num_outputs=NUM_OUTPUTS, condition_number=10.0
+    return load(
+        "gaussian",
+        dim=DIM,
+        num_train=NUM_TRAIN,
+        num_test=8,
+        num_outputs=NUM_OUTPUTS,
+        condition_number=10.0,
     )
 
 
@@ -45,7 +49,7 @@ def solution(data: Dataset) -> Tensor:
 
 def descend(data: Dataset, start: Tensor, lr: float, num_steps: int) -> tuple[Tensor, Log, Outcome]:
     """Return the weight, the log and the outcome after some steps from ``start``."""
-    model = build_linear((DIM,), NUM_OUTPUTS, bias=False).double()
+    model = build("linear", (DIM,), NUM_OUTPUTS, bias=False).double()
     with torch.no_grad():
         model.get_parameter("fc.weight").copy_(start)
     full = Batches(data.train, batch_size=None, shuffle=True, dtype=torch.float64)

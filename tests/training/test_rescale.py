@@ -7,13 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from condexp.models.cnn import build_cnn
-from condexp.models.mlp import build_mlp
-from condexp.models.preresnet import build_preresnet
-from condexp.models.resnet import build_resnet
-from condexp.models.resnet_imagenet import build_resnet_imagenet
-from condexp.models.vgg import build_vgg
 from condexp.training.rescale import Release, cancels_rescaling, rescale
+from tests.from_conf import build
 
 SHAPE = (1, 8, 8)
 Build = Callable[[], nn.Module]
@@ -22,7 +17,7 @@ Build = Callable[[], nn.Module]
 def normalised(**options: object) -> nn.Module:
     """An MLP in float64 whose normalisations have an eps without effect."""
     torch.manual_seed(0)
-    model = build_mlp(SHAPE, 3, depth=4, width=6, norm="batch", **options).double()  # type: ignore[arg-type]
+    model = build("mlp", SHAPE, 3, depth=4, width=6, norm="batch", **options).double()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.eps = 1e-60
@@ -88,34 +83,34 @@ def test_release_is_at_its_step_alone() -> None:
     assert torch.equal(weight, start)
 
 
-mlp = partial(build_mlp, SHAPE, 10, depth=5, width=16)
+mlp = partial(build, "mlp", SHAPE, 10, depth=5, width=16)
 CANCELS: dict[str, Build] = {
     "batch": partial(mlp, norm="batch"),
     "after": partial(mlp, norm="batch", norm_position="after"),
-    "deep": partial(build_mlp, SHAPE, 10, depth=50, width=64, norm="batch"),
+    "deep": partial(build, "mlp", SHAPE, 10, depth=50, width=64, norm="batch"),
     "scale": partial(mlp, norm="scale"),
-    "cnn": partial(build_cnn, SHAPE, 10, depth=4, width=8, norm="batch"),
-    "vgg": partial(build_vgg, SHAPE, 10, depth=11),
-    "resnet": partial(build_resnet, SHAPE, 10, depth=20, shortcut="B"),
-    "dropout": partial(build_resnet_imagenet, SHAPE, 10, depth=18, dropout=0.3),
+    "cnn": partial(build, "cnn", SHAPE, 10, depth=4, width=8, norm="batch"),
+    "vgg": partial(build, "vgg", SHAPE, 10, depth=11),
+    "resnet": partial(build, "resnet", SHAPE, 10, depth=20, shortcut="B"),
+    "dropout": partial(build, "resnet_imagenet", SHAPE, 10, depth=18, dropout=0.3),
 }
 CHANGES: dict[str, Build] = {
     "none": partial(mlp, norm="none"),
     "last_bn alone": partial(mlp, norm="none", last_bn=True),
     "center": partial(mlp, norm="center"),
     "tanh between": partial(mlp, norm="batch", norm_position="after", activation="tanh"),
-    "preresnet": partial(build_preresnet, SHAPE, 10, depth=8),
+    "preresnet": partial(build, "preresnet", SHAPE, 10, depth=8),
 }
 
 
 @pytest.mark.parametrize(
-    ("build", "cancels"),
+    ("make", "cancels"),
     [
-        *(pytest.param(build, True, id=name) for name, build in CANCELS.items()),
-        *(pytest.param(build, False, id=name) for name, build in CHANGES.items()),
+        *(pytest.param(make, True, id=name) for name, make in CANCELS.items()),
+        *(pytest.param(make, False, id=name) for name, make in CHANGES.items()),
     ],
 )
-def test_a_net_that_would_change_is_known(build: Build, cancels: bool) -> None:
+def test_a_net_that_would_change_is_known(make: Build, cancels: bool) -> None:
     state = torch.get_rng_state()
-    assert cancels_rescaling(build, SHAPE) is cancels
+    assert cancels_rescaling(make, SHAPE) is cancels
     assert torch.equal(torch.get_rng_state(), state)

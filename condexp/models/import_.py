@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,21 +14,33 @@ import torch
 from torch import nn
 
 from condexp.errors import InputError, suggestion
+from condexp.models.spec import ModelSpec
 
 
-def build_imported(
-    input_shape: Sequence[int], num_outputs: int, *, target: str, kwargs: Mapping[str, Any]
-) -> nn.Module:
+@dataclass(frozen=True, kw_only=True)
+class Spec(ModelSpec):
+    """The keys of ``conf/model/import.yaml``."""
+
+    target: str
+    kwargs: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """The class or function."""
+        return f"{self.name} {self.target}"
+
+
+def build(spec: Spec, input_shape: Sequence[int], num_outputs: int) -> nn.Module:
     """Call the user's class or function.
 
     It is given ``kwargs``, and besides them ``input_shape`` and ``num_outputs`` as far as its
     signature names them. Its weights stay as it draws them.
 
     Args:
+        spec: The keys. The current folder is searched first for ``target``; ``kwargs`` win over the
+            other two.
         input_shape: Shape of one sample, (d,) or (C, H, W).
         num_outputs: Outputs of the last layer.
-        target: ``module:name``; the current folder is searched first.
-        kwargs: Keyword arguments; they win over the two.
 
     Returns:
         What it returned.
@@ -36,6 +49,7 @@ def build_imported(
         InputError: If there is no such module or name, it does not take the arguments, or what it
             returns is no ``torch.nn.Module``.
     """
+    target, kwargs = spec.target, spec.kwargs
     factory = find_target(target)
     offered = {"input_shape": tuple(input_shape), "num_outputs": num_outputs}
     try:

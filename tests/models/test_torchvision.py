@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from condexp.errors import InputError
-from condexp.models.torchvision_models import build_torchvision
+from tests.from_conf import build
 from tests.models import published
 
 
@@ -14,14 +14,14 @@ from tests.models import published
 )
 def test_published_sizes(arch: str, size: int) -> None:
     with torch.device("meta"):
-        model = build_torchvision((3, 224, 224), 1000, arch=arch)
+        model = build("torchvision", (3, 224, 224), 1000, arch=arch)
     assert published.num_parameters(model) == size
 
 
 @pytest.mark.parametrize(("arch", "size"), [("googlenet", 64), ("inception_v3", 96)])
 def test_no_auxiliary_outputs_in_training_mode(arch: str, size: int) -> None:
     with torch.device("meta"):
-        model = build_torchvision((3, size, size), 5, arch=arch).train()
+        model = build("torchvision", (3, size, size), 5, arch=arch).train()
         outputs = model(torch.empty(2, 3, size, size))
     assert isinstance(outputs, Tensor)
     assert outputs.shape == (2, 5)
@@ -42,4 +42,4 @@ def test_no_auxiliary_outputs_in_training_mode(arch: str, size: int) -> None:
 def test_errors(arguments: dict[str, object], message: str) -> None:
     good: dict[str, object] = {"input_shape": (3, 32, 32), "num_outputs": 10, "arch": "resnet18"}
     with pytest.raises(InputError, match=message):
-        build_torchvision(**{**good, **arguments})  # type: ignore[arg-type]
+        build("torchvision", **{**good, **arguments})  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from condexp.errors import InputError
-from condexp.models.imported import build_imported, find_target
+from condexp.models import import_
 
 Writer = Callable[[str, str], str]
 
@@ -63,7 +63,8 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
 
 
 def build(target: str, **kwargs: object) -> nn.Module:
-    return build_imported((4,), 5, target=target, kwargs=kwargs)
+    spec = import_.Spec(name="import", target=target, kwargs=kwargs)
+    return import_.build(spec, (4,), 5)
 
 
 def test_shapes_reach_those_who_name_them(write: Writer) -> None:
@@ -91,7 +92,7 @@ def test_a_module_is_imported_with_values_even_for_a_sketch(write: Writer) -> No
 def test_the_current_folder_comes_first_and_once(write: Writer, tmp_path: Path) -> None:
     write("my_nets", NETS)
     for _ in range(2):
-        find_target("my_nets:Net")
+        import_.find_target("my_nets:Net")
     assert sys.path.index(str(tmp_path)) == 0
     assert sys.path.count(str(tmp_path)) == 1
 
