@@ -1,6 +1,7 @@
-"""The one error a user can mend, and the limits of what may be given: fields that say them, checks.
+"""The one error a user can mend, and the limits of what may be given: fields, and their checks.
 
-The lowest floor: specs of models and data sets stand beside their builders, and need these fields too.
+This is the lowest floor: specs of models and data sets stand beside their builders, and declare
+their limits with these fields.
 """
 
 import difflib
