@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -49,7 +50,8 @@ def build(spec: Spec, input_shape: Sequence[int], num_outputs: int) -> nn.Module
         InputError: If there is no such module or name, it does not take the arguments, or what it
             returns is no ``torch.nn.Module``.
     """
-    target, kwargs = spec.target, spec.kwargs
+    # A network is built more than once: what the factory does to a list is not to be kept.
+    target, kwargs = spec.target, deepcopy(spec.kwargs)
     factory = find_target(target)
     offered = {"input_shape": tuple(input_shape), "num_outputs": num_outputs}
     try:

@@ -36,6 +36,9 @@ def fixed(width):
 def free(**kwargs):
     return nn.Linear(**kwargs)
 
+def emptying(sizes):
+    return nn.Linear(sizes.pop(), sizes.pop())
+
 def no_module():
     return 3
 
@@ -77,6 +80,15 @@ def test_shapes_reach_those_who_name_them(write: Writer) -> None:
     assert build("my_nets:fixed", width=9).get_parameter("weight").shape == (2, 9)
     assert build("my_nets:free", in_features=1, out_features=2).get_parameter("bias").shape == (2,)
     assert isinstance(build("torch.nn:Identity"), nn.Identity)
+
+
+def test_what_a_factory_does_to_its_arguments_is_not_kept(write: Writer) -> None:
+    """A network is tried out before it is trained: the second would be another, or none."""
+    write("my_nets", NETS)
+    spec = import_.Spec(name="import", target="my_nets:emptying", kwargs={"sizes": [2, 3]})
+    for _ in range(2):
+        assert import_.build(spec, (4,), 5).get_parameter("weight").shape == (2, 3)
+    assert spec.kwargs == {"sizes": [2, 3]}
 
 
 def test_a_module_is_imported_with_values_even_for_a_sketch(write: Writer) -> None:
