@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import append, fisher, loop, memory, ranks, scaling, snapshot
+from benchmarks import append, fisher, loop, memory, patches, ranks, scaling, snapshot
 from benchmarks.timing import as_json, conditions, table
 from condexp.analysis.linalg.eigen import pin_threads
 
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "loop": loop.measure,
     "append": append.measure,
     "snapshot": snapshot.measure,
+    "patches": patches.measure,
     "fisher": fisher.measure,
     "scaling": scaling.measure,
     "memory": memory.measure,
