@@ -69,7 +69,7 @@ STORED = $(GRIDS:%=outputs/%) --where profile=$(PROFILE)
 # A failed job (1) keeps no table from being made, but fails its target; after bad input or a stop nothing is made.
 define run_grids
 code=0; for grid in $(GRIDS); do \
-  $(BIN)/condexp run -m hydra/launcher=$(LAUNCHER) experiment=$$grid profile=$(PROFILE) || code=$$?; \
+  $(BIN)/condexp run -m hydra/launcher=$(LAUNCHER) experiment=$$grid/$(PROFILE) || code=$$?; \
   [ $$code -le 1 ] || exit $$code; \
 done
 endef

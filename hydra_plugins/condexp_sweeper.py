@@ -15,6 +15,8 @@ from omegaconf import DictConfig
 if TYPE_CHECKING:
     from condexp.runs.sweep.job import JobTask
 
+PRESETS = {"experiment", "profile"}
+
 
 @dataclass
 class CondexpSweeperConf(BasicSweeperConf):
@@ -70,9 +72,7 @@ class CondexpSweeper(BasicSweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        parser = OverridesParser.create(config_loader=loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        (jobs,) = self.split_arguments(overrides, None)
+        jobs = self._jobs(arguments)
         plan = plan_sweep(jobs, [loader.load_sweep_config(self.config, list(job)) for job in jobs])
         if any(job.config.run.dry_run for job in plan):
             show(plan_table(plan))
@@ -81,6 +81,37 @@ class CondexpSweeper(BasicSweeper):
         if code:  # hydra.main returns nothing under -m
             raise SystemExit(code)
         return []
+
+    def _jobs(self, arguments: list[str]) -> list[list[str]]:
+        """Return the overrides of every job.
+
+        Hydra composes a grid without the choices that are swept. So where presets are, each one's
+        own ``hydra.sweeper.params`` are read here, and the grid has the jobs of all of them.
+        """
+        assert self.config is not None
+        assert self.hydra_context is not None
+        loader = self.hydra_context.config_loader
+        parser = OverridesParser.create(config_loader=loader)
+        given = parser.parse_overrides(arguments)
+        swept = [o for o in given if o.is_sweep_override() and o.get_key_element() in PRESETS]
+        fixed = [
+            argument
+            for o, argument in zip(given, arguments, strict=True)
+            if not o.is_sweep_override()
+        ]
+        jobs: list[list[str]] = []
+        (choices,) = self.split_arguments(swept, None)
+        for choice in choices:
+            params = self.params
+            if choice:
+                composed = loader.load_sweep_config(self.config, [*fixed, *choice])
+                params = composed.hydra.sweeper.params or {}
+            values = [f"{key}={value}" for key, value in params.items()]
+            (own,) = self.split_arguments(
+                parser.parse_overrides([*values, *arguments, *choice]), None
+            )
+            jobs += own
+        return jobs
 
     def _launch(self, task: "JobTask", jobs: Sequence[Sequence[str]]) -> Sequence[Any]:
         assert self.config is not None

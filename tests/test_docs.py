@@ -79,14 +79,7 @@ def name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def pages_but(*early: str) -> pytest.MarkDecorator:
-    """Every page; those that are ahead of the code fail until it is there."""
-    ahead = pytest.mark.xfail(reason="conf/experiment/table1/cpu.yaml is to come", strict=True)
-    marked = [pytest.param(page, marks=[ahead] * (name(page) in early)) for page in PAGES]
-    return pytest.mark.parametrize("page", marked, ids=map(name, PAGES))
-
-
-pages = pages_but()
+pages = pytest.mark.parametrize("page", PAGES, ids=map(name, PAGES))
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +230,7 @@ def condexp_commands(block: Block) -> Iterator[list[str]]:
             CHECKS[program](words[1:])
 
 
-@pages_but("docs/clusters.md", "docs/paper.md")
+@pages
 def test_commands(
     page: Path,
     here: Path,
@@ -337,7 +330,7 @@ def test_keys_are_keys_of_the_configuration(page: Path) -> None:
             assert given.group() in known_keys(), f"{page.name}: {words}"
 
 
-@pages_but("docs/paper.md")
+@pages
 def test_named_files_exist(page: Path) -> None:
     """Files and folders of the project; architecture.md names those of the package without it."""
     top = "condexp|conf|docs|tests|benchmarks|hydra_plugins"

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import hydra
@@ -11,14 +11,14 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from condexp.config.presets import chosen_presets, conf_dir, with_own_profile
+from condexp.config.presets import chosen_presets, conf_dir, own_profiles
 from condexp.errors import InputError, choose
 from condexp.runs.stop_signals import Stopped
 
 if TYPE_CHECKING:
     from condexp.runs.result import RunResult
 
-FREE_KEYS = "model.kwargs."  # the arguments of the user's own model: any name
+FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def run(args: list[str]) -> int:
@@ -55,9 +55,20 @@ def run(args: list[str]) -> int:
         finally:
             reporter.close()
 
+    if completions := _completions(args):
+        sys.stdout.write("\n".join(completions) + "\n")
+        return 0
     # A grid's code is the sweeper's: it has the jobs run in processes of their own.
     code = with_hydra(task, args)
     return code or max((result.exit_code for result in results), default=0)
+
+
+def _completions(args: Sequence[str]) -> list[str]:
+    """Return those of ``experiment=table1/``: Hydra looks in the group's own folder only."""
+    word = os.environ.get("COMP_LINE", "").rpartition(" ")[2]
+    asked = "/" in word and any(arg.startswith("query=") for arg in args)
+    names = [f"experiment={name}" for name in own_profiles()] if asked else []
+    return [name for name in names if name.startswith(word)]
 
 
 def with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
@@ -84,44 +95,46 @@ def with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
             return None
 
     # Hydra reads sys.argv, and with this variable it raises instead of printing and exiting.
-    # Its ++ sets a key whether the configuration has it or not.
-    given = [f"++{arg}" if arg.startswith(FREE_KEYS) else arg for arg in with_own_profile(args)]
-    saved, sys.argv = sys.argv, ["condexp", *given]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    argv, full_error = sys.argv, os.environ.get(FULL_ERROR)
     try:
+        sys.argv, os.environ[FULL_ERROR] = ["condexp", *args], "1"
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(quiet)()
     except InputError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise InputError(explain(error)) from error
+        raise InputError(explain(error, args)) from error
     except SystemExit as stop:  # argparse's, and a grid's with failed jobs
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:
-        sys.argv = saved
+        sys.argv = argv
+        if full_error is None:
+            os.environ.pop(FULL_ERROR, None)
+        else:
+            os.environ[FULL_ERROR] = full_error
     if raised:
         raise raised[0]
     return 0
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, args: Sequence[str] = ()) -> str:
     """Say in one line what Hydra could not compose.
 
     Args:
         error: Hydra's or OmegaConf's exception.
+        args: Hydra's arguments.
 
     Returns:
         The message, with the nearest valid name where there is one.
     """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, given = str(error.missing_cfg_file).rpartition("/")
-        if (group, given) == ("hydra/launcher", "joblib"):
-            return "hydra/launcher=local needs joblib: pip install 'condexp[local]'."
         try:
-            choose(group, given, error.options)
+            _refuse_choice(str(error.missing_cfg_file), error.options)
         except InputError as unknown:
             return str(unknown)
     key = getattr(error.__cause__, "full_key", None) or getattr(error, "full_key", None)
     lines = str(error).splitlines() or [type(error).__name__]
+    if lines[0].startswith("profile appears more than once"):  # by conf/experiment/*.yaml
+        return _not_for_this_experiment(args)
     if key and "Could not override" in lines[0]:
         from condexp.config.validation import unknown_key
 
@@ -131,3 +144,31 @@ def explain(error: Exception) -> str:
             return f"unknown key {given!r}: {shown}; +{given}=… adds one."
         return unknown_key(given, conf_dir())
     return f"the configuration cannot be composed: {' '.join(lines)}"
+
+
+def _refuse_choice(file: str, options: Sequence[str]) -> None:
+    group, _, given = file.rpartition("/")
+    if (group, given) == ("hydra/launcher", "joblib"):
+        raise InputError("hydra/launcher=local needs joblib: pip install 'condexp[local]'.")
+    if group.startswith(("experiment/", "profile/")):  # an option below the group's own folder
+        group, _, given = file.partition("/")
+        known = own_profiles()
+        if group == "profile" and given in known:
+            raise InputError(f"profile={given} is no profile: give experiment={given} instead.")
+        if group == "experiment":
+            base = given.partition("/")[0]
+            options = [name for name in known if name.startswith(f"{base}/")] or known
+    choose(group, given, options)
+
+
+def _not_for_this_experiment(args: Sequence[str]) -> str:
+    """Return how an experiment's own profile is given, where a general one was beside it."""
+    given = dict(arg.lstrip("+").split("=", 1) for arg in args if "=" in arg)
+    experiment, profile = given.get("experiment", "table1"), given.get("profile", "cpu")
+    bases = dict.fromkeys(name.partition("/")[0] for name in experiment.split(","))
+    names = [name.rpartition("/")[2] for name in profile.split(",")]
+    own = ",".join(f"{base}/{name}" for base in bases for name in names)
+    return (
+        f"profile={profile} is for experiments that have no profiles of their own: give "
+        f"experiment={own} instead."
+    )

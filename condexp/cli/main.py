@@ -19,10 +19,11 @@ examples:
   condexp                                            the default experiment
   condexp model=resnet model.depth=20 trainer.epochs=5
   condexp run -m model.last_bn=false,true seed=1,2   a grid
+  condexp run -m experiment=table1/cpu               a table of the paper, small (smoke, cpu, paper)
   condexp layers model=resnet                        what would be measured; trains nothing
   condexp show outputs/default/mlp-digits-s1-…       a stored run
 
-overrides are Hydra's: group=choice, group.key=value, +experiment=…, --config-dir DIR for your own;
+overrides are Hydra's: group=choice, group.key=value, --config-dir DIR for your own;
   condexp run --cfg job prints the configuration; condexp run --hydra-help explains the rest.
 completion: eval "$(condexp -sc install=bash)"
 exit codes: 0 done (a diverged run is a result), 1 a job failed, 2 bad input and nothing was run,

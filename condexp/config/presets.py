@@ -1,6 +1,5 @@
 """Where the presets lie, and which of them were chosen."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -39,30 +38,31 @@ def chosen_presets(hydra_config: HydraConf) -> Presets:
         hydra_config: The composed ``hydra`` node.
 
     Returns:
-        The experiment's name, or ``default``, and the profile's: ``smoke``, also where the
-        experiment has one of its own.
+        The experiment's name, or ``default``, and the profile's: ``table1`` and ``cpu`` of
+        ``experiment=table1/cpu``.
+
+    Raises:
+        InputError: If both choices name a profile.
     """
     choices = hydra_config.runtime.choices
-    profile = choices.get("profile")
-    return {
-        "experiment": str(choices.get("experiment") or "default"),
-        "profile": str(profile).rpartition("/")[2] if profile else None,
-    }
+    experiment, profile = str(choices.get("experiment") or "default"), choices.get("profile")
+    base, _, own = experiment.rpartition("/")
+    sources = [s for s in hydra_config.runtime.config_sources if s.schema == "file"]
+    # A user's folder of experiments, with none of the folder's name, is part of their names.
+    if any(Path(s.path, "experiment", f"{base}.yaml").is_file() for s in sources):
+        if profile:
+            raise InputError(
+                f"experiment={experiment} names its profile already: leave out profile={profile}."
+            )
+        experiment, profile = base, own
+    return {"experiment": experiment, "profile": profile}
 
 
-def with_own_profile(args: Sequence[str]) -> list[str]:
-    """Let ``profile=P`` stand for the experiment's own, where there is ``conf/profile/E/P.yaml``.
-
-    Hydra admits no ``override /dataset`` in a file that is chosen by another group's choice, so
-    the choice is made before Hydra sees it.
-
-    Args:
-        args: Hydra's arguments.
+def own_profiles() -> list[str]:
+    """List the profiles that experiments have of their own.
 
     Returns:
-        The same, with ``profile=E/P`` for ``profile=P`` beside ``experiment=E``.
+        Names such as ``table1/cpu``.
     """
-    given = dict(arg.split("=", 1) for arg in args if "=" in arg)
-    own = f"{given.get('experiment')}/{given.get('profile')}"
-    there = (conf_dir() / "profile" / f"{own}.yaml").is_file()
-    return [f"profile={own}" if there and arg.startswith("profile=") else arg for arg in args]
+    files = (conf_dir() / "experiment").glob("*/*.yaml")
+    return sorted(f"{path.parent.name}/{path.stem}" for path in files)

@@ -112,6 +112,17 @@ def test_first_word() -> None:
         (["analysis.kappa_p=0.5"], r"analysis\.kappa_p: give a list"),
         (["trainer.batch_size=1"], r"more than 1 value per channel"),
         (["model.depth=[1"], r"composed"),
+        (["experiment=table1", "profile=cpu"],
+         r"no profiles of their own: give experiment=table1/cpu instead"),
+        (["experiment=table1/smoke", "profile=cpu"], r"give experiment=table1/cpu instead"),
+        (["experiment=table1,table2", "profile=smoke,cpu", "hydra.mode=MULTIRUN"],
+         r"give experiment=table1/smoke,table1/cpu,table2/smoke,table2/cpu instead"),
+        (["experiment=table1", "profile=table1/cpu"], r"give experiment=table1/cpu instead"),
+        (["experiment=table1/cppu"],
+         r"'table1/cppu': allowed are table1/cpu, table1/p.* Did you mean 'table1/cpu'"),
+        (["experiment=tabel1/cpu"], r"unknown experiment 'tabel1/cpu'.*Did you mean 'table1/cpu'"),
+        (["experiment=tabel1"], r"unknown experiment 'tabel1': .*vgg, .*Did you mean 'table1'"),
+        (["profile=cppu"], r"unknown profile 'cppu': allowed are cpu, .*Did you mean 'cpu'"),
     ],
     ids=lambda value: " ".join(value)[:48] if isinstance(value, list) else "",
 )  # fmt: skip
@@ -340,7 +351,7 @@ def test_a_closed_pipe_does_not_end_a_run(tmp_path: Path) -> None:
 
 def test_the_first_grid_and_its_table(condexp: Command, tmp_path: Path) -> None:
     small = ["trainer.epochs=null", "model=resnet", "model.depth=8", *TINY[2:]]
-    code, out, _ = condexp("-m", "experiment=table1", "profile=smoke", *small)
+    code, out, _ = condexp("-m", "experiment=table1/smoke", *small)
     assert code == 0
     assert "grid of 4 jobs" in out
     stem = tmp_path / "table"
@@ -352,6 +363,43 @@ def test_the_first_grid_and_its_table(condexp: Command, tmp_path: Path) -> None:
     rows = [line for line in stem.with_suffix(".md").read_text().splitlines() if "(2)" in line]
     assert [row.split()[1] for row in rows] == ["8"]
     assert "model.last_bn=true" in stem.with_suffix(".txt").read_text()
+
+
+def test_a_grid_over_experiments_has_the_jobs_of_all(condexp: Command, tmp_path: Path) -> None:
+    both = "experiment=fig_validation/smoke,fig_domination/smoke"
+    code, out, _ = condexp("-m", both, "seed=1", "trainer.epochs=31", "run.dry_run=true")
+    assert code == 0
+    assert "5 jobs" in out
+    for own in ("model.norm=none", "model.norm=batch", "rescale.factor=1", "rescale.factor=100"):
+        assert own in out
+    code, out, _ = condexp("-m", "profile=smoke,paper", "run.dry_run=true")
+    assert code == 0
+    assert "3 jobs" in out
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+@pytest.mark.parametrize("args", [["--cfg", "job"], ["model=none"], ["run.dry_run=maybe"]])
+def test_the_process_is_left_as_it_was(
+    condexp: Command, args: list[str], given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    if given is not None:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", given)
+    monkeypatch.setattr(sys, "argv", ["my_script.py", "its-own"])
+    condexp(*args)
+    assert os.environ.get("HYDRA_FULL_ERROR") == given
+    assert sys.argv == ["my_script.py", "its-own"]
+
+
+def test_the_configuration_is_shown_without_torch() -> None:
+    code = (
+        "import sys; from condexp.cli.main import main; "
+        "main(['run', '--cfg', 'job', 'experiment=table1/cpu']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "  name: fashion_mnist\n" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_a_launcher_that_is_not_installed_is_named() -> None:
@@ -372,3 +420,21 @@ def test_completion_knows_the_groups_with_and_without_a_verb() -> None:
         assert done.stdout.split() == sorted(
             f"model={path.stem}" for path in (conf_dir() / "model").glob("*.yaml")
         )
+
+
+@pytest.mark.parametrize(
+    ("line", "completions"),
+    [
+        ("condexp experiment=table1/", "table1/cpu table1/paper table1/smoke"),
+        ("condexp run -m experiment=table1/s", "table1/smoke"),
+        ("condexp experiment=tab", "table1 table2 table3"),
+    ],
+)
+def test_completion_knows_the_profiles_of_an_experiment(
+    line: str, completions: str, condexp: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    code, out, _ = condexp("-sc", "query=bash", root=False)
+    assert code == 0
+    assert out.split() == [f"experiment={name}" for name in completions.split()]

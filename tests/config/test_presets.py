@@ -1,5 +1,6 @@
 """Every YAML of conf/ composes, validates and can be prepared: adding one adds its test."""
 
+import csv
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torchvision import datasets
 
 from condexp.config import GROUPS, Config
 from condexp.config.by_name import PACKAGES, names
-from condexp.config.presets import chosen_presets, conf_dir, with_own_profile
+from condexp.config.presets import chosen_presets, conf_dir, own_profiles
 from condexp.config.validation import parse_config
 from condexp.data.dataset import Dataset
 from condexp.data.spec import StoredImageSpec
@@ -35,24 +36,27 @@ from tests.data.archives import (
 from tests.observer import Silent
 
 CONF = conf_dir()
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").iterdir())
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 PROFILES = sorted(path.stem for path in (CONF / "profile").glob("*.yaml"))
 # One choice of one group; experiments, with and without their profiles, are combinations.
 PRESETS = sorted(
     path
     for path in CONF.rglob("*.yaml")
-    if path.parent != CONF
-    and "experiment" not in path.parts
-    and path.parents[1] != CONF / "profile"
+    if path.parent != CONF and CONF / "experiment" not in path.parents
+)
+# What the presets were when they were last changed on purpose: their sweeps and the run folders of
+# their first and last jobs, whose names hold the hash of the whole configuration.
+RECORDED = list(
+    csv.DictReader(Path(__file__).with_name("preset_jobs.csv").read_text().splitlines())
 )
 NEEDS = {
     "model/linear": ["dataset=gaussian"],
     "dataset/gaussian": ["model=linear"],
     "model/import": [
         "model.target=tests.from_conf:build",
-        "++model.kwargs.name=mlp",
-        "++model.kwargs.depth=2",
-        "++model.kwargs.width=4",
+        "model.kwargs.name=mlp",
+        "model.kwargs.depth=2",
+        "model.kwargs.width=4",
     ],
 }
 NEEDS_COLOUR = {"model/torchvision"}
@@ -69,7 +73,7 @@ def choice(path: Path) -> tuple[str, str]:
 
 
 def composed(*overrides: str) -> DictConfig:
-    return compose("config", with_own_profile(overrides), return_hydra_config=True)
+    return compose("config", list(overrides), return_hydra_config=True)
 
 
 def validated(*overrides: str) -> Config:
@@ -172,20 +176,31 @@ def test_every_preset_as_it_is_can_be_prepared(
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_in_every_profile(
-    experiment: str, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda recorded: recorded["preset"] or "none")
+def test_every_preset_makes_the_jobs_it_made(
+    recorded: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("condexp.data.sources.DEBIAN_FASHION_MNIST", tmp_path)
-    given = f"experiment={experiment}", f"profile={profile}"
+    given = [recorded["preset"]] if recorded["preset"] else []
+    name = recorded["preset"].removeprefix("experiment=")
     grid = sweep(composed(*given))
-    for job in (0, -1):  # the first of the grid and the last
+    assert (
+        " ".join(f"{key}={','.join(values)}" for key, values in grid.items()) == recorded["sweep"]
+    )
+    for job, folder in ((0, recorded["first"]), (-1, recorded["last"])):
         config = validated(*given, *(f"{key}={values[job]}" for key, values in grid.items()))
-        assert absent(config) or prepare(config).folder.parent == Path("outputs", experiment)
-        assert config.plain["profile"] == profile
-    assert len(grid["seed"]) > 1  # claims are paired over seeds
+        assert run_folder(config.plain) == Path("outputs", folder)
+        assert config.plain["profile"] == (re.split("[=/]", name)[1:] or [None])[0]
+        assert absent(config) or prepare(config).folder == Path("outputs", folder)
+    assert name not in own_profiles() or len(grid["seed"]) > 1  # claims are paired over seeds
+
+
+def test_every_experiment_and_profile_is_recorded() -> None:
+    experiments = {f"experiment={name}" for name in (*EXPERIMENTS, *own_profiles())}
+    profiles = {f"profile={name}" for name in PROFILES}
+    assert {recorded["preset"] for recorded in RECORDED} == {"", *experiments, *profiles}
+    assert own_profiles() == [f"{name}/{profile}" for name in EXPERIMENTS for profile in PROFILES]
 
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu"])
@@ -196,7 +211,7 @@ def test_small_profiles_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("condexp.runs.attempt._draw", lambda _: None)
     _loaded.clear()
-    given = [f"experiment={experiment}", f"profile={profile}", *BRIEF, *SMALL, "trainer.steps=2"]
+    given = [f"experiment={experiment}/{profile}", *BRIEF, *SMALL, "trainer.steps=2"]
     if composed(*given).dataset.name == "fashion_mnist":
         WRITERS["fashion_mnist"](tmp_path / "data", monkeypatch)
         given.append(f"dataset.root={tmp_path / 'data'}")
@@ -207,7 +222,7 @@ def test_small_profiles_run(
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_profiles_share_no_run(experiment: str) -> None:
     """A run says one profile only: the other's tables would miss it."""
-    configs = [validated(f"experiment={experiment}", f"profile={name}") for name in PROFILES]
+    configs = [validated(f"experiment={experiment}/{name}") for name in PROFILES]
     assert len({run_folder(config.plain) for config in configs}) == len(PROFILES)
 
 
@@ -228,11 +243,11 @@ def flat(values: Mapping[str, object], path: str = "") -> dict[str, object]:
 @pytest.mark.parametrize("profile", ["smoke", "cpu"])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_a_profile_changes_sizes_data_and_lengths_only(experiment: str, profile: str) -> None:
-    own = [f"experiment={experiment}", f"profile={profile}"]
-    paper, small = (flat(validated(*given).plain) for given in (own[:1], own))
-    changed = {key for key in paper if small.get(key) != paper[key]} - {"profile"}
+    paper, own = f"experiment={experiment}", f"experiment={experiment}/{profile}"
+    large, small = (flat(validated(given).plain) for given in (paper, own))
+    changed = {key for key in large if small.get(key) != large[key]} - {"profile"}
     assert not [key for key in changed if not key.startswith(SIZES)]
-    before, after = sweep(composed(*own[:1])), sweep(composed(*own))
+    before, after = sweep(composed(paper)), sweep(composed(own))
     assert list(before) == list(after)
     for key, values in after.items():
         assert set(values) <= set(before[key]) or key == "model.depth"
@@ -241,7 +256,7 @@ def test_a_profile_changes_sizes_data_and_lengths_only(experiment: str, profile:
 def test_smoke_grids_are_small() -> None:
     """Eight jobs a make target, whose experiments begin with the same words."""
     jobs = {
-        name: prod(map(len, sweep(composed(f"experiment={name}", "profile=smoke")).values()))
+        name: prod(map(len, sweep(composed(f"experiment={name}/smoke")).values()))
         for name in EXPERIMENTS
     }
     for name in EXPERIMENTS:
@@ -258,25 +273,35 @@ def test_an_experiment_is_headed_by_its_command_and_its_time(experiment: str) ->
 
 
 @pytest.mark.parametrize(
-    ("given", "profile"),
+    ("given", "experiment", "profile"),
     [
-        (["experiment=table1", "profile=smoke"], "profile=table1/smoke"),
-        (["profile=smoke", "seed=1,2", "experiment=table1"], "profile=table1/smoke"),
-        (["experiment=table1", "profile=paper"], "profile=paper"),
-        (["experiment=table1", "profile=fig_stability/smoke"], "profile=fig_stability/smoke"),
-        (["experiment=mine", "profile=smoke"], "profile=smoke"),
-        (["profile=smoke"], "profile=smoke"),
+        ([], "default", None),
+        (["profile=smoke"], "default", "smoke"),
+        (["experiment=table1"], "table1", None),
+        (["experiment=table1/smoke"], "table1", "smoke"),
+        (["experiment=mine"], "mine", None),
+        (["experiment=mine", "profile=smoke"], "mine", "smoke"),
+        (["experiment=mine/laptop"], "mine", "laptop"),
+        (["experiment=folder/first"], "folder/first", None),  # there is no experiment=folder
     ],
 )
-def test_an_experiment_has_profiles_of_its_own(given: list[str], profile: str) -> None:
-    assert with_own_profile(given) == [
-        profile if arg.startswith("profile=") else arg for arg in given
-    ]
+def test_the_chosen_presets_are_named(
+    given: list[str], experiment: str, profile: str | None, tmp_path: Path
+) -> None:
+    for name in ("mine", "mine/laptop", "folder/first"):
+        path = tmp_path / "experiment" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("# @package _global_\nseed: 3\n")
+    config = validated(f"hydra.searchpath=[file://{tmp_path}]", *given)
+    assert (config.plain["experiment"], config.plain["profile"]) == (experiment, profile)
+    assert run_folder(config.plain).parent == Path("outputs", experiment)
+    if profile == "laptop":
+        with pytest.raises(InputError, match="experiment=mine/laptop names its profile already"):
+            validated(f"hydra.searchpath=[file://{tmp_path}]", *given, "profile=smoke")
 
 
-def test_the_profile_is_recorded_by_its_short_name_and_decides_no_folder() -> None:
-    own, none = validated("experiment=table1", "profile=smoke"), validated("experiment=table1")
-    assert (own.plain["profile"], none.plain["profile"]) == ("smoke", None)
+def test_a_profile_decides_no_folder() -> None:
+    own = validated("experiment=table1/smoke")
     assert run_folder(own.plain) == run_folder(own.plain | {"profile": "cpu"})
 
 
@@ -295,7 +320,7 @@ def test_every_typed_name_has_a_file() -> None:
 
 
 def test_a_profile_has_the_last_word() -> None:
-    config = composed("experiment=table1", "profile=smoke")
+    config = composed("experiment=table1/smoke")
     assert (config.dataset.name, config.dataset.augment) == ("digits", "none")
     assert config.trainer.epochs < 160
     assert config.model.name == "resnet"

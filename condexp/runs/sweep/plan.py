@@ -83,7 +83,7 @@ class PlannedJob:
     def settings(self) -> tuple[str, ...]:
         """Its overrides without Hydra's own, as a person would write them."""
         plain = filter_overrides(self.overrides)
-        return tuple(setting.removeprefix("++").replace("\\:", ":") for setting in plain)
+        return tuple(setting.replace("\\:", ":") for setting in plain)
 
 
 def plan_sweep(
