@@ -23,7 +23,7 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.statistics.network import NetworkStatistics
 from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, TrainingCommunicator
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
-from condexp.training.measured_step import listening, snapshot_of
+from condexp.training.measured_step import measurement_hooks, snapshot_of
 
 GROUPS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes": (2, 1)}
 MEASURED = ("ResNet-20", "VGG-16-BN")
@@ -108,11 +108,11 @@ def _rank(rank: int, size: int, meeting: str, network: str) -> Times:
 
     def measured_step() -> None:
         options = AnalysisOptions(precision="float32")  # type: ignore[arg-type]
-        listener = listening(model, LOSS, optimizer, inputs, targets, options, crew)
-        with listener:
+        hooks = measurement_hooks(model, LOSS, optimizer, inputs, targets, options, crew)
+        with hooks:
             forward_backward()
         start = time.perf_counter()
-        snapshot_of(listener, crew)
+        snapshot_of(hooks, crew)
         times["snapshot"].append(time.perf_counter() - start)
         optimizer.step()
 

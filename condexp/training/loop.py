@@ -17,7 +17,7 @@ from condexp.training.distributed.communicator import SINGLE_TRAINING_PROCESS, T
 from condexp.training.evaluate import LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
 from condexp.training.execution import Forward
-from condexp.training.measured_step import listening, snapshot_of
+from condexp.training.measured_step import measurement_hooks, snapshot_of
 from condexp.training.optimizers import LearningRate, set_learning_rate, steady_learning_rate
 from condexp.training.probe import Probe
 
@@ -138,11 +138,11 @@ def train(
         probe_if_due(step)
         optimizer.zero_grad()
         if step in due and source is Source.TRAIN_BATCH:
-            listener = listening(model, loss_fn, optimizer, inputs, targets, options, crew)
-            with listener:
+            hooks = measurement_hooks(model, loss_fn, optimizer, inputs, targets, options, crew)
+            with hooks:
                 loss = crew.mean(_forward_backward(parallel, loss_fn, inputs, targets))
             report.step(step, loss, lr)
-            report.snapshot(step, snapshot_of(listener, crew))
+            report.snapshot(step, snapshot_of(hooks, crew))
         else:
             loss = crew.mean(_forward_backward(forward, loss_fn, inputs, targets))
             report.step(step, loss, lr)

@@ -1,8 +1,9 @@
-"""A training step that is measured: the very pass that computes the update."""
+"""Measurement of a training step, in the very pass that computes the update."""
 
 import torch
 from torch import Tensor, nn
 
+from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.loss.denominator import loss_denominator
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
@@ -13,7 +14,7 @@ from condexp.training.evaluate import LossFunction
 from condexp.training.optimizers import steady_learning_rate
 
 
-def listening(
+def measurement_hooks(
     model: nn.Module,
     loss_fn: LossFunction,
     optimizer: torch.optim.Optimizer,
@@ -22,19 +23,19 @@ def listening(
     options: AnalysisOptions,
     crew: TrainingCommunicator,
 ) -> MeasurementHooks:
-    """Listen to the pass of a training step.
+    """Return hooks that measure the pass of a training step.
 
     Args:
         model: The network.
-        loss_fn: Its loss.
-        optimizer: Read for the step length.
-        inputs: This process's share of the batch.
-        targets: Theirs.
+        loss_fn: Loss of the training.
+        optimizer: The optimizer, whose step length is read.
+        inputs: This process's part of the batch.
+        targets: Targets of these inputs.
         options: What to measure.
         crew: The processes that train together.
 
     Returns:
-        What listens inside a ``with``.
+        The hooks, which are active inside a ``with``.
     """
     return MeasurementHooks(
         model,
@@ -42,18 +43,17 @@ def listening(
         denominator=loss_denominator(loss_fn, targets, len(inputs)),
         learning_rate=steady_learning_rate(optimizer),
         loss_fn=loss_fn,
-        # What others have heard is to come to it before its spectra are known.
-        streaming=crew.size > 1,
-        single=crew.size == 1,  # layers that are used again are known by name
-        keeps_weights=False,  # a run stores what it measures
+        # Of several processes, each has rows that are merged before a spectrum is computed.
+        pass_mode=PassMode.ONE_PASS if crew.size == 1 else PassMode.SEVERAL_PASSES,
+        keep_weights=False,  # a run stores what it measures
     )
 
 
-def snapshot_of(listener: MeasurementHooks, crew: TrainingCommunicator) -> Snapshot:
-    """Return what was heard of a training step, by all processes.
+def snapshot_of(hooks: MeasurementHooks, crew: TrainingCommunicator) -> Snapshot:
+    """Return the snapshot of a training step, merged over all processes.
 
     Args:
-        listener: As :func:`listening` gave it.
+        hooks: The hooks of :func:`measurement_hooks`, after the step.
         crew: The processes.
 
     Returns:
@@ -62,9 +62,9 @@ def snapshot_of(listener: MeasurementHooks, crew: TrainingCommunicator) -> Snaps
     Raises:
         InputError: If a layer was used more often than the model's trace showed.
     """
-    if again := listener.tapes.came_again:
+    if reused := hooks.statistics.reused_layers:
         raise InputError(
-            f"{', '.join(again)}: used more often in training than in the pass that was traced "
+            f"{', '.join(reused)}: used more often in training than in the pass that was traced "
             "before; leave it out with analysis.layers.exclude"
         )
-    return listener.snapshot(crew)
+    return hooks.snapshot(crew)
