@@ -70,6 +70,6 @@ def _way(
     def run() -> None:
         moment = SecondMoment(Scale.MEAN)
         moment.add(lay_out(module, inputs), len(inputs), torch.float32)
-        moment.unsolved()
+        moment.moment_matrix()
 
     return run

@@ -110,11 +110,11 @@ def _rank(rank: int, size: int, meeting: str, network: str) -> Times:
 
     def measured_step() -> None:
         options = AnalysisOptions(precision="float32")  # type: ignore[arg-type]
-        listener = measurement_hooks(model, LOSS, optimizer, inputs, targets, options, communicator)
-        with listener:
+        hooks = measurement_hooks(model, LOSS, optimizer, inputs, targets, options, communicator)
+        with hooks:
             forward_backward()
         start = time.perf_counter()
-        snapshot_of(listener, communicator)
+        snapshot_of(hooks, communicator)
         times["snapshot"].append(time.perf_counter() - start)
         optimizer.step()
 

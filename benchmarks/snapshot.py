@@ -10,6 +10,7 @@ from torch import nn
 from benchmarks.networks import LOSS, NETWORKS, Network, Training
 from benchmarks.timing import Measurement, rounds
 from condexp.analysis.analyze import analyze_batches
+from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import MeasurementHooks
@@ -102,11 +103,11 @@ def riding(training: Training, options: AnalysisOptions) -> Callable[[], None]:
             options,
             denominator=float(len(training.inputs)),
             loss_fn=LOSS,
-            single=True,
-            keeps_weights=False,
-        ) as listener:
+            pass_mode=PassMode.ONE_PASS,
+            keep_weights=False,
+        ) as hooks:
             loss = training.forward_backward()
-        _read(listener.snapshot())
+        _read(hooks.snapshot())
         training.update(loss)
 
     return run

@@ -1,1 +1,1 @@
-"""What is measured of a network: layers, recorder, measures, snapshots."""
+"""A library that measures the curvature factors of a network; it knows nothing of runs or files."""

@@ -1,4 +1,4 @@
-"""What measuring a layer takes: the side of each matrix that is used, and memory."""
+"""The cost of measuring a layer: the side of each matrix that is used, and memory."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.fisher.network import NetworkFisher
+from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.layers.info import Catalogue, LayerInfo
 from condexp.analysis.layers.rows import Layer, moment_rows
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
@@ -45,13 +46,13 @@ class Sides:
 
 @dataclass(eq=False)
 class Footprint:
-    """What one call of the model made of a layer's rows.
+    """Sizes of a layer's rows in one call of the model.
 
     Attributes:
         num_samples: Samples of that call.
-        block: The layer's Fisher block after it, if it is to be measured.
-        laid_out: Numbers in what is laid out of the input at once; 0 for a linear layer.
-        uses: How often the layer was called.
+        block: The layer's Fisher block after that call; None where ``fisher`` is not measured.
+        laid_out: Count of numbers that are laid out of the input at once; 0 for a linear layer.
+        uses: Number of calls of the layer.
     """
 
     num_samples: int
@@ -60,7 +61,7 @@ class Footprint:
     uses: int = 0
 
     def note(self, module: Layer, inputs: Tensor, options: AnalysisOptions) -> None:
-        """Take in one call of the layer."""
+        """Add one call of the layer."""
         if isinstance(module, nn.Conv2d):
             rows = moment_rows(module, inputs, replace(options, bias=False))
             numbers = rows.images if isinstance(rows, PatchRows) else rows.dense()
@@ -74,13 +75,13 @@ class Footprint:
 def footprints(
     model: nn.Module, catalogue: Catalogue, options: AnalysisOptions, num_samples: int
 ) -> Iterator[Mapping[str, Footprint]]:
-    """Look at the layers while the model is called once, also on the ``meta`` device.
+    """Record the sizes of the layers' rows while the model is called once, also on ``meta``.
 
     Args:
         model: The network.
         catalogue: The layers.
         options: What is to be measured of them.
-        num_samples: Samples that it is called on.
+        num_samples: Number of samples that the model is called on.
 
     Yields:
         The footprint of each layer, complete after the call.
@@ -99,10 +100,10 @@ def footprints(
         module: Any = modules.get(layer.name, model)  # the model itself may be the layer
         block = None
         if options.wants(Matrix.FISHER):
-            block = FisherBlock(layer.name, module, options, network, streaming=True)
+            block = FisherBlock(layer.name, module, options, network, PassMode.SEVERAL_PASSES)
         found[layer.name] = Footprint(num_samples, block)
-        listener = hook(found[layer.name])
-        handles.append(module.register_forward_hook(listener, with_kwargs=True))
+        note = hook(found[layer.name])
+        handles.append(module.register_forward_hook(note, with_kwargs=True))
     try:
         yield found
     finally:
@@ -115,12 +116,12 @@ class LayerCost:
     """One layer under one analysis.
 
     Attributes:
-        layer: Its sizes.
-        footprint: What its rows take.
-        num_samples: Samples N of a snapshot, of all batches together.
-        num_signals: Back-propagations of each.
-        matrices: What is measured.
-        batch_size: Samples that come at once.
+        layer: Sizes of the layer.
+        footprint: Sizes of its rows.
+        num_samples: Number N of samples of a snapshot, of all batches together.
+        num_signals: Number of back-propagations of each.
+        matrices: Matrices that are measured.
+        batch_size: Number of samples that come at once.
     """
 
     layer: LayerInfo
@@ -202,7 +203,7 @@ class LayerCost:
         block = self.footprint.block
         if block is None:
             return 0
-        # While a graph lives it keeps the inputs as well.
+        # Within one pass the graph keeps the inputs anyway, so they cost nothing more.
         kept = block.kept_bytes(self.num_signals, inputs=self.in_batches)
         return kept * self.num_samples // self.footprint.num_samples
 

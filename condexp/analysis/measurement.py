@@ -1,4 +1,4 @@
-"""Run the passes that a listener measures: the loss's own, and those of other labels."""
+"""Measurement of batches: the passes of the loss, and extra backward passes of other labels."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.analysis.fisher.memory import Memory
+from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.loss.cotangents import Cotangents, FisherLabels, refuse_batch_statistics
 from condexp.analysis.loss.denominator import loss_denominator
 from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import MeasurementHooks
-from condexp.analysis.vocabulary import SIGNAL_MATRICES, FisherType
+from condexp.analysis.vocabulary import SIGNAL_MATRICES
 from condexp.errors import InputError
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -23,16 +24,16 @@ LossFunction = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True)
 class _Run:
-    """What goes through the batches once."""
+    """State of one run through the batches."""
 
     labels: FisherLabels | None
-    listener: MeasurementHooks
+    hooks: MeasurementHooks
     memory: Memory
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The batches of one analysis and what is done with each.
+    """The batches of one analysis, and the passes that are run on each.
 
     Args:
         model: The network; it is left exactly as found.
@@ -40,7 +41,7 @@ class Measurement:
         batches: Pairs of inputs ``[N_b, ...]`` and targets.
         options: What to measure.
         learning_rate: For ``effective_lr``.
-        denominator: D; None: see :func:`condexp.analysis.loss.denominator.loss_denominator`.
+        denominator: D of the loss; None: see :func:`.loss_denominator`.
         communicator: The processes that take turns at the batches, which all of them have.
     """
 
@@ -58,25 +59,27 @@ class Measurement:
         Returns:
             The snapshot; of several processes, rank 0 has it.
         """
-        listener = self._run()
-        if again := listener.tapes.came_again:
-            listener = replace(self, options=replace(self.options, float64=again))._run()
-        return listener.snapshot(self.communicator)
+        hooks = self._run()
+        if reused := hooks.statistics.reused_layers:
+            hooks = replace(self, options=replace(self.options, float64=reused))._run()
+        return hooks.snapshot(self.communicator)
 
     @property
-    def _streaming(self) -> bool:
-        # Batches that can be gone through only once are never asked for again.
+    def _pass_mode(self) -> PassMode:
+        # ONE_PASS may run the batch a second time, so an iterator is never asked for that.
         one = isinstance(self.batches, Sequence) and len(self.batches) == 1
-        return not one or self.communicator.world_size > 1
+        if one and self.communicator.world_size == 1:
+            return PassMode.ONE_PASS
+        return PassMode.SEVERAL_PASSES
 
     def _run(self) -> MeasurementHooks:
-        run = _Run(self._labels(), self._listener(), self._memory())
+        run = _Run(self._labels(), self._hooks(), self._memory())
         num_batches = 0
         with (
             preserved_state(self.model),
             torch.inference_mode(False),
             torch.enable_grad(),
-            run.listener,
+            run.hooks,
         ):
             for number, (inputs, targets) in enumerate(self.batches):
                 num_batches += 1
@@ -84,30 +87,29 @@ class Measurement:
                     self._pass(run, number, inputs, targets)
         if num_batches == 0:
             raise InputError("there is no batch to analyse: give at least one (inputs, targets).")
-        return run.listener
+        return run.hooks
 
     def _labels(self) -> FisherLabels | None:
         options = self.options
-        if options.fisher_type is FisherType.EMPIRICAL or not options.wants(*SIGNAL_MATRICES):
+        if options.is_empirical or not options.wants(*SIGNAL_MATRICES):
             return None
         refuse_batch_statistics(self.model, options)
         return FisherLabels(self.loss_fn, options)
 
-    def _listener(self) -> MeasurementHooks:
+    def _hooks(self) -> MeasurementHooks:
         return MeasurementHooks(
             self.model,
             self.options,
             learning_rate=self.learning_rate,
             loss_fn=self.loss_fn,
-            streaming=self._streaming,
-            single=not self._streaming,
+            pass_mode=self._pass_mode,
         )
 
     def _memory(self) -> Memory:
         num_samples = None
         if isinstance(self.batches, Sequence):
             num_samples = sum(len(inputs) for inputs, _ in self.batches if _has_samples(inputs))
-        return Memory(self.options.memory_limit, num_samples, streaming=self._streaming)
+        return Memory(self.options.memory_limit, num_samples, self._pass_mode)
 
     def _pass(self, run: _Run, number: int, inputs: Tensor, targets: Any) -> None:
         if not _has_samples(inputs):
@@ -116,10 +118,10 @@ class Measurement:
                 f"{_described(inputs)}; for other inputs put a Recorder around your own forward "
                 "and backward pass."
             )
-        denominator, listener = self.denominator, run.listener
+        denominator, hooks = self.denominator, run.hooks
         if denominator is None:
             denominator = loss_denominator(self.loss_fn, targets, len(inputs))
-        listener.denominator = denominator
+        hooks.denominator = denominator
         # A copy, because the first operation may work in place.
         outputs = self.model(inputs.clone())
         loss = self.loss_fn(outputs, targets)
@@ -128,40 +130,40 @@ class Measurement:
                 f"loss_fn must return a scalar tensor, got {_described(loss)}; "
                 "take the mean over the samples."
             )
-        if not (loss.requires_grad and listener.weights):
+        if not (loss.requires_grad and hooks.weights):
             return
-        signals = (
+        cotangents = (
             None
             if run.labels is None
-            else run.labels.signals(outputs, targets, len(inputs), number)
+            else run.labels.cotangents(outputs, targets, len(inputs), number)
         )
-        count = 1 if signals is None else signals.count
+        count = 1 if cotangents is None else cotangents.count
         groups = run.memory.groups(
-            listener.tapes.blocks, count, len(inputs), listener.tapes.num_samples
+            hooks.statistics.blocks, count, len(inputs), hooks.statistics.num_samples
         )
         # Unlike backward(), this touches no .grad and goes only as far as is needed.
         torch.autograd.grad(
-            loss, listener.weights, retain_graph=signals is not None, allow_unused=True
+            loss, hooks.weights, retain_graph=cotangents is not None, allow_unused=True
         )
-        if signals is not None:
-            _sweep(listener, outputs, signals, groups or [list(listener.edges)])
-        for block in listener.tapes.blocks.values():
+        if cotangents is not None:
+            _back_propagate(hooks, outputs, cotangents, groups or [list(hooks.edges)])
+        for block in hooks.statistics.blocks.values():
             block.close()  # also where some call got no gradient
 
 
-def _sweep(
-    listener: MeasurementHooks,
+def _back_propagate(
+    hooks: MeasurementHooks,
     outputs: Tensor,
-    signals: Cotangents,
+    cotangents: Cotangents,
     groups: Sequence[Sequence[str]],
 ) -> None:
-    """Back-propagate all signals, as far as the layers of one group after another."""
+    """Back-propagate all cotangents, as far as the layers of one group after another."""
     for names in groups:
-        edges = [edge for name in names for edge in listener.edges.get(name, ())]
-        with listener.sweep(names, signals.count):
-            for number in range(signals.count):
+        edges = [edge for name in names for edge in hooks.edges.get(name, ())]
+        with hooks.extra_backward(names, cotangents.count):
+            for number in range(cotangents.count):
                 torch.autograd.grad(
-                    outputs, edges, signals.make(number), retain_graph=True, allow_unused=True
+                    outputs, edges, cotangents.make(number), retain_graph=True, allow_unused=True
                 )
 
 

@@ -1,4 +1,4 @@
-"""Analysing changes nothing: a model and every random state, left exactly as found."""
+"""The state of a model and all random generators, which an analysis leaves exactly as found."""
 
 import random
 from collections.abc import Iterator

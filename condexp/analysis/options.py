@@ -1,10 +1,12 @@
-"""What to measure: the choices of an analysis, validated once and then trusted."""
+"""The options of an analysis: documented, defaulted and validated in one record."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Self, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from condexp.analysis.vocabulary import (
     DEFAULT_MATRICES,
@@ -17,30 +19,54 @@ from condexp.analysis.vocabulary import (
 )
 from condexp.errors import InputError, choose
 
-"""Those made of what ``fisher_type`` back-propagates; ``weight_grad`` is of the data's loss."""
-"""With the spectrum of one the other's comes cheap enough that ``domination`` is stored."""
+
+class AnalysisChoices(TypedDict, total=False):
+    """Options as a user types them: fields of :class:`AnalysisOptions`, where each is documented.
+
+    A string stands for a member of its enumeration, any iterable for a tuple, and None for all
+    layers.
+    """
+
+    matrices: Iterable[str]
+    fisher_type: str
+    layers: Iterable[str] | None
+    exclude: Iterable[str]
+    conv_input: str
+    center: bool
+    bias: bool
+    precision: str
+    kappa_p: Iterable[float]
+    seed: int
+    mc_samples: int
+    memory_limit: int | None
 
 
 @dataclass(frozen=True)
 class AnalysisOptions:
-    """The choices of one analysis; plain strings are accepted and converted.
+    """The options of one analysis, which need no further checks; plain strings are converted.
 
     Args:
-        matrices: The matrices to measure, in any order (named twice is named once).
-        fisher_type: Whose labels are back-propagated for ``grad_output``, ``kfac`` and ``fisher``.
-        layers: Names, globs or the aliases ``first``, ``last_linear``, ``all`` to include.
-        exclude: The same language, taken away afterwards.
-        conv_input: The rows of a convolution's ``input``.
-        center: Subtract the mean from ``input`` and ``grad_output``.
-        bias: Append 1 to the input of layers that have a bias.
-        precision: The dtype of the products; ``auto`` starts in float32 (float64 where the rows
-            are float64, and for ``fisher``) and takes a layer again in float64 where a requested
-            κ_p needs it.
-        kappa_p: The fractions p of κ_p that ``auto`` answers for.
-        seed: Seed of everything that is drawn (by ``mc`` alone).
-        mc_samples: Labels that ``mc`` draws for each sample.
-        memory_limit: Bytes that ``fisher`` may keep and work in; None: no limit.
-        float64: Names of layers whose products ``auto`` takes in float64 at once: those used more
+        matrices: Matrices to measure: ``input``, ``grad_output``, ``kfac``, ``fisher``, ``weight``,
+            ``weight_grad``, in any order.
+        fisher_type: Labels that are back-propagated for ``grad_output``, ``kfac`` and ``fisher``.
+            ``empirical``: the data's; ``mc``: drawn from the model's softmax (for ``nn.MSELoss``
+            from the normal distribution around its output); ``exact``: all, which gives the
+            Gauss–Newton matrix. The weights' own gradients are of the data's loss always.
+        layers: Layers to measure, as names, globs or the aliases ``first``, ``last_linear``,
+            ``all``; None for all.
+        exclude: Layers to leave out of these, in the same language.
+        conv_input: Rows of a convolution's ``input``: ``patches`` or ``channels`` (its pixels).
+        center: Subtract the means from ``input`` and ``grad_output``.
+        bias: Append 1 to the inputs of layers that have a bias.
+        precision: Precision of the matrix products, ``auto``, ``float32`` or ``float64``. ``auto``
+            starts in float32 (float64 where the rows are float64, and for ``fisher``) and measures
+            a layer again in float64 where one of ``kappa_p`` needs it.
+        kappa_p: Fractions p of the κ_p that ``auto`` has to resolve.
+        seed: Seed of the labels that ``mc`` draws.
+        mc_samples: Number of labels that ``mc`` draws for each sample.
+        memory_limit: Bytes that ``fisher`` may keep and work in; None for no limit. Layers are
+            measured in groups that fit.
+        float64: Names of layers whose products ``auto`` takes in float64 at once: those called more
             than once in a pass, whose first rows are gone when the last ones come.
 
     Raises:
@@ -89,17 +115,38 @@ class AnalysisOptions:
             )
 
     @classmethod
-    def given(cls, *, layers: Iterable[str] | None, **choices: Any) -> Self:
-        """Validate choices as a user gives them.
+    def of(
+        cls,
+        options: "AnalysisOptions | Iterable[str] | None",
+        choices: AnalysisChoices,
+        also_allowed: Iterable[str] = (),
+    ) -> "AnalysisOptions":
+        """Return the options that a user has given.
 
         Args:
-            layers: None for all.
-            **choices: The other fields, plain strings and any iterables.
+            options: A record to start from, or the matrices alone; None for the defaults.
+            choices: Options that differ from these, by name.
+            also_allowed: Other keywords of the function that takes the choices, so that a
+                misspelling of them is recognised too.
 
         Returns:
             The record.
+
+        Raises:
+            InputError: If a name is not an option's, or the matrices are given twice.
         """
-        return cls(layers=("all",) if layers is None else tuple(names(layers)), **choices)
+        for name in choices:
+            choose("option", name, [*AnalysisChoices.__annotations__, *also_allowed])
+        changes: dict[str, Any] = dict(choices)
+        if "layers" in changes and changes["layers"] is None:
+            changes["layers"] = ("all",)
+        if isinstance(options, AnalysisOptions):
+            return replace(options, **changes)
+        if options is not None:
+            if "matrices" in changes:
+                raise InputError("matrices are given twice: by position and as matrices=...")
+            changes["matrices"] = options
+        return cls(**changes)
 
     def wants(self, *matrices: Matrix) -> bool:
         """Return whether any of these matrices was asked for."""
@@ -111,9 +158,14 @@ class AnalysisOptions:
 
     @property
     def has_several_signals(self) -> bool:
-        """Whether more than one signal may be back-propagated after a forward pass."""
+        """Whether more than one cotangent may be back-propagated after a forward pass."""
         drawn_once = self.fisher_type is FisherType.MC and self.mc_samples == 1
-        return not (self.fisher_type is FisherType.EMPIRICAL or drawn_once)
+        return not (self.is_empirical or drawn_once)
+
+    @property
+    def is_empirical(self) -> bool:
+        """Whether the data's labels are back-propagated, so that the loss's own pass is enough."""
+        return self.fisher_type is FisherType.EMPIRICAL
 
     @property
     def needs_gradients(self) -> bool:
@@ -131,3 +183,36 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 def _chosen(kind: type[Choice], what: str, given: str) -> Choice:
     return kind(choose(what, str(given), [str(allowed) for allowed in kind]))
+
+
+Documented = TypeVar("Documented", bound=Callable[..., object])
+
+
+def documents_options(function: Documented) -> Documented:
+    """Append all options, with defaults and meanings, to a docstring, where ``help`` shows them.
+
+    Args:
+        function: A function or class that takes ``**choices``.
+
+    Returns:
+        The same function.
+    """
+    if function.__doc__ is not None and AnalysisOptions.__doc__ is not None:  # both None under -OO
+        arguments = inspect.cleandoc(AnalysisOptions.__doc__).split("Args:\n")[1]
+        meanings = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE)
+        defaults = {field.name: _plain(field.default) for field in fields(AnalysisOptions)}
+        entries = [
+            f"    {name}={defaults[name]!r}\n        {meaning}"
+            for name, meaning in meanings
+            if name in AnalysisChoices.__annotations__
+        ]
+        text = inspect.cleandoc(function.__doc__)
+        function.__doc__ = "\n".join([text, "", "Options:", *entries, ""])
+    return function
+
+
+def _plain(value: object) -> object:
+    """Return a default as a user would type it."""
+    if isinstance(value, tuple):
+        return tuple(_plain(part) for part in value)
+    return str(value) if isinstance(value, StrEnum) else value

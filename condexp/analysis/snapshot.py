@@ -1,4 +1,4 @@
-"""What was measured: frozen records of one analysis."""
+"""Frozen records of one analysis: of the network, and of each layer."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ class BnMode(StrEnum):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WeightMeasures:
-    """What is measured of a layer's weight and of the loss's gradient with respect to it.
+    """Measures of a layer's weight and of the loss's gradient with respect to it.
 
     Args:
         weight: W Wᵀ, ``groups · min(d_out / groups, fan_in)`` eigenvalues.
         weight_grad: (∂L/∂W)(∂L/∂W)ᵀ, the same length.
         weight_norm: ‖W‖_F.
         grad_norm: ‖∂L/∂W‖_F; NaN where no gradient arrived.
-        domination_of: Works ``domination`` out, which few ask for and may be costly.
+        domination_of: Function that computes ``domination``, which few read and may be costly.
         effective_lr: Median over output rows of lr/‖w_i‖²; NaN without a learning rate.
     """
 
@@ -51,7 +51,7 @@ class WeightMeasures:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PlainMeasures:
-    """What is known of a layer without a spectrum.
+    """Measures of a layer that need no spectrum.
 
     Args:
         info: The layer's sizes.
@@ -110,7 +110,7 @@ class Snapshot:
     Args:
         records: One record a layer, in the order of their first call.
         num_samples: N, over all batches.
-        bn_mode: Whose statistics the batch normalisations used.
+        bn_mode: Statistics that the batch normalisations used: the batch's or the running ones.
         fisher: The exact Fisher matrix of all analysed layers together, min(rows, weights)
             eigenvalues; None where it was not asked for.
     """

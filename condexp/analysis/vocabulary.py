@@ -1,4 +1,4 @@
-"""The names of all that can be measured, without torch: configuration and files need them."""
+"""Names of all that can be measured, without torch: configuration and files need them."""
 
 from enum import StrEnum
 
@@ -11,6 +11,7 @@ LAYER_MEASURES = (
     "dead_fraction",
     "full_fraction",
 )
+"""The measures of a layer that are no spectrum's, by attribute name."""
 
 SPECTRUM_MEASURES = (
     "lambda_max",
@@ -21,8 +22,10 @@ SPECTRUM_MEASURES = (
     "effective_rank",
     "stable_rank",
 )
+"""The scalar measures of a spectrum, by attribute name; ``kappa(p)`` comes on top."""
 
 KAPPA_P = (0.5, 0.8, 0.9, 1.0)
+"""The default fractions p of κ_p."""
 
 
 class Matrix(StrEnum):
@@ -38,8 +41,10 @@ class Matrix(StrEnum):
 
 DEFAULT_MATRICES = (Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC)
 SIGNAL_MATRICES = frozenset({Matrix.GRAD_OUTPUT, Matrix.KFAC, Matrix.FISHER})
+"""The matrices that ``fisher_type`` decides: ``weight_grad`` is of the data's loss always."""
 GRADIENT_MATRICES = SIGNAL_MATRICES | {Matrix.WEIGHT_GRAD}
 SINGULAR_VALUES = frozenset({Matrix.WEIGHT, Matrix.WEIGHT_GRAD})
+"""With the spectrum of one the other's is cheap, so ``domination`` is stored where one is asked."""
 
 
 class ConvInput(StrEnum):

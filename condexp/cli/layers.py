@@ -132,8 +132,8 @@ def _fisher_line(prepared: "PreparedRun") -> str:
     spec, costs, limit = prepared.spec, prepared.costs, prepared.options.memory_limit
     each = f" of {spec.num_signals} signals a sample" if spec.num_signals > 1 else ""
     kept, batches = [cost.fisher_bytes for cost in costs], costs[0].in_batches
-    least = needed_bytes(kept, spec.num_samples, spec.num_signals, streaming=batches)
-    grams = needed_bytes([], spec.num_samples, spec.num_signals, streaming=batches)
+    least = needed_bytes(kept, spec.num_samples, spec.num_signals, in_batches=batches)
+    grams = needed_bytes([], spec.num_samples, spec.num_signals, in_batches=batches)
     # Without a limit the layers take their signals together; one signal passes layer by layer.
     takes = grams + (sum(kept) if batches or spec.num_signals > 1 else max(kept))
     memory = f"takes {_size(takes)}"

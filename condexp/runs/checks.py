@@ -148,5 +148,5 @@ def check_memory(options: AnalysisOptions, costs: Sequence[LayerCost]) -> None:
             [cost.fisher_bytes for cost in costs],
             costs[0].num_samples,
             costs[0].num_signals,
-            streaming=costs[0].in_batches,
+            in_batches=costs[0].in_batches,
         )

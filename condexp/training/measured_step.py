@@ -1,8 +1,9 @@
-"""A training step that is measured: the very pass that computes the update."""
+"""Measurement of a training step, in the very pass that computes the update."""
 
 import torch
 from torch import Tensor, nn
 
+from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.loss.denominator import loss_denominator
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
@@ -22,19 +23,19 @@ def measurement_hooks(
     options: AnalysisOptions,
     communicator: TrainingCommunicator,
 ) -> MeasurementHooks:
-    """Make the hooks that measure the pass of a training step.
+    """Return hooks that measure the pass of a training step.
 
     Args:
         model: The network.
-        loss_fn: Its loss.
-        optimizer: Read for the step length.
-        inputs: This process's share of the batch.
-        targets: Theirs.
+        loss_fn: Loss of the training.
+        optimizer: The optimizer, whose step length is read.
+        inputs: This process's part of the batch.
+        targets: Targets of these inputs.
         options: What to measure.
         communicator: The processes that train together.
 
     Returns:
-        The hooks, which measure inside a ``with``.
+        The hooks, which are active inside a ``with``.
     """
     return MeasurementHooks(
         model,
@@ -42,18 +43,17 @@ def measurement_hooks(
         denominator=loss_denominator(loss_fn, targets, len(inputs)),
         learning_rate=steady_learning_rate(optimizer),
         loss_fn=loss_fn,
-        # The other ranks' sums are added before the spectra are computed.
-        streaming=communicator.world_size > 1,
-        single=communicator.world_size == 1,  # layers that are used again are known by name
-        keeps_weights=False,  # a run stores what it measures
+        # Of several processes, each has rows that are merged before a spectrum is computed.
+        pass_mode=PassMode.ONE_PASS if communicator.world_size == 1 else PassMode.SEVERAL_PASSES,
+        keep_weights=False,  # a run stores what it measures
     )
 
 
 def snapshot_of(hooks: MeasurementHooks, communicator: TrainingCommunicator) -> Snapshot:
-    """Return what was measured of a training step, by all processes.
+    """Return the snapshot of a training step, merged over all processes.
 
     Args:
-        hooks: As :func:`measurement_hooks` made them.
+        hooks: The hooks of :func:`measurement_hooks`, after the step.
         communicator: The processes.
 
     Returns:
@@ -62,9 +62,9 @@ def snapshot_of(hooks: MeasurementHooks, communicator: TrainingCommunicator) -> 
     Raises:
         InputError: If a layer was used more often than the model's trace showed.
     """
-    if again := hooks.tapes.came_again:
+    if reused := hooks.statistics.reused_layers:
         raise InputError(
-            f"{', '.join(again)}: used more often in training than in the pass that was traced "
+            f"{', '.join(reused)}: used more often in training than in the pass that was traced "
             "before; leave it out with analysis.layers.exclude"
         )
     return hooks.snapshot(communicator)

@@ -22,11 +22,11 @@ from condexp.training.seeding import make_generator
 
 @dataclass(frozen=True)
 class Probe:
-    """Batches that are measured again and again; sums over them are united.
+    """Batches on which a network is measured again and again, merged into one snapshot.
 
     Attributes:
         batches: Inputs [N, …] and targets of each batch, on the model's device.
-        mode: BatchNorm takes each batch's own statistics, or the running ones.
+        mode: Whether BatchNorm takes each batch's own statistics, or the running ones.
 
     Raises:
         InputError: If there is no batch, or one of a single sample in train mode.
@@ -57,11 +57,11 @@ class Probe:
         Args:
             model: Modes, buffers, gradients and all random states are restored, also after an
                 exception.
-            loss_fn: ``loss_fn(outputs, targets) -> scalar``.
+            loss_fn: Function ``loss_fn(outputs, targets) -> scalar``.
             options: What to measure.
             learning_rate: For ``effective_lr``; NaN without it.
-            communicator: The processes that take turns at the batches: each batch is one
-                process's, and so are its statistics.
+            communicator: The processes that take turns at the batches; a batch and its statistics
+                are one process's.
 
         Returns:
             One snapshot of all batches; of several processes, rank 0 has it.
@@ -91,12 +91,13 @@ def draw_probe(
     """Draw a probe from the training set: a function of the seed alone, whatever else is drawn.
 
     Args:
-        dataset: Its training samples are drawn from, without replacement, and not augmented.
+        dataset: The data set, from whose training samples some are drawn without replacement, and
+            without augmentation.
         size: Number of samples.
         batch_size: Samples in a batch; the last one may hold fewer.
         mode: The mode of the network while it is probed.
         seed: The run's seed.
-        device: Where the batches are kept.
+        device: Device on which the batches are kept.
         dtype: Floating-point type of the batches.
 
     Returns:

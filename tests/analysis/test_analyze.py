@@ -138,7 +138,9 @@ def test_an_unreliable_spectrum_raises(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.diag(torch.tensor([1.0, -1.0])), dtype=torch.float64, num_rows=9
     )
     assert indefinite.status is SpectrumStatus.UNRELIABLE
-    monkeypatch.setattr("condexp.analysis.statistics.layer.Moment.spectrum", lambda *_: indefinite)
+    monkeypatch.setattr(
+        "condexp.analysis.statistics.moment.AdaptiveMoment.spectrum", lambda *_: indefinite
+    )
     model, inputs, targets = cases.mlp(), cases.normal(4, 4), cases.labels(4, 3)
     with pytest.raises(ArithmeticError, match="spectrum of 'input' of layer '0' is unreliable"):
         condexp.analyze(model, CROSS_ENTROPY, inputs, targets)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from condexp.analysis.costs import LayerCost, footprints
 from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.layers import rows as analysis_rows
-from condexp.analysis.layers.calls import LayerCall
+from condexp.analysis.layers.calls import LayerCall, PassMode
 from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.linalg.rows.dense import DenseRows
 from condexp.analysis.linalg.rows.pixels import PixelRows
@@ -60,21 +60,20 @@ def costs(
     )
 
 
-def listened(net: nn.Module, options: AnalysisOptions, sizes: tuple[int, ...]) -> MeasurementHooks:
+def measured(net: nn.Module, options: AnalysisOptions, sizes: tuple[int, ...]) -> MeasurementHooks:
     """Passes of so many samples each, and all that is left of them."""
-    several = len(sizes) > 1
-    listener = MeasurementHooks(net, options, streaming=several, single=not several)
-    with listener:
+    mode = PassMode.ONE_PASS if len(sizes) == 1 else PassMode.SEVERAL_PASSES
+    hooks = MeasurementHooks(net, options, pass_mode=mode)
+    with hooks:
         for size in sizes:
             net.zero_grad()
             net(torch.randn(size, 8, 14, 14)).square().mean().backward()
-    if listener.tapes.waiting is not None:  # not for a snapshot, which would let go of the rest
-        listener.tapes.waiting.settle()
-    return listener
+    hooks.statistics.queue.solve()  # not by a snapshot, which would free the rest
+    return hooks
 
 
 def tensors(thing: Any) -> Iterator[Tensor]:
-    """Every tensor that a tape and its parts hold; a Fisher block's are counted on their own."""
+    """Every tensor that a layer's statistics hold; a Fisher block's are counted on their own."""
     if isinstance(thing, Tensor):
         yield thing
     elif isinstance(thing, list | tuple):
@@ -100,15 +99,15 @@ def test_the_side_that_is_used(
     net, taken = model(), []
     plain = Spectrum.from_matrix.__func__  # type: ignore[attr-defined]
 
-    def listening(cls: type[Spectrum], /, matrix: Tensor, **more: Any) -> Spectrum:
+    def noting(cls: type[Spectrum], /, matrix: Tensor, **more: Any) -> Spectrum:
         square = matrix[None] if matrix.ndim == 2 else matrix
         taken.append(8 * square.numel())
         spectrum: Spectrum = plain(cls, matrix, **more)
         return spectrum
 
-    monkeypatch.setattr(Spectrum, "from_matrix", classmethod(listening))
-    listener = listened(net, options, (num_samples,))
-    assert listener.tapes.num_samples == num_samples
+    monkeypatch.setattr(Spectrum, "from_matrix", classmethod(noting))
+    hooks = measured(net, options, (num_samples,))
+    assert hooks.statistics.num_samples == num_samples
     foretold = [
         sides.num_bytes
         for cost in costs(net, options, num_samples, num_samples)
@@ -131,11 +130,11 @@ def test_what_is_kept_of_each_layer(
     )  # fmt: skip
     torch.manual_seed(0)
     net = model()
-    listener = listened(net, options, sizes)
+    hooks = measured(net, options, sizes)
     for cost in costs(net, options, sum(sizes), max(sizes)):
-        layer, tape = cost.layer, listener.tapes[cost.layer.name]
+        layer, statistics = cost.layer, hooks.statistics[cost.layer.name]
         own = {parameter.data_ptr() for parameter in net.parameters()}
-        held = sum(t.nbytes for t in tensors(tape) if t.data_ptr() not in own)
+        held = sum(t.nbytes for t in tensors(statistics) if t.data_ptr() not in own)
         # Sums of rows and the like, a few numbers for each feature, are not counted.
         vectors = 8 * (8 * layer.groups * layer.d_in + 4 * layer.d_out)
         duals = [m for m, s in cost.sides.items() if s.is_dual and m is not Matrix.FISHER]
@@ -150,10 +149,10 @@ def test_rows_that_are_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
     options, net = AnalysisOptions(precision="float32"), model()  # type: ignore[arg-type]
     names = {id(module): name for name, module in net.named_modules()}
 
-    def listen(function: str) -> None:
+    def note(function: str) -> None:
         plain = getattr(analysis_rows, function)
 
-        def listening(module: nn.Module, given: Tensor, *more: object) -> Any:
+        def noting(module: nn.Module, given: Tensor, *more: object) -> Any:
             rows = plain(module, given, *more)
             name, num_bytes = names[id(module)], 0
             if not isinstance(rows, PixelRows):
@@ -163,11 +162,11 @@ def test_rows_that_are_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
             copies[name] = max(copies.get(name, 0), num_bytes)
             return rows
 
-        monkeypatch.setattr(f"condexp.analysis.statistics.layer.{function}", listening)
+        monkeypatch.setattr(f"condexp.analysis.statistics.layer.{function}", noting)
 
-    listen("moment_rows")
-    listen("gradient_rows")
-    listened(net, options, (4,))
+    note("moment_rows")
+    note("gradient_rows")
+    measured(net, options, (4,))
     for cost in costs(net, options, num_samples=12, batch_size=4):
         if cost.layer.type == "Conv2d":
             assert copies[cost.layer.name] == cost.row_bytes
@@ -195,7 +194,7 @@ def test_what_fisher_keeps(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(LayerCall, "__post_init__", note)
     monkeypatch.setattr(FisherBlock, "_compute", add_up)  # when all samples are in
-    listener = listened(net, options, sizes)
-    assert all(block.spectrum() is None for block in listener.tapes.blocks.values())
+    hooks = measured(net, options, sizes)
+    assert all(block.spectrum() is None for block in hooks.statistics.blocks.values())
     for cost in costs(net, options, sum(sizes), max(sizes)):
         assert held[cost.layer.name] == cost.fisher_bytes > 0

@@ -78,7 +78,7 @@ def test_exact_fisher_equals_the_gauss_newton_matrix(case: Any, loss_fn: nn.Modu
     num_signals = NUM_CLASSES - 1
     if isinstance(loss_fn, nn.MSELoss):
         targets, num_signals = cases.normal(len(inputs), NUM_CLASSES, seed=4), NUM_CLASSES
-    snapshot = condexp.analyze(model, loss_fn, inputs, targets, "fisher", "exact")
+    snapshot = condexp.analyze(model, loss_fn, inputs, targets, "fisher", fisher_type="exact")
     length = num_signals * len(inputs)
     for names in (snapshot.layers, snapshot.layers[-1:]):
         dense = gauss_newton(model, loss_fn, inputs, targets, names)

@@ -1,10 +1,15 @@
 import dataclasses
+import pydoc
+import re
 
 import pytest
+from torch import nn
 
-from condexp.analysis.options import AnalysisOptions
+import condexp
+from condexp.analysis.options import AnalysisChoices, AnalysisOptions
 from condexp.analysis.vocabulary import ConvInput, FisherType, Matrix, Precision
 from condexp.errors import InputError
+from tests import cases
 
 
 def from_strings(**choices: object) -> AnalysisOptions:
@@ -30,10 +35,42 @@ def test_plain_strings_become_the_records_own_types() -> None:
 
 
 def test_none_given_means_all_layers() -> None:
-    assert AnalysisOptions.given(layers=None, matrices=["fisher"]).layers == ("all",)
-    given = AnalysisOptions.given(layers=iter(["fc", "conv1"]), fisher_type="mc")
+    assert AnalysisOptions.of(["fisher"], {"layers": None}).layers == ("all",)
+    given = AnalysisOptions.of(None, {"layers": iter(["fc", "conv1"]), "fisher_type": "mc"})
     assert given.layers == ("fc", "conv1")
     assert given.fisher_type is FisherType.MC
+
+
+def test_choices_change_a_record_that_is_given() -> None:
+    record = AnalysisOptions.of("input", {"center": True})
+    assert AnalysisOptions.of(record, {}) == record
+    changed = AnalysisOptions.of(record, {"matrices": ("kfac",)})
+    assert (changed.matrices, changed.center) == ((Matrix.KFAC,), True)
+
+
+def test_unknown_options_name_the_nearest() -> None:
+    model, inputs, targets = cases.mlp(), cases.normal(4, 4), cases.labels(4, 3)
+    for name, meant in [("matrizes", "matrices"), ("learning_rat", "learning_rate")]:
+        message = f"unknown option '{name}': allowed are matrices, .* Did you mean '{meant}'"
+        with pytest.raises(InputError, match=message):
+            condexp.analyze(model, nn.CrossEntropyLoss(), inputs, targets, **{name: 1})  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=message):
+            condexp.Recorder(model, **{name: 1})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="Did you mean 'loss_fn'"):
+        condexp.Recorder(model, loss_fnn=nn.CrossEntropyLoss())  # type: ignore[call-arg]
+    with pytest.raises(InputError, match="matrices are given twice"):
+        condexp.Recorder(model, ("input",), matrices=("kfac",))
+
+
+@pytest.mark.parametrize("measured_by", [condexp.analyze, condexp.Recorder])
+def test_help_tells_every_option_with_its_default(measured_by: object) -> None:
+    shown = pydoc.plain(pydoc.render_doc(measured_by))
+    options = {field.name: field for field in dataclasses.fields(AnalysisOptions)}
+    assert options.keys() - AnalysisChoices.__annotations__ == {"float64"}
+    for name in AnalysisChoices.__annotations__:
+        assert re.search(rf"^[ |]+{name}=\S.*\n[ |]+[A-Z]", shown, re.MULTILINE), name
+    assert "matrices=('input', 'grad_output', 'kfac')\n" in shown
+    assert "kappa_p=(0.5, 0.8, 0.9, 1.0)\n" in shown
 
 
 @pytest.mark.parametrize(

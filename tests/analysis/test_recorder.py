@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import condexp
+from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.recorder import Recorder
@@ -300,7 +301,7 @@ def test_auto_is_never_coarser_than_the_rows() -> None:
 def test_auto_takes_float64_where_it_cannot_look_again() -> None:
     """Streamed batches, and whatever follows the first portion."""
     layer, options = nn.Linear(2, 1), AnalysisOptions()
-    with MeasurementHooks(layer, options, streaming=True) as recorder:
+    with MeasurementHooks(layer, options, pass_mode=PassMode.SEVERAL_PASSES) as recorder:
         layer(graded_inputs(50, 0.1)).sum().backward()
     assert recorder.snapshot()["Linear"].input.dtype == torch.float64  # type: ignore[union-attr]
 
@@ -448,15 +449,15 @@ def test_an_input_that_was_changed_behind_autograds_back_is_refused() -> None:
     model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4))
     inputs = torch.randn(3, 8)
     options = AnalysisOptions(("input",))  # type: ignore[arg-type]
-    with MeasurementHooks(model, options, single=True) as listener:
+    with MeasurementHooks(model, options, pass_mode=PassMode.ONE_PASS) as hooks:
         model(inputs)
     inputs += 1
     for _ in range(2):  # a snapshot that failed leaves what it was made of
         with pytest.raises(InputError, match="changed in place"):
-            listener.snapshot()
+            hooks.snapshot()
 
 
-def test_an_activation_checkpoint_is_heard_once() -> None:
+def test_an_activation_checkpoint_is_measured_once() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     inputs, targets = cases.normal(6, 4), cases.labels(6, 2)
 
@@ -492,9 +493,9 @@ def test_a_pass_whose_weights_are_not_kept_measures_the_same(matrices: tuple[str
     model, inputs = nn.Sequential(nn.Linear(4, 2)).double(), cases.normal(6, 4)
     loss_fn, labels = nn.CrossEntropyLoss(), cases.labels(6, 2)
     options = AnalysisOptions(matrices)  # type: ignore[arg-type]
-    with MeasurementHooks(model, options, single=True, keeps_weights=False) as listener:
+    with MeasurementHooks(model, options, pass_mode=PassMode.ONE_PASS, keep_weights=False) as hooks:
         loss_fn(model(inputs), labels).backward()
-    (ours,) = listener.snapshot().records
+    (ours,) = hooks.snapshot().records
     expected = condexp.analyze(model, loss_fn, inputs, labels, matrices=matrices)["0"]
     assert (ours.weight_norm, ours.grad_norm) == (expected.weight_norm, expected.grad_norm)
     if matrices == ("input",):

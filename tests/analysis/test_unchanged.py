@@ -127,12 +127,12 @@ def test_an_exact_fisher_matrix_changes_nothing(
 ) -> None:
     model, inputs = case
     model.train(fisher_type == "empirical")
-    targets, options = (
-        cases.labels(6, 3),
-        AnalysisOptions.given(layers=None, matrices=FISHER, fisher_type=fisher_type),
-    )
+    targets = cases.labels(6, 3)
+    options = AnalysisOptions.of(FISHER, {"fisher_type": fisher_type})
     before = state_of(model, inputs)
-    condexp.analyze(model, LOSS, inputs, targets, FISHER, fisher_type, memory_limit=10**6)
+    condexp.analyze(
+        model, LOSS, inputs, targets, FISHER, fisher_type=fisher_type, memory_limit=10**6
+    )
     assert state_of(model, inputs) == before
     analyze_batches(model, LOSS, [(inputs[:3], targets[:3]), (inputs[3:], targets[3:])], options)
     assert state_of(model, inputs) == before
@@ -209,17 +209,23 @@ def test_an_exception_in_the_analysis_itself_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    "target", ["fisher.Call", "calls.grad_output_rows", "fisher.grams", "passes._sweep"]
+    "target",
+    [
+        "fisher.block.LayerCall",
+        "layers.calls.grad_output_rows",
+        "fisher.block.grams",
+        "measurement._back_propagate",
+    ],
 )
 def test_an_exception_in_the_exact_fisher_matrix_changes_nothing(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the forward hooks, in the backward hooks, in the products, between the signals."""
+    """In the forward hooks, in the backward hooks, in the products, between the cotangents."""
     model, inputs = cases.resnet().eval(), cases.normal(6, 2, 8, 8)
     before = state_of(model, inputs)
     monkeypatch.setattr(f"condexp.analysis.{target}", fail_in_forward)
     with pytest.raises(BoomError):
-        condexp.analyze(model, LOSS, inputs, cases.labels(6, 3), FISHER, "exact")
+        condexp.analyze(model, LOSS, inputs, cases.labels(6, 3), FISHER, fisher_type="exact")
     assert state_of(model, inputs) == before
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.fisher.network import NetworkFisher
-from condexp.analysis.layers.calls import LayerCall, joined_grads, joined_inputs
+from condexp.analysis.layers.calls import LayerCall, PassMode, joined_grads, joined_inputs
 from condexp.analysis.layers.rows import Layer, appends_one, num_groups
 from condexp.analysis.linalg.gram import (
     WORKING_NUMBERS,
@@ -25,14 +25,14 @@ from condexp.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class FisherState:
-    """What one process has heard of a layer, for the one that works its block out.
+    """What one process has collected of a layer, sent to the process that computes its block.
 
     Args:
         forms: Whether the samples' gradients are formed as they arrive.
         num_samples: N over its passes.
-        gradients: The formed ones.
+        gradients: The samples' gradients, where they are formed.
         passes: Where they are not: each call's input, its N and the gradients of its output.
-        row_dtype: The precision of all this.
+        row_dtype: Precision in which rows and gradients were computed.
     """
 
     forms: bool
@@ -54,9 +54,9 @@ class FisherBlock:
         module: The layer.
         options: ``bias``, ``precision`` and ``memory_limit`` are read. Convolutions are looked at
             by patches always, for these are what the weight is multiplied with.
-        network: Takes the layer's Gram matrix.
-        streaming: Several passes follow, whose samples make one matrix: the rows are kept until the
-            spectrum is asked for.
+        network: The network's Fisher matrix, to which the layer's Gram matrix is added.
+        pass_mode: Under ``SEVERAL_PASSES``, whose samples make one matrix, the rows are kept until
+            the spectrum is asked for.
     """
 
     def __init__(
@@ -65,10 +65,9 @@ class FisherBlock:
         module: Layer,
         options: AnalysisOptions,
         network: NetworkFisher,
-        *,
-        streaming: bool,
+        pass_mode: PassMode,
     ) -> None:
-        self.name, self._module, self._network, self._streaming = name, module, network, streaming
+        self.name, self._module, self._network, self._pass_mode = name, module, network, pass_mode
         self._options = replace(options, conv_input=ConvInput.PATCHES)
         single = options.precision is Precision.FLOAT32
         self.dtype = torch.float32 if single else torch.float64
@@ -76,10 +75,10 @@ class FisherBlock:
         groups, weight = num_groups(module), module.weight
         d_in = weight[0].numel() + appends_one(module, options)
         self._shape = GradientShape(groups, 1, d_in, weight.shape[0] // groups)
-        self._forms = False  # decided by the first call for all
+        self._forms = False  # the first call decides for all
         self._calls: dict[int, LayerCall] = {}
-        self._formed: list[Tensor] = []  # of this pass, one for each signal
-        self._passes: list[list[LayerCall]] = []  # those that are complete; so is the next
+        self._formed: list[Tensor] = []  # gradients of this pass, one for each signal
+        self._passes: list[list[LayerCall]] = []  # the calls of complete passes
         self._gradients: list[Tensor] = []
         self._num_samples = 0
         self._spectrum: Spectrum | None = None
@@ -90,12 +89,12 @@ class FisherBlock:
         return self._shape.num_weights
 
     def forward(self, inputs: Tensor, num_samples: int, use: int) -> None:
-        """Take in one call of the layer.
+        """Add one call of the layer.
 
         Args:
-            inputs: Its input, detached.
+            inputs: Input of the layer, detached.
             num_samples: N of the pass.
-            use: Which call of the pass this is, from 0.
+            use: Index of this call within the pass, from 0.
 
         Raises:
             InputError: If the block is complete, or the pass before is not.
@@ -113,12 +112,12 @@ class FisherBlock:
         self.row_dtype = coarser(self.row_dtype, inputs.dtype)
 
     def backward(self, grad: Tensor, use: int, row_dtype: torch.dtype) -> None:
-        """Take in the gradient of one call's output, for the next signal.
+        """Add the gradient of one call's output, for the next signal.
 
         Args:
             grad: ``∂ℓ_n/∂h`` in at least float32, of the output's shape.
-            use: Which call of the pass it belongs to.
-            row_dtype: The precision it was computed in.
+            use: Index within the pass of the call it belongs to.
+            row_dtype: Precision in which it was computed.
         """
         call = self._calls[use]
         call.num_signals += 1
@@ -134,7 +133,7 @@ class FisherBlock:
             self._formed[call.num_signals - 1] += gradients
 
     def close(self) -> None:
-        """Say that the pass is complete: its last signal is in."""
+        """Complete the pass, whose last signal has been added."""
         calls = [call for call in self._calls.values() if call.num_signals]
         self._calls = {}
         if not calls:
@@ -143,39 +142,38 @@ class FisherBlock:
         self._gradients, self._formed = self._gradients + self._formed, []
         if not self._forms:
             self._passes.append(calls)
-        if not self._streaming:
+        if self._pass_mode is not PassMode.SEVERAL_PASSES:
             self._compute()
 
-    @property
-    def share(self) -> FisherState:
-        """What the process that works the block out needs to know of complete passes."""
+    def state(self) -> FisherState:
+        """Return what the process that computes the block needs of the complete passes."""
         passes = [[(c.inputs, c.num_samples, c.grads) for c in calls] for calls in self._passes]
         return FisherState(self._forms, self._num_samples, self._gradients, passes, self.row_dtype)
 
-    def merge(self, share: FisherState) -> None:
-        """Take in what another process has heard.
+    def merge(self, state: FisherState) -> None:
+        """Add the passes of another process.
 
         Args:
-            share: Its block's; of no samples: no effect.
+            state: State of the other's block; one of no samples has no effect.
         """
-        if share.num_samples == 0:
+        if state.num_samples == 0:
             return
-        self._forms = share.forms
-        self._num_samples += share.num_samples
-        self._gradients = self._gradients + share.gradients
+        self._forms = state.forms
+        self._num_samples += state.num_samples
+        self._gradients = self._gradients + state.gradients
         about = (self.name, self._module, self._options)
         self._passes += [
             [LayerCall(*about, inputs, n, grads, len(grads)) for inputs, n, grads in calls]
-            for calls in share.passes
+            for calls in state.passes
         ]
-        self.row_dtype = coarser(self.row_dtype, share.row_dtype)
+        self.row_dtype = coarser(self.row_dtype, state.row_dtype)
 
-    def spectrum(self, excess: float = 0.0) -> Spectrum | None:
+    def spectrum(self, loss_rounding: float = 0.0) -> Spectrum | None:
         """Return the spectrum, min(rows, d) eigenvalues; None where no gradient arrived.
 
         Args:
-            excess: See :meth:`RootNoise.excess`; it raises the noise floor by
-                4·excess·λ_1.
+            loss_rounding: See :meth:`.LossRounding.relative_square`; it raises the noise floor by
+                4·loss_rounding·λ_1.
         """
         if self._spectrum is None:
             self.close()
@@ -183,13 +181,13 @@ class FisherBlock:
                 self._compute()
         if self._spectrum is None:
             return None
-        return self._spectrum.raised(4 * excess * self._spectrum.lambda_max)
+        return self._spectrum.with_floor_raised(4 * loss_rounding * self._spectrum.lambda_max)
 
     def kept_bytes(self, num_signals: int, *, inputs: bool) -> int:
-        """Return what the calls of this pass will keep until it is complete.
+        """Return the bytes that the calls of this pass will keep until it is complete.
 
         Args:
-            num_signals: Back-propagations to come.
+            num_signals: Number of back-propagations to come.
             inputs: Whether inputs count; while a graph lives, it keeps them as well.
         """
         calls = list(self._calls.values())

@@ -1,24 +1,26 @@
-"""What the exact Fisher matrix keeps, and how to stay under a limit."""
+"""Memory of the exact Fisher matrix, and groups of layers that stay under a limit."""
 
 from collections.abc import Collection, Mapping
 
 from condexp.analysis.fisher.block import FisherBlock
+from condexp.analysis.layers.calls import PassMode
 from condexp.errors import InputError
 
 _GRAMS = 3  # the network's, a layer's, and that of a product on its way
 
 
 class Memory:
-    """The limit of one analysis.
+    """The memory limit of one analysis.
 
     Args:
-        limit: Bytes; None: none.
+        limit: Bytes that may be used; None for no limit.
         num_samples: N over all batches, where it is known beforehand.
-        streaming: The rows of all batches are kept until the end.
+        pass_mode: Under ``SEVERAL_PASSES`` the rows of all batches are kept until the snapshot.
     """
 
-    def __init__(self, limit: int | None, num_samples: int | None, *, streaming: bool) -> None:
-        self._limit, self._num_samples, self._streaming = limit, num_samples, streaming
+    def __init__(self, limit: int | None, num_samples: int | None, pass_mode: PassMode) -> None:
+        self._limit, self._num_samples = limit, num_samples
+        self._in_batches = pass_mode is PassMode.SEVERAL_PASSES
 
     def groups(
         self, blocks: Mapping[str, FisherBlock], num_signals: int, now: int, so_far: int
@@ -26,13 +28,13 @@ class Memory:
         """Divide layers into groups whose signals fit, to be back-propagated group by group.
 
         Args:
-            blocks: The layers after the forward pass.
-            num_signals: Back-propagations of each.
-            now: Samples of this pass.
-            so_far: Samples of all passes up to this one.
+            blocks: The layers' Fisher blocks after the forward pass.
+            num_signals: Number of back-propagations of each.
+            now: Number of samples of this pass.
+            so_far: Number of samples of all passes up to this one.
 
         Returns:
-            The layers' names; no group where there is no layer.
+            The names of each group's layers; no group where there is no layer.
 
         Raises:
             InputError: If one layer alone, or where batches are kept all of them, do not fit.
@@ -43,59 +45,64 @@ class Memory:
             return [list(blocks)]
         num_samples = self._num_samples or so_far
         kept = {
-            name: block.kept_bytes(num_signals, inputs=self._streaming)
+            name: block.kept_bytes(num_signals, inputs=self._in_batches)
             for name, block in blocks.items()
         }
-        batches = num_samples / now if self._streaming else 1.0
+        batches = num_samples / now if self._in_batches else 1.0
         check_fits(
             self._limit,
             [round(size * batches) for size in kept.values()],
             num_samples,
             num_signals,
-            streaming=self._streaming,
+            in_batches=self._in_batches,
         )
-        if self._streaming or num_signals == 1:
+        if self._in_batches or num_signals == 1:
             return [list(blocks)]
         return _packed(kept, self._limit - _gram_bytes(num_samples, num_signals))
 
 
 def needed_bytes(
-    kept: Collection[int], num_samples: int, num_signals: int, *, streaming: bool
+    kept: Collection[int], num_samples: int, num_signals: int, *, in_batches: bool
 ) -> int:
-    """Return what the exact Fisher matrix needs at least.
+    """Return the memory that the exact Fisher matrix needs at least.
 
     Args:
-        kept: What each layer keeps of all samples whose rows are kept, in bytes.
+        kept: Bytes that each layer keeps of all samples whose rows are kept.
         num_samples: N over all batches.
-        num_signals: Back-propagations of each.
-        streaming: The rows of all batches are kept until the end.
+        num_signals: Number of back-propagations of each.
+        in_batches: Whether there are several batches, all of whose rows are kept until the end.
 
     Returns:
-        Bytes.
+        The number of bytes.
     """
     grams = _gram_bytes(num_samples, num_signals)
-    if streaming:
+    if in_batches:
         return grams + sum(kept)
     # With one signal every layer is done as soon as its gradient has come.
     return grams + (max(kept, default=0) if num_signals > 1 else 0)
 
 
 def check_fits(
-    limit: int | None, kept: Collection[int], num_samples: int, num_signals: int, *, streaming: bool
+    limit: int | None,
+    kept: Collection[int],
+    num_samples: int,
+    num_signals: int,
+    *,
+    in_batches: bool,
 ) -> None:
     """Refuse an exact Fisher matrix that does not fit.
 
     Args:
-        limit: Bytes; None: none.
+        limit: Bytes that may be used; None for no limit.
         kept: See :func:`needed_bytes`, also for the next arguments.
         num_samples: N over all batches.
-        num_signals: Back-propagations of each.
-        streaming: The rows of all batches are kept until the end.
+        num_signals: Number of back-propagations of each.
+        in_batches: Whether there are several batches.
 
     Raises:
         InputError: If more is needed than allowed.
     """
-    needed = needed_bytes(kept, num_samples, num_signals, streaming=streaming)
+    needed = needed_bytes(kept, num_samples, num_signals, in_batches=in_batches)
     if limit is not None and needed > limit:
         raise InputError(
             f"the exact Fisher matrix of {num_samples} samples × {num_signals} signals needs "

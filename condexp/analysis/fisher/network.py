@@ -29,14 +29,14 @@ class NetworkFisher:
         """Add one layer, or several whose sum is known.
 
         Args:
-            name: Whose it is, for messages.
-            gram: Its ``[rows, rows]`` float64.
-            num_weights: d.
-            dtype: The precision of its products.
-            row_dtype: That of its rows.
+            name: Name of the layer, for messages.
+            gram: Gram matrix ``[rows, rows]`` of its gradients, float64.
+            num_weights: Number d of its weights.
+            dtype: Precision of its products.
+            row_dtype: Precision of its rows.
 
         Raises:
-            InputError: If it saw other samples than the layers before.
+            InputError: If its samples are not those of the layers before.
         """
         if self._gram is not None and len(gram) != len(self._gram):
             raise InputError(
@@ -50,21 +50,21 @@ class NetworkFisher:
         self._row_dtype = coarser(self._row_dtype, row_dtype)
 
     def merge(self, other: "NetworkFisher") -> None:
-        """Add the layers that another process worked out, of the same samples.
+        """Add the layers that another process computed, of the same samples.
 
         Args:
-            other: Their sum.
+            other: Sum over the other's layers.
         """
         if other._gram is not None:
             gram = other._gram if self._gram is None else other._gram.to(self._gram.device)
             self.add("of a process", gram, other._num_weights, other._dtype, other._row_dtype)
 
-    def spectrum(self, excess: float = 0.0) -> Spectrum | None:
+    def spectrum(self, loss_rounding: float = 0.0) -> Spectrum | None:
         """Return the spectrum, min(rows, weights) eigenvalues; None where there was no layer.
 
         Args:
-            excess: See :meth:`RootNoise.excess`; it raises the noise floor by
-                4·excess·λ_1.
+            loss_rounding: See :meth:`.LossRounding.relative_square`; it raises the noise floor by
+                4·loss_rounding·λ_1.
         """
         if self._gram is None:
             return None
@@ -72,5 +72,5 @@ class NetworkFisher:
         spectrum = Spectrum.from_matrix(
             self._gram, dtype=self._dtype, num_rows=rows, row_dtype=self._row_dtype
         )
-        spectrum = spectrum.raised(4 * excess * spectrum.lambda_max)
+        spectrum = spectrum.with_floor_raised(4 * loss_rounding * spectrum.lambda_max)
         return replace(spectrum, blocks=spectrum.blocks[:, : self._num_weights])

@@ -1,6 +1,7 @@
-"""One call of a model, and one of a layer, kept until its gradients have come."""
+"""Forward passes of a model, and calls of its layers, kept until their gradients have come."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,33 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.errors import InputError
 
 
+class PassMode(StrEnum):
+    """Who runs the passes of one snapshot, and how many: it decides what of a layer's rows is kept.
+
+    The rows of one layer may also come in several portions within a pass: from several signals, or
+    because the layer is called more than once. Its statistics then take ``SEVERAL_PASSES``.
+    """
+
+    ONE_PASS = "one_pass"
+    """One pass, and the snapshot before the weights change: nothing is copied, and of the rows only
+    the spectrum is kept. Where a layer is called again, those rows are left out and it is named."""
+    SEVERAL_PASSES = "several_passes"
+    """Rows come in several portions, so none can be measured again: ``auto`` takes float64 products
+    from the start, and ``fisher`` keeps its rows until the snapshot."""
+    USER_PASSES = "user_passes"
+    """The user runs one pass or more, and changes tensors as they like: rows are copied, and
+    ``auto`` takes the first portion again in float64 before the next one comes."""
+
+
 @dataclass(frozen=True)
 class ForwardPass:
     """One call of the model.
 
     Args:
-        number: Counts the calls.
-        num_samples: N, its samples.
-        denominator: D, what its loss divides by.
-        num_signals: How many back-propagations follow it, which make one matrix together.
+        number: Index of the call, from 0.
+        num_samples: Number N of its samples.
+        denominator: D, by which its loss divides.
+        num_signals: Number of back-propagations that follow it; together they make one matrix.
     """
 
     number: int
@@ -36,11 +55,11 @@ class LayerCall:
     Args:
         name: The layer's name.
         module: The layer.
-        options: How its input is laid out.
-        inputs: Its input, detached; not copied.
+        options: ``conv_input`` and ``bias`` are read; they lay the input out.
+        inputs: The input, detached; not copied.
         num_samples: N of the pass.
-        grads: Gradients of its output, one for each signal so far, where they are kept.
-        num_signals: Signals so far.
+        grads: Gradients of the output, one for each signal so far, where they are kept.
+        num_signals: Number of signals so far.
 
     Raises:
         InputError: If the input's rows cannot be told apart by samples.
@@ -73,7 +92,7 @@ class LayerCall:
         """Lay out the input of some samples.
 
         Args:
-            part: Which, from start to stop.
+            part: The samples, from start to stop.
 
         Returns:
             ``[groups, n, T, d_in]``.
@@ -93,7 +112,7 @@ class LayerCall:
         """Lay out a gradient of the output of some samples.
 
         Args:
-            grad: Of the output's shape.
+            grad: The gradient, of the output's shape.
             part: The samples, from start to stop.
 
         Returns:

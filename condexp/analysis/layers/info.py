@@ -16,8 +16,9 @@ class LayerInfo:
             ``channels``, one more with ``bias``.
         d_out: Output features or channels, of all groups together.
         groups: Number of separate blocks.
-        positions: T, the rows a sample contributes in one use (in the first, should they differ).
-        uses: How often the module is called in one pass; more than 1: its rows are united.
+        positions: Number T of rows that a sample contributes in one call (the first, should they
+            differ).
+        uses: Number of calls of the module in one pass, whose rows are measured together.
         fan_in: Columns of the weight matrix where they differ from ``d_in``.
         num_weights: Side of a Fisher block where it is not d_in·d_out: under ``channels``.
     """
@@ -60,7 +61,7 @@ class NotAnalysed:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What an analysis would measure: layers in execution order, and what it would not."""
+    """The layers that an analysis would measure, in execution order, and the other modules."""
 
     layers: tuple[LayerInfo, ...]
     not_analysed: tuple[NotAnalysed, ...]

@@ -1,4 +1,4 @@
-"""Module and tensor to rows: the only place where Linear and Conv2d differ."""
+"""Rows of a layer's inputs and gradients: the only place where Linear and Conv2d differ."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -157,7 +157,7 @@ def gradient_rows(module: Layer, grad: Tensor, factor: float) -> Rows:
     Args:
         module: The layer.
         grad: As for :func:`grad_output_rows`, at least float32.
-        factor: What all are multiplied by.
+        factor: Number by which all rows are multiplied.
 
     Returns:
         The rows; many pixels of few channels are not laid out.

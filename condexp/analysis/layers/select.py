@@ -1,4 +1,4 @@
-"""Which modules are analysed: names, globs and aliases; what cannot be is listed with a reason."""
+"""Selection of the measured modules by names, globs and aliases; the others are given reasons."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -73,7 +73,7 @@ def select_modules(
 
 
 def trace_layers(model: nn.Module, inputs: Tensor, options: AnalysisOptions) -> Catalogue:
-    """Say what an analysis would measure, by one forward pass in eval mode without gradients.
+    """List what an analysis would measure, by one forward pass in eval mode without gradients.
 
     Args:
         model: The network; it is left exactly as found.
@@ -122,8 +122,8 @@ def describe(
         name: The layer's name.
         module: The layer.
         options: ``conv_input`` and ``bias`` are read.
-        positions: Rows a sample contributes in one use.
-        uses: Calls of the module in one pass.
+        positions: Number of rows that a sample contributes in one call.
+        uses: Number of calls of the module in one pass.
 
     Returns:
         The record.

@@ -1,1 +1,1 @@
-"""Tensors in, numbers out: second moments, patches, spectra and Kronecker products of spectra."""
+"""Linear algebra: second moments, Gram matrices, eigenvalues, spectra, Kronecker products."""

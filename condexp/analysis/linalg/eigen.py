@@ -20,14 +20,14 @@ _STACKED = 1 << 18  # numbers in matrices that are solved in one call
 
 
 class _Workers:
-    """Threads on which torch itself has one thread: the solver is bound by memory, not by cores."""
+    """Threads that solve one matrix each, with one torch thread: the solver is bound by memory."""
 
     num_threads = 0  # not pinned
     pool: ThreadPoolExecutor | None = None
 
     @classmethod
     def do_all(cls, tasks: Iterable[Callable[[], T]]) -> list[T]:
-        # On this thread too: it is awake already, and has a core.
+        # This thread works too: it is awake already, and has a core.
         waiting = deque(enumerate(tasks))
         done: dict[int, T] = {}
 
@@ -57,12 +57,12 @@ class _Workers:
             pool = ThreadPoolExecutor(num_others, thread_name_prefix="condexp")
             all_there = threading.Barrier(num_others, timeout=60)
 
-            def settle_in() -> None:
+            def pin_to_one() -> None:
                 all_there.wait()
                 torch.get_num_threads()  # or the thread's first operation would set it anew
                 torch.set_num_threads(1)
 
-            for started in [pool.submit(settle_in) for _ in range(num_others)]:
+            for started in [pool.submit(pin_to_one) for _ in range(num_others)]:
                 started.result()
             cls.pool = pool
             torch.set_num_threads(cls.num_threads)  # for threads that are made later
@@ -96,7 +96,7 @@ def solve_all(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Return the eigenvalues of many matrices; several at a time where threads were pinned.
 
     Args:
-        matrices: As for :func:`descending_eigenvalues`, of any sizes.
+        matrices: Matrices as for :func:`descending_eigenvalues`, of any sizes.
 
     Returns:
         The eigenvalues of each.
@@ -108,10 +108,10 @@ def solve_all(matrices: Sequence[Tensor]) -> list[Tensor]:
         return matrices[number].shape[::-1], str(matrices[number].dtype)
 
     stacks: list[list[int]] = []
-    # The largest first, that no thread is left with one at the end.
+    # The largest first, or one thread would be left with it while the others are idle.
     for _, group in groupby(sorted(range(len(matrices)), key=kind, reverse=True), kind):
         alike = list(group)
-        few = -(-len(alike) // (2 * _Workers.num_threads))  # that each thread has two stacks
+        few = -(-len(alike) // (2 * _Workers.num_threads))  # so that each thread has two stacks
         size = max(1, min(few, _STACKED // matrices[alike[0]].numel()))
         stacks += [alike[start : start + size] for start in range(0, len(alike), size)]
     solved = _Workers.do_all(partial(_solve_stack, [matrices[i] for i in s]) for s in stacks)
@@ -120,10 +120,10 @@ def solve_all(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _solve_stack(matrices: list[Tensor]) -> list[Tensor]:
-    # In one call: it needs Python's lock but once.
+    # One call holds Python's lock once, so threads wait less for each other.
     if len(matrices) > 1:
         values = descending_eigenvalues(torch.stack(matrices))
-        if not values.isnan().any():  # of one, which would spoil all
+        if not values.isnan().any():  # else one failed, and each is solved alone
             return list(values)
     return [descending_eigenvalues(matrix) for matrix in matrices]
 

@@ -24,10 +24,10 @@ class GradientShape:
     """Sizes of one layer's rows.
 
     Args:
-        groups: Separate blocks.
-        positions: T, rows a sample contributes.
-        d_in: Length of a.
-        d_out: Length of g in one group.
+        groups: Number of separate blocks.
+        positions: Number T of rows that a sample contributes.
+        d_in: Length of a row a.
+        d_out: Length of a row g in one group.
     """
 
     groups: int
@@ -43,13 +43,13 @@ class GradientShape:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What the gradients G_ns = Σ_t g_s aᵀ of some samples are made of.
+    """The rows of which the gradients G_ns = Σ_t g_s aᵀ of some samples are made.
 
     Args:
-        shape: Sizes.
-        num_samples: N.
-        inputs: The rows a.
-        signals: The rows g, of one back-propagation each.
+        shape: Sizes of the rows.
+        num_samples: Number N of samples.
+        inputs: Loader of the rows a.
+        signals: Loaders of the rows g, one for each back-propagation.
     """
 
     shape: GradientShape
@@ -68,8 +68,8 @@ class Grams:
     """Both sides of the matrix J of gradients ``[rows, d]``.
 
     Args:
-        rows: J Jᵀ, float64.
-        weights: Jᵀ J, float64; None where it is no smaller.
+        rows: Matrix J Jᵀ, float64.
+        weights: Matrix Jᵀ J, float64; None where it is no smaller.
     """
 
     rows: Tensor
@@ -88,9 +88,9 @@ def form_gradients(
 
     Args:
         batch: The samples.
-        signal: Which of its signals.
+        signal: Index of the signal.
         dtype: Working precision.
-        channels: The outputs of each group whose weights are looked at.
+        channels: The outputs of each group whose weights count.
 
     Returns:
         ``[N, d]``, d fewer with ``channels``; a row is vec(G) by group, output and input.
@@ -109,7 +109,7 @@ def grams_of_gradients(gradients: Tensor, dtype: torch.dtype) -> Grams:
     """Multiply gradients that are formed.
 
     Args:
-        gradients: J, ``[rows, d]``.
+        gradients: Matrix J, ``[rows, d]``.
         dtype: Working precision.
 
     Returns:
@@ -130,7 +130,8 @@ def grams(batches: Sequence[Batch], dtype: torch.dtype, budget: int = WORKING_NU
     Args:
         batches: The samples; same ``groups``, ``d_in``, ``d_out`` and number of signals.
         dtype: Working precision of formed gradients.
-        budget: Numbers that a working array may have (it has one output's, or one pair's at least).
+        budget: Count of numbers that a working array may hold (it holds one output's, or one
+            pair's, at least).
 
     Returns:
         Both sides.

@@ -1,4 +1,4 @@
-"""Second moments of rows, streamed over batches, and the one place of every 1/N."""
+"""Second moments of rows that arrive in pieces, and the only place where a 1/N is applied."""
 
 import functools
 import operator
@@ -18,20 +18,23 @@ from condexp.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class MomentMatrix:
-    """The smaller side of a second moment, and what its spectrum's noise floor depends on.
+    """The matrix whose spectrum is wanted: the smaller side of a second moment.
+
+    It carries what the spectrum's noise floor depends on.
 
     Args:
         matrix: The moment, or its dual where that is smaller, times a number: ``[groups, n, n]``
             where the rows are, in float64 or in the products' precision.
-        scale: What the matrix, and so its eigenvalues, are to be multiplied by.
-        num_features: d, the side of a block of the moment itself.
-        num_rows: R.
-        mean: The mean row, ``[groups, d]``; None where it is not known.
-        mean_square: The trace that centring took away.
-        cancelled: What was added and subtracted again in float64, as an eigenvalue. Both stay where
-            the rows are until the spectrum is asked for: nobody waits for a device before.
+        scale: Number by which the matrix, and so its eigenvalues, is to be multiplied.
+        num_features: Side d of a block of the moment itself.
+        num_rows: Number R of rows.
+        mean: Mean row, ``[groups, d]``; None where it is not known.
+        mean_square: Trace that centring took away.
+        cancelled: Part that was added and subtracted again in float64, as an eigenvalue. Like
+            ``mean_square`` it stays on the rows' device until the spectrum is computed, because
+            reading a number would wait for the device.
         dtype: Working precision of the products.
-        row_dtype: Precision the rows were computed in.
+        row_dtype: Precision in which the rows were computed.
     """
 
     matrix: Tensor
@@ -48,7 +51,7 @@ class MomentMatrix:
         """Return the spectrum, of length groups·d.
 
         Args:
-            eigenvalues: The matrix's, as it is, if they are known.
+            eigenvalues: Eigenvalues of the unscaled matrix, if they are known.
         """
         if eigenvalues is None:
             eigenvalues = descending_eigenvalues(self.matrix.cpu())
@@ -65,7 +68,7 @@ class MomentMatrix:
 
 
 class Scale(StrEnum):
-    """What a second moment is divided by (Eschenhagen et al. 2023, section 3: KFAC-expand)."""
+    """The divisor of a second moment (Eschenhagen et al. 2023, section 3: KFAC-expand)."""
 
     MEAN = "mean"
     """``input``: 1/(N·T) Σ_{n,t} r rᵀ, the mean over all rows."""
@@ -89,8 +92,8 @@ class SecondMoment:
     autocast are kept out.
 
     Args:
-        scale: What to divide by.
-        center: Subtract the mean over all rows.
+        scale: Divisor of the sums.
+        center: Whether the mean over all rows is subtracted.
 
     >>> moment = SecondMoment(Scale.MEAN)
     >>> moment.add(torch.tensor([[[1.0, 0.0], [3.0, 0.0]]]), num_samples=2, dtype=torch.float64)
@@ -120,10 +123,10 @@ class SecondMoment:
         Args:
             rows: Rows, or a tensor ``[groups, num_rows, features]`` of any floating dtype and
                 device. No rows: no effect.
-            num_samples: Samples these rows belong to; 0 where they were counted already (a second
-                use of a module in the same pass).
+            num_samples: Number of samples that these rows belong to; 0 where they were counted
+                already (a second call of a module in the same pass).
             dtype: Working precision of the products.
-            row_dtype: Precision the rows were computed in, where it is not their dtype.
+            row_dtype: Precision in which the rows were computed, where it is not their dtype.
         """
         if isinstance(rows, Tensor):
             rows, row_dtype = DenseRows.of(rows), row_dtype or rows.dtype
@@ -140,10 +143,10 @@ class SecondMoment:
             self._kept.clear()
 
     def merge(self, other: "SecondMoment") -> None:
-        """Take in what another moment, of the same kind, was given: Σ sums / Σ counts.
+        """Add the rows of another moment of the same kind: Σ sums / Σ counts.
 
         Args:
-            other: Of other rows; of no rows: no effect. It is not changed.
+            other: Moment of the other rows, which is not changed; without rows it has no effect.
         """
         if other.num_rows == 0:
             return
@@ -170,7 +173,7 @@ class SecondMoment:
 
     @property
     def _shifts(self) -> bool:
-        """Whether about the mean is subtracted, which is known then."""
+        """Whether a reference near the mean is subtracted, so that the mean is known."""
         return self.center or self.scale is Scale.MEAN
 
     def matrix(self) -> Tensor:
@@ -185,8 +188,8 @@ class SecondMoment:
         self._refuse_nothing()
         return self._summed() / self._count
 
-    def unsolved(self) -> MomentMatrix:
-        """Return what the spectrum of all rows so far is taken from: the smaller side."""
+    def moment_matrix(self) -> MomentMatrix:
+        """Return the matrix whose spectrum is that of all rows so far: the smaller side."""
         self._refuse_nothing()
         matrix, scale = self._gram() if self._kept else (self._summed(), 1.0)
         cancelled = 0.0 if self._sums is None else self._sums.cancelled(center=self.center)
@@ -212,7 +215,7 @@ class SecondMoment:
         Returns:
             The spectrum, of length groups·features, of the rows so far.
         """
-        return self.unsolved().spectrum()
+        return self.moment_matrix().spectrum()
 
     def mean(self) -> Tensor:
         """Return the mean over all rows so far.
@@ -248,7 +251,7 @@ class SecondMoment:
         for rows in self._kept:
             with exact_products(rows.device):
                 if self._shifts and reference is None:
-                    reference = rows.reference()
+                    reference = rows.approximate_mean()
                 sums = Sums.of(rows, reference, self.dtype)
                 total = sums if total is None else total + sums
         assert total is not None
@@ -260,10 +263,10 @@ class SecondMoment:
         if self.center or len(self._kept) > 1:
             rows = DenseRows(torch.cat([each.dense() for each in self._kept], dim=1))
         if self.center:
-            rows = rows.less(rows.reference(), self.dtype)
+            rows = rows.minus(rows.approximate_mean(), self.dtype)
         with exact_products(rows.device):
             products = rows.gram(self.dtype)
-        if self.center:  # of the mean's last digits
+        if self.center:  # takes away the mean's last digits too
             products = products.double()
             products = products - products.mean(1, keepdim=True)
             products = products - products.mean(2, keepdim=True)

@@ -19,7 +19,7 @@ def exact_products(device: torch.device) -> Iterator[None]:
     full precision, and put back afterwards.
 
     Args:
-        device: Where the products run.
+        device: Device on which the products run.
 
     Yields:
         Nothing.
@@ -59,7 +59,7 @@ def summable(tensor: Tensor) -> Tensor:
     """Return a tensor's values in a type and on a device in which they can be summed.
 
     Args:
-        tensor: Of any floating dtype, on any device.
+        tensor: Tensor of any floating dtype, on any device.
 
     Returns:
         The same values: in float32 where they had half precision, whose sums would be rounded to

@@ -87,9 +87,9 @@ def in_range(product: Callable[[float], Tensor], values: Tensor, dtype: torch.dt
     taken again of values scaled by a power of two, which loses nothing.
 
     Args:
-        product: From what the values are multiplied by, 1 or a power of two (in float64 then), to
+        product: Function from a factor of the values, 1 or a power of two (in float64 then), to
             symmetric matrices ``[groups, n, n]``.
-        values: What is multiplied.
+        values: The values that are multiplied.
         dtype: Working precision of the product.
 
     Returns:
@@ -139,10 +139,10 @@ def ahead_products(rows: Tensor, num_rows: int, ahead: int, num: int, dtype: tor
 
     Args:
         rows: ``[more, c]``, contiguous; at least ``ahead + num`` more than :func:`rows_to_reach`.
-        num_rows: Rows; those after them are 0.
-        ahead: How far ahead the other rows begin.
-        num: How many follow one another.
-        dtype: Working precision: theirs.
+        num_rows: Number of rows; those after them are 0.
+        ahead: Distance at which the other rows begin.
+        num: Number of shifts that follow one another.
+        dtype: Working precision, that of the rows.
 
     Returns:
         ``[num, c, c]`` float64.
@@ -218,7 +218,7 @@ def _of_batches(
     Args:
         batches: ``[num·groups, c, size]`` and ``[num·groups, size, d]``, none before a larger one.
         dtype: Working precision.
-        groups: Sums that are kept apart.
+        groups: Number of sums that are kept apart.
 
     Returns:
         ``[groups, c, d]`` float64.

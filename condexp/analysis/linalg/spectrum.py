@@ -13,8 +13,6 @@ from condexp.analysis.linalg.precision import exact_products
 from condexp.analysis.vocabulary import SpectrumStatus
 from condexp.errors import InputError
 
-"""The scalar measures of a spectrum, by attribute name; ``kappa(p)`` comes on top."""
-
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
@@ -27,7 +25,7 @@ class Spectrum:
     Attributes:
         blocks: ``[groups, d / groups]`` float64 on the CPU, each row descending.
         noise_floor: In units of the eigenvalues.
-        status: Whether the numbers can be believed.
+        status: Reason why the numbers cannot be believed, or ``ok``.
         dtype: Working precision of the matrix's products.
         num_rows: Rows the matrix was averaged over; its rank can't exceed them in any block.
 
@@ -66,10 +64,10 @@ class Spectrum:
             row_dtype: Precision the rows were computed in. Where they are 0 in theory (the null
                 vector of a softmax's gradients) their rounding leaves an eigenvalue of up to
                 0.3·eps(row_dtype)²·λ_1 (measured), not 0.
-            mean_square: What centring took away, as an eigenvalue: it was rounded too.
-            cancelled: What was added and subtracted again in float64, as an eigenvalue.
+            mean_square: Part that centring took away, as an eigenvalue: it was rounded too.
+            cancelled: Part that was added and subtracted again in float64, as an eigenvalue.
             length: Eigenvalues of a block, if ``matrix`` is a dual of fewer; the rest are 0.
-            eigenvalues: The matrix's, if they are known.
+            eigenvalues: Eigenvalues of the matrix, if they are known.
 
         Returns:
             The spectrum, of length d.
@@ -78,7 +76,7 @@ class Spectrum:
         side, length = square.shape[-1], length or square.shape[-1]
         # Off the device first: MPS has no float64.
         solved = descending_eigenvalues(square.cpu()) if eigenvalues is None else eigenvalues
-        values = solved.numpy()  # whose calls cost less than torch's
+        values = solved.numpy()  # NumPy's calls cost less than torch's
         unknown = torch.full((len(values), length), math.nan, dtype=torch.float64)
         if np.isnan(values).any() and not math.isfinite(float(square.cpu().double().sum())):
             return cls(unknown, math.nan, SpectrumStatus.NONFINITE, dtype, num_rows)
@@ -117,8 +115,8 @@ class Spectrum:
             product = wide @ wide.mT
         return cls.from_matrix(product, dtype=dtype, num_rows=num_rows, row_dtype=row_dtype)
 
-    def raised(self, by: float) -> "Spectrum":
-        """Return the spectrum under a noise floor higher ``by`` that much."""
+    def with_floor_raised(self, by: float) -> "Spectrum":
+        """Return the spectrum with a noise floor that is higher by this amount."""
         if self.status is not SpectrumStatus.OK or not by > 0:
             return self
         floor = self.noise_floor + by

@@ -1,4 +1,4 @@
-"""What is back-propagated instead of the data's loss: drawn labels, or all of them."""
+"""Cotangents that are back-propagated instead of the data's loss: of drawn labels, or of all."""
 
 import math
 from collections.abc import Callable
@@ -21,8 +21,8 @@ class Cotangents:
     """Cotangents of a model's outputs, made one at a time.
 
     Args:
-        count: How many.
-        make: From the number of one to ``∂ℓ_n/∂f``, of the outputs' shape; no 1/N in it.
+        count: Number of cotangents.
+        make: Function from an index to ``∂ℓ_n/∂f``, of the outputs' shape, without the 1/N.
     """
 
     count: int
@@ -52,19 +52,20 @@ class FisherLabels:
         self._generator, self._seed = torch.Generator(), options.seed
 
     @torch.no_grad()
-    def signals(
+    def cotangents(
         self, outputs: object, targets: object, num_samples: int, number: int = 0
     ) -> Cotangents:
         """Return what to back-propagate after one forward pass.
 
         Args:
-            outputs: The model's, f: ``[N, C]``; for ``mc`` and ``MSELoss`` also ``[N, C, ...]``.
-            targets: The data's; a sample whose target cross-entropy ignores gets no signal.
-            num_samples: N.
-            number: Which batch this is, from 0; others draw other labels.
+            outputs: Outputs f of the model: ``[N, C]``; for ``mc`` and ``MSELoss`` also
+                ``[N, C, ...]``.
+            targets: Targets of the data; a sample whose target cross-entropy ignores gets zeros.
+            num_samples: Number N of samples.
+            number: Index of the batch, from 0; each batch draws its own labels.
 
         Returns:
-            The signals: a function of the seed and the batch, whichever process takes it.
+            The cotangents: a function of the seed and the batch, whichever process takes it.
 
         Raises:
             InputError: If the outputs are not one row a sample.
@@ -81,13 +82,13 @@ class FisherLabels:
             self._generator.manual_seed(int(seeds[-1]))
         exact, f = self._type is FisherType.EXACT, outputs.detach().cpu().double()
         if isinstance(self._loss_fn, nn.MSELoss):
-            signals = self._squared(f, self._loss_fn.reduction, exact=exact)
+            made = self._squared(f, self._loss_fn.reduction, exact=exact)
         else:
             counted = _counted(self._loss_fn, targets, f)
-            signals = self._all_classes(f, counted) if exact else self._drawn_classes(f, counted)
+            made = self._all_classes(f, counted) if exact else self._drawn_classes(f, counted)
         dtype, device = outputs.dtype, outputs.device
         # In this order: MPS has no float64.
-        return Cotangents(signals.count, lambda number: signals.make(number).to(dtype).to(device))
+        return Cotangents(made.count, lambda number: made.make(number).to(dtype).to(device))
 
     def _squared(self, f: Tensor, reduction: str, *, exact: bool) -> Cotangents:
         num_outputs = f[0].numel()
@@ -102,7 +103,9 @@ class FisherLabels:
 
     def _drawn_classes(self, f: Tensor, counted: Tensor) -> Cotangents:
         p = f.softmax(1)
-        rows = p.movedim(1, -1).flatten(0, -2).nan_to_num(1.0)  # a diverged net's draw anything
+        rows = (
+            p.movedim(1, -1).flatten(0, -2).nan_to_num(1.0)
+        )  # of a diverged net, any label is drawn
         drawn = torch.multinomial(
             rows, self._num_drawn, replacement=True, generator=self._generator
         )

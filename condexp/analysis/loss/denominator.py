@@ -1,4 +1,4 @@
-"""The signal that is back-propagated: the data's labels, their loss's denominator and rounding."""
+"""The data's loss: its denominator, and the difference that its gradient is."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ def as_module(loss_fn: object) -> object:
     """Return one of torch's functions as its module; every other loss as it is.
 
     Args:
-        loss_fn: The loss.
+        loss_fn: The loss, of any type.
 
     Returns:
         The module, which reduces as the function does.
@@ -36,9 +36,9 @@ def loss_denominator(loss_fn: object, targets: object, num_samples: int) -> floa
             valid targets or, where weighted, by their classes' weights; modules with ``"sum"`` by
             1; torch's own functions are taken as these modules, everything else as a mean over the
             samples.
-        targets: What the loss is given; class indices ``[N, ...]`` or probabilities ``[N, C, ...]``
-            for cross-entropy.
-        num_samples: N.
+        targets: Targets that the loss is given; class indices ``[N, ...]`` or probabilities
+            ``[N, C, ...]`` for cross-entropy.
+        num_samples: Number N of samples.
 
     Returns:
         The denominator.
@@ -61,7 +61,7 @@ def loss_denominator(loss_fn: object, targets: object, num_samples: int) -> floa
 
 
 def subtracted_square(loss_fn: object, outputs: Tensor) -> float:
-    """Return Σ m², the squares of what the loss's gradient D·∂L/∂f is a difference of.
+    """Return Σ m², the squares of the terms whose difference is the loss's gradient D·∂L/∂f.
 
     A trained net makes the difference small and leaves its rounding, eps·m, as it is.
 
@@ -69,7 +69,7 @@ def subtracted_square(loss_fn: object, outputs: Tensor) -> float:
         loss_fn: The loss. Cross-entropy and NLL, p − 1_y: at most 2 for each target, times the
             largest class weight's square. ``nn.MSELoss``, 2·(f − y), over the C outputs of a sample
             for a mean: 2·‖2f‖², over C². Every other loss: not known, 0.
-        outputs: What the loss is given, f: ``[N, C, ...]``.
+        outputs: Outputs f of the model, ``[N, C, ...]``, as the loss is given them.
 
     Returns:
         The sum over the batch.
@@ -91,8 +91,8 @@ def remaining_square(loss_fn: object, outputs: Tensor, grad: Tensor) -> float:
 
     Args:
         loss_fn: The loss.
-        outputs: What it is given, f.
-        grad: D·∂L/∂f.
+        outputs: Outputs f of the model, as the loss is given them.
+        grad: Gradient D·∂L/∂f.
 
     Returns:
         The sum over the batch.

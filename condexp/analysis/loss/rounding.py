@@ -1,4 +1,4 @@
-"""The rounding that every gradient of a pass inherits from the loss's own."""
+"""The rounding error that all gradients of a pass inherit from the loss's gradient."""
 
 import math
 from collections.abc import Callable
@@ -17,18 +17,18 @@ class LossRounding:
     makes it; back-propagation is linear in it, so all layers inherit the relative error.
 
     Args:
-        loss_fn: The loss; one that is not torch's adds nothing.
+        loss_fn: The loss; the rounding of one that is not torch's is unknown and counts as 0.
     """
 
     def __init__(self, loss_fn: object) -> None:
         self._loss_fn = loss_fn
         self._rounding = self._remaining = 0.0
 
-    def listener(self, outputs: Tensor, denominator: float) -> Callable[[Tensor], None]:
-        """Return a hook for the outputs' gradient, which takes one pass in.
+    def output_hook(self, outputs: Tensor, denominator: float) -> Callable[[Tensor], None]:
+        """Return a hook for the gradient of the model's outputs, which adds one pass.
 
         Args:
-            outputs: The model's.
+            outputs: Outputs of the model in that pass.
             denominator: D of the pass.
         """
         # Half precision is promoted: torch takes a softmax in float32 and rounds afterwards. A
@@ -45,18 +45,18 @@ class LossRounding:
         return hook
 
     def merge(self, other: "LossRounding") -> None:
-        """Take in what another process has heard, of the same loss.
+        """Add the passes of another process, of the same loss.
 
         Args:
-            other: Its noise.
+            other: Sums over the other's passes.
         """
         self._rounding += other._rounding
         self._remaining += other._remaining
 
-    def excess(self) -> float:
-        """Return eps²·Σm² / Σe²: what the square of the relative error is above eps².
+    def relative_square(self) -> float:
+        """Return eps²·Σm² / Σe², by which the square of the relative error exceeds eps².
 
-        m is what the gradient subtracts, e what remains, summed over all passes.
+        m is what the gradient subtracts and e what remains, summed over all passes.
         """
         known = self._remaining > 0 and math.isfinite(self._rounding + self._remaining)
         return self._rounding / self._remaining if known else 0.0

@@ -1,1 +1,1 @@
-"""What hooks collect during passes: per layer, per network, weights, moments, units."""
+"""Statistics that hooks collect during passes: of layers, the network, weights and units."""

@@ -1,15 +1,17 @@
-"""What accumulates for one layer while a recorder listens; no hooks, no autograd here."""
+"""Statistics of one layer, accumulated over forward and backward passes.
+
+Hooks and autograd are not seen here: tensors are handed in by the methods' callers.
+"""
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from condexp.analysis.fisher.block import FisherBlock
-from condexp.analysis.layers.calls import ForwardPass
+from condexp.analysis.layers.calls import ForwardPass, PassMode
 from condexp.analysis.layers.rows import (
     Layer,
     appends_one,
@@ -27,18 +29,18 @@ from condexp.analysis.snapshot import LayerSnapshot, PlainMeasures
 from condexp.analysis.statistics.measures import RowMeans, UnitExtremes, mean_fraction
 from condexp.analysis.statistics.moment import AdaptiveMoment, SolveQueue
 from condexp.analysis.statistics.weights import WeightStatistics
-from condexp.analysis.vocabulary import FisherType, Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
 class LayerState:
-    """What one process has heard of a layer, to be united with what others have.
+    """Statistics that one process has collected of a layer, for another one to merge.
 
     Args:
-        parts: The shares of what the tape consists of, in its order.
-        uses: Calls in a pass.
-        positions: T.
+        parts: States of the parts of :class:`LayerStatistics`, in their order there.
+        uses: Number of calls in a pass.
+        positions: Number T of rows that a sample contributes in one call.
     """
 
     parts: tuple[Any, ...]
@@ -47,16 +49,17 @@ class LayerState:
 
 
 class LayerStatistics:
-    """Everything one layer has shown so far.
+    """Statistics of one layer over all passes so far.
 
     Args:
-        name: The layer's name.
+        name: Name of the layer.
         module: The layer.
         options: What to measure.
         fisher: The layer's Fisher block, if it is measured.
-        streaming: See :class:`AdaptiveMoment`; the layers of ``options.float64`` always stream.
-        waiting: See :class:`AdaptiveMoment`; then the weight need not be copied at once either.
-        keeps_weights: See :class:`Listener`.
+        pass_mode: Who runs the passes, and how many. Of several signals, and in the layers of
+            ``options.float64``, rows come in several portions whatever the mode.
+        queue: See :class:`.AdaptiveMoment`.
+        keep_weights: See :class:`.MeasurementHooks`.
     """
 
     def __init__(
@@ -66,78 +69,79 @@ class LayerStatistics:
         options: AnalysisOptions,
         fisher: FisherBlock | None = None,
         *,
-        streaming: bool,
-        waiting: SolveQueue | None = None,
-        keeps_weights: bool = True,
+        pass_mode: PassMode,
+        queue: SolveQueue,
+        keep_weights: bool = True,
     ) -> None:
         self.name, self.module, self.fisher, self._options = name, module, fisher, options
-        streaming, wants = streaming or name in options.float64, options.wants
-        waiting = None if streaming else waiting
-        moment = partial(AdaptiveMoment, options=options, streaming=streaming, waiting=waiting)
-        self._input = moment(Scale.MEAN) if wants(Matrix.INPUT, Matrix.KFAC) else None
-        self._grad_output = moment(Scale.SUM) if wants(Matrix.GRAD_OUTPUT, Matrix.KFAC) else None
-        self._weight = WeightStatistics(
-            module, options, single=waiting is not None, keeps=keeps_weights
-        )
+        if options.has_several_signals or name in options.float64:
+            pass_mode = PassMode.SEVERAL_PASSES
+
+        def moment(scale: Scale, matrix: Matrix) -> AdaptiveMoment | None:
+            wanted = options.wants(matrix, Matrix.KFAC)
+            return AdaptiveMoment(scale, options, pass_mode, queue) if wanted else None
+
+        self._input = moment(Scale.MEAN, Matrix.INPUT)
+        self._grad_output = moment(Scale.SUM, Matrix.GRAD_OUTPUT)
+        self._weight = WeightStatistics(module, options, pass_mode, keep_values=keep_weights)
         self._units, self._means = UnitExtremes(), RowMeans()
         self._uses: Counter[int] = Counter()
         self._returns: Counter[int] = Counter()
         self._positions = 0
 
-    @property
-    def share(self) -> LayerState:
-        """What other processes need to know of the passes so far, which are complete."""
-        moments = [m and m.share for m in (self._input, self._grad_output)]
-        fisher = self.fisher and self.fisher.share
-        parts = (*moments, self._weight.share, self._units, self._means, fisher)
+    def state(self) -> LayerState:
+        """Return the statistics so far, of complete passes, for another process to merge."""
+        moments = [m and m.state() for m in (self._input, self._grad_output)]
+        fisher = self.fisher and self.fisher.state()
+        parts = (*moments, self._weight.state(), self._units, self._means, fisher)
         return LayerState(parts, max(self._uses.values(), default=0), self._positions)
 
-    def merge(self, share: LayerState) -> None:
-        """Take in what another process has heard of the same layer.
+    def merge(self, state: LayerState) -> None:
+        """Add the statistics of another process, of the same layer.
 
         Args:
-            share: Its tape's.
+            state: State of the other's statistics.
         """
         mine = (self._input, self._grad_output, self._weight, self._units, self._means, self.fisher)
-        for part, other in zip(mine, share.parts, strict=True):
+        for part, other in zip(mine, state.parts, strict=True):
             if part is not None:
                 part.merge(other)
-        self._uses[0] = max(self._uses[0], share.uses)
-        self._positions = self._positions or share.positions
+        self._uses[0] = max(self._uses[0], state.uses)
+        self._positions = self._positions or state.positions
 
     @property
-    def listens_to_gradients(self) -> bool:
-        """Whether the gradients of the layer's output are wanted."""
+    def needs_output_gradients(self) -> bool:
+        """Whether the gradients of the layer's output are measured."""
         return self._grad_output is not None or self.fisher is not None
 
     @property
-    def came_again(self) -> bool:
-        """Whether rows were left out: the layer was used again though it was said to be single."""
-        return any(m is not None and m.came_again for m in (self._input, self._grad_output))
+    def is_reused(self) -> bool:
+        """Whether rows were left out under ``ONE_PASS``, because the layer was called again."""
+        return any(m is not None and m.is_reused for m in (self._input, self._grad_output))
 
     def forward(self, inputs: Tensor, output: Tensor, current: ForwardPass) -> int:
-        """Take in one call of the layer.
+        """Add one call of the layer.
 
         Args:
-            inputs: The layer's input, as the module was given it.
-            output: Its output; only the shape and dtype are read.
-            current: The pass it belongs to.
+            inputs: Input of the layer, as the module was given it.
+            output: Output of the layer; only the shape and dtype are read.
+            current: The pass that the call belongs to.
 
         Returns:
-            The number of this call within the pass, from 0.
+            The index of this call within the pass, from 0.
         """
         use, num_rows = self._uses[current.number], output.numel() // len(self.module.weight)
         check_rows(self.name, num_rows, current.num_samples)
         if num_rows == 0:
             return use
-        self._weight.forward(output.dtype)  # autocast's, if there is one
+        self._weight.forward(output.dtype)  # under autocast, that one's
         self._uses[current.number] += 1
         self._positions = self._positions or num_rows // current.num_samples
         given, inputs = inputs, summable(inputs)
         rows = moment_rows(self.module, inputs, self._options)
         # Autograd keeps a trained layer's input from changes; under autocast, a copy of it.
         if not self.module.weight.requires_grad or torch.is_autocast_enabled(inputs.device.type):
-            rows = rows.kept()
+            rows = rows.copy()
         if self._input is not None:
             self._input.add(rows, current.num_samples if use == 0 else 0, given.dtype)
         else:
@@ -149,12 +153,12 @@ class LayerStatistics:
 
     @torch.no_grad()
     def backward(self, grad: Tensor, current: ForwardPass, use: int) -> None:
-        """Take in the gradient with respect to the output of one call.
+        """Add the gradient with respect to the output of one call.
 
         Args:
-            grad: ∂L/∂h, of the output's shape.
-            current: The pass the call belonged to.
-            use: The number of the call within the pass.
+            grad: Gradient ∂L/∂h, of the output's shape.
+            current: The pass that the call belonged to.
+            use: Index of the call within the pass.
 
         Raises:
             InputError: If the same call was back-propagated before.
@@ -180,11 +184,11 @@ class LayerStatistics:
 
     @torch.no_grad()
     def weight_backward(self, grad: Tensor, current: ForwardPass) -> None:
-        """Take in ∂L/∂W of one backward pass of the data's loss."""
+        """Add ∂L/∂W of one backward pass of the data's loss."""
         self._weight.backward(grad, current.num_samples, current.denominator)
 
     def plain(self) -> PlainMeasures | None:
-        """Measure what takes no eigenvalues.
+        """Compute the measures that need no eigenvalues.
 
         Returns:
             The measures; None where the layer was never called.
@@ -208,21 +212,21 @@ class LayerStatistics:
         )
 
     def record(
-        self, plain: PlainMeasures, learning_rate: float | None, excess: float = 0.0
+        self, plain: PlainMeasures, learning_rate: float | None, loss_rounding: float = 0.0
     ) -> LayerSnapshot:
-        """Return the layer's record.
+        """Compute the spectra, and return the layer's record.
 
         Args:
-            plain: Those of :meth:`plain`.
-            learning_rate: The optimizer's step length, or None.
-            excess: See :meth:`condexp.analysis.loss.rounding.LossRounding.excess`.
+            plain: The measures of :meth:`plain`.
+            learning_rate: Step length of the optimizer, or None.
+            loss_rounding: See :meth:`.LossRounding.relative_square`.
 
         Returns:
             The record.
         """
         wants = self._options.wants
-        # Signals of other labels are not differences that a loss has taken.
-        of_signals = excess if self._options.fisher_type is FisherType.EMPIRICAL else 0.0
+        # Cotangents of other labels are computed without the difference that rounds the loss's.
+        of_signals = loss_rounding if self._options.is_empirical else 0.0
         inputs = None if self._input is None else self._input.spectrum()
         grad_output = None if self._grad_output is None else self._grad_output.spectrum(of_signals)
         kfac, power = None, 0.0
@@ -230,7 +234,7 @@ class LayerStatistics:
             power = self._input.power() * self._grad_output.power()
         if inputs is not None and grad_output is not None and wants(Matrix.KFAC):
             kfac = KroneckerSpectrum(inputs, grad_output)
-        of_weight = self._weight.measures(learning_rate, excess=excess, power=power)
+        of_weight = self._weight.measures(learning_rate, loss_rounding=loss_rounding, power=power)
         return LayerSnapshot(
             **vars(plain),
             input=inputs if wants(Matrix.INPUT) else None,
@@ -246,6 +250,6 @@ class LayerStatistics:
             mean, power = self._means.mean, self._means.power
         else:
             mean, power = self._input.mean(), self._input.power()
-        if appends_one(self.module, self._options):  # no unit, once a block
+        if appends_one(self.module, self._options):  # the bias's 1 is no unit; each block has one
             mean, power = mean[:, :-1], power - len(mean)
         return mean_fraction(mean, power)

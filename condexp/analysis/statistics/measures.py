@@ -54,8 +54,8 @@ def mean_fraction(mean: Tensor, power: float) -> float:
     """Return ‖mean(a)‖² / E‖a‖², the share of the input's power that its mean carries.
 
     Args:
-        mean: The mean of all rows, of any shape.
-        power: The mean of their squared lengths.
+        mean: Mean of all rows, of any shape.
+        power: Mean of their squared lengths.
 
     Returns:
         A number in [0, 1]; NaN where the input is all zero.
@@ -65,26 +65,26 @@ def mean_fraction(mean: Tensor, power: float) -> float:
 
 @dataclass
 class UnitExtremes:
-    """The extremes of a layer's input units, streamed.
+    """The extremes of a layer's input units over all calls so far.
 
     Args:
-        lowest: ``[units]``, each unit's smallest value.
-        highest: ``[units]``, each unit's largest value.
+        lowest: Smallest value of each unit, ``[units]``; None before the first call.
+        highest: Largest value of each unit, ``[units]``; None before the first call.
     """
 
     lowest: Tensor | None = None
     highest: Tensor | None = None
 
     def add(self, lowest: Tensor, highest: Tensor) -> None:
-        """Take in the extremes of one use of the layer, ``[units]`` each."""
+        """Add the extremes of one call of the layer, ``[units]`` each."""
         self.lowest = lowest if self.lowest is None else torch.minimum(self.lowest, lowest)
         self.highest = highest if self.highest is None else torch.maximum(self.highest, highest)
 
     def merge(self, other: "UnitExtremes") -> None:
-        """Take in what another process has seen of the same units.
+        """Add the extremes that another process has seen of the same units.
 
         Args:
-            other: Its extremes; none: no effect.
+            other: Extremes of the other's calls; without calls there is no effect.
         """
         if other.lowest is not None and other.highest is not None:
             self.add(other.lowest, other.highest)
@@ -103,12 +103,12 @@ class UnitExtremes:
 
 @dataclass
 class RowMeans:
-    """The mean row, and the mean of the rows' squared lengths, where there is no moment.
+    """The mean row and the mean squared length of the rows, for a layer without a second moment.
 
     Args:
-        num_rows: Rows so far.
-        row_sum: Σ r, ``[groups, d]``.
-        square_sum: Σ ‖r‖².
+        num_rows: Number of rows so far.
+        row_sum: Sum Σ r, ``[groups, d]``.
+        square_sum: Sum Σ ‖r‖².
     """
 
     num_rows: int = 0
@@ -116,14 +116,14 @@ class RowMeans:
     square_sum: float = 0.0
 
     def add(self, rows: Rows) -> None:
-        """Take in rows."""
+        """Add rows."""
         self.merge(RowMeans(rows.num_rows, rows.sums().cpu(), rows.square_sum()))
 
     def merge(self, other: "RowMeans") -> None:
-        """Take in the sums of other rows.
+        """Add the sums of other rows.
 
         Args:
-            other: They.
+            other: Sums of the other rows.
         """
         self.num_rows += other.num_rows
         self.row_sum = self.row_sum + other.row_sum

@@ -1,4 +1,4 @@
-"""A second moment in float32 where that suffices, in float64 where it does not."""
+"""Second moments in float32 where that suffices, in float64 where a κ_p needs it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.linalg.eigen import solve_all
 from condexp.analysis.linalg.moments import MomentMatrix, Scale, SecondMoment
 from condexp.analysis.linalg.rows.dense import Rows
@@ -16,17 +17,17 @@ from condexp.errors import InputError
 
 
 def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float], *, whole: bool = False) -> bool:
-    """Return whether a spectrum must be taken again with float64 products (``Precision.AUTO``).
+    """Return whether a spectrum must be computed again with float64 products (``Precision.AUTO``).
 
     That is so if a requested κ_p falls on an eigenvalue between 0 and 16·eps·λ_1, where 1 %
     accuracy ends, unless the number of rows already makes it an exact 0, or the rows themselves are
     too coarse to tell; or if float32 failed (status ``unreliable``).
 
     Args:
-        spectrum: From products of any precision.
+        spectrum: Spectrum from products of any precision.
         kappa_p: The fractions p asked for.
-        whole: They are asked of a Kronecker product with this factor too, whose eigenvalues are
-            made of any of the factor's: none of those may be too small.
+        whole: Whether κ_p of a Kronecker product with this factor is asked for too: its eigenvalues
+            are products of any of the factor's, none of which may be too small.
 
     Returns:
         True if products in float64 could change a requested κ_p.
@@ -52,7 +53,7 @@ def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float], *, whole: bool =
 
 
 WAITING_BYTES = 56 * 2**20
-"""What matrices and rows may take that wait for their eigenvalues."""
+"""Bytes of queued matrices, and of rows kept with them, at which the queue is solved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,17 +61,17 @@ class _Result:
     spectrum: Spectrum
     mean: Tensor | None
     mean_square: float
-    """The trace that centring took away."""
+    """Trace that centring took away."""
 
     @classmethod
-    def of(cls, unsolved: MomentMatrix, eigenvalues: Tensor | None = None) -> "_Result":
-        mean = None if unsolved.mean is None else unsolved.mean.cpu()
-        return cls(unsolved.spectrum(eigenvalues), mean, float(unsolved.mean_square))
+    def of(cls, matrix: MomentMatrix, eigenvalues: Tensor | None = None) -> "_Result":
+        mean = None if matrix.mean is None else matrix.mean.cpu()
+        return cls(matrix.spectrum(eigenvalues), mean, float(matrix.mean_square))
 
 
 @dataclass(frozen=True, eq=False)
 class _Portion:
-    """Rows that may be taken again."""
+    """Rows that may be multiplied again, in float64."""
 
     rows: Rows
     num_samples: int
@@ -83,93 +84,91 @@ class _Portion:
 
 
 class SolveQueue:
-    """Moments that wait for their spectra, which are worked out together."""
+    """Moments whose eigenvalues are computed together, several at a time where threads allow it."""
 
     def __init__(self) -> None:
         self._moments: list[AdaptiveMoment] = []
         self._bytes = 0
 
-    def put(self, moment: "AdaptiveMoment", num_bytes: int) -> None:
-        """Let a moment wait, until what all keep meanwhile is too much.
+    def add(self, moment: "AdaptiveMoment", num_bytes: int) -> None:
+        """Queue a moment; solve the queue once it exceeds ``WAITING_BYTES``.
 
         Args:
-            moment: What waits.
-            num_bytes: What it keeps.
+            moment: The moment, whose matrix is complete.
+            num_bytes: Bytes that it keeps until its eigenvalues are known.
         """
         self._moments.append(moment)
         self._bytes += num_bytes
         if self._bytes > WAITING_BYTES:
-            self.settle()
+            self.solve()
 
-    def settle(self) -> None:
-        """Work out all spectra, also those that have to be taken again."""
+    def solve(self) -> None:
+        """Compute the spectra of all queued moments, also those that need float64 after all."""
         while self._moments:
             solved = solve_all([moment.matrix() for moment in self._moments])
             moments, self._moments, self._bytes = self._moments, [], 0
             for moment, eigenvalues in zip(moments, solved, strict=True):
-                moment.take(eigenvalues)
+                moment.set_eigenvalues(eigenvalues)
             for moment in moments:
-                moment.look_again()
+                moment.refine()
 
 
 class AdaptiveMoment:
     """A second moment under the precision policy of ``docs/theory.md`` §4.
 
     Args:
-        scale: Its 1/N.
+        scale: The divisor of its sums.
         options: ``center``, ``precision``, ``kappa_p`` and ``matrices`` are read.
-        streaming: Rows will come in several portions, so ``auto`` cannot look again at them and
-            takes float64 from the start.
-        waiting: Where all rows come in one portion: of them nothing but the spectrum is kept, once
-            it is worked out with others; under ``auto`` they must not change before that. Where
-            more come they are left out, and ``came_again`` says so.
+        pass_mode: How many portions of rows will come, and who may change them. Under ``ONE_PASS``
+            a second portion is left out and ``is_reused`` becomes true.
+        queue: Queue in which a moment of ``ONE_PASS`` waits for its spectrum; under ``auto`` its
+            rows must not change before that.
     """
 
     def __init__(
         self,
         scale: Scale,
         options: AnalysisOptions,
-        *,
-        streaming: bool = False,
-        waiting: SolveQueue | None = None,
+        pass_mode: PassMode,
+        queue: SolveQueue,
     ) -> None:
         self._scale, self._options = scale, options
-        self._streaming, self._waiting = streaming, waiting
+        self._pass_mode, self._queue = pass_mode, queue
         self._moment = self._new_moment()
         self._portion: _Portion | None = None
-        self._unsolved: MomentMatrix | None = None
+        self._queued: MomentMatrix | None = None
         self._result: _Result | None = None
-        self.came_again = False
+        self.is_reused = False
 
     def add(self, rows: Rows, num_samples: int, row_dtype: torch.dtype) -> None:
         """Add rows, computed in ``row_dtype``, of so many new samples."""
-        if self._waiting is not None and (self._unsolved or self._result):
-            self.came_again = True
+        one_pass = self._pass_mode is PassMode.ONE_PASS
+        if one_pass and (self._queued or self._result):
+            self.is_reused = True
             return
         self._result = None
         dtype = self._dtype(rows)
-        rows = rows if self._waiting is not None else rows.kept()
+        rows = rows if one_pass else rows.copy()
         if self._options.precision is Precision.AUTO and dtype == torch.float32:
             self._portion = _Portion(rows, num_samples, row_dtype, rows.version)
         self._moment.add(rows, num_samples, dtype, row_dtype)
-        if self._waiting is not None:
-            self._wait(self._waiting)
+        if one_pass:
+            self._enqueue()
         elif self._portion is not None:
-            self._result = _Result.of(self._moment.unsolved())
-            self.look_again()
+            self._result = _Result.of(self._moment.moment_matrix())
+            self.refine()
 
-    @property
-    def share(self) -> SecondMoment:
-        """What other processes need to know of it, where it is not waited for."""
+    def state(self) -> SecondMoment:
+        """Return the rows so far for another process to merge; not under ``ONE_PASS``."""
         return self._moment
 
-    def merge(self, share: SecondMoment) -> None:
-        """Take in what another process has heard.
+    def merge(self, state: SecondMoment) -> None:
+        """Add the rows of another process.
 
         Args:
-            share: Its moment's.
+            state: State of the other's moment.
         """
-        self._moment.merge(share)
+        self._moment.merge(state)
         self._result = None
 
     def _dtype(self, rows: Rows) -> torch.dtype:
@@ -177,38 +176,39 @@ class AdaptiveMoment:
         if precision is not Precision.AUTO:
             dtype: torch.dtype = getattr(torch, precision.value)
             return dtype
-        fine = again or self._streaming or rows.dtype == torch.float64
+        several = again or self._pass_mode is PassMode.SEVERAL_PASSES
+        fine = several or rows.dtype == torch.float64
         return torch.float64 if fine else torch.float32
 
     def _new_moment(self) -> SecondMoment:
         return SecondMoment(self._scale, center=self._options.center)
 
-    def _wait(self, waiting: SolveQueue) -> None:
-        self._unsolved, self._moment = self._moment.unsolved(), self._new_moment()
+    def _enqueue(self) -> None:
+        self._queued, self._moment = self._moment.moment_matrix(), self._new_moment()
         held = 0 if self._portion is None else self._portion.rows.num_bytes
-        waiting.put(self, held + self._unsolved.matrix.nbytes)
+        self._queue.add(self, held + self._queued.matrix.nbytes)
 
     def matrix(self) -> Tensor:
-        """Return the matrix whose eigenvalues are waited for, on the CPU.
+        """Return the matrix whose eigenvalues are queued for, on the CPU.
 
         Raises:
-            InputError: If the rows, which may be needed again, are no longer what they were.
+            InputError: If the rows, which may be needed again, were changed in place.
         """
-        assert self._unsolved is not None
+        assert self._queued is not None
         if self._portion is not None and self._portion.has_changed:
             raise InputError(
                 "an input or gradient of an analysed layer was changed in place after its call: "
                 "put a condexp.Recorder around the pass, which copies them, or leave the layer out."
             )
-        return self._unsolved.matrix.cpu()
+        return self._queued.matrix.cpu()
 
-    def take(self, eigenvalues: Tensor) -> None:
-        """Take over the eigenvalues of :meth:`matrix`."""
-        assert self._unsolved is not None
-        self._result, self._unsolved = _Result.of(self._unsolved, eigenvalues), None
+    def set_eigenvalues(self, eigenvalues: Tensor) -> None:
+        """Set the eigenvalues of :meth:`matrix`."""
+        assert self._queued is not None
+        self._result, self._queued = _Result.of(self._queued, eigenvalues), None
 
-    def look_again(self) -> None:
-        """Keep the result, or take it again in float64 while its rows are at hand."""
+    def refine(self) -> None:
+        """Keep the result, or compute it again in float64 while its rows are at hand."""
         held, self._portion = self._portion, None
         assert self._result is not None
         whole = self._options.wants(Matrix.KFAC)
@@ -218,26 +218,26 @@ class AdaptiveMoment:
             return
         self._moment, self._result = self._new_moment(), None
         self._moment.add(held.rows, held.num_samples, torch.float64, held.row_dtype)
-        if self._waiting is not None:
-            self._wait(self._waiting)
+        if self._pass_mode is PassMode.ONE_PASS:
+            self._enqueue()
 
     def _results(self) -> _Result:
-        if self._result is None and self._waiting is not None:
-            self._waiting.settle()
+        if self._result is None and self._pass_mode is PassMode.ONE_PASS:
+            self._queue.solve()
         if self._result is None:
-            self._result = _Result.of(self._moment.unsolved())
+            self._result = _Result.of(self._moment.moment_matrix())
         return self._result
 
-    def spectrum(self, excess: float = 0.0) -> Spectrum:
-        """Return the spectrum of what was added so far.
+    def spectrum(self, loss_rounding: float = 0.0) -> Spectrum:
+        """Return the spectrum of the rows so far.
 
         Args:
-            excess: See :meth:`RootNoise.excess`; it raises the noise floor by
-                4·excess·λ_1.
+            loss_rounding: See :meth:`.LossRounding.relative_square`; it raises the noise floor by
+                4·loss_rounding·λ_1.
         """
         result = self._results()
         largest = result.spectrum.lambda_max + result.mean_square
-        return result.spectrum.raised(4 * excess * largest)
+        return result.spectrum.with_floor_raised(4 * loss_rounding * largest)
 
     def power(self) -> float:
         """Return the trace before centring: the rows' squared length, per sample or position."""

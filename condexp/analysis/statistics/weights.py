@@ -1,4 +1,4 @@
-"""What is measured of a layer's weight and of the loss's gradient with respect to it."""
+"""Statistics of a layer's weight and of the loss's gradient with respect to it."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.layers.rows import Layer, num_groups, weight_blocks
 from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.analysis.linalg.precision import summable
@@ -19,11 +20,11 @@ from condexp.analysis.vocabulary import SINGULAR_VALUES, Matrix
 
 @dataclass(frozen=True, eq=False)
 class WeightState:
-    """What one process knows of a weight that all have.
+    """Gradients that one process has collected of a weight that all processes share.
 
     Args:
-        dtype: The precision that the layer computes in.
-        gradient: The mean of the gradients; None where none arrived.
+        dtype: Precision in which the layer computes.
+        gradient: Mean of the gradients; None where none arrived.
         num_samples: N over its passes.
         denominator: D over its passes.
     """
@@ -40,17 +41,18 @@ class WeightStatistics:
     Args:
         module: The layer.
         options: ``matrices`` is read.
-        single: There is one pass, and nobody updates the weight before the snapshot is asked for:
-            nothing is copied before then.
-        keeps: Values are kept for a ``domination`` that is asked for later.
+        pass_mode: Under ``ONE_PASS`` nobody updates the weight before the snapshot, so nothing is
+            copied before then.
+        keep_values: Whether values are kept for a ``domination`` that is read later.
     """
 
     def __init__(
-        self, module: Layer, options: AnalysisOptions, *, single: bool, keeps: bool
+        self, module: Layer, options: AnalysisOptions, pass_mode: PassMode, *, keep_values: bool
     ) -> None:
-        self._module, self._options, self._single = module, options, single
-        self._needs_gradient = keeps or not single or options.wants(*SINGULAR_VALUES)
-        self._keeps = keeps
+        one_pass = pass_mode is PassMode.ONE_PASS
+        self._module, self._options, self._one_pass = module, options, one_pass
+        self._needs_gradient = keep_values or not one_pass or options.wants(*SINGULAR_VALUES)
+        self._keep_values = keep_values
         self._weight: Tensor | None = None
         self._norm: Tensor | None = None
         self._dtype = torch.float64
@@ -70,64 +72,63 @@ class WeightStatistics:
         return self._num_samples > 0
 
     def forward(self, dtype: torch.dtype) -> None:
-        """Take note of the weight, once, and of the precision that the layer computes in."""
+        """Note the weight, at the first call, and the precision in which the layer computes."""
         if self._weight is None:
             weight = summable(self._module.weight.detach())
-            self._weight = weight if self._single else weight.clone()
+            self._weight = weight if self._one_pass else weight.clone()
             self._dtype = dtype
 
     def backward(self, grad: Tensor, num_samples: int, denominator: float) -> None:
-        """Take in ∂L/∂W of one backward pass; several are averaged by their denominators.
+        """Add ∂L/∂W of one backward pass; several are averaged by their denominators.
 
         Args:
-            grad: The gradient.
+            grad: Gradient ∂L/∂W.
             num_samples: N of the pass.
-            denominator: D of its loss.
+            denominator: D of the pass's loss.
         """
         grad = summable(grad)
         if self._norm is None and self._weight is not None:
-            self._norm = frobenius_norm(self._weight)  # now that it is in the cache
-        if not self._needs_gradient:  # held, autograd would have to copy it
+            self._norm = frobenius_norm(self._weight)  # it was just used, so it is in the cache
+        if not self._needs_gradient:  # if it were kept, autograd would copy it
             self._grad_norm = frobenius_norm(grad)
         elif self._gradient is None:
-            self._gradient = grad if self._single else grad.clone()
+            self._gradient = grad if self._one_pass else grad.clone()
         else:
             total = self._gradient.double() * self._denominator + grad.double() * denominator
             self._gradient = total / (self._denominator + denominator)
         self._num_samples += num_samples
         self._denominator += denominator
 
-    @property
-    def share(self) -> WeightState | None:
-        """What other processes need to know of several passes; None where there was none."""
+    def state(self) -> WeightState | None:
+        """Return the gradients so far for another process to merge; None without a pass."""
         if self._weight is None:
             return None
         return WeightState(self._dtype, self._gradient, self._num_samples, self._denominator)
 
-    def merge(self, share: WeightState | None) -> None:
-        """Take in what another process has heard.
+    def merge(self, state: WeightState | None) -> None:
+        """Add the gradients of another process.
 
         Args:
-            share: Its tape's.
+            state: State of the other's weight; None has no effect.
         """
-        if share is not None:
-            self.forward(share.dtype)
-            if share.gradient is not None:
-                self.backward(share.gradient, share.num_samples, share.denominator)
+        if state is not None:
+            self.forward(state.dtype)
+            if state.gradient is not None:
+                self.backward(state.gradient, state.num_samples, state.denominator)
 
     def measures(
         self,
         learning_rate: float | None,
         *,
-        excess: float,
+        loss_rounding: float,
         power: float,
     ) -> WeightMeasures:
-        """Measure them; a spectrum that only ``domination`` needs is left until it is asked for.
+        """Compute the measures; a spectrum that only ``domination`` needs waits until it is read.
 
         Args:
-            learning_rate: The optimizer's step length, or None.
-            excess: See :meth:`condexp.analysis.loss.rounding.LossRounding.excess`.
-            power: Σ‖a‖²·Σ‖g‖² of the layer's rows per sample; 0 where not known.
+            learning_rate: Step length of the optimizer, or None.
+            loss_rounding: See :meth:`.LossRounding.relative_square`.
+            power: Product Σ‖a‖²·Σ‖g‖² of the layer's rows per sample; 0 where not known.
 
         Returns:
             The measures.
@@ -140,17 +141,17 @@ class WeightStatistics:
             self._gradient,
             num_groups(self._module),
             self._dtype,
-            excess,
-            self._noise(excess, power),
+            loss_rounding,
+            self._noise(loss_rounding, power),
         )
-        # What is worked out later is of the weight as it is now.
-        values = values.copied() if self._single and self._keeps and not both else values
+        # Domination may be read after the next update, and is to be of the weight as it is now.
+        values = values.copied() if self._one_pass and self._keep_values and not both else values
         weight = values.of_weight() if options.wants(Matrix.WEIGHT) else None
         weight_grad = values.of_gradient() if options.wants(Matrix.WEIGHT_GRAD) else None
         domination_of = Domination(None if both else values, weight, weight_grad)
-        if not self._keeps:
+        if not self._keep_values:
             if options.wants(*SINGULAR_VALUES):
-                domination_of()  # lets go of the values
+                domination_of()  # and the values can be freed
             else:
                 domination_of = Domination(None, None, None)
         grad_norm = self._grad_norm if gradient is None else frobenius_norm(gradient)
@@ -163,40 +164,40 @@ class WeightStatistics:
             effective_lr=effective_lr(self._weight, learning_rate),
         )
 
-    def _noise(self, excess: float, power: float) -> float:
-        """Return what a sum of N products that may cancel, each rounded on its own, is off by."""
+    def _noise(self, loss_rounding: float, power: float) -> float:
+        """Return the squared error of a sum of N products that may cancel, each rounded alone."""
         if self._gradient is None:
             return 0.0
-        relative = torch.finfo(self._dtype).eps ** 2 + excess
+        relative = torch.finfo(self._dtype).eps ** 2 + loss_rounding
         return 4 * relative * power * self._num_samples / self._denominator**2
 
 
 @dataclass(frozen=True, eq=False)
 class _Values:
-    """A weight, its gradient, and what the gradient's rounding makes of its small singular values.
+    """A weight, its gradient, and the gradient's rounding, which hides small singular values.
 
     Args:
-        weight: ``[d_out, ...]``.
-        gradient: The same shape; None where none arrived.
-        groups: Blocks of the layer.
-        dtype: Precision the gradient was computed in.
-        excess: See :meth:`condexp.analysis.loss.rounding.LossRounding.excess`.
-        noise: What its spectrum's floor rises by.
+        weight: Weight ``[d_out, ...]``.
+        gradient: Gradient of the same shape; None where none arrived.
+        groups: Number of the layer's blocks.
+        dtype: Precision in which the gradient was computed.
+        loss_rounding: See :meth:`.LossRounding.relative_square`.
+        noise: Amount by which the gradient's noise floor rises.
     """
 
     weight: Tensor
     gradient: Tensor | None
     groups: int
     dtype: torch.dtype
-    excess: float
+    loss_rounding: float
     noise: float
 
     def copied(self) -> Self:
-        # Nobody else changes a gradient that is held here.
+        # Only the weight: nobody changes a gradient that is kept here.
         return replace(self, weight=self.weight.clone())
 
     def of_weight(self) -> Spectrum:
-        # A weight is what it is; a gradient carries the rounding of its computation.
+        # A weight is exact as it is; a gradient carries the rounding of its computation.
         blocks = weight_blocks(self.groups, self.weight)
         return Spectrum.from_factor(blocks, dtype=torch.float64)
 
@@ -205,17 +206,17 @@ class _Values:
             return None
         blocks = weight_blocks(self.groups, self.gradient)
         spectrum = Spectrum.from_factor(blocks, dtype=torch.float64, row_dtype=self.dtype)
-        return spectrum.raised(self.noise + 4 * self.excess * spectrum.lambda_max)
+        return spectrum.with_floor_raised(self.noise + 4 * self.loss_rounding * spectrum.lambda_max)
 
 
 @dataclass(eq=False)
 class Domination:
-    """σ_max(∂L/∂W) / σ_max(W), when it is called; the values are let go of then.
+    """The ratio σ_max(∂L/∂W) / σ_max(W), computed when it is called; the values are freed then.
 
     Args:
-        values: The weight and its gradient; None where both spectra are known.
-        weight: The spectrum of W Wᵀ, if it is known.
-        weight_grad: That of the gradient.
+        values: Weight and gradient; None where both spectra are known.
+        weight: Spectrum of W Wᵀ, if it is known.
+        weight_grad: Spectrum of the gradient, if it is known.
     """
 
     values: _Values | None

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -67,12 +68,17 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def analyse(
-    case: Case, loss_fn: nn.Module, fisher_type: str = "empirical", **options: object
+    case: Case,
+    loss_fn: nn.Module,
+    fisher_type: str = "empirical",
+    **options: Any,
 ) -> Snapshot:
     model, inputs = case
     targets = targets_of(loss_fn, len(inputs))
-    options = {"precision": "float64", **options}
-    return condexp.analyze(model, loss_fn, inputs, targets, "fisher", fisher_type, **options)  # type: ignore[arg-type]
+    options.setdefault("precision", "float64")
+    return condexp.analyze(
+        model, loss_fn, inputs, targets, "fisher", fisher_type=fisher_type, **options
+    )
 
 
 def targets_of(loss_fn: nn.Module, num_samples: int) -> Tensor:
@@ -138,7 +144,7 @@ def test_mc_is_exact_on_average(loss: type[nn.Module], reduction: str) -> None:
         inputs,
         targets_of(loss_fn, 2),
         ("fisher", "grad_output"),
-        "mc",
+        fisher_type="mc",
         mc_samples=1000,
         layers=["0"],
     )["0"]
@@ -190,7 +196,9 @@ def test_the_weights_own_gradient_is_of_the_datas_loss(fisher_type: str) -> None
     model, inputs = cases.mlp(), cases.normal(6, 4)
     targets, matrices = cases.labels(6, 3), ("grad_output", "weight_grad")
     expected = condexp.analyze(model, CROSS_ENTROPY, inputs, targets, matrices)
-    given = condexp.analyze(model, CROSS_ENTROPY, inputs, targets, matrices, fisher_type)
+    given = condexp.analyze(
+        model, CROSS_ENTROPY, inputs, targets, matrices, fisher_type=fisher_type
+    )
     for name in expected.layers:
         assert given[name].grad_norm == expected[name].grad_norm
         assert given[name].domination == expected[name].domination
@@ -243,7 +251,7 @@ def test_one_sample_and_one_position_make_fisher_and_kfac_equal(fisher_type: str
     model, inputs, targets = cases.mlp(), cases.normal(1, 4), cases.labels(1, 3)
     matrices = ("fisher", "kfac")
     kfac_equals_fisher(
-        condexp.analyze(model, CROSS_ENTROPY, inputs, targets, matrices, fisher_type)
+        condexp.analyze(model, CROSS_ENTROPY, inputs, targets, matrices, fisher_type=fisher_type)
     )
 
 
@@ -256,7 +264,7 @@ def test_a_deep_linear_net_with_exact_labels_has_equal_fisher_and_kfac() -> None
         cases.normal(9, 4),
         cases.normal(9, 4, seed=3),
         ("fisher", "kfac", "input", "grad_output"),
-        "exact",
+        fisher_type="exact",
     )
     kfac_equals_fisher(snapshot)
     for record in snapshot.records:

@@ -55,7 +55,9 @@ def test_batches_make_one_matrix(
     pieces = [(inputs[part], targets[part]) for part in (slice(0, 1), slice(1, 4), slice(4, 6))]
     batches = iter(pieces) if one_way else pieces
     given = analyze_batches(model, CROSS_ENTROPY, batches, options)
-    expected = condexp.analyze(model, CROSS_ENTROPY, inputs, targets, MATRICES, fisher_type)
+    expected = condexp.analyze(
+        model, CROSS_ENTROPY, inputs, targets, MATRICES, fisher_type=fisher_type
+    )
     same_snapshots(given, expected)
     assert given.num_samples == 6
 
@@ -75,10 +77,18 @@ def test_a_recorder_and_analyze_agree_and_a_limit_changes_nothing(
     case: tuple[nn.Module, Tensor, Tensor], fisher_type: str
 ) -> None:
     model, inputs, targets = case
-    expected = condexp.analyze(model, CROSS_ENTROPY, inputs, targets, MATRICES, fisher_type)
+    expected = condexp.analyze(
+        model, CROSS_ENTROPY, inputs, targets, MATRICES, fisher_type=fisher_type
+    )
     for limit in (60_000, 200_000, 10**9):
         given = condexp.analyze(
-            model, CROSS_ENTROPY, inputs, targets, MATRICES, fisher_type, memory_limit=limit
+            model,
+            CROSS_ENTROPY,
+            inputs,
+            targets,
+            MATRICES,
+            fisher_type=fisher_type,
+            memory_limit=limit,
         )
         same_snapshots(given, expected)
     if fisher_type == "empirical":
@@ -88,21 +98,21 @@ def test_a_recorder_and_analyze_agree_and_a_limit_changes_nothing(
 
 
 def test_a_limit_divides_the_layers_into_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each group back-propagates all signals again, and hears its own layers alone."""
+    """Each group back-propagates all signals again, and measures its own layers alone."""
     model, inputs, targets = cases.resnet().eval(), cases.normal(6, 2, 16, 16), cases.labels(6, 3)
-    sweeps: list[list[str]] = []
-    sweep = MeasurementHooks.sweep
+    groups: list[list[str]] = []
+    extra_backward = MeasurementHooks.extra_backward
 
     def noted(self: MeasurementHooks, names: list[str], num_signals: int) -> object:
-        sweeps.append(list(names))
-        return sweep(self, names, num_signals)
+        groups.append(list(names))
+        return extra_backward(self, names, num_signals)
 
-    monkeypatch.setattr(MeasurementHooks, "sweep", noted)
+    monkeypatch.setattr(MeasurementHooks, "extra_backward", noted)
     snapshot = condexp.analyze(
-        model, CROSS_ENTROPY, inputs, targets, "fisher", "exact", memory_limit=60_000
+        model, CROSS_ENTROPY, inputs, targets, "fisher", fisher_type="exact", memory_limit=60_000
     )
-    assert len(sweeps) > 1
-    assert tuple(name for names in sweeps for name in names) == snapshot.layers
+    assert len(groups) > 1
+    assert tuple(name for names in groups for name in names) == snapshot.layers
 
 
 @pytest.mark.parametrize("fisher_type", ["empirical", "exact"])

@@ -216,7 +216,7 @@ def test_merged_moments_are_those_of_all_rows(
     assert (merged.num_rows, merged.num_samples) == (whole.num_rows, whole.num_samples)
     spectra = merged.spectrum().eigenvalues, whole.spectrum().eigenvalues
     assert torch.allclose(*spectra, rtol=1e-9, atol=1e-9)
-    squares = [float(moment.unsolved().mean_square) for moment in (merged, whole)]
+    squares = [float(moment.moment_matrix().mean_square) for moment in (merged, whole)]
     assert squares[0] == pytest.approx(squares[1], rel=1e-12)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as tree
 
-from condexp.analysis.layers.calls import ForwardPass
+from condexp.analysis.layers.calls import ForwardPass, PassMode
 from condexp.analysis.layers.rows import Layer
 from condexp.analysis.linalg.moments import Scale, SecondMoment
 from condexp.analysis.linalg.spectrum import Spectrum
@@ -16,6 +16,7 @@ from condexp.analysis.loss.denominator import loss_denominator
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot
 from condexp.analysis.statistics.layer import LayerStatistics
+from condexp.analysis.statistics.moment import SolveQueue
 from condexp.analysis.vocabulary import Matrix
 from tests.cases import normal
 
@@ -136,15 +137,17 @@ def test_everything_of_a_layer(
         del module.weight
         module.weight = place(weight)
         chosen = AnalysisOptions(tuple(Matrix), **options)  # type: ignore[arg-type]
-        tape = LayerStatistics("layer", module, chosen, streaming=False)
+        statistics = LayerStatistics(
+            "layer", module, chosen, pass_mode=PassMode.USER_PASSES, queue=SolveQueue()
+        )
         for number in (0, 1):
             current = ForwardPass(number, 7, 7.0)
-            tape.forward(place(inputs.to(row_dtype)), place(output), current)
-            tape.backward(place(output.sin()), current, 0)
-            tape.weight_backward(place(weight.cos()), current)
-        plain = tape.plain()
+            statistics.forward(place(inputs.to(row_dtype)), place(output), current)
+            statistics.backward(place(output.sin()), current, 0)
+            statistics.weight_backward(place(weight.cos()), current)
+        plain = statistics.plain()
         assert plain is not None
-        records.append(tape.record(plain, 0.1))
+        records.append(statistics.record(plain, 0.1))
     assert_equal(*records)
 
 

@@ -266,9 +266,9 @@ def test_what_centring_takes_away_was_rounded_too() -> None:
 def test_a_raised_floor_hides_what_lies_under_it() -> None:
     values = torch.diag(torch.tensor([1.0, 1e-3, 1e-6], dtype=torch.float64))
     spectrum = Spectrum.from_matrix(values, dtype=torch.float64, num_rows=9)
-    raised = spectrum.raised(1e-5)
+    raised = spectrum.with_floor_raised(1e-5)
     assert (spectrum.rank, raised.rank) == (3, 2)
     assert raised.noise_floor == spectrum.noise_floor + 1e-5
-    assert spectrum.raised(0.0) is spectrum
-    nothing = spectrum.raised(2.0)
+    assert spectrum.with_floor_raised(0.0) is spectrum
+    nothing = spectrum.with_floor_raised(2.0)
     assert (nothing.status, nothing.rank, nothing.lambda_max) == (SpectrumStatus.ZERO, 0, 0)

@@ -141,11 +141,11 @@ def test_what_remains_is_the_same_before_and_after_a_log_softmax() -> None:
 
 def test_without_a_gradient_nothing_is_added() -> None:
     noise = LossRounding(nn.CrossEntropyLoss())
-    assert noise.excess() == 0
-    noise.listener(torch.zeros(2, 3), 2.0)(torch.zeros(2, 3))
-    assert noise.excess() == 0
-    noise.listener(torch.zeros(2, 3), 2.0)(torch.full((2, 3), math.nan))
-    assert noise.excess() == 0
+    assert noise.relative_square() == 0
+    noise.output_hook(torch.zeros(2, 3), 2.0)(torch.zeros(2, 3))
+    assert noise.relative_square() == 0
+    noise.output_hook(torch.zeros(2, 3), 2.0)(torch.full((2, 3), math.nan))
+    assert noise.relative_square() == 0
 
 
 @pytest.mark.parametrize("scale", [1e-4, 10**-4.5])

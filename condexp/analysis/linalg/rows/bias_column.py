@@ -1,4 +1,4 @@
-"""Rows that end with a 1: a bias as one more weight."""
+"""Rows with a last column of ones, which makes a bias one more weight."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -12,7 +12,7 @@ from condexp.analysis.linalg.rows.dense import Rows
 
 @dataclass(frozen=True, eq=False)
 class WithOne:
-    """Rows with a 1 after the last feature: what a bias is multiplied with.
+    """Rows with a 1 after the last feature, by which a bias is multiplied.
 
     Args:
         rows: The rows without it.
@@ -22,12 +22,12 @@ class WithOne:
 
     @property
     def num_rows(self) -> int:
-        """R."""
+        """The number R of rows."""
         return self.rows.num_rows
 
     @property
     def num_features(self) -> int:
-        """D."""
+        """The length of a row: that of the rows without the 1, and 1."""
         return self.rows.num_features + 1
 
     @property
@@ -37,7 +37,7 @@ class WithOne:
 
     @property
     def factor(self) -> float:
-        """1: they are what they are."""
+        """1: the factor of the rows is applied already."""
         return 1.0
 
     @property
@@ -52,7 +52,7 @@ class WithOne:
 
     @property
     def version(self) -> int:
-        """Counts changes of the rows."""
+        """Number of in-place changes of the rows."""
         return self.rows.version
 
     def dense(self) -> Tensor:
@@ -60,17 +60,17 @@ class WithOne:
         rows = self.rows.dense()
         return torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
 
-    def reference(self) -> Tensor:
-        """Return that of the rows; nothing is subtracted from the ones."""
-        return self.rows.reference()
+    def approximate_mean(self) -> Tensor:
+        """Return the reference of the rows; nothing is subtracted from the ones."""
+        return self.rows.approximate_mean()
 
-    def spread(self, reference: Tensor) -> Tensor:
+    def reference_by_feature(self, reference: Tensor) -> Tensor:
         """Return the reference by feature, 0 for the ones."""
-        return F.pad(self.rows.spread(reference), (0, 1))
+        return F.pad(self.rows.reference_by_feature(reference), (0, 1))
 
-    def less(self, reference: Tensor, dtype: torch.dtype) -> Self:
+    def minus(self, reference: Tensor, dtype: torch.dtype) -> Self:
         """Return the rows minus a reference, and the ones."""
-        return replace(self, rows=self.rows.less(reference, dtype))
+        return replace(self, rows=self.rows.minus(reference, dtype))
 
     def sums(self) -> Tensor:
         """Return Σ r."""
@@ -90,6 +90,6 @@ class WithOne:
         """Return r_i·r_j."""
         return self.rows.gram(dtype).double() * self.rows.factor**2 + 1
 
-    def kept(self) -> Self:
+    def copy(self) -> Self:
         """Return a copy."""
-        return replace(self, rows=self.rows.kept())
+        return replace(self, rows=self.rows.copy())

@@ -1,4 +1,4 @@
-"""Rows whose second moment is taken: plain ones, and what every kind of row can do."""
+"""Protocol of rows whose second moment is taken, and its plain implementation."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
@@ -42,22 +42,22 @@ class Rows(Protocol):
 
     @property
     def num_bytes(self) -> int:
-        """Memory that they take as they are."""
+        """Memory of the rows as they are stored."""
 
     @property
     def version(self) -> int:
-        """Counts changes in place of what they are made of."""
+        """Number of in-place changes of the tensors that hold the rows."""
 
     def dense(self) -> Tensor:
         """Return all rows, ``[groups, R, d]``."""
 
-    def reference(self) -> Tensor:
-        """Return the rows' mean, about: see :func:`as_reference`."""
+    def approximate_mean(self) -> Tensor:
+        """Return about the rows' mean, as a reference to subtract; see :func:`as_reference`."""
 
-    def spread(self, reference: Tensor) -> Tensor:
+    def reference_by_feature(self, reference: Tensor) -> Tensor:
         """Return a reference by feature, ``[groups, d]`` float64."""
 
-    def less(self, reference: Tensor, dtype: torch.dtype) -> "Rows":
+    def minus(self, reference: Tensor, dtype: torch.dtype) -> "Rows":
         """Return the rows minus a reference, subtracted in their precision or a finer one."""
 
     def sums(self) -> Tensor:
@@ -71,13 +71,13 @@ class Rows(Protocol):
 
     @property
     def factor(self) -> float:
-        """What all rows are multiplied by; only :meth:`gram` leaves that to others."""
+        """Number by which all rows are multiplied; only :meth:`gram` leaves that to its caller."""
 
     def gram(self, dtype: torch.dtype) -> Tensor:
         """Return r_i·r_j / factor² in a precision, ``[groups, R, R]`` float64 or in that one."""
 
-    def kept(self) -> Self:
-        """Return rows that nobody else can change."""
+    def copy(self) -> Self:
+        """Return a copy, which nobody else can change."""
 
 
 def version_of(tensor: Tensor) -> int:
@@ -89,8 +89,8 @@ def as_reference(mean: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a mean that can be subtracted from rows of a precision as it is.
 
     Args:
-        mean: float64.
-        dtype: The rows'.
+        mean: Mean of the rows, float64.
+        dtype: Precision of the rows.
 
     Returns:
         The mean, to the 24 bits that float32 holds if that is the precision; 0 where not finite.
@@ -104,11 +104,11 @@ def as_reference(mean: Tensor, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class DenseRows:
-    """Rows as they are, times a factor.
+    """Rows that are laid out in a tensor, times a factor.
 
     Args:
         values: ``[groups, R, d]``, float32 or float64 (see :func:`summable`).
-        factor: What all values are multiplied by.
+        factor: Number by which all values are multiplied.
     """
 
     values: Tensor
@@ -116,7 +116,7 @@ class DenseRows:
 
     @classmethod
     def of(cls, values: Tensor) -> Self:
-        """Take rows of any floating dtype, on any device.
+        """Return rows from a tensor of any floating dtype, on any device.
 
         Args:
             values: ``[groups, R, d]``.
@@ -153,22 +153,22 @@ class DenseRows:
 
     @property
     def version(self) -> int:
-        """Counts changes of the values."""
+        """Number of in-place changes of the values."""
         return version_of(self.values)
 
     def dense(self) -> Tensor:
         """Return the rows."""
         return self.values if self.factor == 1 else self.values * self.factor
 
-    def reference(self) -> Tensor:
+    def approximate_mean(self) -> Tensor:
         """Return the mean row, ``[groups, 1, d]``."""
         return as_reference(self.sums() / self.num_rows, self.dtype)[:, None]
 
-    def spread(self, reference: Tensor) -> Tensor:
+    def reference_by_feature(self, reference: Tensor) -> Tensor:
         """Return the reference itself, in float64."""
         return reference.squeeze(1)
 
-    def less(self, reference: Tensor, dtype: torch.dtype) -> "DenseRows":
+    def minus(self, reference: Tensor, dtype: torch.dtype) -> "DenseRows":
         """Return the rows minus a reference."""
         wide = torch.promote_types(self.dtype, dtype)
         return DenseRows(self.dense().to(wide) - reference.to(wide))
@@ -198,6 +198,6 @@ class DenseRows:
             lambda factor: inner_products(scaled(self.values, factor), dtype), self.values, dtype
         )
 
-    def kept(self) -> Self:
+    def copy(self) -> Self:
         """Return a copy."""
         return replace(self, values=self.values.clone())

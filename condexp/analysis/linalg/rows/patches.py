@@ -1,4 +1,4 @@
-"""Convolution patches: a convolution as a linear layer on the windows it looks at."""
+"""Convolution patches, on which a convolution is a linear layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

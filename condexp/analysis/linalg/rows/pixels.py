@@ -1,4 +1,4 @@
-"""Images whose pixels are rows, not laid out as such for what is asked most."""
+"""Pixels of images as rows, which sums and products do not lay out."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,8 +21,8 @@ class PixelRows:
 
     Args:
         images: ``[N, C, H, W]``, float32 or float64.
-        groups: Blocks of channels.
-        factor: What all values are multiplied by.
+        groups: Number of blocks of channels.
+        factor: Number by which all values are multiplied.
     """
 
     images: Tensor
@@ -56,24 +56,24 @@ class PixelRows:
 
     @property
     def version(self) -> int:
-        """Counts changes of the images."""
+        """Number of in-place changes of the images."""
         return version_of(self.images)
 
     def dense(self) -> Tensor:
         """Return the rows."""
         return self._laid_out.dense()
 
-    def reference(self) -> Tensor:
+    def approximate_mean(self) -> Tensor:
         """Return the mean row, ``[groups, 1, d]``."""
-        return self._laid_out.reference()
+        return self._laid_out.approximate_mean()
 
-    def spread(self, reference: Tensor) -> Tensor:
+    def reference_by_feature(self, reference: Tensor) -> Tensor:
         """Return the reference itself, in float64."""
-        return self._laid_out.spread(reference)
+        return self._laid_out.reference_by_feature(reference)
 
-    def less(self, reference: Tensor, dtype: torch.dtype) -> DenseRows:
+    def minus(self, reference: Tensor, dtype: torch.dtype) -> DenseRows:
         """Return the rows minus a reference."""
-        return self._laid_out.less(reference, dtype)
+        return self._laid_out.minus(reference, dtype)
 
     def sums(self) -> Tensor:
         """Return Σ r."""
@@ -97,7 +97,7 @@ class PixelRows:
         """Return r_i·r_j of the values."""
         return self._laid_out.gram(dtype)
 
-    def kept(self) -> Self:
+    def copy(self) -> Self:
         """Return a copy."""
         return replace(self, images=self.images.clone())
 

@@ -1,4 +1,4 @@
-"""What a convolution's moment is made of: which pixels are multiplied with which."""
+"""Plans of the pixels that are multiplied with each other for a convolution's second moment."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -56,14 +56,14 @@ class BlockRow(NamedTuple):
 
 @dataclass(frozen=True)
 class ShiftPlan:
-    """What a window's blocks are made of, for images of one size.
+    """The products of which a window's blocks are made, for images of one size.
 
     Attributes:
         gaps: Lines of zeros below an image, and to the right of it.
         runs: The products of all pixels.
         farthest: Pixels that the last of them looks ahead.
         rows: The blocks by offset.
-        lines: What parts are made of.
+        lines: Border lines, of which the parts are made.
         num_parts: Number of all parts.
     """
 
@@ -76,13 +76,13 @@ class ShiftPlan:
 
 
 def plan_shifts(window: Window, size: Offset, most: int, device: torch.device) -> ShiftPlan:
-    """Say what is to be taken away from all pixels' products at each pair of offsets.
+    """Plan what is subtracted from all pixels' products at each pair of offsets.
 
     Args:
         window: The window.
         size: (H, W) of the images.
         most: Largest number of shifts in a run.
-        device: Where the plan's numbers will be needed.
+        device: Device on which the plan's numbers will be needed.
 
     Returns:
         The plan.

@@ -1,4 +1,4 @@
-"""Products of images with themselves, shifted: what a convolution's moment is made of."""
+"""Products of images with themselves, shifted, of which a convolution's second moment is made."""
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class ShiftedProducts:
         images: ``[N, C, H, W]``.
         window: The window.
         dtype: Working precision.
-        reference: What is subtracted from each channel, ``[groups, C / groups]``; None: nothing.
+        reference: Number subtracted from each channel, ``[groups, C / groups]``; None for nothing.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class ShiftedProducts:
         """Take Σ over samples of a line's pixels and those ahead of each: of all, and of some.
 
         Args:
-            parts: Where to put them.
-            line: The line.
+            parts: Tensor that the sums are written to.
+            line: The line of pixels.
         """
         padded, (ahead, num) = self._padded, line.run
         groups, num_samples, channels = len(padded), padded.shape[1], padded.shape[-1]

@@ -34,9 +34,9 @@ class PatchRows:
     Args:
         images: ``[N, C, H, W]``, float32 or float64, padded already where it is not by a constant.
         window: A window of stride 1.
-        subtracted: What is subtracted of each channel, ``[groups, C / groups]`` float64, from the
-            padding too; None: nothing.
-        working_dtype: The precision of products of rows from which it is.
+        subtracted: Number subtracted from each channel, ``[groups, C / groups]`` float64, in the
+            padding too; None for nothing.
+        working_dtype: Precision of the products of rows from which something was subtracted.
     """
 
     images: Tensor
@@ -62,7 +62,7 @@ class PatchRows:
 
     @property
     def factor(self) -> float:
-        """1: they are what they are."""
+        """1: patches are not scaled."""
         return 1.0
 
     @property
@@ -77,23 +77,23 @@ class PatchRows:
 
     @property
     def version(self) -> int:
-        """Counts changes of the images."""
+        """Number of in-place changes of the images."""
         return version_of(self.images)
 
     def dense(self) -> Tensor:
         """Return all patches, features in the order of this class."""
         return self._by_offset(unfold_patches(self.images, self.window))
 
-    def reference(self) -> Tensor:
+    def approximate_mean(self) -> Tensor:
         """Return the mean of each channel, ``[groups, C / groups]``."""
         mean = self._sum_image.mean((-2, -1)) / len(self.images)
         return torch.unflatten(as_reference(mean, self.dtype), 0, (self.window.groups, -1))
 
-    def spread(self, reference: Tensor) -> Tensor:
+    def reference_by_feature(self, reference: Tensor) -> Tensor:
         """Return a reference by feature: a channel's at every offset."""
         return reference.repeat(1, len(self._offsets))
 
-    def less(self, reference: Tensor, dtype: torch.dtype) -> Self:
+    def minus(self, reference: Tensor, dtype: torch.dtype) -> Self:
         """Return the patches minus a reference."""
         return replace(self, subtracted=reference, working_dtype=dtype)
 
@@ -124,7 +124,7 @@ class PatchRows:
             return self._laid_out.gram(dtype)
         return in_range(lambda factor: self._gram(factor, dtype), self.images, dtype)
 
-    def kept(self) -> Self:
+    def copy(self) -> Self:
         """Return a copy."""
         return replace(self, images=self.images.clone())
 
@@ -143,7 +143,7 @@ class PatchRows:
         rows = DenseRows(self.dense())
         if self.subtracted is None:
             return rows
-        return rows.less(self.spread(self.subtracted)[:, None], self.working_dtype)
+        return rows.minus(self.reference_by_feature(self.subtracted)[:, None], self.working_dtype)
 
     @property
     def _num_channels(self) -> int:

@@ -57,8 +57,9 @@ def test_moments_equal_those_of_explicit_patches(window: Window, size: tuple[int
     assert close(rows.products(torch.float64), plain.mT @ plain)
     assert rows.square_sum() == pytest.approx(float(plain.square().sum()), rel=1e-13)
     assert close(rows.gram(torch.float64), plain @ plain.mT)
-    reference = rows.reference()
-    less, shifted = rows.less(reference, torch.float64), plain - rows.spread(reference)[:, None]
+    reference = rows.approximate_mean()
+    less = rows.minus(reference, torch.float64)
+    shifted = plain - rows.reference_by_feature(reference)[:, None]
     assert close(less.sums(), shifted.sum(1))
     assert close(less.products(torch.float64), shifted.mT @ shifted)
     one = WithOne(rows)
