@@ -93,7 +93,8 @@ class NetworkStatistics:
                 f"({', '.join(self._modules)})."
             )
         excess = 0.0 if self.root_noise is None else self.root_noise.excess()
-        # First, while torch's threads come to rest, which the solver's shall not share a core with.
+        # Cheap measures first: torch's intra-op threads still spin and would compete with the
+        # solver's.
         plain = {name: tape.plain() for name, tape in self._tapes.items()}
         mine = {
             name: self[name].record(measures, self._learning_rate, excess)
@@ -123,7 +124,7 @@ class NetworkStatistics:
         return self._new_tape(name, module, fisher=fisher, streaming=streaming)
 
     def _unite(self, communicator: Communicator) -> list[str]:
-        """Keep the layers that this rank works out, with what all have heard.
+        """Gather each layer's statistics on the rank that solves it, and keep only those.
 
         Returns:
             The names of all layers.
