@@ -50,7 +50,7 @@ class Attempt:
         prepared: The checked experiment.
         status_writer: Says how far the run is.
         stop: What it was asked to stop for.
-        processes: The run's.
+        workers: The other ranks of the run.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Attempt:
         prepared: PreparedRun,
         status_writer: StatusWriter,
         stop: StopRequests,
-        processes: WorkerGroup,
+        workers: WorkerGroup,
     ) -> None:
         self._prepared, self._status_writer, self._stop = prepared, status_writer, stop
-        self._processes = processes
+        self._workers = workers
         self._folder = prepared.folder
         self._results = prepared.folder / FILE_NAME
         config_sha256 = hashlib.sha256(prepared.spec.config_yaml.encode()).hexdigest()
@@ -131,7 +131,7 @@ class Attempt:
         prepared, checkpoint = self._prepared, self._checkpoint
         if checkpoint is not None and checkpoint.state is not RunState.UNFINISHED:
             return checkpoint.state
-        communicator = self._processes.start(
+        communicator = self._workers.start(
             checkpoint, lambda death: self._status_writer.write(State.FAILED, death)
         )
         trainer, start = build_trainer(prepared, communicator), 0
@@ -153,7 +153,7 @@ class Attempt:
         sinks: list[Sink] = [writer, self._status_writer, observer]
         outcome = trainer.train(sinks, start=start, pause=checkpointer.pause)
         checkpointer.save(outcome.num_steps_done, outcome.state)
-        self._processes.mark_finished()
+        self._workers.mark_finished()
         return outcome.state
 
     def _seal(self) -> None:

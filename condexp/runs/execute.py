@@ -56,11 +56,11 @@ def run_experiment(config: Config, observer: Observer) -> RunResult:
         KeyboardInterrupt: At a second Ctrl-C, after the state ``interrupted`` was stored.
     """
     prepared = prepare(config)
-    with WorkerGroup(prepared) as processes:
-        if processes.env is not None and processes.env.rank > 0:
-            return run_worker(prepared, processes)
+    with WorkerGroup(prepared) as workers:
+        if workers.env is not None and workers.env.rank > 0:
+            return run_worker(prepared, workers)
         stored = stored_result(prepared.folder, config.run.on_existing)
-        result = stored or _run(prepared, observer, processes)
+        result = stored or _run(prepared, observer, workers)
     observer.finished(result)
     return result
 
@@ -97,7 +97,7 @@ def stored_result(folder: Path, on_existing: str) -> RunResult | None:
     return RunResult(folder, state, stored=True)
 
 
-def _run(prepared: PreparedRun, observer: Observer, processes: WorkerGroup) -> RunResult:
+def _run(prepared: PreparedRun, observer: Observer, workers: WorkerGroup) -> RunResult:
     folder, results = prepared.folder, prepared.folder / FILE_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _run(prepared: PreparedRun, observer: Observer, processes: WorkerGroup) -> R
     earlier = _earlier(prepared)
     status_writer = StatusWriter(folder, prepared.plan, earlier)
     with stop_requests() as stop, ExitStack() as log:
-        attempt = Attempt(prepared, status_writer, stop, processes)
+        attempt = Attempt(prepared, status_writer, stop, workers)
         try:
             with as_results_error(results, "Nothing was changed"), locked(results):
                 log.enter_context(run_log(folder / "run.log", append=earlier is not None))
@@ -122,8 +122,8 @@ def _run(prepared: PreparedRun, observer: Observer, processes: WorkerGroup) -> R
             raise
         except (Exception, SystemExit) as error:  # a library's exit must not end a grid
             logger.exception("failed")
-            dead = processes.dead_worker(error)
-            processes.give_up()
+            dead = workers.dead_worker(error)
+            workers.give_up()
             return _failed(folder, status_writer, InputError(dead) if dead else error)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from condexp.analysis.communicator import SINGLE_PROCESS
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
-from tests.training.scenarios import SCENARIOS, Numbers
+from tests.training.distributed.scenarios import SCENARIOS, Numbers
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -29,7 +29,7 @@ def ranks(
         subprocess.Popen(
             [
                 sys.executable,
-                *("-W", "ignore", "-m", "tests.training.ranks"),
+                *("-W", "ignore", "-m", "tests.training.distributed.ranks"),
                 *(str(rank), str(world_size), str(folder / "meeting"), str(folder / f"{rank}.pt")),
             ],
             cwd=ROOT,

@@ -1,4 +1,4 @@
-"""What one process and several have to agree on; run by each rank of tests/training/ranks.py."""
+"""What one process and several have to agree on; each rank of ``ranks.py`` runs it."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""One rank of a group that runs every scenario; see ``main`` for its arguments."""
+"""One rank of a group that runs every scenario, started with the arguments of ``main``."""
 
 import sys
 from datetime import timedelta
@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
-from tests.training.scenarios import SCENARIOS
+from tests.training.distributed.scenarios import SCENARIOS
 
 
 def main(rank: int, world_size: int, meeting_point: Path, results: Path) -> None:
