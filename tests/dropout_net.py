@@ -1,8 +1,14 @@
 """A small network with everything whose state a run of several processes has to keep."""
 
-import time
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 
 from torch import Tensor, nn
+
+from tests.waiting import wait_until
 
 
 def build() -> nn.Module:
@@ -48,15 +54,31 @@ def plain_norm() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), norm, nn.Linear(8, 10))
 
 
-class Paced(nn.Module):
-    """Takes half a second for a batch of training."""
+class Held(nn.Module):
+    """Says in the folder ``HELD`` that its process trains, and waits until one got a signal."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = build()
+        self.folder = os.environ.get("HELD")
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if self.training:
-            time.sleep(0.5)
+        if self.folder and self.training and len(inputs) == 5:
+            folder, self.folder = Path(self.folder), None
+            for number in (signal.SIGTERM, signal.SIGUSR2):
+                signal.signal(number, letting_go(folder, signal.getsignal(number)))
+            (folder / str(os.getpid())).touch()
+            wait_until((folder / "signal").exists)
         outputs: Tensor = self.net(inputs)
         return outputs
+
+
+def letting_go(folder: Path, before: object) -> Callable[[int, FrameType | None], None]:
+    """A handler that tells all who wait, after what was done at a signal before."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if callable(before):
+            before(number, frame)
+        (folder / "signal").touch()
+
+    return handle

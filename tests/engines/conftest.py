@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import GUARD_SECONDS
+
 SCRIPT = Path(__file__).parent / "slurm_one_node.sh"
 # Of a session inside a cluster's job: they would speak of another Slurm.
 FOREIGN = ("SLURM_", "SBATCH_", "SQUEUE_", "SRUN_", "SUBMITIT_")
@@ -27,7 +29,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         try:
             call("up", folder)
             yield folder
-            subprocess.run(["scancel", "--me"], check=False, timeout=30)
+            subprocess.run(["scancel", "--me"], check=False, timeout=GUARD_SECONDS)
         finally:
             call("down", folder)
 
@@ -41,7 +43,7 @@ def call(what: str, folder: Path) -> None:
             stderr=log,
             stdin=subprocess.DEVNULL,
             check=False,
-            timeout=120,
+            timeout=GUARD_SECONDS,
         )
         log.seek(0)
         assert done.returncode == 0, log.read()

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,8 @@ import pytest
 import torch
 
 from condexp.cli.main import main
+from tests import waiting
+from tests.waiting import GUARD_SECONDS
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("slurm")]
 MODEL = """
@@ -89,16 +90,16 @@ def grid(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def say(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=GUARD_SECONDS
+    )
+    return done.stdout
 
 
-def wait_until(what: Callable[[], Any], process: "subprocess.Popen[str]", seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, f"not within {seconds} s\n{say('squeue', '--long')}"
-        time.sleep(0.2)
-    return found
+def wait_until(what: Callable[[], Any], process: "subprocess.Popen[str]") -> None:
+    """Wait for something that a grid's jobs do, while its command goes on."""
+    waiting.wait_until(lambda: what() or process.poll() is not None)
+    assert process.poll() is None, process.communicate()[0]
 
 
 def status(name: str, root: str = "outputs") -> dict[str, Any]:
@@ -150,26 +151,24 @@ def test_a_grid_of_eight_through_limits_a_preemption_and_a_scancel(
     for name in ("preempted", "cancelled", "slow"):
         (folder / "pace" / name).touch()
     sweep = f"model.kwargs.name={','.join(NAMES)}"
-    start = time.monotonic()
     with grid(sweep) as process:
-        wait_until(lambda: trains("preempted") and trains("cancelled"), process, 120)
+        wait_until(lambda: trains("preempted") and trains("cancelled"), process)
         # A job of more right to the node takes both cores.
         high = ("sbatch", "--partition=high", "--ntasks=2", "--mem=100", "--output=/dev/null")
         say(*high, "--wrap=true")
         preempted, cancelled = number_of("preempted"), number_of("cancelled")
-        wait_until(lambda: requeues("preempted") and requeues("cancelled"), process, 60)
+        wait_until(lambda: requeues("preempted") and requeues("cancelled"), process)
         told = (slurm / "slurmctld.log").read_text()
         assert f"preemption grace time for JobId={preempted}" in told
         (folder / "pace" / "preempted").unlink()
-        wait_until(lambda: trains("cancelled"), process, 120)
+        wait_until(lambda: trains("cancelled"), process)
         say("scancel", cancelled)
-        wait_until(lambda: status("cancelled")["state"] == "interrupted", process, 30)
+        wait_until(lambda: status("cancelled")["state"] == "interrupted", process)
         (folder / "pace" / "cancelled").unlink()
-        wait_until(lambda: status("slow")["step"], process, 180)
-        wait_until(lambda: requeues("slow") == 2, process, 300)
+        wait_until(lambda: status("slow")["step"], process)
+        wait_until(lambda: requeues("slow") == 2, process)
         (folder / "pace" / "slow").unlink()
-        out = process.communicate(timeout=240)[0]
-    print(out, f"{time.monotonic() - start:.0f} s")  # noqa: T201 - shown where the test fails
+        out = process.communicate(timeout=GUARD_SECONDS)[0]
     assert process.returncode == 1, out
     assert "7 complete, 1 cancelled" in out
     assert f"Slurm's job {cancelled}: cancelled; the same command resumes it" in out
@@ -184,7 +183,7 @@ def test_a_grid_of_eight_through_limits_a_preemption_and_a_scancel(
     assert requeues("slow") == 2
     # The same command: the cancelled one alone.
     with grid(sweep) as process:
-        out = process.communicate(timeout=120)[0]
+        out = process.communicate(timeout=GUARD_SECONDS)[0]
     assert process.returncode == 0, out
     assert out.count("complete (stored)") == 7
     assert "1 job in Slurm's queue" in out
@@ -200,9 +199,9 @@ def test_the_jobs_outlive_the_command_which_then_waits_for_them_again(folder: Pa
         (folder / "pace" / name).touch()
     sweep = "model.kwargs.name=one,two,three"
     with grid(sweep) as process:
-        wait_until(lambda: trains("one") and trains("two"), process, 120)
+        wait_until(lambda: trains("one") and trains("two"), process)
         os.kill(process.pid, signal.SIGINT)
-        out = process.communicate(timeout=30)[0]
+        out = process.communicate(timeout=GUARD_SECONDS)[0]
     assert process.returncode == 130, out
     assert "left to Slurm" in out
     assert "2 runs elsewhere, 1 not started" in out
@@ -212,7 +211,7 @@ def test_the_jobs_outlive_the_command_which_then_waits_for_them_again(folder: Pa
         assert any("in the queue already, as Slurm's job" in line for line in process.stdout)
         for name in ("one", "two", "three"):
             (folder / "pace" / name).unlink()
-        out = process.communicate(timeout=120)[0]
+        out = process.communicate(timeout=GUARD_SECONDS)[0]
     # Those that ran were left alone, and their results were there in the end.
     assert process.returncode == 0, out
     assert "3 complete" in out

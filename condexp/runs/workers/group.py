@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -27,7 +27,11 @@ from condexp.training.distributed.environment import DistributedEnv
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
 
 NUMBERS = [int(number) for number in SIGNALS]
-IGNORING = f"import signal; [signal.signal(number, signal.SIG_IGN) for number in {NUMBERS}]; "
+# A process is started with these signals blocked, so that none ends it before it ignores them.
+IGNORING = (
+    f"import signal; [signal.signal(number, signal.SIG_IGN) for number in {NUMBERS}]; "
+    f"signal.pthread_sigmask(signal.SIG_UNBLOCK, {NUMBERS}); "
+)
 COMMAND = (sys.executable, "-c", IGNORING + START.format("condexp.runs.workers.main"))
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 20.0  # for this process to notice by itself that a worker has died
@@ -160,7 +164,8 @@ class WorkerGroup:
         store = TCPStore(address, 0, world_size, is_master=True, wait_for_workers=False)
         env = DistributedEnv(0, world_size, 0, world_size, address, store.port, "condexp")
         for rank in range(1, world_size):
-            worker = subprocess.Popen([*COMMAND, json.dumps(sys.path)], stdin=subprocess.PIPE)
+            with _blocked_signals():
+                worker = subprocess.Popen([*COMMAND, json.dumps(sys.path)], stdin=subprocess.PIPE)
             self._workers.append(worker)
             spec = WorkerSpec(self._prepared.config, replace(env, rank=rank, local_rank=rank))
             assert worker.stdin is not None
@@ -187,3 +192,13 @@ class WorkerGroup:
                     on_death(self._death)
                     os._exit(1)
                 return
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Let requests to stop wait; a process that is started meanwhile inherits that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
