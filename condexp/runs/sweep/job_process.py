@@ -30,6 +30,7 @@ COMMAND = (sys.executable, "-c", START.format("condexp.runs.sweep.job_main"))
 POLL_SECONDS = 0.1
 KILL_SECONDS = 60.0  # from a timeout's request to stop, which takes a step and a checkpoint
 TAIL_LINES = 3  # lines of standard error quoted of a job that died
+TAIL_SECONDS = 1.0  # for the last of them, where a process of the job's own keeps the pipe open
 
 
 def run_in_process(
@@ -134,7 +135,7 @@ class _Tail:
 
     @property
     def stderr_tail(self) -> str:
-        self._thread.join(timeout=1)  # the job is dead, but a process of its own may hold the pipe
+        self._thread.join(TAIL_SECONDS)
         lines = [line.strip() for line in self._end.decode(errors="replace").splitlines()]
         return " / ".join([line for line in lines if line][-TAIL_LINES:])
 

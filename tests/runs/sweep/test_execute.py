@@ -8,20 +8,36 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from condexp.cli.main import main
+from tests.waiting import GUARD_SECONDS, lives, wait_until
 
-# A user's model that misbehaves in training, not when it is tried out.
-MODEL = """
+# A user's model that misbehaves in training, not when it is tried out. Where a file "hold" is, it
+# waits in its first step for a request to stop: however busy the machine is, that comes in time.
+MODEL = f"""
 import os, signal, sys, time
 from torch import nn
+
+asked = []
+
+def note_requests():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        def note(number, frame, before=signal.getsignal(number)):
+            asked.append(number)
+            before(number, frame)
+        signal.signal(number, note)
+
+def wait_to_be_asked():
+    for _ in range({GUARD_SECONDS * 100}):
+        if asked:
+            return
+        time.sleep(0.01)
+    raise RuntimeError("nobody asked")
 
 class Net(nn.Module):
     def __init__(self, input_shape, num_outputs, fault="none"):
@@ -33,16 +49,18 @@ class Net(nn.Module):
     def forward(self, images):
         if images.device.type != "meta" and len(images) > 2 and not self.started:
             self.started = True
+            if os.path.exists("hold"):
+                note_requests()
             with open("started", "a") as file:
-                file.write(f"{os.getpid()}\\n")
+                file.write(f"{{os.getpid()}}\\n")
             if self.fault == "raise":
                 raise RuntimeError("the accelerator fell over")
             if self.fault == "exit":
                 sys.exit(3)
             if self.fault == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-        if self.training and self.started:
-            time.sleep(float(os.environ.get("STEP_SECONDS", "0")))
+        if self.training and self.started and os.path.exists("hold"):
+            wait_to_be_asked()
         return self.fc(images.flatten(1))
 """
 TINY = [
@@ -93,35 +111,19 @@ def started(folder: Path) -> list[int]:
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
-def exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.05)
-
-
 def wait_until_started(process: subprocess.Popen[str], folder: Path, num_jobs: int) -> None:
     wait_until(lambda: len(started(folder)) == num_jobs or process.poll() is not None)
     assert process.poll() is None, process.communicate()
 
 
 @contextmanager
-def background(*args: str, step_seconds: float) -> Iterator[subprocess.Popen[str]]:
-    """A grid in a process of its own, of jobs that take their time."""
+def background(folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """A grid in a process of its own, whose jobs train until they are asked to stop."""
     command = (sys.executable, "-m", "condexp", "run", "-m", *TINY, *args)
-    environment = {**os.environ, "STEP_SECONDS": str(step_seconds)}
+    (folder / "hold").touch()
     # A group of its own, as a terminal's foreground job has.
     with subprocess.Popen(
         command,
-        env=environment,
         text=True,
         start_new_session=True,
         stdout=subprocess.PIPE,
@@ -132,6 +134,7 @@ def background(*args: str, step_seconds: float) -> Iterator[subprocess.Popen[str
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+    (folder / "hold").unlink()
 
 
 def check_faults(grid: Grid, folder: Path, sweep: Sequence[str], num_good: int) -> None:
@@ -192,13 +195,16 @@ def test_after_the_first_failure_no_more_are_started(grid: Grid, folder: Path) -
 def test_a_job_out_of_time_is_interrupted_and_can_be_finished(
     grid: Grid, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STEP_SECONDS", "1")
-    code, out, _ = grid("trainer.steps=200", "run.timeout=15")
+    (folder / "hold").touch()
+    with monkeypatch.context() as patch:
+        # Its time is up when it trains, and not before.
+        patch.setattr("time.monotonic", lambda: 16.0 * bool(started(folder)))
+        code, out, _ = grid("run.timeout=15")
     assert code == 75
     assert "stopped after run.timeout=15 s" in out
     assert states(folder) == ["interrupted"]
-    monkeypatch.setenv("STEP_SECONDS", "0")
-    assert grid("trainer.steps=200")[0] == 0
+    (folder / "hold").unlink()
+    assert grid()[0] == 0
     assert states(folder) == ["complete"]
 
 
@@ -220,15 +226,15 @@ def test_ctrl_c_stops_every_job_and_the_same_command_goes_on(
 ) -> None:
     at_a_time = 2 if launcher == "local" else 1
     seeds = ",".join(map(str, range(1, at_a_time + 2)))
-    sweep = [f"seed={seeds}", "trainer.steps=50", f"hydra/launcher={launcher}"]
-    with background(*sweep, step_seconds=0.5) as process:
+    sweep = [f"seed={seeds}", f"hydra/launcher={launcher}"]
+    with background(folder, *sweep) as process:
         wait_until_started(process, folder, at_a_time)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=GUARD_SECONDS)
     assert process.returncode == 130, out + err
     assert "Traceback" not in out + err
     assert states(folder) == ["interrupted"] * at_a_time
-    assert not any(map(exists, started(folder)))
+    assert not any(map(lives, started(folder)))
     assert f"{at_a_time} interrupted, 1 not started" in out
     code, out, _ = grid(*sweep)
     assert code == 0
@@ -239,24 +245,23 @@ def test_ctrl_c_stops_every_job_and_the_same_command_goes_on(
     "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
 )
 def test_a_signal_to_the_grid_alone_reaches_its_jobs(folder: Path, number: signal.Signals) -> None:
-    with background("seed=1,2", "trainer.steps=50", step_seconds=0.5) as process:
+    with background(folder, "seed=1,2") as process:
         wait_until_started(process, folder, 1)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=GUARD_SECONDS)
     assert process.returncode == 75, out + err
     assert states(folder) == ["interrupted"]
-    assert not any(map(exists, started(folder)))
+    assert not any(map(lives, started(folder)))
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_killed_grid_leaves_no_orphan(folder: Path, launcher: str) -> None:
-    sweep = ["seed=1,2", "trainer.steps=50", f"hydra/launcher={launcher}"]
-    with background(*sweep, step_seconds=0.5) as process:
+    with background(folder, "seed=1,2", f"hydra/launcher={launcher}") as process:
         wait_until_started(process, folder, 2 if launcher == "local" else 1)
         process.kill()
         process.wait()
-        wait_until(lambda: not any(map(exists, started(folder))), 30)
-        wait_until(lambda: not _group(process.pid), 30)
+        wait_until(lambda: not any(map(lives, started(folder))))
+        wait_until(lambda: not _group(process.pid))
     assert set(states(folder)) == {"interrupted"}
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,26 +15,53 @@ from condexp.runs.sweep import job_process
 from condexp.runs.sweep.job_process import run_in_process
 from condexp.store.run_folder.status import State, Status, read_status, write_status
 from tests.runs.sweep.specs import job_spec
+from tests.waiting import GUARD_SECONDS, lives
 
-# What stands in for condexp.runs.sweep.job_main: it reads its job and has a way to give a result.
-PRELUDE = """
-import json, os, signal, sys, time
+# What stands in for condexp.runs.sweep.job_main: it reads its job, has a way to give a result, and can live on
+# until it is killed, having said that it does; where nobody kills it, it says that too.
+PRELUDE = f"""
+import json, os, signal, subprocess, sys, time
 job = json.loads(sys.stdin.readline())
 def result(state, message=None):
-    content = {"folder": job["folder"], "state": state, "message": message, "stored": False}
+    content = {{"folder": job["folder"], "state": state, "message": message, "stored": False}}
     os.write(int(sys.argv[1]), json.dumps(content).encode())
+def live_on():
+    open(job["folder"] + "/lives", "w").close()
+    time.sleep({GUARD_SECONDS})
+    open(job["folder"] + "/outlived", "w").close()
 """
 Run = Callable[..., RunResult]
+
+
+class Clock:
+    """Stands still until a job lives on, and goes by some seconds a look from then on."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.living, self.seconds, self.now = folder / "lives", seconds, 0.0
+
+    def __call__(self) -> float:
+        self.now += self.seconds * self.living.exists()
+        return self.now
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a script as a job."""
 
+    monkeypatch.setattr(job_process, "TAIL_SECONDS", GUARD_SECONDS)
+
     def start(script: str, reason: str | None = None, timeout: float | None = None) -> RunResult:
         monkeypatch.setattr(job_process, "COMMAND", (sys.executable, "-c", PRELUDE + script))
         job = job_spec(tmp_path, timeout=timeout)
-        return run_in_process(job, lambda: reason, os.environ, tmp_path)
+        living = tmp_path / "lives"
+        living.unlink(missing_ok=True)
+
+        def reason_to_stop() -> str | None:
+            return reason if living.exists() else None
+
+        result = run_in_process(job, reason_to_stop, os.environ, tmp_path)
+        assert not (tmp_path / "outlived").exists()
+        return result
 
     return start
 
@@ -104,40 +130,49 @@ HEED = "signal.signal(signal.SIGTERM, lambda *_: (result('interrupted', 'x'), os
 def test_a_request_to_stop_is_passed_on_and_named(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = run(f"{HEED} time.sleep(60)", reason="the grid was stopped")
+    result = run(f"{HEED} live_on()", reason="the grid was stopped")
     assert (result.state, result.message) == (State.INTERRUPTED, "the grid was stopped")
     assert "interrupted  the grid was stopped" in capsys.readouterr().out
     # Before it can heed signals it just ends.
-    result = run("time.sleep(60)", reason="the grid was stopped")
+    result = run("live_on()", reason="the grid was stopped")
     assert (result.state, result.message) == (State.INTERRUPTED, "the grid was stopped")
     # Stopped by someone else it says so itself.
-    result = run(f"{HEED} os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)")
+    result = run(f"{HEED} os.kill(os.getpid(), signal.SIGTERM); live_on()")
     assert (result.state, result.message) == (State.INTERRUPTED, "x")
 
 
 def test_a_job_out_of_time_is_stopped_then_killed(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = time.monotonic()
-    result = run(f"{HEED} time.sleep(60)", timeout=0.5)
+    monkeypatch.setattr(job_process, "KILL_SECONDS", float("inf"))
+    monkeypatch.setattr("time.monotonic", Clock(tmp_path, 400))
+    result = run(f"{HEED} live_on()", timeout=1000)
     assert (result.state, result.message) == (
         State.INTERRUPTED,
-        "stopped after run.timeout=0.5 s",
+        "stopped after run.timeout=1000 s",
     )
-    monkeypatch.setattr(job_process, "KILL_SECONDS", 0.5)
-    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-    result = run(deaf, timeout=0.5)
+    monkeypatch.setattr(job_process, "KILL_SECONDS", 1000)
+    result = run("signal.signal(signal.SIGTERM, signal.SIG_IGN); live_on()", timeout=1000)
     assert result.state is State.INTERRUPTED
     assert "run.timeout" in str(result.message)
-    assert time.monotonic() - start < 30
 
 
-def test_a_process_of_the_jobs_own_that_lives_on_holds_up_nothing(run: Run) -> None:
-    start = time.monotonic()
-    left = "import subprocess; subprocess.Popen(['sleep', '20'], pass_fds=[int(sys.argv[1])]);"
-    assert run(f"{left} result('complete')").state is State.COMPLETE
-    assert run(f"{left} os._exit(3)").state is State.FAILED
-    assert time.monotonic() - start < 15
+def test_a_process_of_the_jobs_own_that_lives_on_holds_up_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_process, "TAIL_SECONDS", 0.1)
+    left = (
+        f"own = subprocess.Popen(['sleep', '{GUARD_SECONDS}'], pass_fds=[int(sys.argv[1])]);"
+        "open(job['folder'] + '/own', 'w').write(str(own.pid));"
+    )
+    for end, state in {
+        "result('complete')": State.COMPLETE,
+        "os._exit(3)": State.FAILED,
+    }.items():
+        assert run(f"{left} {end}").state is state
+        own = int((tmp_path / "own").read_text())
+        assert lives(own)
+        os.kill(own, signal.SIGKILL)
 
 
 def test_a_long_message_and_a_long_job_pass_the_pipes(run: Run) -> None:
@@ -152,7 +187,7 @@ def test_the_childs_end_of_the_pipe_ends_with_the_parent(tmp_path: Path) -> None
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit('stopped'))\n"
         "threading.Thread(target=child._stop_with_parent, daemon=True).start()\n"
         "print('ready', flush=True)\n"
-        "time.sleep(60)"
+        f"time.sleep({GUARD_SECONDS})"
     )
     with subprocess.Popen(
         (sys.executable, "-c", code), stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -161,7 +196,7 @@ def test_the_childs_end_of_the_pipe_ends_with_the_parent(tmp_path: Path) -> None
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
         child.stdin.close()
-        assert child.wait(timeout=20) == 1
+        assert child.wait() == 1
     # One that does not heed it, or cannot, is killed after a while.
     deaf = code.replace("lambda *_: sys.exit('stopped')", "signal.SIG_IGN").replace(
         "as child\n", "as child; child.ORPHAN_SECONDS = 0.2\n"
@@ -169,7 +204,7 @@ def test_the_childs_end_of_the_pipe_ends_with_the_parent(tmp_path: Path) -> None
     with subprocess.Popen((sys.executable, "-c", deaf), stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
         child.stdin.close()
-        assert child.wait(timeout=20) == -signal.SIGKILL
+        assert child.wait() == -signal.SIGKILL
 
 
 def test_nothing_heavy_is_imported_by_a_process_that_waits() -> None:

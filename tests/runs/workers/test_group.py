@@ -77,8 +77,8 @@ def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def time_to_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may take longer than a user would wait, and ends no run of a test for it."""
-    monkeypatch.setattr(processes, "GRACE_SECONDS", GUARD_SECONDS)
-    monkeypatch.setattr(processes, "END_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(group, "GRACE_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(group, "END_SECONDS", GUARD_SECONDS)
 
 
 class Others(list[int]):

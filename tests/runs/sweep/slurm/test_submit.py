@@ -3,7 +3,6 @@
 import os
 import pickle
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,13 +35,13 @@ def grid(tmp_path: Path) -> JobTask:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Slurm's commands; what is given is what squeue prints from now on."""
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Slurm's commands; what is given is what squeue prints from now on, and what happens then."""
     programs = tmp_path / "bin"
     programs.mkdir()
     scripts = {
         "sbatch": f"cp $1 {tmp_path}/batch.sh; echo x >> {tmp_path}/batches; echo batch job 7",
-        "squeue": f"cat {tmp_path}/queue",
+        "squeue": f"cat {tmp_path}/queue; . {tmp_path}/then",
         "srun": "true",
     }
     for name, script in scripts.items():
@@ -54,8 +53,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     monkeypatch.setattr(slurm_watch, "ASK_SECONDS", (0.01, 0.01))
     monkeypatch.setattr(slurm_watch, "LOST_SECONDS", 0.05)
 
-    def queue(text: str) -> None:
+    def queue(text: str, then: str = "true") -> None:
         (tmp_path / "queue").write_text(text.replace(" ", "\n"))
+        (tmp_path / "then").write_text(then)
 
     queue("")
     return queue
@@ -78,7 +78,7 @@ def put(folder: Path, number: str, outcome: str, value: object) -> None:
 
 def test_how_each_job_ended(
     grid: JobTask,
-    cluster: Callable[[str], None],
+    cluster: Callable[..., None],
     submit: Callable[..., list[RunResult]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -125,7 +125,7 @@ def test_how_each_job_ended(
 
 def test_a_job_that_left_no_word_and_one_that_could_not_begin(
     grid: JobTask,
-    cluster: Callable[[str], None],
+    cluster: Callable[..., None],
     submit: Callable[..., list[RunResult]],
     tmp_path: Path,
 ) -> None:
@@ -141,31 +141,25 @@ def test_a_job_that_left_no_word_and_one_that_could_not_begin(
 
 def test_waiting_ends_with_the_grid_and_a_second_call_submits_none_twice(
     grid: JobTask,
-    cluster: Callable[[str], None],
+    cluster: Callable[..., None],
     submit: Callable[..., list[RunResult]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cluster("7_0|RUNNING 7_1|PENDING 7_2|COMPLETING")
-    timer = threading.Timer(0.3, grid.flags.stop)
-    timer.start()
+    states = "7_0|RUNNING 7_1|PENDING 7_2|COMPLETING"
+    cluster(states, f"touch {grid.flags.folder}/stop")
     results = submit()
-    timer.join()
     assert [result.state for result in results] == [State.RUNNING, State.PENDING, State.PENDING]
     assert results[1].message == "Slurm's job 7_1 is in the queue"
     assert {result.exit_code for result in results} == {75}
     assert "left to Slurm: 7_0, 7_1, 7_2" in capsys.readouterr().out
     (grid.flags.folder / "stop").unlink()
-
-    def end() -> None:
-        for number, order in enumerate(grid.jobs):
-            done = RunResult(order.folder, State.COMPLETE)
-            put(tmp_path / "submitit", f"7_{number}", "success", done)
-
-    timer = threading.Timer(0.3, end)
-    timer.start()
+    # They end after the question that finds them in the queue.
+    ended, asked = tmp_path / "ended", tmp_path / "asked"
+    for number, job in enumerate(grid.jobs):
+        put(ended, f"7_{number}", "success", RunResult(job.folder, State.COMPLETE))
+    cluster(states, f"[ ! -e {asked} ] || mv {ended}/* {tmp_path}/submitit; touch {asked}")
     assert {result.state for result in submit()} == {State.COMPLETE}
-    timer.join()
     assert "job 2/3 (seed=2): in the queue already, as Slurm's job 7_1" in capsys.readouterr().out
     assert (tmp_path / "batches").read_text() == "x\n"
     # What has left its result, or is out of the queue, is submitted anew.
@@ -185,7 +179,7 @@ def test_waiting_ends_with_the_grid_and_a_second_call_submits_none_twice(
 
 
 def test_slurm_may_refuse_or_be_away(
-    cluster: Callable[[str], None], submit: Callable[..., list[RunResult]], tmp_path: Path
+    cluster: Callable[..., None], submit: Callable[..., list[RunResult]], tmp_path: Path
 ) -> None:
     cluster("12_3|RUNNING 13|PENDING 14_[5|")
     assert read_queue() == {"12_3": "RUNNING", "13": "PENDING"}
