@@ -16,7 +16,7 @@ def nursery() -> Iterator[Nursery]:
 
 @pytest.fixture(scope="package")
 def references(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reference]:
-    """Each run, undisturbed, and how long it took."""
+    """Each run, undisturbed."""
     return {
         name: undisturbed(nursery, tmp_path_factory.mktemp("reference"), overrides)
         for name, overrides in EVERY_RUN.items()

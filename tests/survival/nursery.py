@@ -6,6 +6,7 @@ Questions and answers are lines of JSON on its standard input and output.
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+from tests.waiting import GUARD_SECONDS
 
 if TYPE_CHECKING:
     from condexp.config import Config
@@ -48,28 +51,31 @@ class Nursery:
         traceback: TracebackType | None,
     ) -> None:
         # At the end of its input it kills what is left, and ends.
-        self._process.communicate(timeout=60)
+        self._process.communicate(timeout=GUARD_SECONDS)
 
     def warm(self, overrides: list[str]) -> None:
         """Let it read the configuration and the data set: runs start at once from then on."""
         self._ask({"warm": overrides})
 
-    def start(self, overrides: list[str], root: Path, **fault: Any) -> int:
-        """Start a run; its process. A fault is a ``call`` and ``how`` it ends."""
-        return self._ask({"overrides": overrides, "root": str(root), "fault": fault})
+    def start(self, overrides: list[str], root: Path, **more: Any) -> int:
+        """Start a run; its process.
 
-    def read(self, what: str, path: Path, reference: Path, until: Path) -> int:
+        ``call`` and ``how`` make it end, ``told`` and ``seen`` are files of its observer.
+        """
+        return self._ask({"overrides": overrides, "root": str(root), "more": more})
+
+    def read(self, what: str, path: Path, reference: Path, seen: Path) -> int:
         """Start a reader of a run's results; its process."""
-        places = {"path": str(path), "reference": str(reference), "until": str(until)}
+        places = {"path": str(path), "reference": str(reference), "seen": str(seen)}
         return self._ask({"read": what, **places})
 
     def wait(self, process: int) -> int:
         """The exit code of a process, or minus the signal that ended it."""
         return self._ask({"wait": process})
 
-    def run(self, overrides: list[str], root: Path, **fault: Any) -> int:
+    def run(self, overrides: list[str], root: Path, **more: Any) -> int:
         """Run to the end; the exit code."""
-        return self.wait(self.start(overrides, root, **fault))
+        return self.wait(self.start(overrides, root, **more))
 
     def _ask(self, question: dict[str, Any]) -> int:
         assert self._process.stdin is not None
@@ -81,6 +87,11 @@ class Nursery:
 
 def count_calls(count: list[int], fails_at: int, how: str) -> None:
     """Count this process's writes, and make one of them the last, or the first that fails."""
+    from condexp.runs import status_writer as status_keeper
+    from condexp.store.hdf5 import writer
+
+    # What is written for its age would make another number of calls each time.
+    writer.FLUSH_SECONDS = status_keeper.STATUS_SECONDS = math.inf
 
     def patched(name: str, genuine: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -121,26 +132,32 @@ def _prepare(overrides: tuple[str, ...]) -> "Config":
     return config
 
 
-def _run(config: "Config", root: str, fault: dict[str, Any]) -> int:
+def _run(config: "Config", root: str, more: dict[str, Any]) -> int:
     from condexp.runs import attempt
     from condexp.runs.execute import run_experiment
     from condexp.runs.stop_signals import Stopped
-    from tests.observer import Silent
+    from tests.observer import Silent, Telling, Watched
+    from tests.survival.readers import READERS
 
     # What is written beside the results takes a second, which is not what is to be killed.
     attempt._draw = lambda folder: None
     attempt.provenance = lambda *arguments: {}  # type: ignore[attr-defined]
     config.run.root = config.plain["run"]["root"] = root
     count = [0]
-    if fault:
-        count_calls(count, fault["call"], fault["how"])
+    if "call" in more:
+        count_calls(count, more["call"], more["how"])
+    observer = Silent()
+    if "told" in more:
+        observer = Telling(Path(more["told"]))
+    if "seen" in more:
+        observer = Watched(Path(more["seen"]), len(READERS))
     try:
-        result = run_experiment(config, Silent())
+        result = run_experiment(config, observer)
     except Stopped as stopped:
         return stopped.exit_code
-    if "count" in fault:
-        Path(fault["count"]).write_text(str(count[0]))
-    if result.message and not fault:
+    if "count" in more:
+        Path(more["count"]).write_text(str(count[0]))
+    if result.message and "call" not in more:
         sys.stderr.write(f"{result.message}\n")
     return result.exit_code
 
@@ -176,12 +193,12 @@ def _serve() -> None:
             _prepare(tuple(question["warm"]))
             answer = 0
         elif "read" in question:
-            places = [Path(question[name]) for name in ("path", "reference", "until")]
+            places = [Path(question[name]) for name in ("path", "reference", "seen")]
             answer = _fork(partial(READERS[question["read"]], *places))
             living.add(answer)
         else:
             config = _prepare(tuple(question["overrides"]))
-            given = config, question["root"], question["fault"]
+            given = config, question["root"], question["more"]
             answer = _fork(partial(_run, *given))
             living.add(answer)
         sys.stdout.write(f"{answer}\n")

@@ -6,11 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from condexp.errors import InputError
+from condexp.store.run_folder.status import read_status
 from tests.survival.nursery import Nursery
 from tests.survival.runs import (
     Reference,
@@ -18,6 +19,7 @@ from tests.survival.runs import (
     check_in_the_end,
     folder_under,
 )
+from tests.waiting import lives, until_a_random_moment, wait_until
 
 
 def kill_and_go_on(
@@ -25,10 +27,14 @@ def kill_and_go_on(
 ) -> list[int]:
     """Start runs and kill them, each from where the last one was killed; where they were."""
     moments, reached, kills = random.Random(seed), [], 0
+    told = root.with_name("told")
     while kills < num_kills:
-        child = nursery.start(reference.overrides, root)
+        told.write_bytes(b"")
+        child = nursery.start(reference.overrides, root, told=str(told))
         # Most in the middle of things: an attempt that goes on has less ahead of it.
-        time.sleep(moments.uniform(0, 1.1 * reference.seconds))
+        least = moments.randint(-reference.num_records // 4, reference.num_records)
+        wait_until(lambda: told.stat().st_size >= least or not lives(child))  # noqa: B023
+        until_a_random_moment(moments, 0.05)
         os.kill(child, signal.SIGKILL)
         code = nursery.wait(child)
         assert code in {0, -signal.SIGKILL}
@@ -66,15 +72,18 @@ def test_ten_kills_through_the_command_line(
 ) -> None:
     reference, moments = references["mlp"], random.Random(2)
     command = [sys.executable, "-m", "condexp", *reference.overrides, f"run.root={tmp_path}"]
-    began = time.perf_counter()
-    subprocess.run([*command, "seed=2"], check=True, capture_output=True)
-    seconds = time.perf_counter() - began
-    shutil.rmtree(tmp_path / "default")
-    kills = 0
+    name, kills = reference.folder.name, 0
+
+    def is_at_it(process: "subprocess.Popen[bytes]") -> bool:
+        try:
+            return read_status(tmp_path / "default" / name).pid == process.pid
+        except InputError:  # not yet
+            return False
+
     while kills < 10:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # The first half of its life is importing.
-        time.sleep(moments.uniform(0.4, 1.0) * seconds)
+        wait_until(lambda: process.poll() is not None or is_at_it(process))  # noqa: B023
+        until_a_random_moment(moments, 0.5)
         process.kill()
         code = process.wait()
         check_at_any_moment(tmp_path, reference)

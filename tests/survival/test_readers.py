@@ -1,6 +1,5 @@
 """Readers of every kind look on for a whole run: none fails, and none sees a row that is wrong."""
 
-import time
 from pathlib import Path
 
 from tests.survival.nursery import Nursery
@@ -20,12 +19,12 @@ LONG = [
 
 def test_four_readers_look_on_for_a_whole_run(tmp_path: Path, nursery: Nursery) -> None:
     reference = undisturbed(nursery, tmp_path / "reference", LONG)
-    root, until = tmp_path / "watched", tmp_path / "until"
+    root, seen = tmp_path / "watched", tmp_path / "seen"
+    seen.mkdir()
     path = root / "default" / reference.folder.name / "results.h5"
-    readers = [nursery.read(name, path, reference.folder / "results.h5", until) for name in READERS]
+    readers = [nursery.read(name, path, reference.folder / "results.h5", seen) for name in READERS]
     # From creation to seal.
-    assert nursery.run(reference.overrides, root) == 0
-    time.sleep(0.2)
-    until.touch()
+    assert nursery.run(reference.overrides, root, seen=str(seen)) == 0
+    (seen / "end").touch()
     assert [nursery.wait(reader) for reader in readers] == [0] * len(readers)
     check_in_the_end(root, reference)

@@ -1,6 +1,5 @@
 """Every number arrives in its place, and only what the schedule allows."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,7 +138,7 @@ def test_training_steps_are_committed_within_a_second_and_with_every_record(
 ) -> None:
     spec, path = make_spec(), tmp_path / "results.h5"
     now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     create_results(path, spec)
     with ResultsWriter(path) as writer:
         writer.on_snapshot(snapshot_record(spec, 0))

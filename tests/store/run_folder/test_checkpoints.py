@@ -5,7 +5,6 @@ import hashlib
 import logging
 import os
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from condexp.store.disk import ResultsError
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.seal import seal_results
 from condexp.store.hdf5.writer import ResultsWriter
+from condexp.store.run_folder import checkpoints
 from condexp.store.run_folder.checkpoints import (
     MIN_SECONDS,
     RunFingerprint,
@@ -305,12 +305,29 @@ def test_a_full_disk_between_the_steps_costs_a_checkpoint_and_no_run(
     assert read_checkpoint(tmp_path / "checkpoint.pt").step == 10
 
 
-def test_between_the_steps_it_costs_next_to_nothing(tmp_path: Path) -> None:
-    training = Training(tmp_path, stop=StopRequests())
-    with training.writer:
-        began = time.perf_counter()
-        for _ in range(10_000):
-            training.checkpointer.pause(1)
-        seconds = (time.perf_counter() - began) / 10_000
-    # A step of the smallest network takes 500 µs.
-    assert seconds < 5e-6
+class Asked(StopRequests):
+    """Counts how often it is asked."""
+
+    times = 0
+
+    def __bool__(self) -> bool:
+        self.times += 1
+        return super().__bool__()
+
+
+def test_between_the_steps_it_asks_once_and_touches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Asked()
+    training = Training(tmp_path, stop)
+    with training.writer, monkeypatch.context() as patch:
+        # Neither the clock nor anything that a checkpoint is made of.
+        patch.setattr(checkpoints, "time", None)
+        patch.setattr(checkpoints, "random_state", None)
+        for name in ("_folder", "_writer", "_model", "_optimizer", "_origin"):
+            patch.setattr(training.checkpointer, name, None)
+        for step in (1, 2, 3, 4):
+            assert not training.checkpointer.pause(step)
+            assert stop.times == step
+        with pytest.raises(AttributeError):  # due
+            training.checkpointer.pause(5)

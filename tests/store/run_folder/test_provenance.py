@@ -11,6 +11,7 @@ import torch
 from condexp.store.disk import write_json
 from condexp.store.run_folder import provenance as module
 from condexp.store.run_folder.provenance import provenance
+from tests.waiting import GUARD_SECONDS
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -42,6 +43,7 @@ def test_commit_and_diff_of_the_codes_own_checkout(
     source.parent.mkdir()
     source.write_text("one\n")
     monkeypatch.setattr(module, "__file__", str(source))
+    monkeypatch.setattr(module, "GIT_SECONDS", GUARD_SECONDS)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert provenance([], "", "cpu")["git"] is None
     git(tmp_path, "init")

@@ -4,7 +4,6 @@ import hashlib
 import shutil
 import struct
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.schema.fields import MATRIX_NAMES, MEASURE_NAMES, STATUS_CODES, Axis
 from condexp.store.schema.layout import COUNTERS, FileSpec, datasets, file_size
 from tests.store.records import KAPPA_P, LAYERS, feed, make_spec, write_run
+from tests.waiting import wait_for_another_second
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_another_library_reads_it_while_it_is_written(tmp_path: Path) -> None:
 def test_the_same_run_makes_the_same_bytes(tmp_path: Path) -> None:
     spec = make_spec()
     first = write_run(tmp_path / "a.h5", spec).read_bytes()
-    time.sleep(1.1)  # HDF5's times have a resolution of a second
+    wait_for_another_second()  # which is the resolution of HDF5's times
     assert write_run(tmp_path / "b.h5", spec).read_bytes() == first
 
 
