@@ -4,12 +4,24 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import append, fisher, loop, memory, patches, ranks, scaling, snapshot
+from benchmarks import (
+    append,
+    fisher,
+    loop,
+    memory,
+    patches,
+    pause,
+    ranks,
+    reading,
+    scaling,
+    snapshot,
+)
 from benchmarks.timing import as_json, conditions, table
 from condexp.analysis.linalg.eigen import pin_threads
 
 BENCHMARKS = {
     "loop": loop.measure,
+    "pause": pause.measure,
     "append": append.measure,
     "snapshot": snapshot.measure,
     "patches": patches.measure,
@@ -17,6 +29,7 @@ BENCHMARKS = {
     "scaling": scaling.measure,
     "memory": memory.measure,
     "ranks": ranks.measure,
+    "reading": reading.measure,
 }
 
 

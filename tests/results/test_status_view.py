@@ -1,16 +1,29 @@
+import io
 import os
 import socket
 import subprocess
-import sys
-import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from condexp.cli.main import main
 from condexp.results.status_view import RunRow, status_table
 from condexp.results.tables.numbers import format_seconds
-from condexp.store.run_folder.liveness import Liveness
-from condexp.store.run_folder.status import State, Status, read_status, read_statuses, write_status
+from condexp.store.run_folder.liveness import LOCK_NAME, UNFINISHED, Liveness
+from condexp.store.run_folder.status import (
+    STATUS_NAME,
+    State,
+    Status,
+    read_status,
+    read_statuses,
+    write_status,
+)
+from condexp.store.schema.layout import FILE_NAME
 from tests.results.stored import text_of, write_early_failure
 
 
@@ -68,22 +81,42 @@ def test_a_run_whose_process_died_is_called_what_it_is(tmp_path: Path) -> None:
     assert "4 runs: 1 running, 1 interrupted, 2 interrupted (stale)" in text
 
 
-def test_a_thousand_runs_take_seconds(tmp_path: Path) -> None:
-    for index in range(1000):
-        folder = tmp_path / f"grid{index % 10}" / f"resnet-cifar10-s{index}-{index:08x}"
+def test_the_command_opens_each_status_once_and_no_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [
+        tmp_path / f"grid{index % 10}" / f"resnet-cifar10-s{index}-{index:08x}"
+        for index in range(60)
+    ]
+    for index, folder in enumerate(folders):
         folder.mkdir(parents=True)
         state = list(State)[index % len(State)]
         error = "RuntimeError: no" if state is State.FAILED else None
         status = Status(state, index, 2000, test_error=5.0, error=error)
         write_status(folder, of_process(status, 2**22 + index))  # no system counts so far
-    command = (sys.executable, "-m", "condexp", "status", str(tmp_path))
-    start = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.monotonic() - start
-    assert done.returncode == 1
-    assert "1000 runs: " in done.stdout
-    assert done.stdout.count("RuntimeError: no") == 167
-    assert seconds < 5, f"{seconds:.1f} s"
+        (folder / FILE_NAME).write_bytes(b"not to be opened")
+    touched: Counter[str] = Counter()
+
+    def counted(genuine: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *arguments: Any, **options: Any) -> Any:
+            touched[str(path)] += 1
+            return genuine(path, *arguments, **options)
+
+        return call
+
+    for module, name in ((io, "open"), (os, "open"), (os, "scandir")):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    assert main(["status", str(tmp_path)]) == 1
+    monkeypatch.undo()
+    out = capsys.readouterr().out
+    assert "60 runs: " in out
+    assert out.count("RuntimeError: no") == 10
+    here = {path: times for path, times in touched.items() if path.startswith(str(tmp_path))}
+    listed = [tmp_path, *{folder.parent for folder in folders}, *folders]
+    read = [folder / STATUS_NAME for folder in folders]
+    # Only where a process is gone does its lock say more than its status.
+    locks = [folder / LOCK_NAME for folder in folders if read_status(folder).state in UNFINISHED]
+    assert here == {str(path): 1 for path in (*listed, *read, *locks)}
 
 
 def test_seconds() -> None:

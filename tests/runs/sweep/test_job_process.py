@@ -17,8 +17,8 @@ from condexp.store.run_folder.status import State, Status, read_status, write_st
 from tests.runs.sweep.specs import job_spec
 from tests.waiting import GUARD_SECONDS, lives
 
-# What stands in for condexp.runs.sweep.job_main: it reads its job, has a way to give a result, and can live on
-# until it is killed, having said that it does; where nobody kills it, it says that too.
+# Stands in for job_main: it reads its job, has a way to give a result, and can live on until it is
+# killed, having said that it does; where nobody kills it, it says that too.
 PRELUDE = f"""
 import json, os, signal, subprocess, sys, time
 job = json.loads(sys.stdin.readline())
