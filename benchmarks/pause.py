@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from condexp.runs.checkpointer import Checkpointer, CheckpointSchedule
 from torch import nn
 
 from benchmarks.loop import BATCH, LR, by_hand
 from benchmarks.timing import Measurement, alternate
 from condexp.data.digits import load_digits
 from condexp.models.mlp import build_mlp
+from condexp.runs.checkpointer import Checkpointer, CheckpointSchedule
 from condexp.runs.stop_signals import StopRequests
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter

@@ -12,6 +12,7 @@ from condexp.config.validation import parse_config
 from condexp.runs.execute import run_experiment
 from condexp.store.run_folder.status import State
 from tests.observer import Silent
+from tests.waiting import GUARD_SECONDS
 
 NOTEBOOK = Path(__file__).parent.parent / "docs" / "example.ipynb"
 TINY = ["dataset.subset.train=40", "dataset.subset.test=20", "trainer.batch_size=10"]
@@ -34,7 +35,9 @@ def test_the_example_runs_over_a_grid(grid: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")  # it warns where this is not said
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    nbclient.NotebookClient(
+        notebook, timeout=GUARD_SECONDS, startup_timeout=GUARD_SECONDS, kernel_name="python3"
+    ).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert not [output for output in outputs if output["output_type"] in {"error", "stream"}]
     tables = [output["data"] for output in outputs if "text/html" in output.get("data", {})]

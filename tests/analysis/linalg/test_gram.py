@@ -72,7 +72,7 @@ sizes = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=sizes,
     num_samples=st.lists(st.integers(1, 4), min_size=1, max_size=3),

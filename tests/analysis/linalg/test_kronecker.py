@@ -38,7 +38,7 @@ def factors(draw: st.DrawFn) -> tuple[Spectrum, Spectrum]:
 
 
 @given(factors(), st.floats(0, 1, exclude_min=True))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_measures_equal_those_of_all_products(pair: tuple[Spectrum, Spectrum], p: float) -> None:
     spectrum = KroneckerSpectrum(*pair)
     products = kronecker_products(pair[0].blocks, pair[1].blocks)
@@ -111,7 +111,7 @@ def test_selection_with_nothing_but_ties(index: int) -> None:
 
 
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.integers(0, 999), st.data())
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_selection_is_exact_where_products_differ_in_the_last_bit(
     groups: int, m: int, n: int, seed: int, data: st.DataObject
 ) -> None:

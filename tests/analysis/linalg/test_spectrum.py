@@ -49,7 +49,7 @@ FRACTIONS = st.floats(0, 1, exclude_min=True)
 
 
 @given(EIGENVALUES, FRACTIONS, st.integers(0, 99))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_measures_of_a_planted_spectrum(values: list[float], p: float, seed: int) -> None:
     spectrum = spectrum_of(planted(values, seed))
     expected = torch.tensor(values, dtype=torch.float64).sort(descending=True).values
@@ -65,7 +65,7 @@ def test_measures_of_a_planted_spectrum(values: list[float], p: float, seed: int
 
 
 @given(EIGENVALUES, FRACTIONS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_measures_are_ordered_and_invariant_to_scale(values: list[float], p: float) -> None:
     spectrum, scaled = diagonal(values), diagonal([value * 2.0**20 for value in values])
     assert 1 <= spectrum.stable_rank <= spectrum.effective_rank * (1 + 1e-12)

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from tests.training.distributed.scenarios import SCENARIOS
+from tests.waiting import GUARD_SECONDS
 
 
 def main(rank: int, world_size: int, meeting_point: Path, results: Path) -> None:
@@ -18,7 +19,7 @@ def main(rank: int, world_size: int, meeting_point: Path, results: Path) -> None
         init_method=f"file://{meeting_point}",
         rank=rank,
         world_size=world_size,
-        timeout=timedelta(seconds=120),
+        timeout=timedelta(seconds=GUARD_SECONDS),
     )
     communicator = ProcessGroupCommunicator(torch.device("cpu"), world_size)
     torch.save({name: scenario(communicator) for name, scenario in SCENARIOS.items()}, results)

@@ -13,6 +13,7 @@ from torch import Tensor
 from condexp.analysis.communicator import SINGLE_PROCESS
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from tests.training.distributed.scenarios import SCENARIOS, Numbers
+from tests.waiting import GUARD_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -38,7 +39,7 @@ def ranks(
         )
         for rank in range(world_size)
     ]
-    said = [process.communicate(timeout=300)[1].decode() for process in processes]
+    said = [process.communicate(timeout=GUARD_SECONDS)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0] * world_size, "\n".join(said)
     return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
 

@@ -69,7 +69,7 @@ def test_moments_equal_those_of_explicit_patches(window: Window, size: tuple[int
     assert close(one.gram(torch.float64), with_one @ with_one.mT)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
