@@ -139,7 +139,11 @@ def test_nothing_is_executed(path: Path, place: str) -> None:
     assert not path.with_name("harm").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip", pickle.dumps({"model": 1}, protocol=2)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a zip", pickle.dumps({"model": 1}, protocol=2)],
+    ids=["empty", "no zip", "a plain pickle"],
+)
 def test_damaged(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"checkpoint.pt is damaged or not a checkpoint"):
