@@ -10,8 +10,6 @@ from torch import nn
 
 from benchmarks.loop import BATCH, LR, by_hand
 from benchmarks.timing import Measurement, alternate
-from condexp.data.digits import load_digits
-from condexp.models.mlp import build_mlp
 from condexp.runs.checkpointer import Checkpointer, CheckpointSchedule
 from condexp.runs.stop_signals import StopRequests
 from condexp.store.hdf5.create import create_results
@@ -32,8 +30,8 @@ def measure(num_pairs: int) -> list[Measurement]:
     Returns:
         Seconds of a pause and of a step.
     """
-    digits = load_digits()
-    model = build_mlp(digits.input_shape, 10, depth=6, width=64, norm="batch")
+    digits = load("digits")
+    model = build("mlp", digits.input_shape, 10, depth=6, width=64, norm="batch")
     with (
         tempfile.TemporaryDirectory() as folder,
         _checkpointer(Path(folder), model) as checkpointer,
@@ -72,7 +70,7 @@ def _checkpointer(folder: Path, model: nn.Module) -> Iterator[Checkpointer]:
             writer,
             model,
             torch.optim.SGD(model.parameters(), lr=LR),
-            origin=RunFingerprint("", ""),
-            rhythm=CheckpointSchedule(5, 1, spec.steps_per_epoch),
+            fingerprint=RunFingerprint("", ""),
+            schedule=CheckpointSchedule(5, 1, spec.steps_per_epoch),
             stop=StopRequests(),
         )
