@@ -16,6 +16,7 @@ from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.run_folder.checkpoints import RunFingerprint
 from condexp.store.schema.layout import FileSpec
+from tests.from_conf import build, load
 
 TARGET = 0.01
 NUM_PAUSES, NUM_STEPS = 1000, 20
