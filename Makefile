@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= smoke
-# How a grid's jobs are started: conf/hydra/launcher/. Two of one thread each are quicker on two cores than one of two.
+# How a sweep's jobs are started: conf/hydra/launcher/. Two of one thread each are quicker on two cores than one of two.
 LAUNCHER ?= $(if $(filter paper,$(PROFILE)),basic,local)
 TABLES := table1 table2 table3
 FIGURES := fig-validation fig-stability fig-domination fig-conditioning fig-last-layer
@@ -48,7 +48,7 @@ lint: $(VENV)/.installed-dev ## ruff: style, docstrings, formatting
 typecheck: $(VENV)/.installed-dev ## mypy --strict
 	@$(BIN)/mypy
 
-# The paper: a target runs its grids, skipping what is stored, and then makes its table or figure.
+# The paper: a target runs its sweeps, skipping what is stored, and then makes its table or figure.
 table1: ## test error and κ of the last linear layer on CIFAR-10, by net, LastBN and depth (PROFILE=smoke|cpu|paper)
 table2: ## the same on CIFAR-100
 table3: ## the same on ImageNet, with dropout
@@ -68,8 +68,8 @@ STORED = $(GRIDS:%=outputs/%) --where profile=$(PROFILE)
 
 # A failed job (1) keeps no table from being made, but fails its target; after bad input or a stop nothing is made.
 define run_grids
-code=0; for grid in $(GRIDS); do \
-  $(BIN)/condexp run -m hydra/launcher=$(LAUNCHER) experiment=$$grid/$(PROFILE) || code=$$?; \
+code=0; for sweep in $(GRIDS); do \
+  $(BIN)/condexp run -m hydra/launcher=$(LAUNCHER) experiment=$$sweep/$(PROFILE) || code=$$?; \
   [ $$code -le 1 ] || exit $$code; \
 done
 endef

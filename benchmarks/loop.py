@@ -13,8 +13,9 @@ from condexp.data.dataset import Dataset, Split, Task
 from condexp.data.loaders import Batches
 from condexp.training.choices import Source
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
+from condexp.training.learning_rate import constant
 from condexp.training.loop import Plan, Trainer
-from condexp.training.optimizers import build_optimizer, constant
+from condexp.training.optimizers import build_optimizer
 from tests.from_conf import build, load
 
 # A small rate: both ways stay at ordinary numbers, however often they are timed.
@@ -85,7 +86,7 @@ def ours(model: nn.Module, data: Dataset, num_steps: int) -> Callable[[], None]:
             model=model,
             loss_fn=nn.CrossEntropyLoss(),
             optimizer=optimizer,
-            schedule=constant(LR),
+            learning_rate=constant(LR),
             batches=batches,
             plan=plan,
             options=AnalysisOptions(),

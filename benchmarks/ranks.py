@@ -88,7 +88,7 @@ def _rank(rank: int, size: int, meeting: str, network: str) -> Times:
     model, optimizer = training.model, training.optimizer
     forward = communicator.wrap_ddp(model)
     times: Times = {"step": [], "measured step": [], "snapshot": [], "uniting": []}
-    unite: Any = NetworkStatistics._unite
+    unite: Any = NetworkStatistics._merge_ranks
 
     def timed_unite(*arguments: Any) -> Any:
         start = time.perf_counter()
@@ -96,7 +96,7 @@ def _rank(rank: int, size: int, meeting: str, network: str) -> Times:
         times["uniting"].append(time.perf_counter() - start)
         return names
 
-    NetworkStatistics._unite = timed_unite  # type: ignore[method-assign,assignment]
+    NetworkStatistics._merge_ranks = timed_unite  # type: ignore[method-assign,assignment]
 
     def forward_backward() -> float:
         optimizer.zero_grad()

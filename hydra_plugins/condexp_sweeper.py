@@ -1,4 +1,4 @@
-"""The one place that sees all jobs of a grid: Hydra loads sweepers only from this namespace."""
+"""The one place that sees all jobs of a sweep: Hydra loads sweepers only from this namespace."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,13 +44,13 @@ class CondexpSweeper(BasicSweeper):
 
         Args:
             hydra_context: Loads configurations.
-            task_function: Not used: a grid's jobs have their own.
-            config: The composed configuration of the grid.
+            task_function: Not used: a sweep's jobs have their own.
+            config: The composed configuration of the sweep.
         """
         self.hydra_context, self.config = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> Sequence[Any]:
-        """Run the grid.
+        """Run the sweep.
 
         Args:
             arguments: The command line's overrides; they win over ``hydra.sweeper.params``.
@@ -59,16 +59,16 @@ class CondexpSweeper(BasicSweeper):
             Nothing: what became of each job is printed.
 
         Raises:
-            SystemExit: With the grid's exit code, if that is not 0.
+            SystemExit: With the sweep's exit code, if that is not 0.
         """
-        # Only a grid needs torch at this point.
+        # Only a sweep needs torch at this point.
         from condexp.results.console import show
-        from condexp.runs.checks import refuse_several_grids
+        from condexp.runs.checks import refuse_several_sweeps
         from condexp.runs.sweep.execute import run_sweep
         from condexp.runs.sweep.plan import plan_sweep
         from condexp.runs.sweep.report import plan_table
 
-        refuse_several_grids()
+        refuse_several_sweeps()
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
@@ -85,8 +85,8 @@ class CondexpSweeper(BasicSweeper):
     def _jobs(self, arguments: list[str]) -> list[list[str]]:
         """Return the overrides of every job.
 
-        Hydra composes a grid without the choices that are swept. So where presets are, each one's
-        own ``hydra.sweeper.params`` are read here, and the grid has the jobs of all of them.
+        Hydra composes a sweep without the choices that are swept. So where presets are, each one's
+        own ``hydra.sweeper.params`` are read here, and the sweep has the jobs of all of them.
         """
         assert self.config is not None
         assert self.hydra_context is not None
@@ -119,7 +119,7 @@ class CondexpSweeper(BasicSweeper):
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context, task_function=task, config=self.config
         )
-        # One after another where the launcher does so anyway: a stopped grid composes no more jobs.
+        # One after another where the launcher does so anyway: a stopped sweep composes no more.
         size = 1 if isinstance(launcher, BasicLauncher) else self.max_batch_size
         returns: list[Any] = []
         for batch in self.split_overrides_to_chunks([list(job) for job in jobs], size):

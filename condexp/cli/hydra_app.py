@@ -22,7 +22,7 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def run(args: list[str]) -> int:
-    """Run an experiment, or with ``-m`` a grid.
+    """Run an experiment, or with ``-m`` a sweep.
 
     Args:
         args: Hydra's arguments.
@@ -58,7 +58,7 @@ def run(args: list[str]) -> int:
     if completions := _completions(args):
         sys.stdout.write("\n".join(completions) + "\n")
         return 0
-    # A grid's code is the sweeper's: it has the jobs run in processes of their own.
+    # A sweep's code is the sweeper's: it has the jobs run in processes of their own.
     code = with_hydra(task, args)
     return code or max((result.exit_code for result in results), default=0)
 
@@ -72,7 +72,7 @@ def _completions(args: Sequence[str]) -> list[str]:
 
 
 def with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
-    """Have Hydra compose the configuration, or with ``-m`` those of a grid, and do a task with it.
+    """Have Hydra compose the configuration, or with ``-m`` those of a sweep, and do a task with it.
 
     Args:
         task: Given the composed configuration; not called under ``-m``.
@@ -103,7 +103,7 @@ def with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError(explain(error, args)) from error
-    except SystemExit as stop:  # argparse's, and a grid's with failed jobs
+    except SystemExit as stop:  # argparse's, and a sweep's with failed jobs
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:
         sys.argv = argv

@@ -34,7 +34,7 @@ def run(args: list[str]) -> int:
         The exit code.
 
     Raises:
-        InputError: If the configuration is wrong, or a grid is asked for.
+        InputError: If the configuration is wrong, or a sweep is asked for.
     """
 
     def task(composed: "DictConfig") -> None:

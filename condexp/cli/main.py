@@ -18,7 +18,7 @@ EPILOG = """\
 examples:
   condexp                                            the default experiment
   condexp model=resnet model.depth=20 trainer.epochs=5
-  condexp run -m model.last_bn=false,true seed=1,2   a grid
+  condexp run -m model.last_bn=false,true seed=1,2   a sweep
   condexp run -m experiment=table1/cpu               a table of the paper, small (smoke, cpu, paper)
   condexp layers model=resnet                        what would be measured; trains nothing
   condexp show outputs/default/mlp-digits-s1-…       a stored run
@@ -32,7 +32,7 @@ exit codes: 0 done (a diverged run is a result), 1 a job failed, 2 bad input and
 
 # Verb: its module in this package, whose run(args) returns the exit code; what the help says.
 VERBS = {
-    "run": ("hydra_app", "run one experiment; with -m a grid (the default command)"),
+    "run": ("hydra_app", "run one experiment; with -m a sweep (the default command)"),
     "layers": ("layers", "what would be measured, and what would not; trains nothing"),
     "status": ("status", "one row a run: state, step, error, time"),
     "show": ("show", "a finished or running run: setting, metrics, layers"),

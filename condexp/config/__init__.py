@@ -30,7 +30,7 @@ class StoreConfig:
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """Where runs live, what happens to one that exists, and how a grid treats its jobs."""
+    """Where runs live, what happens to one that exists, and how a sweep treats its jobs."""
 
     root: str
     on_existing: str = one_of(("resume", "restart", "fail"))

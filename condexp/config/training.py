@@ -1,6 +1,7 @@
 """The keys of ``conf/optimizer``, ``conf/scheduler`` and ``conf/trainer``."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from condexp.errors import one_of, within
 from condexp.training.choices import ModelPrecision
@@ -10,6 +11,7 @@ from condexp.training.choices import ModelPrecision
 class OptimizerConfig:
     """What every optimizer has."""
 
+    num_slots: ClassVar[int] = 2  # values it keeps of each weight, for the size of a checkpoint
     name: str
     lr: float = within(0, open_low=True)
     weight_decay: float = within(0)
@@ -19,6 +21,7 @@ class OptimizerConfig:
 class SgdConfig(OptimizerConfig):
     """``optimizer=sgd``."""
 
+    num_slots: ClassVar[int] = 1
     momentum: float = within(0, 1)
     nesterov: bool
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from condexp.errors import InputError
 from condexp.results.config_keys import flatten, lookup
-from condexp.results.measures import LayerMeasures
+from condexp.results.layer_measures import LayerMeasures
 from condexp.store.last_rows import LastRows, read_last_rows
 from condexp.store.reader import Run
 from condexp.store.run_folder.identity import identity_config

@@ -1,7 +1,7 @@
 """The terminal: the only module that prints. The tables it prints are made elsewhere.
 
 What a command alone needs it imports itself: ``condexp status``, and a process that only waits for
-a grid's job, need neither torch nor pandas.
+a sweep's job, need neither torch nor pandas.
 """
 
 import os

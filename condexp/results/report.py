@@ -143,7 +143,7 @@ def _table(frame: pd.DataFrame, keys: TableKeys, value: str) -> str:
     try:
         table = make_table(frame, keys.rows, keys.cols, value, paired=PAIRED, published=published)
     except InputError as reason:
-        # A grid that is not complete yet may have no pairs, or no run with this value.
+        # A sweep that is not complete yet may have no pairs, or no run with this value.
         try:
             table = make_table(frame, keys.rows, keys.cols, value, published=published)
         except InputError as missing:

@@ -13,7 +13,7 @@ from rich.text import Text
 from condexp.analysis.vocabulary import SINGULAR_VALUES
 from condexp.errors import InputError
 from condexp.results.config_keys import flatten, lookup, setting_text
-from condexp.results.measures import LayerMeasures
+from condexp.results.layer_measures import LayerMeasures
 from condexp.results.tables.numbers import Mark, format_number, format_seconds
 from condexp.store.reader import Run
 

@@ -14,17 +14,11 @@ from condexp.data.dataset import Dataset, Share
 from condexp.data.loaders import WHOLE, Batches
 from condexp.data.spec import ImageSpec
 from condexp.training.choices import ProbeMode
-from condexp.training.optimizers import (
-    LearningRate,
-    build_optimizer,
-    constant,
-    cosine,
-    multistep,
-    warmed_up,
-)
+from condexp.training.learning_rate import LearningRate, constant, cosine, multistep, warmed_up
+from condexp.training.optimizers import build_optimizer
 from condexp.training.probe import Probe, draw_probe
 
-KEPT_DATASETS = 2  # of a grid over data sets; they may be large
+KEPT_DATASETS = 2  # of a sweep over data sets; they may be large
 _loaded: dict[str, Dataset] = {}
 
 
@@ -43,7 +37,7 @@ def build_model(config: Config, dataset: Dataset) -> nn.Module:
 
 
 def load_dataset(config: Config) -> Dataset:
-    """Load the data set, or return the one that an earlier job of the grid loaded.
+    """Load the data set, or return the one that an earlier job of the sweep loaded.
 
     Args:
         config: The validated configuration.
@@ -126,7 +120,7 @@ def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     return build_optimizer(arguments.pop("name"), model.parameters(), **arguments)
 
 
-def make_schedule(config: Config, num_steps: int, steps_per_epoch: int) -> LearningRate:
+def make_learning_rate(config: Config, num_steps: int, steps_per_epoch: int) -> LearningRate:
     """Build the learning rate of each step.
 
     Args:

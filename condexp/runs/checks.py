@@ -20,8 +20,8 @@ from condexp.training.distributed.environment import DistributedEnv
 LEAST_SHARE = 2  # samples: batch statistics of one are void
 
 
-def refuse_several_grids() -> None:
-    """Refuse a grid that every process of torchrun or srun would run.
+def refuse_several_sweeps() -> None:
+    """Refuse a sweep that every process of torchrun or srun would run.
 
     Raises:
         InputError: If this process was started with others.
@@ -29,7 +29,7 @@ def refuse_several_grids() -> None:
     env = DistributedEnv.from_environ()
     if env is not None:
         raise InputError(
-            f"{env.starter} started {env.world_size} processes, and each would run the whole grid: "
+            f"{env.starter} started {env.world_size} processes, and each would run the sweep: "
             f"start it once, without {env.starter}, or leave out -m."
         )
 

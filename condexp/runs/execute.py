@@ -120,7 +120,7 @@ def _run(prepared: PreparedRun, observer: Observer, workers: WorkerGroup) -> Run
             logger.warning("interrupted")
             status_writer.write(attempt.final or State.INTERRUPTED)
             raise
-        except (Exception, SystemExit) as error:  # a library's exit must not end a grid
+        except (Exception, SystemExit) as error:  # a library's exit must not end a sweep
             logger.exception("failed")
             dead = workers.dead_worker(error)
             workers.give_up()

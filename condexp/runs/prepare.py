@@ -1,6 +1,6 @@
 """Every check before a run: what can be wrong is found here, before anything is trained or written.
 
-The model is built on torch's ``meta`` device where it can be, so that a grid of deep networks is
+The model is built on torch's ``meta`` device where it can be, so that a sweep of deep networks is
 checked quickly.
 """
 
@@ -20,9 +20,9 @@ from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.runs.build import (
     load_dataset,
+    make_learning_rate,
     make_optimizer,
     make_probe,
-    make_schedule,
     training_batches,
 )
 from condexp.runs.checks import check_labels, check_memory, check_processes, num_signals
@@ -33,7 +33,7 @@ from condexp.training.choices import ModelPrecision, Source
 from condexp.training.distributed.environment import DistributedEnv
 from condexp.training.execution import check_execution, find_device
 from condexp.training.loop import Plan
-from condexp.training.schedule import Schedule, evaluation_steps
+from condexp.training.snapshot_schedule import Schedule, evaluation_steps
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def prepare(config: Config) -> PreparedRun:
     plan = _plan(config, dataset)
     # These two raise where an argument is out of range.
     make_optimizer(config, trace.model)
-    make_schedule(config, plan.num_steps, plan.steps_per_epoch)
+    make_learning_rate(config, plan.num_steps, plan.steps_per_epoch)
     if Source(config.analysis.source) is Source.PROBE and plan.snapshot_steps:
         make_probe(config, dataset, torch.device("cpu"))  # raises where it cannot be drawn
     check_execution(

@@ -40,7 +40,7 @@ class ProgressReporter:
     """The observer of a run on the command line.
 
     Args:
-        job: Number and overrides of a grid's job, for its heading; None for a single run, which
+        job: Number and overrides of a sweep's job, for its heading; None for a single run, which
             ends with its table.
         bar: Whether the terminal is its own, so that it may draw a bar there.
     """

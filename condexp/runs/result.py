@@ -13,7 +13,7 @@ class RunResult:
 
     Attributes:
         folder: The run folder; None where the job was lost before it had one.
-        state: Complete, diverged or failed; in a grid also interrupted, pending (not started) or
+        state: Complete, diverged or failed; in a sweep also interrupted, pending (not started) or
             running (in another process).
         message: Why it is neither complete nor diverged.
         stored: Whether the result was there already, and nothing was run.

@@ -8,9 +8,9 @@ from condexp.data.loaders import Batches
 from condexp.models.sync_batchnorm import convert_sync_batchnorm
 from condexp.runs.build import (
     build_model,
+    make_learning_rate,
     make_optimizer,
     make_probe,
-    make_schedule,
     training_batches,
 )
 from condexp.runs.prepare import PreparedRun
@@ -62,7 +62,7 @@ def build_trainer(prepared: PreparedRun, communicator: TrainingCommunicator) -> 
         model=model,
         loss_fn=loss_fn,
         optimizer=make_optimizer(config, model),
-        schedule=make_schedule(config, plan.num_steps, plan.steps_per_epoch),
+        learning_rate=make_learning_rate(config, plan.num_steps, plan.steps_per_epoch),
         plan=plan,
         options=prepared.options,
         source=prepared.source,

@@ -18,8 +18,9 @@ from condexp.training.distributed.communicator import TrainingCommunicator
 from condexp.training.evaluate import LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
 from condexp.training.execution import Forward
+from condexp.training.learning_rate import LearningRate
 from condexp.training.measured_step import measurement_hooks, snapshot_of
-from condexp.training.optimizers import LearningRate, set_learning_rate, steady_learning_rate
+from condexp.training.optimizers import set_learning_rate, steady_learning_rate
 from condexp.training.probe import Probe
 
 
@@ -80,7 +81,7 @@ class Trainer:
         model: Trained in place, in train mode.
         loss_fn: ``loss_fn(outputs, targets) -> scalar``, the mean over the batch.
         optimizer: Over the model's parameters.
-        schedule: The learning rate of each step.
+        learning_rate: The learning rate of each step.
         batches: The training set; an epoch of it is ``plan.steps_per_epoch`` batches.
         plan: Length, snapshots and evaluations.
         options: What a snapshot measures.
@@ -100,7 +101,7 @@ class Trainer:
     model: nn.Module
     loss_fn: LossFunction
     optimizer: torch.optim.Optimizer
-    schedule: LearningRate
+    learning_rate: LearningRate
     batches: Batches
     plan: Plan
     options: AnalysisOptions
@@ -145,7 +146,7 @@ class Trainer:
                 return report.outcome(RunState.UNFINISHED, step)
             if self.before_step is not None:
                 self.before_step(step)
-            lr = self.schedule(step)
+            lr = self.learning_rate(step)
             set_learning_rate(self.optimizer, lr)
             self._probe_if_due(step, report)
             self.optimizer.zero_grad()

@@ -323,7 +323,7 @@ def test_a_damaged_result_is_named_and_can_be_run_anew(condexp: Command, tmp_pat
     assert code == 2
     assert "is damaged" in err
     assert "run.on_existing=restart" in err
-    # In a grid it is found before the other jobs start, and it hides no other run from a table.
+    # In a sweep it is found before the other jobs start, and it hides no other run from a table.
     code, _, err = condexp("-m", *TINY, "seed=1,2,3")
     assert code == 2
     assert "Nothing was run" in err
@@ -353,7 +353,7 @@ def test_the_first_grid_and_its_table(condexp: Command, tmp_path: Path) -> None:
     small = ["trainer.epochs=null", "model=resnet", "model.depth=8", *TINY[2:]]
     code, out, _ = condexp("-m", "experiment=table1/smoke", *small)
     assert code == 0
-    assert "grid of 4 jobs" in out
+    assert "sweep of 4 jobs" in out
     stem = tmp_path / "table"
     code, out, _ = condexp(
         "table", str(tmp_path), "--rows", "model.depth", "--cols", "model.last_bn",

@@ -20,8 +20,8 @@ GRID = ["--rows", "model.depth", "--cols", "model.last_bn"]
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("grid")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sweep")
     for last_bn in (False, True):
         for seed in (1, 2):
             write_run(
@@ -35,24 +35,24 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_table_in_each_format(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_in_each_format(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for output_format, word in {
         "rich": "*9.50 ± 0.71 (2)",
         "markdown": "**9.50 ± 0.71** (2)",
         "latex": r"$\mathbf{9.50 \pm 0.71}$ (2)",
         "csv": "cell,3,true,test_error,9.5,",
     }.items():
-        assert main(["table", str(grid), *GRID, "--format", output_format]) == 0
+        assert main(["table", str(sweep), *GRID, "--format", output_format]) == 0
         out = capsys.readouterr().out
         assert word in out
         assert "1 diverged" in out
 
 
 def test_all_formats_are_saved_under_one_stem(
-    grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stem = tmp_path / "new" / "kappa_0.5"  # a stem with a point
-    assert main(["table", str(grid), *GRID, "--save", str(stem), "--format", "csv"]) == 0
+    assert main(["table", str(sweep), *GRID, "--save", str(stem), "--format", "csv"]) == 0
     out, err = capsys.readouterr()
     names = ["kappa_0.5.csv", "kappa_0.5.md", "kappa_0.5.tex", "kappa_0.5.txt"]
     assert sorted(path.name for path in stem.parent.iterdir()) == names
@@ -64,26 +64,26 @@ def test_all_formats_are_saved_under_one_stem(
         assert "9.5" in (stem.parent / name).read_text()
 
 
-def test_only_some_runs(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_some_runs(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--where", "profile=cpu", "--where", "model.last_bn=true"]
-    assert main(["table", str(grid), "--rows", "profile,model.last_bn", *where]) == 0
+    assert main(["table", str(sweep), "--rows", "profile,model.last_bn", *where]) == 0
     out = capsys.readouterr().out
     assert [line.split() for line in out.splitlines() if "(1)" in line] == [
         ["cpu", "true", "9.00", "(1)"]
     ]
-    assert main(["table", str(grid), *GRID, "--where", "profile=paper"]) == 2
+    assert main(["table", str(sweep), *GRID, "--where", "profile=paper"]) == 2
     assert "profile is cpu, smoke" in capsys.readouterr().err
 
 
-def test_paired_differences_below(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_paired_differences_below(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--paired", "model.last_bn", "--published", "--title", "Mine"]
-    assert main(["table", str(grid), *GRID, *options]) == 0
+    assert main(["table", str(sweep), *GRID, *options]) == 0
     out = capsys.readouterr().out
     assert "Mine: paired differences" in out
     assert "model.last_bn: true − false" in out
     assert "-4.00 (1 of 2 pairs)" in out
     assert "no published value is at hand" in out
-    assert main(["table", str(grid), *GRID, "--paired", "model.last_bn=yes"]) == 2
+    assert main(["table", str(sweep), *GRID, "--paired", "model.last_bn=yes"]) == 2
     assert "model.last_bn is false, true" in capsys.readouterr().err
 
 
@@ -97,11 +97,11 @@ def test_of_each_run_only_what_the_table_shows_is_read(
 ) -> None:
     original = write_run(tmp_path / "one")
     for index in range(20):
-        folder = tmp_path / "grid" / f"resnet-cifar10-s{index}"
+        folder = tmp_path / "sweep" / f"resnet-cifar10-s{index}"
         shutil.copytree(original, folder)
         config = make_config(seed=index // 4, model__depth=index % 2, model__last_bn=index % 4 > 1)
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    command = ["table", str(tmp_path / "grid"), *GRID, "--paired", "model.last_bn", "--published"]
+    command = ["table", str(tmp_path / "sweep"), *GRID, "--paired", "model.last_bn", "--published"]
     options = ["--value", "last_linear.input_kappa_0.5", "--where", "model.name=mlp"]
     files, datasets = Counter[str](), Counter[str]()
     opening, reading = ExactFile.__init__, h5py.Dataset.__getitem__

@@ -73,8 +73,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @contextmanager
-def grid(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """A grid on Slurm; its process alone, not its jobs, ends with this."""
+def sweep(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A sweep on Slurm; its process alone, not its jobs, ends with this."""
     command = [sys.executable, "-m", "condexp", "run", "-m", *TINY, *SLURM, *arguments]
     with subprocess.Popen(
         command,
@@ -97,7 +97,7 @@ def say(*command: str) -> str:
 
 
 def wait_until(what: Callable[[], Any], process: "subprocess.Popen[str]") -> None:
-    """Wait for something that a grid's jobs do, while its command goes on."""
+    """Wait for something that a sweep's jobs do, while its command goes on."""
     waiting.wait_until(lambda: what() or process.poll() is not None)
     assert process.poll() is None, process.communicate()[0]
 
@@ -116,10 +116,10 @@ def trains(name: str) -> bool:
 
 def number_of(name: str) -> str:
     """Slurm's number of a job."""
-    for ticket in Path("outputs/.submitit/queued").iterdir():
-        config = Path("outputs/default", ticket.name.rpartition("-")[0], "config.yaml")
+    for file in Path("outputs/.submitit/submitted").iterdir():
+        config = Path("outputs/default", file.name.rpartition("-")[0], "config.yaml")
         if config.exists() and f"name: {name}\n" in config.read_text():
-            return ticket.read_text()
+            return file.read_text()
     raise AssertionError(f"{name} was not submitted")
 
 
@@ -128,7 +128,7 @@ def log_of(number: str) -> str:
 
 
 def requeues(name: str) -> int:
-    return log_of(number_of(name)).count("Requeued job")
+    return log_of(number_of(name)).count("Resubmitted job")
 
 
 def check_same(root: Path, expected: Path) -> None:
@@ -150,8 +150,8 @@ def test_a_grid_of_eight_through_limits_a_preemption_and_a_scancel(
 ) -> None:
     for name in ("preempted", "cancelled", "slow"):
         (folder / "pace" / name).touch()
-    sweep = f"model.kwargs.name={','.join(NAMES)}"
-    with grid(sweep) as process:
+    overrides = f"model.kwargs.name={','.join(NAMES)}"
+    with sweep(overrides) as process:
         wait_until(lambda: trains("preempted") and trains("cancelled"), process)
         # A job of more right to the node takes both cores.
         high = ("sbatch", "--partition=high", "--ntasks=2", "--mem=100", "--output=/dev/null")
@@ -182,7 +182,7 @@ def test_a_grid_of_eight_through_limits_a_preemption_and_a_scancel(
     assert all(b"\r" not in log.read_bytes() for log in logs)
     assert requeues("slow") == 2
     # The same command: the cancelled one alone.
-    with grid(sweep) as process:
+    with sweep(overrides) as process:
         out = process.communicate(timeout=GUARD_SECONDS)[0]
     assert process.returncode == 0, out
     assert out.count("complete (stored)") == 7
@@ -197,8 +197,8 @@ def test_a_grid_of_eight_through_limits_a_preemption_and_a_scancel(
 def test_the_jobs_outlive_the_command_which_then_waits_for_them_again(folder: Path) -> None:
     for name in ("one", "two", "three"):
         (folder / "pace" / name).touch()
-    sweep = "model.kwargs.name=one,two,three"
-    with grid(sweep) as process:
+    overrides = "model.kwargs.name=one,two,three"
+    with sweep(overrides) as process:
         wait_until(lambda: trains("one") and trains("two"), process)
         os.kill(process.pid, signal.SIGINT)
         out = process.communicate(timeout=GUARD_SECONDS)[0]
@@ -206,7 +206,7 @@ def test_the_jobs_outlive_the_command_which_then_waits_for_them_again(folder: Pa
     assert "left to Slurm" in out
     assert "2 runs elsewhere, 1 not started" in out
     assert trains("one")
-    with grid(sweep) as process:
+    with sweep(overrides) as process:
         assert process.stdout is not None
         assert any("in the queue already, as Slurm's job" in line for line in process.stdout)
         for name in ("one", "two", "three"):

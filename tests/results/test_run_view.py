@@ -4,7 +4,7 @@ import pytest
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
-from condexp.results.measures import LayerMeasures
+from condexp.results.layer_measures import LayerMeasures
 from condexp.results.run_view import headline, layer_table, summary
 from condexp.results.tables.numbers import Mark
 from condexp.store.last_rows import read_last_rows

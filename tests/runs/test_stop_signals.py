@@ -30,7 +30,7 @@ def test_a_signal_is_noted_and_has_its_exit_code(number: signal.Signals, code: i
     stopped = Stopped(number)
     assert stopped.exit_code == code
     assert number.name in str(stopped)
-    # It comes from a grid's job in another process.
+    # It comes from a sweep's job in another process.
     assert pickle.loads(pickle.dumps(stopped)).exit_code == code
 
 

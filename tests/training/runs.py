@@ -16,8 +16,9 @@ from condexp.training.choices import ModelPrecision, ProbeMode, Source
 from condexp.training.evaluate import Evaluator, LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
 from condexp.training.execution import compile_model, configure
+from condexp.training.learning_rate import multistep
 from condexp.training.loop import Outcome, Plan, Trainer, never
-from condexp.training.optimizers import build_optimizer, multistep
+from condexp.training.optimizers import build_optimizer
 from condexp.training.probe import Probe, draw_probe
 from condexp.training.seeding import seed_everything
 
@@ -175,7 +176,9 @@ class Run:
             model=self.model,
             loss_fn=self.loss_fn,
             optimizer=self.optimizer,
-            schedule=multistep(0.1, milestones=[1], gamma=0.5, steps_per_epoch=STEPS_PER_EPOCH),
+            learning_rate=multistep(
+                0.1, milestones=[1], gamma=0.5, steps_per_epoch=STEPS_PER_EPOCH
+            ),
             batches=self.batches(self.data.train, BATCH, shuffle=True),
             plan=Plan(self.num_steps, STEPS_PER_EPOCH, self.snapshots, self.evals),
             options=self.options,

@@ -12,8 +12,9 @@ from condexp.data.dataset import Dataset
 from condexp.data.loaders import Batches
 from condexp.training.choices import ProbeMode, RunState, Source
 from condexp.training.evaluate import Evaluator, build_loss
+from condexp.training.learning_rate import constant
 from condexp.training.loop import Outcome, Plan, Trainer
-from condexp.training.optimizers import build_optimizer, constant
+from condexp.training.optimizers import build_optimizer
 from condexp.training.probe import draw_probe
 from tests.from_conf import build, load
 from tests.training.runs import Log
@@ -59,7 +60,7 @@ def descend(data: Dataset, start: Tensor, lr: float, num_steps: int) -> tuple[Te
         model=model,
         loss_fn=loss_fn,
         optimizer=build_optimizer("sgd", model.parameters(), lr=lr),
-        schedule=constant(lr),
+        learning_rate=constant(lr),
         batches=full,
         plan=Plan(num_steps, 1, (0,), (num_steps,)),
         options=AnalysisOptions(),

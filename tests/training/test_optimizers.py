@@ -7,15 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from condexp.errors import InputError
-from condexp.training.optimizers import (
-    build_optimizer,
-    constant,
-    cosine,
-    multistep,
-    set_learning_rate,
-    steady_learning_rate,
-    warmed_up,
-)
+from condexp.training.learning_rate import constant, cosine, multistep, warmed_up
+from condexp.training.optimizers import build_optimizer, set_learning_rate, steady_learning_rate
 
 
 def parameter() -> nn.Parameter:

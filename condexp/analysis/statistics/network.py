@@ -84,7 +84,9 @@ class NetworkStatistics:
         Raises:
             InputError: If nothing was recorded, or a gradient that was asked for did not arrive.
         """
-        names = list(self._layers) if communicator.world_size == 1 else self._unite(communicator)
+        names = (
+            list(self._layers) if communicator.world_size == 1 else self._merge_ranks(communicator)
+        )
         if not names:
             raise InputError(
                 "nothing was recorded: call the model on at least one sample inside the with "
@@ -127,7 +129,7 @@ class NetworkStatistics:
             keep_weights=self._keep_weights,
         )
 
-    def _unite(self, communicator: Communicator) -> list[str]:
+    def _merge_ranks(self, communicator: Communicator) -> list[str]:
         """Keep the layers whose spectra this rank computes, with the passes of all ranks.
 
         Returns:

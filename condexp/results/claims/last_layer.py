@@ -10,7 +10,7 @@ from condexp.results.claims.conditions import describe, unfinished
 from condexp.results.claims.requires import require
 from condexp.results.claims.verdict import Verdict
 from condexp.results.config_keys import lookup
-from condexp.results.measures import LayerMeasures
+from condexp.results.layer_measures import LayerMeasures
 from condexp.results.tables.differences import paired_difference
 from condexp.store.reader import Run
 

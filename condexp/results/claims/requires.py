@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from condexp.analysis.vocabulary import SINGULAR_VALUES
 from condexp.errors import InputError
-from condexp.results.measures import LayerMeasures
+from condexp.results.layer_measures import LayerMeasures
 from condexp.store.reader import Run
 
 

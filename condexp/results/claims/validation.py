@@ -8,7 +8,7 @@ import pandas as pd
 from condexp.results.claims.conditions import describe, unfinished
 from condexp.results.claims.requires import require
 from condexp.results.claims.verdict import Verdict
-from condexp.results.measures import LayerMeasures
+from condexp.results.layer_measures import LayerMeasures
 from condexp.store.reader import Run
 from condexp.store.schema.matrices import NETWORK
 

@@ -20,7 +20,7 @@ OF_ONE_RUN = ("overview",)
 
 
 class Figure(Protocol):
-    """A function that draws the runs of a grid as one figure."""
+    """A function that draws the runs of a sweep as one figure."""
 
     def __call__(self, runs: "Sequence[Run]", folder: Path, *, size: "Size") -> tuple[Path, ...]:
         """Draw.

@@ -21,7 +21,7 @@ from condexp.results.figures.style import (
     save,
     style,
 )
-from condexp.results.measures import LayerMeasures
+from condexp.results.layer_measures import LayerMeasures
 from condexp.results.run_view import headline
 from condexp.results.tables.numbers import Mark
 from condexp.store.reader import Run

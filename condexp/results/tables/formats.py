@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from condexp.errors import choose
-from condexp.results.tables.layout import Entry, Layout, lay_out
+from condexp.results.tables.cells import Entry, Layout, lay_out
 from condexp.results.tables.long import long_table
 from condexp.results.tables.numbers import Mark, format_number
 from condexp.results.tables.table import ResultTable

@@ -41,7 +41,7 @@ def run_sweep(jobs: Sequence[PlannedJob], launch: Launch) -> int:
     """
     results = {index: job.result for index, job in enumerate(jobs) if job.result is not None}
     to_run = [index for index, job in enumerate(jobs) if job.cost is not None]
-    with tempfile.TemporaryDirectory(prefix="condexp-grid-") as folder:
+    with tempfile.TemporaryDirectory(prefix="condexp-sweep-") as folder:
         flags = SweepFlags(Path(folder))
         with _stopping(flags) as requests:
             specs = _specs(jobs)

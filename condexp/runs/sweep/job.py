@@ -92,8 +92,8 @@ class JobTask:
 
         def reason_to_stop() -> str | None:
             if is_orphan():
-                return "the grid's process is gone"
-            return "the grid was stopped" if self.flags.stopped else None
+                return "the sweep's process is gone"
+            return "the sweep was stopped" if self.flags.stopped else None
 
         num_parallel = _num_parallel(hydra_config, len(self.jobs))
         job = replace(job, draws_bar=num_parallel == 1)
@@ -141,7 +141,7 @@ class JobTask:
             The reason; None: it is.
         """
         if self.flags.stopped:
-            return "not started: the grid was stopped"
+            return "not started: the sweep was stopped"
         if job.fail_fast and self.flags.failed:
             return "not started: another job failed, and run.fail_fast=true"
         return None

@@ -21,8 +21,6 @@ from condexp.store.run_folder.liveness import Liveness, describe_process, livene
 from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
 from condexp.store.schema.layout import file_size
 
-SLOTS = {"sgd": 1, "adam": 2, "adamw": 2}  # values an optimizer keeps of each weight
-
 
 class JobAction(StrEnum):
     """What is to be done with a job."""
@@ -45,7 +43,7 @@ class JobCost:
         num_steps: Training steps of the whole run.
         steps_left: Training steps still to be done.
         num_bytes: Disk space of its results and checkpoint.
-        seconds: From finished jobs of the grid that differ in the seed alone; None: there is none.
+        seconds: From finished jobs of the sweep that differ in the seed alone; None: there is none.
     """
 
     num_steps: int
@@ -63,7 +61,7 @@ class PlannedJob:
         config: Its configuration.
         todo: What is to be done with it.
         result: Where nothing is to be run: how it stands; None too where ``original`` is given.
-        original: Place in the grid, from 0, of an earlier job that is the same.
+        original: Place in the sweep, from 0, of an earlier job that is the same.
         cost: What it will take; None where nothing is to be run.
     """
 
@@ -102,7 +100,7 @@ def plan_sweep(
         InputError: At the first job that could not run.
     """
     if not overrides:
-        raise InputError("the grid is empty: a swept key has no values.")
+        raise InputError("the sweep is empty: a swept key has no values.")
     planner = SweepPlanner()
     for number, (given, config) in enumerate(zip(overrides, composed, strict=True), start=1):
         try:
@@ -160,7 +158,7 @@ class SweepPlanner:
         key = str(config.plain | {"seed": None})
         if key not in self._prepared:
             prepared = prepare(config)
-            slots = SLOTS[config.optimizer.name]
+            slots = config.optimizer.num_slots
             num_bytes = file_size(prepared.spec) + 4 * prepared.num_weights * (1 + slots)
             self._prepared[key] = prepared.plan.num_steps, num_bytes
         return self._prepared[key]
@@ -174,7 +172,7 @@ class SweepPlanner:
 
 
 def common_settings(jobs: Sequence[PlannedJob]) -> str:
-    """Return the overrides that all jobs of a grid share.
+    """Return the overrides that all jobs of a sweep share.
 
     Args:
         jobs: The plan.

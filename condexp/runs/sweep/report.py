@@ -61,7 +61,7 @@ def result_table(jobs: Sequence[PlannedJob], results: Sequence[RunResult]) -> Ta
         for result in results
     ]
     counts = ", ".join(f"{count} {name}" for name, count in Counter(names).items())
-    table = _table(jobs, f"grid of {len(jobs)} jobs", counts)
+    table = _table(jobs, f"sweep of {len(jobs)} jobs", counts)
     for column in ("overrides", "result"):
         table.add_column(column, overflow="fold")
     rows = zip(jobs, results, names, own_settings(jobs), strict=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ NOT_IDENTITY = (
     ("trainer", "checkpoint"),
 )
 OF_SEVERAL = (("trainer", "num_processes"), ("trainer", "sync_batchnorm"))
+"""Keys that mean nothing to one process alone."""
 
 
 def identity_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,3 +111,6 @@ class _PlainDumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  (the base class names it)
         """Return that a value is written again where it occurs again."""
         return True
+
+
+_PlainDumper.add_multi_representer(StrEnum, lambda dumper, data: dumper.represent_str(str(data)))

@@ -8,12 +8,9 @@ from pathlib import Path
 
 from condexp.errors import InputError, suggestion
 from condexp.store.disk import read_json, write_json
-from condexp.store.run_folder.identity import _PlainDumper
 
 STATUS_NAME = "status.json"
 CONFIG_NAME = "config.yaml"
-
-"""Keys that one process alone makes nothing of."""
 
 
 class State(StrEnum):
@@ -124,7 +121,7 @@ def find_runs(paths: Iterable[str | Path]) -> tuple[Path, ...]:
 
 
 def _runs_under(folder: Path) -> set[Path]:
-    """Return the run folders, without walking into them: a grid may have thousands."""
+    """Return the run folders, without walking into them: a sweep may have thousands."""
     found = set()
     for current, folders, files in os.walk(folder):
         if STATUS_NAME in files:
@@ -133,9 +130,6 @@ def _runs_under(folder: Path) -> set[Path]:
         else:
             folders[:] = [name for name in folders if not name.startswith(".")]
     return found
-
-
-_PlainDumper.add_multi_representer(StrEnum, lambda dumper, data: dumper.represent_str(str(data)))
 
 
 def read_statuses(paths: Iterable[str | Path]) -> dict[Path, Status]:

@@ -72,7 +72,7 @@ class Trained:
             model=model,
             loss_fn=self.loss_fn,
             optimizer=torch.optim.SGD(model.parameters(), lr=0.0),
-            schedule=lambda step: 0.0,
+            learning_rate=lambda step: 0.0,
             batches=Batches((self.inputs, self.targets)),  # type: ignore[arg-type]
             plan=Plan(1, 1, (0,), (1,)),
             options=OPTIONS,

@@ -5,13 +5,13 @@ import pytest
 from scipy import stats
 
 from condexp.errors import InputError
+from condexp.results.tables.cells import lay_out
 from condexp.results.tables.differences import (
     Contrast,
     Differences,
     make_differences,
     paired_difference,
 )
-from condexp.results.tables.layout import lay_out
 from condexp.results.tables.table import make_table
 from tests.results.stored import grid_frame
 

@@ -9,8 +9,8 @@ from matplotlib.mathtext import MathTextParser
 from rich.console import Console
 
 from condexp.errors import InputError
+from condexp.results.tables.cells import cell_entry
 from condexp.results.tables.formats import Format, render
-from condexp.results.tables.layout import cell_entry
 from condexp.results.tables.table import ResultTable, make_table
 from tests.results.stored import text_of
 

@@ -3,7 +3,7 @@ from itertools import combinations
 import pandas as pd
 import pytest
 
-from condexp.results.tables.layout import lay_out
+from condexp.results.tables.cells import lay_out
 from condexp.results.tables.published import find_published, read_published
 from condexp.results.tables.table import ResultTable, make_table
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from condexp.errors import InputError
+from condexp.results.tables.cells import cell_entry
 from condexp.results.tables.formats import render
-from condexp.results.tables.layout import cell_entry
 from condexp.results.tables.numbers import Mark
 from condexp.results.tables.table import describe_data, make_table
 from tests.results.stored import grid_frame

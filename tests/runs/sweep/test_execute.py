@@ -1,4 +1,4 @@
-"""A grid from the command line: what happens to one job, or to the grid, costs no other's result.
+"""A sweep from the command line: what happens to one job, or to the sweep, costs no other's result.
 
 Every job is a process that imports torch: few of them here, more under ``-m slow``.
 """
@@ -74,7 +74,7 @@ TINY = [
 ]
 LAUNCHERS = ["basic", pytest.param("local", marks=pytest.mark.slow)]
 FAULTS = "model.kwargs.fault=none,raise,exit,kill"
-Grid = Callable[..., tuple[int, str, str]]
+Sweep = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +88,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def grid(capfd: pytest.CaptureFixture[str]) -> Grid:
-    """Run a grid of tiny jobs; what the jobs print is seen too."""
+def sweep(capfd: pytest.CaptureFixture[str]) -> Sweep:
+    """Run a sweep of tiny jobs; what the jobs print is seen too."""
 
     def run(*args: str) -> tuple[int, str, str]:
         code = main(["-m", *TINY, *args])
@@ -118,7 +118,7 @@ def wait_until_started(process: subprocess.Popen[str], folder: Path, num_jobs: i
 
 @contextmanager
 def background(folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """A grid in a process of its own, whose jobs train until they are asked to stop."""
+    """A sweep in a process of its own, whose jobs train until they are asked to stop."""
     command = (sys.executable, "-m", "condexp", "run", "-m", *TINY, *args)
     (folder / "hold").touch()
     # A group of its own, as a terminal's foreground job has.
@@ -137,8 +137,8 @@ def background(folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
     (folder / "hold").unlink()
 
 
-def check_faults(grid: Grid, folder: Path, sweep: Sequence[str], num_good: int) -> None:
-    code, out, err = grid(*sweep)
+def check_faults(sweep: Sweep, folder: Path, overrides: Sequence[str], num_good: int) -> None:
+    code, out, err = sweep(*overrides)
     assert code == 1
     assert states(folder) == ["complete"] * num_good + ["failed"] * 3
     assert "RuntimeError: the accelerator fell over" in out
@@ -149,26 +149,26 @@ def check_faults(grid: Grid, folder: Path, sweep: Sequence[str], num_good: int) 
     assert len(set(started(folder))) == num_good + 3
     # The same command again: the three, and no other.
     (folder / "started").unlink()
-    code, out, _ = grid(*sweep)
+    code, out, _ = sweep(*overrides)
     assert (code, len(started(folder))) == (1, 3)
     assert out.count("complete (stored)") == num_good
     assert main(["status", str(folder)]) == 1
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_no_job_ends_another(grid: Grid, folder: Path, launcher: str) -> None:
-    check_faults(grid, folder, [FAULTS, f"hydra/launcher={launcher}"], 1)
+def test_no_job_ends_another(sweep: Sweep, folder: Path, launcher: str) -> None:
+    check_faults(sweep, folder, [FAULTS, f"hydra/launcher={launcher}"], 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "local"])
-def test_a_grid_of_eight(grid: Grid, folder: Path, launcher: str) -> None:
+def test_a_grid_of_eight(sweep: Sweep, folder: Path, launcher: str) -> None:
     faults = "model.kwargs.fault=a,b,raise,c,exit,d,kill,e"  # a letter is none
-    check_faults(grid, folder, [faults, f"hydra/launcher={launcher}"], 5)
+    check_faults(sweep, folder, [faults, f"hydra/launcher={launcher}"], 5)
 
 
-def test_two_at_a_time(grid: Grid, folder: Path) -> None:
-    code, out, _ = grid("model.kwargs.fault=kill,none", "seed=1,1", "hydra/launcher=local")
+def test_two_at_a_time(sweep: Sweep, folder: Path) -> None:
+    code, out, _ = sweep("model.kwargs.fault=kill,none", "seed=1,1", "hydra/launcher=local")
     assert code == 1
     assert states(folder) == ["complete", "failed"]
     assert "its process was killed by SIGKILL" in out
@@ -176,7 +176,7 @@ def test_two_at_a_time(grid: Grid, folder: Path) -> None:
     assert len(started(folder)) == 2
     assert "the same as job 1: run once" in out
     assert "the same as job 3: run once" in out
-    assert "grid of 4 jobs" in out
+    assert "sweep of 4 jobs" in out
     # The cores were divided among two.
     num_cores = len(os.sched_getaffinity(0))
     for path in folder.rglob("provenance.json"):
@@ -184,8 +184,8 @@ def test_two_at_a_time(grid: Grid, folder: Path) -> None:
         assert hardware["num_threads"] == max(1, num_cores // 2)
 
 
-def test_after_the_first_failure_no_more_are_started(grid: Grid, folder: Path) -> None:
-    code, out, _ = grid("model.kwargs.fault=raise,none", "run.fail_fast=true")
+def test_after_the_first_failure_no_more_are_started(sweep: Sweep, folder: Path) -> None:
+    code, out, _ = sweep("model.kwargs.fault=raise,none", "run.fail_fast=true")
     assert code == 1
     assert states(folder) == ["failed"]
     assert "not started: another job failed, and run.fail_fast=true" in out
@@ -193,24 +193,24 @@ def test_after_the_first_failure_no_more_are_started(grid: Grid, folder: Path) -
 
 
 def test_a_job_out_of_time_is_interrupted_and_can_be_finished(
-    grid: Grid, folder: Path, monkeypatch: pytest.MonkeyPatch
+    sweep: Sweep, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "hold").touch()
     with monkeypatch.context() as patch:
         # Its time is up when it trains, and not before.
         patch.setattr("time.monotonic", lambda: 16.0 * bool(started(folder)))
-        code, out, _ = grid("run.timeout=15")
+        code, out, _ = sweep("run.timeout=15")
     assert code == 75
     assert "stopped after run.timeout=15 s" in out
     assert states(folder) == ["interrupted"]
     (folder / "hold").unlink()
-    assert grid()[0] == 0
+    assert sweep()[0] == 0
     assert states(folder) == ["complete"]
 
 
-def test_a_dry_run_says_what_would_be_done_and_writes_nothing(grid: Grid, folder: Path) -> None:
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(sweep: Sweep, folder: Path) -> None:
     before = set(folder.rglob("*"))
-    code, out, _ = grid("seed=1,2,2", "run.dry_run=true")
+    code, out, _ = sweep("seed=1,2,2", "run.dry_run=true")
     assert code == 0
     assert "3 jobs; nothing is run" in out
     assert "2 to run, 1 repeated; time unknown; disk up to" in out
@@ -222,12 +222,12 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(grid: Grid, folder
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_ctrl_c_stops_every_job_and_the_same_command_goes_on(
-    grid: Grid, folder: Path, launcher: str
+    sweep: Sweep, folder: Path, launcher: str
 ) -> None:
     at_a_time = 2 if launcher == "local" else 1
     seeds = ",".join(map(str, range(1, at_a_time + 2)))
-    sweep = [f"seed={seeds}", f"hydra/launcher={launcher}"]
-    with background(folder, *sweep) as process:
+    overrides = [f"seed={seeds}", f"hydra/launcher={launcher}"]
+    with background(folder, *overrides) as process:
         wait_until_started(process, folder, at_a_time)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         out, err = process.communicate(timeout=GUARD_SECONDS)
@@ -236,7 +236,7 @@ def test_ctrl_c_stops_every_job_and_the_same_command_goes_on(
     assert states(folder) == ["interrupted"] * at_a_time
     assert not any(map(lives, started(folder)))
     assert f"{at_a_time} interrupted, 1 not started" in out
-    code, out, _ = grid(*sweep)
+    code, out, _ = sweep(*overrides)
     assert code == 0
     assert states(folder) == ["complete"] * (at_a_time + 1)
 

@@ -119,7 +119,7 @@ def test_a_stopped_grid_starts_no_job(task: JobTask, composed: DictConfig) -> No
     task.flags.stop()
     result = task(composed)
     assert (result.state, result.exit_code) == (State.PENDING, 75)
-    assert "the grid was stopped" in str(result.message)
+    assert "the sweep was stopped" in str(result.message)
 
 
 def test_after_a_failure_only_those_start_that_do_not_mind(

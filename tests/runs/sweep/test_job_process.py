@@ -130,12 +130,12 @@ HEED = "signal.signal(signal.SIGTERM, lambda *_: (result('interrupted', 'x'), os
 def test_a_request_to_stop_is_passed_on_and_named(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = run(f"{HEED} live_on()", reason="the grid was stopped")
-    assert (result.state, result.message) == (State.INTERRUPTED, "the grid was stopped")
-    assert "interrupted  the grid was stopped" in capsys.readouterr().out
+    result = run(f"{HEED} live_on()", reason="the sweep was stopped")
+    assert (result.state, result.message) == (State.INTERRUPTED, "the sweep was stopped")
+    assert "interrupted  the sweep was stopped" in capsys.readouterr().out
     # Before it can heed signals it just ends.
-    result = run("live_on()", reason="the grid was stopped")
-    assert (result.state, result.message) == (State.INTERRUPTED, "the grid was stopped")
+    result = run("live_on()", reason="the sweep was stopped")
+    assert (result.state, result.message) == (State.INTERRUPTED, "the sweep was stopped")
     # Stopped by someone else it says so itself.
     result = run(f"{HEED} os.kill(os.getpid(), signal.SIGTERM); live_on()")
     assert (result.state, result.message) == (State.INTERRUPTED, "x")

@@ -1,4 +1,4 @@
-"""What is to be done with each job of a grid is known before any starts, and nothing is written."""
+"""What to do with each job of a sweep is known before any starts, and nothing is written."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ from condexp.errors import InputError
 from condexp.runs.prepare import PreparedRun
 from condexp.runs.prepare import prepare as prepare_really
 from condexp.runs.result import RunResult
-from condexp.runs.sweep import plan as grid_plan
+from condexp.runs.sweep import plan as sweep_plan
 from condexp.runs.sweep.execute import run_sweep
 from condexp.runs.sweep.job import JobTask
 from condexp.runs.sweep.plan import (
@@ -119,7 +119,7 @@ def test_a_held_lock_and_a_silent_process_are_left_alone(
     with locked(job.folder / FILE_NAME):
         (held,) = plan(tmp_path, [])
     assert held.todo is JobAction.LEAVE
-    monkeypatch.setattr(grid_plan, "life_of", lambda *_: Liveness.SILENT)
+    monkeypatch.setattr(sweep_plan, "liveness_of", lambda *_: Liveness.SILENT)
     (silent,) = plan(tmp_path, [])
     assert silent.todo is JobAction.LEAVE
     assert "remove status.json" in str(silent.result and silent.result.message)
@@ -142,7 +142,7 @@ def test_jobs_that_differ_in_the_seed_alone_are_prepared_once(
         prepared.append((config.plain["model"]["depth"], config.seed))
         return prepare_really(config)
 
-    monkeypatch.setattr(grid_plan, "prepare", prepare)
+    monkeypatch.setattr(sweep_plan, "prepare", prepare)
     seeds = [f"seed={seed}" for seed in range(1, 4)]
     plan(tmp_path, *([seed, f"model.depth={depth}"] for depth in (2, 3) for seed in seeds))
     assert prepared == [(2, 1), (3, 1)]
@@ -151,7 +151,7 @@ def test_jobs_that_differ_in_the_seed_alone_are_prepared_once(
 def test_one_job_that_cannot_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"job 2 of 2 \(.*optimizer.nesterov=true.*Nothing was"):
         plan(tmp_path, ["seed=1"], ["seed=2", "optimizer.nesterov=true"])
-    with pytest.raises(InputError, match="the grid is empty"):
+    with pytest.raises(InputError, match="the sweep is empty"):
         plan(tmp_path)
     assert not any(tmp_path.iterdir())
 

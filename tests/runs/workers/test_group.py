@@ -18,7 +18,7 @@ from condexp.config.presets import conf_dir
 from condexp.config.validation import parse_config
 from condexp.errors import InputError
 from condexp.runs import attempt
-from condexp.runs.checks import refuse_several_grids
+from condexp.runs.checks import refuse_several_sweeps
 from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import prepare
 from condexp.runs.result import RunResult
@@ -282,11 +282,11 @@ def test_keys_of_several_processes_name_no_run_of_one() -> None:
 
 
 def test_a_grid_is_started_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse_several_grids()
+    refuse_several_sweeps()
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="torchrun started 4 processes, and each would run the"):
-        refuse_several_grids()
+        refuse_several_sweeps()
 
 
 def test_processes_that_were_started_have_to_be_asked_for(

@@ -17,8 +17,9 @@ from condexp.training.choices import ProbeMode, Source
 from condexp.training.distributed.communicator import TrainingCommunicator
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
 from condexp.training.evaluate import Evaluator
+from condexp.training.learning_rate import constant
 from condexp.training.loop import Plan, Trainer
-from condexp.training.optimizers import build_optimizer, constant
+from condexp.training.optimizers import build_optimizer
 from condexp.training.probe import Probe, draw_probe
 from condexp.training.seeding import seed_everything
 from tests.training.runs import NUM_CLASSES, Log, images
@@ -92,7 +93,7 @@ def trained(
         optimizer=build_optimizer(
             "sgd", model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3
         ),
-        schedule=constant(0.05),
+        learning_rate=constant(0.05),
         batches=batches(BATCH, training=True),
         plan=Plan(
             num_steps,

@@ -24,7 +24,7 @@ REQUESTS = (  # by the names that submitit gives sbatch's options
 
 @dataclass
 class SlurmOptions:
-    """What a grid asks of Slurm; None: as the cluster decides."""
+    """What a sweep asks of Slurm; None: as the cluster decides."""
 
     submitit_folder: str
     name: str = "condexp"

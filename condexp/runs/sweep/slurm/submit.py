@@ -99,7 +99,7 @@ def submit(
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise InputError(
             "hydra/launcher=slurm needs Slurm's commands, sbatch and srun, on this machine: start "
-            "the grid where jobs are submitted, or leave hydra/launcher out to run it here."
+            "the sweep where jobs are submitted, or leave hydra/launcher out to run it here."
         )
     flags = SweepFlags(folder / "flags" / uuid.uuid4().hex)
     try:

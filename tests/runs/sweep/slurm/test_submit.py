@@ -1,4 +1,4 @@
-"""The command's side of a grid on Slurm, with files and scripts in Slurm's place."""
+"""The command's side of a sweep on Slurm, with files and scripts in Slurm's place."""
 
 import os
 import pickle
@@ -25,7 +25,7 @@ FOLDER = {"submitit_folder": "x"}
 
 
 @pytest.fixture
-def grid(tmp_path: Path) -> JobTask:
+def sweep(tmp_path: Path) -> JobTask:
     (tmp_path / "board").mkdir()
     runs = tmp_path / "default"
     jobs = [job_spec(runs / f"run{n}", f"{n}/3 (seed={n})", fail_fast=False) for n in (1, 2, 3)]
@@ -62,11 +62,11 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
 
 @pytest.fixture
-def submit(grid: JobTask, tmp_path: Path) -> Callable[..., list[RunResult]]:
+def submit(sweep: JobTask, tmp_path: Path) -> Callable[..., list[RunResult]]:
     options = SlurmOptions(str(tmp_path / "submitit"), cpus_per_task=2, mem_gb=0.5)
 
     def start(**changes: Any) -> list[RunResult]:
-        return run_on_slurm(grid, grid.jobs, replace(options, **changes))
+        return run_on_slurm(sweep, sweep.jobs, replace(options, **changes))
 
     return start
 
@@ -77,19 +77,19 @@ def put(folder: Path, number: str, outcome: str, value: object) -> None:
 
 
 def test_how_each_job_ended(
-    grid: JobTask,
+    sweep: JobTask,
     cluster: Callable[..., None],
     submit: Callable[..., list[RunResult]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "submitit"
-    done = RunResult(grid.jobs[0].folder, State.COMPLETE)
+    done = RunResult(sweep.jobs[0].folder, State.COMPLETE)
     put(folder, "7_0", "success", done)
     cluster("7_1|CANCELLED 7_2|OUT_OF_MEMORY")
     (folder / "7_2_0_log.out").write_text("a\nb\nc\noom-killer\n")
-    for order in grid.jobs[1:]:
-        write_status(order.folder, Status(State.RUNNING, step=3, pid=1, host="elsewhere"))
+    for job in sweep.jobs[1:]:
+        write_status(job.folder, Status(State.RUNNING, step=3, pid=1, host="elsewhere"))
     results = submit()
     assert results[0] == done
     assert (results[1].state, results[1].cancelled, results[1].exit_code) == (
@@ -102,11 +102,11 @@ def test_how_each_job_ended(
     assert "job 7_2: out of memory; its last words: b / c / oom-killer (log: " in str(
         results[2].message
     )
-    assert [read_status(order.folder).state for order in grid.jobs[1:]] == [
+    assert [read_status(job.folder).state for job in sweep.jobs[1:]] == [
         State.INTERRUPTED,
         State.FAILED,
     ]
-    assert read_status(grid.jobs[1].folder).step == 3
+    assert read_status(sweep.jobs[1].folder).step == 3
     out = capsys.readouterr().out
     assert "3 jobs in Slurm's queue: 7_0 to 7_2" in out
     assert "job 2/3 (seed=2): cancelled  Slurm's job 7_1" in out
@@ -124,13 +124,13 @@ def test_how_each_job_ended(
 
 
 def test_a_job_that_left_no_word_and_one_that_could_not_begin(
-    grid: JobTask,
+    sweep: JobTask,
     cluster: Callable[..., None],
     submit: Callable[..., list[RunResult]],
     tmp_path: Path,
 ) -> None:
     put(tmp_path / "submitit", "7_0", "error", "Traceback\nModuleNotFoundError: no torch\n")
-    write_status(grid.jobs[2].folder, Status(State.COMPLETE))
+    write_status(sweep.jobs[2].folder, Status(State.COMPLETE))
     lost = submit()
     assert lost[0].state is State.FAILED
     assert lost[0].message == "Slurm's job 7_0: ModuleNotFoundError: no torch"
@@ -140,23 +140,23 @@ def test_a_job_that_left_no_word_and_one_that_could_not_begin(
 
 
 def test_waiting_ends_with_the_grid_and_a_second_call_submits_none_twice(
-    grid: JobTask,
+    sweep: JobTask,
     cluster: Callable[..., None],
     submit: Callable[..., list[RunResult]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     states = "7_0|RUNNING 7_1|PENDING 7_2|COMPLETING"
-    cluster(states, f"touch {grid.flags.folder}/stop")
+    cluster(states, f"touch {sweep.flags.folder}/stop")
     results = submit()
     assert [result.state for result in results] == [State.RUNNING, State.PENDING, State.PENDING]
     assert results[1].message == "Slurm's job 7_1 is in the queue"
     assert {result.exit_code for result in results} == {75}
     assert "left to Slurm: 7_0, 7_1, 7_2" in capsys.readouterr().out
-    (grid.flags.folder / "stop").unlink()
+    (sweep.flags.folder / "stop").unlink()
     # They end after the question that finds them in the queue.
     ended, asked = tmp_path / "ended", tmp_path / "asked"
-    for number, job in enumerate(grid.jobs):
+    for number, job in enumerate(sweep.jobs):
         put(ended, f"7_{number}", "success", RunResult(job.folder, State.COMPLETE))
     cluster(states, f"[ ! -e {asked} ] || mv {ended}/* {tmp_path}/submitit; touch {asked}")
     assert {result.state for result in submit()} == {State.COMPLETE}

@@ -3,7 +3,7 @@
 import pytest
 
 from condexp.errors import InputError
-from condexp.training.schedule import Schedule, evaluation_steps
+from condexp.training.snapshot_schedule import Schedule, evaluation_steps
 
 T, EPOCH = 10, 4
 
