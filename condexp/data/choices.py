@@ -1,4 +1,7 @@
-"""Names that a data set's keys may hold. The configuration reads them too, so no torch here."""
+"""The values of a data set's keys, as augment=none; data sets themselves are found by their files.
+
+The configuration reads these names too, so there is no torch here.
+"""
 
 from enum import StrEnum
 

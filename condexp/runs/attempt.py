@@ -176,14 +176,14 @@ class Attempt:
         path = self._folder / "provenance.json"
         content = provenance(sys.argv, prepared.dataset.checksum, str(prepared.device))
         if self._checkpoint is not None:
-            content["earlier"] = _earlier(path, content)
+            content["earlier"] = _earlier_provenance(path, content)
         with as_results_error(self._folder / CONFIG_NAME, INTACT):
             write_text(self._folder / CONFIG_NAME, config)
         with as_results_error(path, INTACT):
             write_json(path, content)
 
 
-def _earlier(path: Path, content: Mapping[str, Any]) -> list[Any]:
+def _earlier_provenance(path: Path, content: Mapping[str, Any]) -> list[Any]:
     """Return what earlier attempts at the run were made of, as far as it was something else."""
     try:
         before = read_json(path)

@@ -1,4 +1,4 @@
-"""From the typed configuration to objects."""
+"""Builds the objects that a configuration names: model, data set, optimizer, learning rate, probe."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace

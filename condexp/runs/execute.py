@@ -27,7 +27,7 @@ HELD_BY_ANOTHER = {errno.EAGAIN, errno.EWOULDBLOCK}
 
 
 class Observer(Sink, Protocol):
-    """Who follows a run from outside: the console, or a test."""
+    """Follows a run from outside: the terminal, or a test."""
 
     def started(self, prepared: PreparedRun, /) -> None:
         """Take note that training begins."""
@@ -103,7 +103,7 @@ def _run(prepared: PreparedRun, observer: Observer, workers: WorkerGroup) -> Run
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run.root: {folder} cannot be made: {error.strerror}.") from error
-    earlier = _earlier(prepared)
+    earlier = _earlier_status(prepared)
     status_writer = StatusWriter(folder, prepared.plan, earlier)
     with stop_requests() as stop, ExitStack() as log:
         attempt = Attempt(prepared, status_writer, stop, workers)
@@ -127,7 +127,7 @@ def _run(prepared: PreparedRun, observer: Observer, workers: WorkerGroup) -> Run
             return _failed(folder, status_writer, InputError(dead) if dead else error)
 
 
-def _earlier(prepared: PreparedRun) -> Status | None:
+def _earlier_status(prepared: PreparedRun) -> Status | None:
     """Return what an earlier attempt left, if this one resumes its run."""
     anew = prepared.config.run.on_existing == "restart"
     there = (prepared.folder / STATUS_NAME).exists()

@@ -74,7 +74,10 @@ class RowCounts:
 
 
 class Sink(Protocol):
-    """Who wants to know: the store, the console, a test. Called in the order of training."""
+    """Receives the records of training, in its order: the store, the console, a logger, a test.
+
+    Sinks are listed in ``Attempt._train`` (``runs/attempt.py``); rank 0 alone calls them.
+    """
 
     def on_step(self, record: StepRecord, /) -> None:
         """Take the loss and learning rate of one step, before the update is made."""

@@ -122,7 +122,9 @@ def grams_of_gradients(gradients: Tensor, dtype: torch.dtype) -> Grams:
         # Drawn labels repeat rows, whose rounding adds up in one long product: 2000 rows of float64
         # erred by 18 eps where the noise floor of 12 weights is 16 eps (MKL with AVX2).
         size = CHUNK_ROWS if dtype == torch.float64 else num_rows
-        weights = added(DenseRows(part[None]).products(dtype)[0] for part in gradients.split(size))
+        weights = added(
+            DenseRows(part[None]).products(dtype)[0] for part in torch.split(gradients, size)
+        )
     return Grams(_row_gram(gradients, dtype), weights)
 
 
