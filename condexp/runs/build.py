@@ -1,4 +1,4 @@
-"""Builds the objects that a configuration names: model, data set, optimizer, learning rate, probe."""
+"""Builds what a configuration names: model, data set, optimizer, learning rate, probe."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
