@@ -84,12 +84,12 @@ def conv_patches(
     block = images.shape[1] // groups
     d = block * kernel_size[0] * kernel_size[1]
     patches = torch.zeros(groups, len(images), len(tops) * len(lefts), d, dtype=torch.float64)
-    for group, n in itertools.product(range(groups), range(len(images))):
+    for group in range(groups):
         for t, (top, left) in enumerate(itertools.product(tops, lefts)):
             offsets = itertools.product(range(block), range(kernel_size[0]), range(kernel_size[1]))
             for feature, (c, i, j) in enumerate(offsets):
                 row, column = top + dilation[0] * i, left + dilation[1] * j
-                patches[group, n, t, feature] = images[n, group * block + c, row, column]
+                patches[group, :, t, feature] = images[:, group * block + c, row, column]
     return patches
 
 

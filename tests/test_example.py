@@ -5,13 +5,9 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
-from hydra import compose, initialize_config_dir
 
-from condexp.config.presets import conf_dir
-from condexp.config.validation import parse_config
-from condexp.runs.execute import run_experiment
 from condexp.store.run_folder.status import State
-from tests.observer import Silent
+from tests.in_process import run
 from tests.waiting import GUARD_SECONDS
 
 NOTEBOOK = Path(__file__).parent.parent / "docs" / "example.ipynb"
@@ -22,11 +18,9 @@ RESNET = ["model=resnet", "model.depth=8", "analysis=last_layer"]
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("outputs")
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        for last_bn in ("false", "true"):
-            changes = [*TINY, *RESNET, "trainer.steps=4", f"model.last_bn={last_bn}"]
-            composed = compose("config", [*changes, f"run.root={root}"], return_hydra_config=True)
-            assert run_experiment(parse_config(composed), Silent()).state is State.COMPLETE
+    for last_bn in ("false", "true"):
+        changes = [*TINY, *RESNET, "trainer.steps=4", f"model.last_bn={last_bn}"]
+        assert run(root, *changes).state is State.COMPLETE
     return root
 
 

@@ -33,12 +33,12 @@ def check_convolution(conv: nn.Conv2d, num_samples: int) -> None:
     pixels = oracles.pixel_rows(inputs, conv.groups)
     weight_blocks = conv.weight.reshape(conv.groups, conv.out_channels // conv.groups, -1)
     expected_grad = oracles.weight_grad(patches, grad_rows)
+    sigma_gs = [oracles.grad_output_matrices(grad_rows, center=center) for center in (False, True)]
     for rows, center, bias in itertools.product((patches, pixels), (False, True), (False, True)):
         conv_input = "patches" if rows is patches else "channels"
         record = analysed(model, inputs, targets, conv_input=conv_input, center=center, bias=bias)
         extended = oracles.with_ones(rows) if bias and conv.bias is not None else rows
-        sigma_x = oracles.input_matrices(extended, center=center)
-        sigma_g = oracles.grad_output_matrices(grad_rows, center=center)
+        sigma_x, sigma_g = oracles.input_matrices(extended, center=center), sigma_gs[center]
         oracles.close(record.input, oracles.united(sigma_x))
         oracles.close(record.grad_output, oracles.united(sigma_g))
         oracles.kronecker_close(record.kfac, sigma_x, sigma_g)

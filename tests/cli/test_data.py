@@ -10,7 +10,6 @@ import pytest
 import torch
 from torchvision import datasets
 
-from condexp.cli.main import main
 from condexp.data import imagenet
 from condexp.runs.build import _loaded
 from condexp.store.reader import open_run
@@ -23,17 +22,14 @@ TINY = ["model.depth=2", "model.width=8", "trainer.batch_size=4", "trainer.steps
 
 @pytest.fixture
 def condexp(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    condexp: Command, no_picture: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Command:
     """Run the command line in a folder of the test's own, each time as in a new process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("condexp.runs.attempt._draw", lambda folder: None)  # seconds a run
 
     def run(*args: str) -> tuple[int, str, str]:
         _loaded.clear()
-        code = main([*args])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return condexp(*args)
 
     return run
 

@@ -1,32 +1,24 @@
 """What ``condexp layers`` prints, and the size of the file it foretells."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.options import AnalysisOptions
 from condexp.cli.layers import layers_report
-from condexp.config.presets import conf_dir
-from condexp.config.validation import parse_config
 from condexp.runs.prepare import prepare
 from condexp.store.hdf5.create import create_results
 from condexp.store.schema.layout import FileSpec, file_size
 from tests.analysis.test_costs import MATRICES, model
+from tests.in_process import validated
 from tests.results.stored import text_of
 
 NUM_SAMPLES = 4
 Report = Callable[..., str]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra() -> Iterator[None]:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield
 
 
 @pytest.fixture
@@ -35,7 +27,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
     monkeypatch.chdir(tmp_path)
 
     def report(*overrides: str) -> str:
-        prepared = prepare(parse_config(compose("config", list(overrides))))
+        prepared = prepare(validated(*overrides))
         return "".join(text_of(part, width=100) for part in layers_report(prepared))
 
     return report

@@ -13,7 +13,7 @@ import pytest
 from hydra.errors import MissingConfigException
 
 from condexp.cli.hydra_app import explain
-from condexp.cli.main import VERBS, main, split_verb
+from condexp.cli.main import VERBS, split_verb
 from condexp.config.presets import conf_dir
 from condexp.errors import InputError
 
@@ -31,14 +31,11 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def condexp(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+def condexp(condexp: Command, tmp_path: Path) -> Command:
     """Run the command line; its runs go to a folder of the test's own."""
 
     def run(*args: str, root: bool = True) -> tuple[int, str, str]:
-        where = [f"run.root={tmp_path / 'outputs'}"] if root else []
-        code = main([*args, *where])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return condexp(*args, *([f"run.root={tmp_path / 'outputs'}"] if root else []))
 
     return run
 
@@ -163,7 +160,9 @@ def test_an_unwritable_root_is_refused(condexp: Command, tmp_path: Path) -> None
     assert "not a folder that can be written to" in err
 
 
-def test_a_run_and_all_that_can_be_asked_of_it(condexp: Command, tmp_path: Path) -> None:
+def test_a_run_and_all_that_can_be_asked_of_it(
+    condexp: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, _ = condexp(*TINY)
     (folder,) = runs(tmp_path)
     assert code == 0
@@ -206,6 +205,7 @@ def test_a_run_and_all_that_can_be_asked_of_it(condexp: Command, tmp_path: Path)
     code, _, err = condexp(*TINY, "run.on_existing=fail")
     assert code == 2
     assert "exists already" in err
+    monkeypatch.setattr("condexp.runs.attempt._draw", lambda folder: None)  # drawn above
     assert condexp(*TINY, "run.on_existing=restart")[0] == 0
     assert (folder / "status.json").stat().st_mtime_ns != before[folder / "status.json"]
 
@@ -218,6 +218,7 @@ def test_layers_trains_nothing(condexp: Command, tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_diverged_run_is_a_result(condexp: Command, tmp_path: Path) -> None:
     code, out, _ = condexp(*TINY, "model.activation=identity", "optimizer.lr=1e30")
     (folder,) = runs(tmp_path)
@@ -237,6 +238,7 @@ def test_one_bad_job_stops_a_grid_before_it_starts(condexp: Command, tmp_path: P
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_ctrl_c_leaves_an_interrupted_run_that_can_be_finished(
     condexp: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +258,7 @@ def test_ctrl_c_leaves_an_interrupted_run_that_can_be_finished(
     assert state(folder) == "complete"
 
 
+@pytest.mark.usefixtures("no_picture")
 @pytest.mark.parametrize(
     ("number", "expected"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
 )
@@ -282,6 +285,7 @@ def test_a_signal_stops_a_run_that_the_same_command_finishes(
     assert state(folder) == "complete"
 
 
+@pytest.mark.usefixtures("no_picture")
 @pytest.mark.parametrize("stop", [SystemExit(3), OSError(28, "full")])
 def test_nothing_that_stops_a_run_leaves_it_running(
     condexp: Command,
@@ -313,6 +317,7 @@ def test_ctrl_c_while_the_picture_is_drawn_costs_the_picture_alone(
     assert "stored already" in condexp(*TINY)[1]
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_damaged_result_is_named_and_can_be_run_anew(condexp: Command, tmp_path: Path) -> None:
     condexp(*TINY)
     condexp(*TINY, "seed=2")
@@ -334,6 +339,7 @@ def test_a_damaged_result_is_named_and_can_be_run_anew(condexp: Command, tmp_pat
     assert condexp(*TINY, seed, "run.on_existing=restart")[0] == 0
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_existing_runs_are_refused_before_a_grid_starts(condexp: Command, tmp_path: Path) -> None:
     condexp(*TINY)
     code, _, err = condexp("-m", *TINY, "seed=1,2", "run.on_existing=fail")
@@ -349,6 +355,7 @@ def test_a_closed_pipe_does_not_end_a_run(tmp_path: Path) -> None:
     assert state(folder) == "complete"
 
 
+@pytest.mark.usefixtures("jobs_in_this_process", "no_picture")
 def test_the_first_grid_and_its_table(condexp: Command, tmp_path: Path) -> None:
     small = ["trainer.epochs=null", "model=resnet", "model.depth=8", *TINY[2:]]
     code, out, _ = condexp("-m", "experiment=table1/smoke", *small)

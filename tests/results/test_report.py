@@ -1,6 +1,7 @@
 """The report of the paper: from stored files alone, missing experiments named."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ ORIGIN: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two experiments, one with a run that failed early and one that diverged."""
+    root = tmp_path_factory.mktemp("stored")
     for seed in (1, 2, 3):
         for last_bn in (False, True):
             run = write_run(
-                tmp_path / "table1" / f"{seed}{last_bn}",
+                root / "table1" / f"{seed}{last_bn}",
                 seed=seed,
                 model__name="resnet",
                 model__last_bn=last_bn,
@@ -46,10 +48,17 @@ def root(tmp_path: Path) -> Path:
                 state=State.DIVERGED if seed == 3 and last_bn else State.COMPLETE,
             )
             (run / "provenance.json").write_text(json.dumps(ORIGIN))
-    write_early_failure(tmp_path / "table1" / "failed")
+    write_early_failure(root / "table1" / "failed")
     for seed in (1, 2):
-        folder = tmp_path / "fig_validation" / str(seed)
+        folder = root / "fig_validation" / str(seed)
         write_run(folder, seed=seed, matrices=tuple(Matrix), profile="cpu")
+    return root
+
+
+@pytest.fixture
+def root(stored: Path, tmp_path: Path) -> Path:
+    """A copy of them, for reports and more runs."""
+    shutil.copytree(stored, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

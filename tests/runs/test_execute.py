@@ -1,22 +1,18 @@
 """From configuration to run folder, without the command line: what a run leaves, and again."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
 
 import condexp
-from condexp.config.presets import conf_dir
-from condexp.config.validation import parse_config
-from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import prepare
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.run_folder.identity import identity_hash
 from condexp.store.run_folder.status import State, read_status
+from tests import in_process
 from tests.observer import Silent
 
 TINY = [
@@ -31,19 +27,28 @@ RESNET = ["model=resnet", "model.depth=8", "model.last_bn=true"]
 PROBE = ["analysis.source=probe", "analysis.probe.size=20", "analysis.probe.batch_size=10"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def hydra() -> Iterator[None]:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield
-
-
-def run(root: Path, *overrides: str) -> tuple[Path, Silent]:
-    composed = compose("config", [*overrides, f"run.root={root}"], return_hydra_config=True)
+def run(root: Path, *overrides: str, picture: bool = False) -> tuple[Path, Silent]:
     observer = Silent()
-    result = run_experiment(parse_config(composed), observer)
+    result = in_process.run(root, *overrides, observer=observer, picture=picture)
     assert result.state is State.COMPLETE, result.message
     assert result.folder is not None
     return result.folder, observer
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Silent]:
+    """The root, the folder and the observer of a finished run of the MLP."""
+    root = tmp_path_factory.mktemp("tiny")
+    return root, *run(root, *TINY, *MLP)
+
+
+@pytest.fixture(scope="module", params=[MLP, RESNET], ids=["mlp", "resnet"])
+def bare(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[str], Path, Silent]:
+    """A model, and its run without any analysis."""
+    model: list[str] = request.param
+    return model, *run(tmp_path_factory.mktemp("bare"), *TINY[:-1], *model, "analysis=none")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -59,29 +64,28 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
 
 @pytest.mark.parametrize("model", [MLP, RESNET], ids=["mlp", "resnet"])
 def test_the_same_configuration_gives_the_same_bytes(tmp_path: Path, model: list[str]) -> None:
-    one, _ = run(tmp_path / "a", *TINY, *model)
+    one, _ = run(tmp_path / "a", *TINY, *model, picture=True)
     torch.rand(7)  # what happened before in this process must not matter
-    two, _ = run(tmp_path / "b", *TINY, *model)
+    two, _ = run(tmp_path / "b", *TINY, *model, picture=True)
     assert one.name == two.name
     for name in ("results.h5", "checkpoint.pt", "overview.png", "overview.pdf", "overview.csv"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("model", [MLP, RESNET], ids=["mlp", "resnet"])
 @pytest.mark.parametrize(
     "analysis",
     [["analysis.schedule.every_steps=1"], PROBE, [*PROBE, "analysis.probe.mode=eval"]],
     ids=["every step", "probe", "probe eval"],
 )
 def test_analysis_does_not_change_training(
-    tmp_path: Path, model: list[str], analysis: list[str]
+    tmp_path: Path, bare: tuple[list[str], Path, Silent], analysis: list[str]
 ) -> None:
-    bare, bare_observer = run(tmp_path, *TINY[:-1], *model, "analysis=none")
+    model, bare_folder, bare_observer = bare
     seen, seen_observer = run(tmp_path, *TINY, *model, *analysis)
     assert seen_observer.losses == bare_observer.losses
     assert "snapshot" in seen_observer.told
     assert "snapshot" not in bare_observer.told
-    assert_same(weights(seen), weights(bare))
+    assert_same(weights(seen), weights(bare_folder))
 
 
 @pytest.mark.parametrize(
@@ -118,12 +122,12 @@ def test_the_learning_rates_that_are_stored(tmp_path: Path) -> None:
     assert rates == pytest.approx([cosine[0] / 2, *cosine[1:]], rel=1e-12)
 
 
-def test_what_a_run_folder_holds(tmp_path: Path) -> None:
-    folder, observer = run(tmp_path, *TINY, *MLP)
+def test_what_a_run_folder_holds(tiny: tuple[Path, Path, Silent]) -> None:
+    root, folder, observer = tiny
     assert observer.told[0] == "started"
     assert observer.told[-1] == "finished"
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert folder == tmp_path / "default" / f"mlp-digits-s1-{identity_hash(config)}"
+    assert folder == root / "default" / f"mlp-digits-s1-{identity_hash(config)}"
     status = read_status(folder)
     assert (status.state, status.step, status.num_steps) == (State.COMPLETE, 4, 4)
     provenance = json.loads((folder / "provenance.json").read_text())
@@ -139,15 +143,14 @@ def test_what_a_run_folder_holds(tmp_path: Path) -> None:
     # The stored weight norm is that of the network the step started from.
     norm = measures["weight_norm"].sel(layer="fc")
     assert norm.notnull().all()
-    frame = condexp.collect([tmp_path])
+    frame = condexp.collect([root])
     assert frame.loc[0, "model.depth"] == 3
     assert frame.loc[0, "test_error"] == status.test_error
 
 
 def test_where_and_how_fast_is_no_part_of_the_identity(tmp_path: Path) -> None:
     def folder(*overrides: str) -> str:
-        composed = compose("config", list(overrides), return_hydra_config=True)
-        return prepare(parse_config(composed)).folder.name
+        return prepare(in_process.validated(*overrides)).folder.name
 
     same = folder(f"run.root={tmp_path}", "trainer.device=cpu", "trainer.num_threads=1",
                   "store.durability=power", "run.on_existing=fail")  # fmt: skip
@@ -156,18 +159,13 @@ def test_where_and_how_fast_is_no_part_of_the_identity(tmp_path: Path) -> None:
     assert folder("seed=2") != same
 
 
-def test_a_second_process_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_harms_nothing(tiny: tuple[Path, Path, Silent]) -> None:
     from condexp.store.disk import locked
 
-    folder, _ = run(tmp_path, *TINY, *MLP)
+    root, folder, _ = tiny
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    composed = compose(
-        "config",
-        [*TINY, *MLP, f"run.root={tmp_path}", "run.on_existing=restart"],
-        return_hydra_config=True,
-    )
     with locked(folder / "results.h5"):
-        result = run_experiment(parse_config(composed), Silent())
+        result = in_process.run(root, *TINY, *MLP, "run.on_existing=restart")
     assert result.state is State.FAILED
     assert "another process" in str(result.message)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before

@@ -9,15 +9,13 @@ from typing import Any, cast
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 
 from condexp.analysis.options import AnalysisOptions
-from condexp.config.presets import conf_dir
-from condexp.config.validation import parse_config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.runs.model_trace import ModelTrace, trace_model
+from tests.in_process import validated
 
 Try = Callable[..., ModelTrace]
 
@@ -73,12 +71,6 @@ def frozen(input_shape, num_outputs):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def hydra() -> Iterator[None]:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
 def my_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder: Path = tmp_path_factory.mktemp("nets")
     (folder / "rehearsed_models.py").write_text(MODELS)
@@ -92,7 +84,7 @@ def attempt(
     *overrides: str, shape: tuple[int, ...] = (1, 8, 8), num_outputs: int = 10
 ) -> ModelTrace:
     dataset = cast("Dataset", SimpleNamespace(input_shape=shape, num_outputs=num_outputs))
-    return trace_model(parse_config(compose("config", list(overrides))), dataset, AnalysisOptions())
+    return trace_model(validated(*overrides), dataset, AnalysisOptions())
 
 
 def imported(name: str) -> list[str]:

@@ -1,20 +1,18 @@
 """What a configuration asks of the analysis arrives there, or is refused before anything runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 
 from condexp.analysis.vocabulary import FisherType, Matrix
-from condexp.config.presets import conf_dir
-from condexp.config.validation import parse_config
 from condexp.errors import InputError
 from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import PreparedRun, prepare
 from condexp.store.reader import open_run
 from condexp.store.run_folder.status import State
+from tests.in_process import validated
 from tests.observer import Silent
 
 Prepare = Callable[..., PreparedRun]
@@ -22,18 +20,12 @@ SMALL = ["analysis.probe.size=20", "analysis.probe.batch_size=20"]
 EVAL = "analysis.probe.mode=eval"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hydra() -> Iterator[None]:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield
-
-
 @pytest.fixture
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
     monkeypatch.chdir(tmp_path)
 
     def prepared(*overrides: str) -> PreparedRun:
-        return prepare(parse_config(compose("config", [*SMALL, *overrides])))
+        return prepare(validated(*SMALL, *overrides))
 
     return prepared
 
@@ -145,6 +137,7 @@ def test_what_cannot_be_asked_for(prepared: Prepare, override: str, message: str
         prepared(override)
 
 
+@pytest.mark.usefixtures("no_picture")
 @pytest.mark.parametrize(
     ("overrides", "rows"),
     [
@@ -163,14 +156,13 @@ def test_what_is_foretold_is_what_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], rows: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("condexp.runs.attempt._draw", lambda _: None)  # seconds a picture
     brief = [
         "trainer.steps=1",
         "analysis.schedule.log_spaced=null",
         "analysis.schedule.at_end=false",
     ]
     data = ["dataset.subset.train=300", "dataset.subset.test=10"]
-    config = parse_config(compose("config", [*SMALL, *brief, *data, *overrides]))
+    config = validated(*SMALL, *brief, *data, *overrides)
     result = run_experiment(config, Silent())
     assert (result.state, result.message) == (State.COMPLETE, None)
     assert result.folder is not None

@@ -7,23 +7,18 @@ import os
 import pickle
 import signal
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from condexp.config.presets import conf_dir
-from condexp.config.validation import parse_config
 from condexp.errors import InputError
 from condexp.runs import attempt
-from condexp.runs.execute import run_experiment
-from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import Stopped
 from condexp.store.reader import open_run
 from condexp.store.run_folder.status import State, read_status
 from condexp.training.events import StepRecord
+from tests.in_process import contents, run
 from tests.observer import Silent
 from tests.store.hdf5.processes import without_privileges
 
@@ -38,7 +33,6 @@ TINY = [
 MLP = ["model.depth=3", "model.width=8"]
 RESNET = ["model=resnet", "model.depth=8", "model.last_bn=true"]
 PROBE = ["analysis.source=probe", "analysis.probe.size=20", "analysis.probe.batch_size=10"]
-COMPARED = ("results.h5", "checkpoint.pt")
 
 
 class Signals(Silent):
@@ -55,22 +49,6 @@ class Signals(Silent):
                 os.kill(os.getpid(), number)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def hydra() -> Iterator[None]:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempt, "_draw", lambda folder: None)
-
-
-def run(root: Path, *overrides: str, observer: Silent | None = None) -> RunResult:
-    composed = compose("config", [*overrides, f"run.root={root}"], return_hydra_config=True)
-    return run_experiment(parse_config(composed), observer or Silent())
-
-
 def stop(root: Path, *overrides: str, at: int, by: signal.Signals = signal.SIGTERM) -> Path:
     """Start a run and stop it after a step; its folder."""
     observer = Signals(at, by)
@@ -82,10 +60,6 @@ def stop(root: Path, *overrides: str, at: int, by: signal.Signals = signal.SIGTE
     assert read_status(folder).state is State.INTERRUPTED
     assert read_status(folder).step == at + 1
     return folder
-
-
-def contents(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in COMPARED]
 
 
 @pytest.fixture(scope="module")

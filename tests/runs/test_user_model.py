@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from condexp.cli.main import main
-
 MODEL = """
 from torch import nn
 
@@ -37,20 +35,14 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def condexp(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    condexp: Command, no_picture: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Command]:
     """Run the command line in a folder that holds ``convnets.py``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     (tmp_path / "convnets.py").write_text(MODEL)
     importlib.invalidate_caches()
-
-    def run(*args: str) -> tuple[int, str, str]:
-        code = main([*args])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    yield run
+    yield condexp
     sys.modules.pop("convnets", None)
 
 
@@ -75,6 +67,7 @@ def test_layers_and_a_run(condexp: Command, tmp_path: Path) -> None:
     assert "kwargs.width=6" in out
 
 
+@pytest.mark.usefixtures("jobs_in_this_process")
 def test_a_grid_over_an_argument_of_the_models_own(condexp: Command, tmp_path: Path) -> None:
     code, _, _ = condexp(
         "-m", "model=import", "model.target=convnets:ConvNet", "model.kwargs.width=3,4", *TINY

@@ -1,7 +1,9 @@
 """Synthetic records with every kind of number a run can produce, and the file they make."""
 
 import math
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
@@ -45,6 +47,11 @@ def make_spec(num_snapshots: int = 8, every: int = 3, **changes: Any) -> FileSpe
         "attributes": {"title": "a test λ", "source": "probe", "center": False, "bias": True},
     }
     return FileSpec(**fields | changes)
+
+
+def few_columns(**changes: Any) -> FileSpec:
+    """A fifth of the datasets, where a test creates or checks a file many times over."""
+    return make_spec(layers=LAYERS[2:], matrices=(Matrix.INPUT, Matrix.KFAC), **changes)
 
 
 def step_record(step: int) -> StepRecord:
@@ -126,6 +133,13 @@ def write_run(path: Path, spec: FileSpec, num_steps: int | None = None, **option
     with ResultsWriter(path, **options) as writer:
         feed(writer, spec, num_steps)
     return path
+
+
+@cache
+def run_bytes(num_steps: int | None = None) -> bytes:
+    """The file of `write_run` for `make_spec()`: always the same, so it is written once."""
+    with TemporaryDirectory() as folder:
+        return write_run(Path(folder) / "results.h5", make_spec(), num_steps).read_bytes()
 
 
 def feed(writer: ResultsWriter, spec: FileSpec, num_steps: int | None = None) -> None:

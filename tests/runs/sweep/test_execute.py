@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from condexp.cli.main import main
+from tests.in_process import run_jobs_here
 from tests.waiting import GUARD_SECONDS, lives, wait_until
 
 # A user's model that misbehaves in training, not when it is tried out. Where a file "hold" is, it
@@ -22,6 +23,9 @@ from tests.waiting import GUARD_SECONDS, lives, wait_until
 MODEL = f"""
 import os, signal, sys, time
 from torch import nn
+from condexp.runs import attempt
+
+attempt._draw = lambda folder: None  # longer than all the rest of a job
 
 asked = []
 
@@ -78,7 +82,7 @@ Sweep = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, no_picture: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A current folder with ``faulty.py``, for runs and all."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
@@ -204,6 +208,7 @@ def test_a_job_out_of_time_is_interrupted_and_can_be_finished(
     assert "stopped after run.timeout=15 s" in out
     assert states(folder) == ["interrupted"]
     (folder / "hold").unlink()
+    run_jobs_here(monkeypatch)
     assert sweep()[0] == 0
     assert states(folder) == ["complete"]
 
@@ -222,7 +227,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(sweep: Sweep, fold
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_ctrl_c_stops_every_job_and_the_same_command_goes_on(
-    sweep: Sweep, folder: Path, launcher: str
+    sweep: Sweep, folder: Path, monkeypatch: pytest.MonkeyPatch, launcher: str
 ) -> None:
     at_a_time = 2 if launcher == "local" else 1
     seeds = ",".join(map(str, range(1, at_a_time + 2)))
@@ -236,6 +241,8 @@ def test_ctrl_c_stops_every_job_and_the_same_command_goes_on(
     assert states(folder) == ["interrupted"] * at_a_time
     assert not any(map(lives, started(folder)))
     assert f"{at_a_time} interrupted, 1 not started" in out
+    if launcher == "basic":
+        run_jobs_here(monkeypatch)
     code, out, _ = sweep(*overrides)
     assert code == 0
     assert states(folder) == ["complete"] * (at_a_time + 1)

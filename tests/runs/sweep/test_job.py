@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,16 +13,15 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict, read_write
 
-from condexp.config.presets import conf_dir
 from condexp.runs.sweep import job as jobs
 from condexp.runs.sweep import job_process
 from condexp.runs.sweep.job import JobTask, SweepFlags
 from condexp.runs.sweep.job_spec import JobSpec, dump_config
 from condexp.store.run_folder.status import State, Status, write_status
+from tests import in_process
 from tests.runs.sweep.specs import job_spec
 
 # Stands in for condexp.runs.sweep.job_main: its result is what it was given.
@@ -37,11 +37,11 @@ os.write(int(sys.argv[1]), json.dumps(content).encode())
 @pytest.fixture
 def composed() -> Iterator[DictConfig]:
     """A job as Hydra composes it, and Hydra's own part where it keeps that."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("config", ["seed=7", "hydra/launcher=local"], return_hydra_config=True)
-        own = compose("config", ["seed=7"])
-    with open_dict(config):
+    config = deepcopy(in_process.composed("seed=7", "hydra/launcher=local"))
+    own = deepcopy(in_process.composed("seed=7"))
+    with open_dict(config), open_dict(own):
         config.hydra.job.num = 0
+        del own["hydra"]
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
     yield own

@@ -2,18 +2,16 @@
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
 
 from condexp.config import Config
-from condexp.config.presets import conf_dir
-from condexp.config.validation import parse_config
 from condexp.errors import InputError
 from condexp.runs.prepare import PreparedRun
 from condexp.runs.prepare import prepare as prepare_really
@@ -34,23 +32,18 @@ from condexp.store.disk import locked
 from condexp.store.run_folder.liveness import Liveness
 from condexp.store.run_folder.status import State, Status, write_status
 from condexp.store.schema.layout import FILE_NAME
+from tests.in_process import composed, validated
 from tests.results.stored import text_of
 
 TINY = ["model.depth=2", "model.width=8", "trainer.steps=10", "dataset.subset.train=60",
         "dataset.subset.test=20", "trainer.batch_size=20"]  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def hydra() -> Iterator[None]:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield
-
-
 def plan(root: Path, *jobs: Sequence[str]) -> tuple[PlannedJob, ...]:
-    overrides = [[*TINY, *job, f"run.root={root}"] for job in jobs]
-    return plan_sweep(
-        overrides, [compose("config", job, return_hydra_config=True) for job in overrides]
-    )
+    configs = [deepcopy(composed(*TINY, *job)) for job in jobs]
+    for config in configs:
+        config.run.root = str(root)
+    return plan_sweep([[*TINY, *job, f"run.root={root}"] for job in jobs], configs)
 
 
 def leave(job: PlannedJob, status: Status) -> None:
@@ -163,7 +156,7 @@ def test_a_users_module_that_exits_is_no_end_of_the_grid(
     (tmp_path / "quitter.py").write_text("import sys; sys.exit('no licence')")
     mine = ["model=import", "model.target=quitter:Net"]
     with pytest.raises(InputError, match=r"its code called sys.exit: no licence Nothing was run"):
-        plan_sweep([mine], [compose("config", mine, return_hydra_config=True)])
+        plan_sweep([mine], [deepcopy(composed(*mine))])
 
 
 @pytest.mark.usefixtures("stored")
@@ -204,9 +197,7 @@ def test_the_table_tells_each_job_by_what_is_its_own(tmp_path: Path) -> None:
 
 def test_one_job_alone(tmp_path: Path) -> None:
     planner = SweepPlanner()
-    config = parse_config(
-        compose("config", [*TINY, f"run.root={tmp_path}"], return_hydra_config=True)
-    )
+    config = validated(*TINY, root=tmp_path)
     planner.add(TINY, config)
     assert own_settings(planner.jobs) == [" ".join(TINY)]
     assert common_settings(planner.jobs) == ""

@@ -5,29 +5,24 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from condexp.config.presets import conf_dir
-from condexp.config.validation import parse_config
 from condexp.errors import InputError
-from condexp.runs import attempt
 from condexp.runs.checks import refuse_several_sweeps
-from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import prepare
-from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import Stopped
 from condexp.runs.workers import group
 from condexp.store.run_folder.identity import run_folder
 from condexp.store.run_folder.status import State, read_status
 from condexp.training.distributed.environment import DistributedEnv, first_host
 from condexp.training.events import StepRecord
+from tests.in_process import contents, run, validated
 from tests.observer import Silent
 from tests.waiting import GUARD_SECONDS, wait_until
 
@@ -61,17 +56,6 @@ TWO = [
     "analysis.schedule.every_steps=2",
     "trainer.checkpoint.every_steps=4",
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def hydra() -> Iterator[None]:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempt, "_draw", lambda folder: None)
 
 
 @pytest.fixture(autouse=True)
@@ -123,15 +107,6 @@ class Killer(Silent):
         super().on_step(record)
         if record.step == self.at:
             os.kill(self.pids[-1], self.number)
-
-
-def run(root: Path, *overrides: str, observer: Silent | None = None) -> RunResult:
-    composed = compose("config", [*overrides, f"run.root={root}"], return_hydra_config=True)
-    return run_experiment(parse_config(composed), observer or Silent())
-
-
-def contents(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in ("results.h5", "checkpoint.pt")]
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +205,7 @@ def test_what_cannot_be_shared_is_refused(
     tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        prepare(parse_config(compose("config", [*TWO, *overrides, f"run.root={tmp_path}"])))
+        prepare(validated(*TWO, *overrides, root=tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -270,12 +245,12 @@ def test_one_gpu_a_task_is_enough_under_srun(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_keys_of_several_processes_name_no_run_of_one() -> None:
     folders = {
-        run_folder(parse_config(compose("config", [f"trainer.{key}"])).plain)
+        run_folder(validated(f"trainer.{key}").plain)
         for key in ("num_processes=1", "sync_batchnorm=true")
     }
     assert len(folders) == 1
     two = [
-        run_folder(parse_config(compose("config", ["trainer.num_processes=2", *more])).plain)
+        run_folder(validated("trainer.num_processes=2", *more).plain)
         for more in ([], ["trainer.sync_batchnorm=true"])
     ]
     assert len({*folders, *two}) == 3
@@ -295,7 +270,7 @@ def test_processes_that_were_started_have_to_be_asked_for(
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=r"torchrun started 4 .* give trainer\.num_processes=4"):
-        prepare(parse_config(compose("config", [*TWO, f"run.root={tmp_path}"])))
+        prepare(validated(*TWO, root=tmp_path))
 
 
 @pytest.mark.slow  # three interpreters

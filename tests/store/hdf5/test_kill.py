@@ -24,11 +24,18 @@ from condexp.store.schema.fields import Axis, DatasetSpec, FileShape
 from condexp.store.schema.layout import FileSpec, columns
 from condexp.training.events import SnapshotRecord
 from tests.store.hdf5.processes import exit_code, forked
-from tests.store.records import KAPPA_P, LAYERS, make_spec, snapshot_record, step_record
+from tests.store.records import (
+    KAPPA_P,
+    LAYERS,
+    few_columns,
+    make_spec,
+    snapshot_record,
+    step_record,
+)
 from tests.waiting import until_a_random_moment
 
 NUM_KILLS = 50
-NUM_SNAPSHOTS = 1000
+NUM_SNAPSHOTS = 500
 MOST_AHEAD = 100  # commits of a child while its parent comes to kill it
 NUM_DISTINCT = 6
 EVERY = 2
@@ -211,7 +218,7 @@ def test_readers_see_committed_rows_only_while_the_run_writes(
 def test_a_kill_while_creating_leaves_nothing_or_a_complete_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = make_spec()
+    spec = few_columns()
     names = ("posix_fallocate", "pwrite", "fsync")
     began, done = 0, False
     while not done:
@@ -233,7 +240,7 @@ def test_a_kill_while_creating_leaves_nothing_or_a_complete_file(
 def test_a_kill_at_any_time_while_creating_leaves_nothing_or_a_complete_file(
     tmp_path: Path,
 ) -> None:
-    spec, moments = make_spec(num_snapshots=500), random.Random(1)
+    spec, moments = few_columns(num_snapshots=500), random.Random(1)
     for number in range(20):
         path = tmp_path / f"{number}.h5"
         with forked(partial(create_results, path, spec)) as child:

@@ -25,7 +25,7 @@ from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.reader import open_run
 from condexp.store.schema.layout import FileSpec
 from tests.store.hdf5.processes import exit_code, forked
-from tests.store.records import LAYERS, counters, make_spec, write_run
+from tests.store.records import LAYERS, counters, few_columns, make_spec, write_run
 
 Arrays = dict[str, Any]
 WIDE = LayerInfo("wide", "Linear", d_in=900, d_out=4, groups=1, positions=1, uses=1)
@@ -131,7 +131,7 @@ def test_every_reader_reads_both(large: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize("num_steps", [0, 1, 7, 24])
 def test_it_is_cut_to_what_was_committed(tmp_path: Path, num_steps: int) -> None:
-    spec = make_spec()
+    spec = few_columns()
     path = write_run(tmp_path / "results.h5", spec, num_steps)
     before = counters(path)
     seal_results(path)
@@ -190,10 +190,11 @@ class Full:
 
 
 def test_without_room_the_live_file_stays_and_nothing_crashes(
-    tmp_path: Path, reference: tuple[FileSpec, bytes], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, content = tmp_path / "results.h5", reference[1]
-    path.write_bytes(content)
+    path = write_run(tmp_path / "results.h5", few_columns())
+    content = path.read_bytes()
+    (tmp_path / "results.h5.lock").unlink()
     with monkeypatch.context() as patch:
         counting = Full(patch, fails_at=10**9)
         seal_results(path)

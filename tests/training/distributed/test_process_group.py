@@ -18,30 +18,37 @@ from tests.waiting import GUARD_SECONDS
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def ranks(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> list[dict[str, Numbers]]:
-    """What each rank found, by scenario."""
-    world_size: int = request.param
-    folder = tmp_path_factory.mktemp(f"ranks{world_size}")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                *("-W", "ignore", "-m", "tests.training.distributed.ranks"),
-                *(str(rank), str(world_size), str(folder / "meeting"), str(folder / f"{rank}.pt")),
-            ],
-            cwd=ROOT,
-            env=environment,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(world_size)
+SIZES = (2, 4)
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of what each rank of groups of two sizes found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "tests.training.distributed.ranks",
+        str(folder),
     ]
-    said = [process.communicate(timeout=GUARD_SECONDS)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(said)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
+    done = subprocess.run(
+        [*command, *map(str, SIZES)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        timeout=GUARD_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return folder
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def ranks(request: pytest.FixtureRequest, groups: Path) -> list[dict[str, Numbers]]:
+    """What each rank found, by scenario."""
+    return [torch.load(groups / f"{request.param}-{rank}.pt") for rank in range(request.param)]
 
 
 @pytest.fixture(scope="module")
