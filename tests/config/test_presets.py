@@ -2,14 +2,13 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torchvision import datasets
 
@@ -26,6 +25,7 @@ from condexp.runs.prepare import prepare
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.run_folder.identity import run_folder
 from condexp.store.run_folder.status import State
+from tests import in_process
 from tests.data.archives import (
     publish_idx,
     write_cifar,
@@ -62,18 +62,12 @@ NEEDS = {
 NEEDS_COLOUR = {"model/torchvision"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def hydra() -> Iterator[None]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-
-
 def choice(path: Path) -> tuple[str, str]:
     return path.parent.relative_to(CONF).as_posix(), path.stem
 
 
 def composed(*overrides: str) -> DictConfig:
-    return compose("config", list(overrides), return_hydra_config=True)
+    return in_process.composed(*overrides)
 
 
 def validated(*overrides: str) -> Config:
@@ -122,12 +116,12 @@ BRIEF = ["trainer.steps=1", "trainer.batch_size=4", "analysis.schedule.log_space
 SMALL = ["dataset.subset.train=20", "dataset.subset.test=10"]
 
 
+@pytest.mark.usefixtures("no_picture")
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: "/".join(choice(path)))
 def test_every_preset_trains_a_step_and_takes_a_snapshot(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("condexp.runs.attempt._draw", lambda _: None)  # seconds a picture
     _loaded.clear()
     group, name = choice(path)
     overrides = [f"{group}={name}", *NEEDS.get(f"{group}/{name}", []), *BRIEF]
@@ -203,13 +197,13 @@ def test_every_experiment_and_profile_is_recorded() -> None:
     assert own_profiles() == [f"{name}/{profile}" for name in EXPERIMENTS for profile in PROFILES]
 
 
+@pytest.mark.usefixtures("no_picture")
 @pytest.mark.parametrize("profile", ["smoke", "cpu"])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_small_profiles_run(
     experiment: str, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("condexp.runs.attempt._draw", lambda _: None)
     _loaded.clear()
     given = [f"experiment={experiment}/{profile}", *BRIEF, *SMALL, "trainer.steps=2"]
     if composed(*given).dataset.name == "fashion_mnist":

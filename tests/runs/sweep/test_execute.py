@@ -21,7 +21,7 @@ from tests.waiting import GUARD_SECONDS, lives, wait_until
 # A user's model that misbehaves in training, not when it is tried out. Where a file "hold" is, it
 # waits in its first step for a request to stop: however busy the machine is, that comes in time.
 MODEL = f"""
-import os, signal, sys, time
+import math, os, signal, sys, time
 from torch import nn
 from condexp.runs import attempt
 
@@ -46,12 +46,12 @@ def wait_to_be_asked():
 class Net(nn.Module):
     def __init__(self, input_shape, num_outputs, fault="none"):
         super().__init__()
-        self.fc = nn.Linear(input_shape[0] * input_shape[1] * input_shape[2], num_outputs)
+        self.fc = nn.Linear(math.prod(input_shape), num_outputs)
         self.fault = fault
         self.started = False
 
-    def forward(self, images):
-        if images.device.type != "meta" and len(images) > 2 and not self.started:
+    def forward(self, inputs):
+        if inputs.device.type != "meta" and len(inputs) > 2 and not self.started:
             self.started = True
             if os.path.exists("hold"):
                 note_requests()
@@ -65,14 +65,14 @@ class Net(nn.Module):
                 os.kill(os.getpid(), signal.SIGKILL)
         if self.training and self.started and os.path.exists("hold"):
             wait_to_be_asked()
-        return self.fc(images.flatten(1))
+        return self.fc(inputs.flatten(1))
 """
 TINY = [
     "model=import",
     "model.target=faulty:Net",
     "trainer.steps=3",
-    "dataset.subset.train=60",
-    "dataset.subset.test=20",
+    "dataset=gaussian",  # drawn at once: the digits' library takes a second to import
+    "dataset.num_train=60",
     "trainer.batch_size=20",
     "analysis.schedule.log_spaced=2",
 ]
