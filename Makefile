@@ -31,9 +31,10 @@ setup: $(VENV)/.installed-dev ## virtual environment with everything developers 
 run: $(VENV)/.installed ## the default experiment: an MLP with BatchNorm on the digits, offline
 	@$(BIN)/condexp run
 
-# Two processes of one thread each use two cores better than one process of two.
+# Two processes of one thread each use two cores better than one process of two. A file's tests stay in one of them, so
+# that what they share is made once.
 test: $(VENV)/.installed-dev ## the test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed-dev ## the tests that take minutes
 	@$(BIN)/python -m pytest -q -m slow

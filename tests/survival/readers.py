@@ -1,6 +1,7 @@
 """Readers that look at a run's results again and again while it is written."""
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from condexp.store.reader import open_run
 # One of each shape: (S, L), (S, L, P) and the spectra's (S, Lb, n).
 MEASURES = ("weight_norm", "input_lambda_max", "kfac_kappa")
 GROUP, SPECTRA = "layers", "spectra/weight"
+PAUSE = threading.Event()
 
 Columns = Mapping[str, np.ndarray[Any, Any]]
 
@@ -70,6 +72,7 @@ def _follow(
                 np.testing.assert_array_equal(values, expected[measure][:num], strict=True)
             (folder / f"{name} {num}").touch()
             seen.add(num)
+        PAUSE.wait(0.05)  # looks often, without taking the run's core from it
     # It really looked in between.
     assert len({num for num in seen if 0 < num < len(expected["eigenvalue"])}) >= 3, (look, seen)
     return 0
