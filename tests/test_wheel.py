@@ -44,4 +44,4 @@ def test_the_wheel_runs_from_another_folder(tmp_path: Path) -> None:
         check=True,
     )
     assert Path(found.stdout.strip()).is_relative_to(site)
-    assert (site / "condexp" / "results" / "published.csv").is_file()
+    assert (site / "condexp" / "results" / "tables" / "published.csv").is_file()

@@ -16,13 +16,13 @@ from torch import nn
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
+from condexp.runs import checkpointer
 from condexp.runs.checkpointer import Checkpointer, CheckpointSchedule
 from condexp.runs.stop_signals import StopRequests
 from condexp.store.disk import ResultsError
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.seal import seal_results
 from condexp.store.hdf5.writer import ResultsWriter
-from condexp.store.run_folder import checkpoints
 from condexp.store.run_folder.checkpoints import (
     MIN_SECONDS,
     RunFingerprint,
@@ -322,9 +322,9 @@ def test_between_the_steps_it_asks_once_and_touches_nothing(
     training = Training(tmp_path, stop)
     with training.writer, monkeypatch.context() as patch:
         # Neither the clock nor anything that a checkpoint is made of.
-        patch.setattr(checkpoints, "time", None)
-        patch.setattr(checkpoints, "random_state", None)
-        for name in ("_folder", "_writer", "_model", "_optimizer", "_origin"):
+        patch.setattr(checkpointer, "time", None)
+        patch.setattr(checkpointer, "random_state", None)
+        for name in ("_folder", "_writer", "_model", "_optimizer", "_fingerprint"):
             patch.setattr(training.checkpointer, name, None)
         for step in (1, 2, 3, 4):
             assert not training.checkpointer.pause(step)
