@@ -128,7 +128,7 @@ def log_of(number: str) -> str:
 
 
 def requeues(name: str) -> int:
-    return log_of(number_of(name)).count("Resubmitted job")
+    return log_of(number_of(name)).count("Requeued job")
 
 
 def check_same(root: Path, expected: Path) -> None:
