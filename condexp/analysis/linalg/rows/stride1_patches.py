@@ -1,7 +1,7 @@
 """Second moments of a stride-1 convolution's patches without laying the patches out.
 
 On the layers of ResNet-20 and VGG-16 (128 images of 32×32 px, 3 to 512 channels, float32) this
-takes 0.10 to 0.40 of the time of laying the patches out: ``python -m benchmarks patches``, one
+takes 0.10 to 0.47 of the time of laying the patches out: ``python -m benchmarks patches``, one
 thread of an AMD EPYC (Zen 3), torch 2.14.1, the minimum of 7 (VGG-16) or 21 pairs in turn. In CPU
 time, which other work on the machine hardly changes, the ratios are 0.11 to 0.30.
 """
