@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmarks.networks import Network, Training, resnet, vgg
 from benchmarks.timing import Measurement, alternate
-from condexp.analysis.layers.rows import moment_rows, window_of
+from condexp.analysis.layers.rows import moment_rows, operation_of, window_of
 from condexp.analysis.linalg.moments import Scale, SecondMoment
 from condexp.analysis.linalg.rows.dense import DenseRows, Rows
 from condexp.analysis.linalg.rows.patches import unfold_patches
@@ -36,7 +36,7 @@ def measure(num_pairs: int) -> list[Measurement]:
             name = f"patches: {channels} channels, {height}x{width} px"
             if name not in measured:
                 times = alternate(
-                    _way(lambda m, x: moment_rows(m, x, OPTIONS), module, inputs),
+                    _way(lambda m, x: moment_rows(operation_of(m), x, OPTIONS), module, inputs),
                     _way(lambda m, x: DenseRows(unfold_patches(x, window_of(m))), module, inputs),
                     num_pairs,
                 )
@@ -58,7 +58,7 @@ def _convolutions(network: Network) -> Iterator[tuple[nn.Conv2d, Tensor]]:
     with torch.no_grad():
         training.model(training.inputs)
     for convolution, images in inputs.items():
-        if isinstance(moment_rows(convolution, images, OPTIONS), PatchRows):
+        if isinstance(moment_rows(operation_of(convolution), images, OPTIONS), PatchRows):
             yield convolution, images
 
 

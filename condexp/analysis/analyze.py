@@ -6,6 +6,7 @@ from typing import Any, Unpack
 from torch import Tensor, nn
 
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
+from condexp.analysis.layers.compiled import without_compiler
 from condexp.analysis.measurement import LossFunction, Measurement
 from condexp.analysis.options import AnalysisChoices, AnalysisOptions, documents_options
 from condexp.analysis.snapshot import Snapshot
@@ -67,7 +68,10 @@ def analyze(
     """
     chosen = AnalysisOptions.of(options, choices, ("denominator", "learning_rate"))
     batches = [(inputs, targets)]
-    snapshot = Measurement(model, loss_fn, batches, chosen, learning_rate, denominator).measure()
+    measurement = Measurement(
+        without_compiler(model), loss_fn, batches, chosen, learning_rate, denominator
+    )
+    snapshot = measurement.measure()
     _refuse_unreliable(snapshot)
     return snapshot
 

@@ -3,15 +3,16 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.layers.info import Catalogue, LayerInfo
-from condexp.analysis.layers.rows import Layer, moment_rows
+from condexp.analysis.layers.rows import moment_rows
+from condexp.analysis.layers.select import select_modules
+from condexp.analysis.layers.uses import WeightUse, watched
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import Matrix
@@ -60,14 +61,15 @@ class Footprint:
     laid_out: int = 0
     uses: int = 0
 
-    def note(self, module: Layer, inputs: Tensor, options: AnalysisOptions) -> None:
-        """Add one call of the layer."""
-        if isinstance(module, nn.Conv2d):
-            rows = moment_rows(module, inputs, replace(options, bias=False))
+    def note(self, use: WeightUse, options: AnalysisOptions) -> None:
+        """Add one use of the layer's weight."""
+        operation, inputs = use.operation, use.inputs.detach()
+        if operation.window is not None:
+            rows = moment_rows(operation, inputs, replace(options, bias=False))
             numbers = rows.images if isinstance(rows, PatchRows) else rows.dense()
             self.laid_out = max(self.laid_out, numbers.numel())
         if self.block is not None:
-            self.block.forward(inputs, self.num_samples, self.uses)
+            self.block.forward(operation, inputs, use.output_shape, self.num_samples, self.uses)
         self.uses += 1
 
 
@@ -86,29 +88,17 @@ def footprints(
     Yields:
         The footprint of each layer, complete after the call.
     """
-    modules, network, handles = dict(model.named_modules()), NetworkFisher(), []
+    modules, network = select_modules(model, options).modules, NetworkFisher()
     found: dict[str, Footprint] = {}
-
-    def hook(footprint: Footprint) -> Any:
-        def note(module: Layer, args: Any, kwargs: dict[str, Any], _output: Tensor) -> None:
-            given: Tensor = args[0] if args else kwargs["input"]
-            footprint.note(module, given.detach(), options)
-
-        return note
-
     for layer in catalogue.layers:
-        module: Any = modules.get(layer.name, model)  # the model itself may be the layer
         block = None
         if options.wants(Matrix.FISHER):
+            module = modules[layer.name]
             block = FisherBlock(layer.name, module, options, network, PassMode.SEVERAL_PASSES)
         found[layer.name] = Footprint(num_samples, block)
-        note = hook(found[layer.name])
-        handles.append(module.register_forward_hook(note, with_kwargs=True))
-    try:
+    weights = {name: modules[name].weight for name in found}
+    with watched(weights, lambda name, use, _source: found[name].note(use, options)):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass(frozen=True)

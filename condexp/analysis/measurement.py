@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
 
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.analysis.fisher.memory import Memory
 from condexp.analysis.layers.calls import PassMode
+from condexp.analysis.layers.compiled import run_uncompiled
+from condexp.analysis.loss.calls import ObservedLoss, measured_denominator
 from condexp.analysis.loss.cotangents import Cotangents, FisherLabels, refuse_batch_statistics
-from condexp.analysis.loss.denominator import loss_denominator
 from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
@@ -26,7 +28,6 @@ LossFunction = Callable[[Any, Any], Tensor]
 class _Run:
     """State of one run through the batches."""
 
-    labels: FisherLabels | None
     hooks: MeasurementHooks
     memory: Memory
 
@@ -73,12 +74,17 @@ class Measurement:
         return PassMode.SEVERAL_PASSES
 
     def _run(self) -> MeasurementHooks:
-        run = _Run(self._labels(), self._hooks(), self._memory())
+        if self._needs_labels:
+            refuse_batch_statistics(self.model, self.options)
+            if isinstance(self.loss_fn, _Loss):
+                FisherLabels(self.loss_fn, self.options)  # what it refuses is refused beforehand
+        run = _Run(self._hooks(), self._memory())
         num_batches = 0
         with (
             preserved_state(self.model),
             torch.inference_mode(False),
             torch.enable_grad(),
+            run_uncompiled(self.model),
             run.hooks,
         ):
             for number, (inputs, targets) in enumerate(self.batches):
@@ -89,12 +95,9 @@ class Measurement:
             raise InputError("there is no batch to analyse: give at least one (inputs, targets).")
         return run.hooks
 
-    def _labels(self) -> FisherLabels | None:
-        options = self.options
-        if options.is_empirical or not options.wants(*SIGNAL_MATRICES):
-            return None
-        refuse_batch_statistics(self.model, options)
-        return FisherLabels(self.loss_fn, options)
+    @property
+    def _needs_labels(self) -> bool:
+        return not self.options.is_empirical and self.options.wants(*SIGNAL_MATRICES)
 
     def _hooks(self) -> MeasurementHooks:
         return MeasurementHooks(
@@ -102,6 +105,8 @@ class Measurement:
             self.options,
             learning_rate=self.learning_rate,
             loss_fn=self.loss_fn,
+            denominator=self.denominator,
+            runs_eagerly=True,
             pass_mode=self._pass_mode,
         )
 
@@ -118,33 +123,36 @@ class Measurement:
                 f"{_described(inputs)}; for other inputs put a Recorder around your own forward "
                 "and backward pass."
             )
-        denominator, hooks = self.denominator, run.hooks
-        if denominator is None:
-            denominator = loss_denominator(self.loss_fn, targets, len(inputs))
-        hooks.denominator = denominator
+        hooks = run.hooks
         # A copy, because the first operation may work in place.
         outputs = self.model(inputs.clone())
-        loss = self.loss_fn(outputs, targets)
+        observed = ObservedLoss.of(self.loss_fn, outputs, targets)
+        loss = observed.value
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise InputError(
                 f"loss_fn must return a scalar tensor, got {_described(loss)}; "
                 "take the mean over the samples."
             )
-        if not (loss.requires_grad and hooks.weights):
+        if self.denominator is None:
+            hooks.set_denominator(
+                measured_denominator(self.loss_fn, observed, outputs, targets, len(inputs))
+            )
+        if not (loss.requires_grad and hooks.trained):
             return
-        cotangents = (
-            None
-            if run.labels is None
-            else run.labels.cotangents(outputs, targets, len(inputs), number)
-        )
+        cotangents = None
+        if self._needs_labels:
+            _refuse_mixing(hooks)
+            labels = FisherLabels(observed.plain(outputs) or self.loss_fn, self.options)
+            cotangents = labels.cotangents(outputs, targets, len(inputs), number)
         count = 1 if cotangents is None else cotangents.count
         groups = run.memory.groups(
             hooks.statistics.blocks, count, len(inputs), hooks.statistics.num_samples
         )
-        # Unlike backward(), this touches no .grad and goes only as far as is needed.
-        torch.autograd.grad(
-            loss, hooks.weights, retain_graph=cotangents is not None, allow_unused=True
-        )
+        retain = cotangents is not None
+        if hooks.recomputes:  # re-entrant checkpoints refuse autograd.grad; .grad is set aside
+            loss.backward(retain_graph=retain)  # type: ignore[no-untyped-call]
+        else:  # touches no .grad, and calls no hook of an optimizer
+            torch.autograd.grad(loss, hooks.trained, retain_graph=retain, allow_unused=True)
         if cotangents is not None:
             _back_propagate(hooks, outputs, cotangents, groups or [list(hooks.edges)])
         for block in hooks.statistics.blocks.values():
@@ -158,13 +166,33 @@ def _back_propagate(
     groups: Sequence[Sequence[str]],
 ) -> None:
     """Back-propagate all cotangents, as far as the layers of one group after another."""
+    recomputes = hooks.recomputes
     for names in groups:
         edges = [edge for name in names for edge in hooks.edges.get(name, ())]
         with hooks.extra_backward(names, cotangents.count):
             for number in range(cotangents.count):
-                torch.autograd.grad(
-                    outputs, edges, cotangents.make(number), retain_graph=True, allow_unused=True
-                )
+                hooks.next_backward()
+                made = cotangents.make(number)
+                if recomputes:
+                    torch.autograd.backward(outputs, made, retain_graph=True)
+                else:
+                    torch.autograd.grad(outputs, edges, made, retain_graph=True, allow_unused=True)
+
+
+def _refuse_mixing(hooks: MeasurementHooks) -> None:
+    """Refuse labels of the model's own where one sample's output depends on other samples.
+
+    Raises:
+        InputError: If a sample's gradient reaches other samples' rows.
+    """
+    for layer in hooks.statistics.layers:
+        if layer.mixes_samples and True not in hooks.statistics.batch_statistics:
+            raise InputError(
+                f"fisher_type={str(hooks.options.fisher_type)!r} is not defined here: a sample's "
+                f"output depends on other samples' rows in layer {layer.name!r}, so that batched "
+                "back-propagation mixes them (own batch statistics in training mode?); measure in "
+                "eval mode (model.eval()) or use fisher_type='empirical'."
+            )
 
 
 def _has_samples(inputs: object) -> bool:

@@ -41,6 +41,8 @@ class Recorder(MeasurementHooks):
             AMP loss scale s (the weight gradient's measures are of the scaled loss then). May be
             set between passes.
         learning_rate: For ``effective_lr``: lr / (1 − momentum) of SGD; without it that is NaN.
+        num_samples: N of each pass, where the first dimension of what the model is called with does
+            not tell.
         loss_fn: The loss, if it is one of torch's: its gradient's rounding then counts as noise.
         **choices: Any of the options below, by name. ``fisher_type`` can only be ``empirical``.
 
@@ -56,9 +58,12 @@ class Recorder(MeasurementHooks):
         denominator: float | None = None,
         learning_rate: float | None = None,
         loss_fn: object | None = None,
+        num_samples: int | None = None,
         **choices: Unpack[AnalysisChoices],
     ) -> None:
-        chosen = AnalysisOptions.of(options, choices, ("denominator", "learning_rate", "loss_fn"))
+        chosen = AnalysisOptions.of(
+            options, choices, ("denominator", "learning_rate", "loss_fn", "num_samples")
+        )
         if not chosen.is_empirical:
             raise InputError(
                 f"fisher_type={str(chosen.fisher_type)!r} needs backward passes of its own, and a "
@@ -70,4 +75,5 @@ class Recorder(MeasurementHooks):
             denominator=denominator,
             learning_rate=learning_rate,
             loss_fn=loss_fn,
+            num_samples=num_samples,
         )

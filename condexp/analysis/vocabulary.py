@@ -75,6 +75,9 @@ class SpectrumStatus(StrEnum):
     """An eigenvalue lies below −noise floor, so rounding exceeds what was promised: all NaN."""
     NONFINITE = "nonfinite"
     """The matrix contains NaN or Inf: all NaN."""
+    INCOMPLETE = "incomplete"
+    """The recorded rows do not reproduce the weight's gradient, so none of the layer's numbers can
+    be believed: all NaN."""
 
 
 class Precision(StrEnum):

@@ -10,12 +10,12 @@ from condexp.analysis.costs import Footprint, footprints
 from condexp.analysis.layers.info import Catalogue
 from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.statistics.hooks import MeasurementHooks
 from condexp.config import Config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.models.sync_batchnorm import convert_sync_batchnorm
 from condexp.runs.build import build_model
+from condexp.training.choices import Source
 from condexp.training.rescale import cancels_rescaling
 
 
@@ -84,9 +84,7 @@ def _attempt(
 ) -> ModelTrace:
     with torch.device(device):
         model, inputs = build_model(config, dataset), torch.zeros(shape)
-        catalogue = trace_layers(model, inputs, options)
-        with MeasurementHooks(model, options):
-            pass  # it refuses frozen layers
+        catalogue = trace_layers(model, inputs, options, training=_trains(config))
         with footprints(model, catalogue, options, len(inputs)) as found:
             outputs = model.train()(inputs)
     expected = [len(inputs), dataset.num_outputs]
@@ -102,6 +100,12 @@ def _attempt(
     if config.trainer.num_processes > 1:
         _check_shared(config, model, outputs)
     return ModelTrace(model, catalogue, found)
+
+
+def _trains(config: Config) -> bool:
+    """Return whether snapshots are of the network in training mode."""
+    analysis = config.analysis
+    return analysis.source is Source.TRAIN_BATCH or analysis.probe.mode == "train"
 
 
 def _check_shared(config: Config, model: nn.Module, outputs: Tensor) -> None:

@@ -99,13 +99,23 @@ def test_a_model_that_is_itself_a_layer_goes_by_its_class() -> None:
     assert condexp.analyze(conv, CROSS_ENTROPY, inputs, targets).layers == ("Conv2d",)
 
 
-def test_weights_shared_by_two_modules_are_measured_in_both() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
-    model[2].weight = model[0].weight
+def test_a_weight_of_two_modules_is_one_layer() -> None:
+    first, second = nn.Linear(4, 4).double(), nn.Linear(4, 4).double()
+    second.weight = first.weight
+    model = nn.Sequential(first, nn.Tanh(), second)
+    twice = nn.Sequential(first, nn.Tanh(), first)
     inputs, targets = cases.normal(4, 4), cases.normal(4, 4, seed=2)
-    snapshot = condexp.analyze(model, nn.MSELoss(), inputs, targets, ALL)
-    assert snapshot.layers == ("0", "2")
-    oracles.same(snapshot["0"].weight_grad, snapshot["2"].weight_grad)
+    measures = (*ALL, "fisher")
+    with torch.no_grad():
+        second.bias.copy_(first.bias)
+    snapshot = condexp.analyze(model, nn.MSELoss(), inputs, targets, measures)
+    expected = condexp.analyze(twice, nn.MSELoss(), inputs, targets, measures)
+    assert snapshot.layers == ("0",)
+    assert snapshot["2"] is snapshot["0"]
+    assert snapshot["0"].info.uses == 2
+    for matrix in ("input", "grad_output", "fisher", "weight_grad"):
+        oracles.same(getattr(snapshot["0"], matrix), getattr(expected["0"], matrix))
+    assert [entry.name for entry in snapshot.not_analysed] == ["2"]
 
 
 def test_a_dead_layer_is_a_finding() -> None:

@@ -11,6 +11,7 @@ from condexp.analysis.costs import LayerCost, footprints
 from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.layers import rows as analysis_rows
 from condexp.analysis.layers.calls import LayerCall, PassMode
+from condexp.analysis.layers.rows import Operation
 from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.linalg.rows.dense import DenseRows
 from condexp.analysis.linalg.rows.pixels import PixelRows
@@ -18,6 +19,7 @@ from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.statistics.hooks import MeasurementHooks
+from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.vocabulary import Matrix
 
 MATRICES: dict[str, tuple[Matrix, ...]] = {
@@ -147,14 +149,13 @@ def test_rows_that_are_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest copy of a convolution's rows is the one announced."""
     copies: dict[str, int] = {}
     options, net = AnalysisOptions(precision="float32"), model()  # type: ignore[arg-type]
-    names = {id(module): name for name, module in net.named_modules()}
 
     def note(function: str) -> None:
         plain = getattr(analysis_rows, function)
 
-        def noting(module: nn.Module, given: Tensor, *more: object) -> Any:
-            rows = plain(module, given, *more)
-            name, num_bytes = names[id(module)], 0
+        def noting(operation: Operation, given: Tensor, *more: object) -> Any:
+            rows = plain(operation, given, *more)
+            name, num_bytes = at_work[0].name, 0
             if not isinstance(rows, PixelRows):
                 dense = rows.images if isinstance(rows, PatchRows) else rows
                 dense = dense.values if isinstance(dense, DenseRows) else dense
@@ -166,6 +167,19 @@ def test_rows_that_are_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
     note("moment_rows")
     note("gradient_rows")
+    at_work: list[LayerStatistics] = []
+
+    def note_layer(method: str) -> None:
+        plain = getattr(LayerStatistics, method)
+
+        def noting(layer: LayerStatistics, *args: Any, **kwargs: Any) -> Any:
+            at_work[:] = [layer]
+            return plain(layer, *args, **kwargs)
+
+        monkeypatch.setattr(LayerStatistics, method, noting)
+
+    note_layer("forward")
+    note_layer("backward")
     measured(net, options, (4,))
     for cost in costs(net, options, num_samples=12, batch_size=4):
         if cost.layer.type == "Conv2d":

@@ -101,8 +101,6 @@ def layer_snapshot(info: LayerInfo, step: int, num_rows: int) -> LayerSnapshot:
     a, b = spectrum(info, info.d_in, step), spectrum(info, info.d_out, step)
     small = spectrum(info, min(info.d_in, info.d_out), step)
     fisher = spectrum(info, min(num_rows, info.d_in * info.d_out), step)
-    numbers = {"weight_norm": 1.5, "grad_norm": 0.5, "effective_lr": math.nan}
-    shares = {"input_mean_fraction": 0.25, "dead_fraction": 0.0, "full_fraction": 1.0}
     return LayerSnapshot(
         info=info,
         input=a,
@@ -112,8 +110,12 @@ def layer_snapshot(info: LayerInfo, step: int, num_rows: int) -> LayerSnapshot:
         weight=small,
         weight_grad=small,
         domination_of=lambda: 0.125 * (LAYERS.index(info) + 1),
-        **numbers,
-        **shares,
+        weight_norm=1.5,
+        grad_norm=0.5,
+        effective_lr=math.nan,
+        input_mean_fraction=0.25,
+        dead_fraction=0.0,
+        full_fraction=1.0,
     )
 
 

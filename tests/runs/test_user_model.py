@@ -51,9 +51,9 @@ def test_layers_and_a_run(condexp: Command, tmp_path: Path) -> None:
     code, out, _ = condexp("layers", *mine, "model.kwargs.blocks=[2,3]", *TINY)
     assert code == 0
     assert "import convnets:ConvNet on digits" in out
-    rest = out.partition("not analysed")[2]
+    measured, _, rest = out.partition("not analysed")
+    assert "attention.out_proj" in measured
     assert "MultiheadAttention" in rest
-    assert "attention.out_proj" in rest
 
     code, out, _ = condexp(*mine, *TINY)
     assert code == 0

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import LayerCall, PassMode, joined_grads, joined_inputs
-from condexp.analysis.layers.rows import Layer, appends_one, num_groups
+from condexp.analysis.layers.rows import Layer, Operation, operation_of
+from condexp.analysis.layers.samples import SampleTest
 from condexp.analysis.linalg.gram import (
     WORKING_NUMBERS,
     Batch,
@@ -30,16 +31,20 @@ class FisherState:
     Args:
         forms: Whether the samples' gradients are formed as they arrive.
         num_samples: N over its passes.
+        num_rows: Gradients: one for each signal and sample.
         gradients: The samples' gradients, where they are formed.
-        passes: Where they are not: each call's input, its N and the gradients of its output.
+        passes: The calls of complete passes, where they are not.
         row_dtype: Precision in which rows and gradients were computed.
+        obstacle: Why rows do not belong to samples; None where they do.
     """
 
     forms: bool
     num_samples: int
+    num_rows: int
     gradients: list[Tensor]
-    passes: list[list[tuple[Tensor, int, list[Tensor]]]]
+    passes: list[list[LayerCall]]
     row_dtype: torch.dtype
+    obstacle: str | None
 
 
 class FisherBlock:
@@ -72,29 +77,43 @@ class FisherBlock:
         single = options.precision is Precision.FLOAT32
         self.dtype = torch.float32 if single else torch.float64
         self.row_dtype = torch.float64
-        groups, weight = num_groups(module), module.weight
-        d_in = weight[0].numel() + appends_one(module, options)
-        self._shape = GradientShape(groups, 1, d_in, weight.shape[0] // groups)
+        operation, weight = operation_of(module), module.weight
+        d_in = weight[0].numel() + operation.appends_one(options)
+        self._shape = GradientShape(operation.groups, 1, d_in, len(weight) // operation.groups)
         self._forms = False  # the first call decides for all
         self._calls: dict[int, LayerCall] = {}
         self._formed: list[Tensor] = []  # gradients of this pass, one for each signal
         self._passes: list[list[LayerCall]] = []  # the calls of complete passes
         self._gradients: list[Tensor] = []
-        self._num_samples = 0
+        self._num_samples = self._num_rows = 0
         self._spectrum: Spectrum | None = None
+        self._recomputed = False
+        self.obstacle: str | None = None
 
     @property
     def num_weights(self) -> int:
         """d, the length of vec(G)."""
         return self._shape.num_weights
 
-    def forward(self, inputs: Tensor, num_samples: int, use: int) -> None:
-        """Add one call of the layer.
+    def forward(
+        self,
+        operation: Operation,
+        inputs: Tensor,
+        output_shape: torch.Size,
+        num_samples: int,
+        use: int,
+        *,
+        recomputed: bool = False,
+    ) -> None:
+        """Add one use of the weight.
 
         Args:
-            inputs: Input of the layer, detached.
+            operation: What is computed with it.
+            inputs: Input, detached.
+            output_shape: Shape of the output.
             num_samples: N of the pass.
-            use: Index of this call within the pass, from 0.
+            use: Index of this use within the pass, from 0.
+            recomputed: Whether it is computed in the backward pass, where others may follow it.
 
         Raises:
             InputError: If the block is complete, or the pass before is not.
@@ -102,26 +121,50 @@ class FisherBlock:
         if self._spectrum is not None or use in self._calls:
             raise InputError(
                 f"layer {self.name!r} was called again: the samples of 'fisher' make one matrix, "
-                "so record one forward pass and its backward pass, on all samples at once, and no "
-                "re-entrant checkpoint of a layer that is used more than once."
+                "so record one forward pass and its backward pass, on all samples at once."
             )
-        call = LayerCall(self.name, self._module, self._options, inputs, num_samples)
+        call = LayerCall(self.name, operation, self._options, inputs, output_shape, num_samples)
         if use == 0 and self._num_samples == 0:
             self._forms = call.positions >= self._shape.d_in
         self._calls[use] = call
+        self._recomputed = self._recomputed or recomputed
         self.row_dtype = coarser(self.row_dtype, inputs.dtype)
+        self._refuse_without_layout(call)
+
+    def test_samples(self, test: SampleTest, grad: Tensor, use: int) -> None:
+        """Find out which rows of a use belong to which sample.
+
+        Args:
+            test: The test.
+            grad: Gradient of its cotangents with respect to the output.
+            use: Index of the use within the pass.
+        """
+        call = self._calls[use]
+        call.test_samples(test, grad)
+        self._refuse_without_layout(call)
+
+    def _refuse_without_layout(self, call: LayerCall) -> None:
+        if call.layout is not None or self.obstacle is not None:
+            return
+        if call.num_parts % call.num_samples:
+            what = f"it got {call.num_parts} rows for {call.num_samples} samples"
+        else:
+            what = "the gradient of a sample's output reaches rows of other samples"
+        self.obstacle = f"its rows do not belong to samples, as 'fisher' needs: {what}"
 
     def backward(self, grad: Tensor, use: int, row_dtype: torch.dtype) -> None:
-        """Add the gradient of one call's output, for the next signal.
+        """Add the gradient of one use's output, for the next signal.
 
         Args:
             grad: ``∂ℓ_n/∂h`` in at least float32, of the output's shape.
-            use: Index within the pass of the call it belongs to.
+            use: Index within the pass of the use it belongs to.
             row_dtype: Precision in which it was computed.
         """
         call = self._calls[use]
         call.num_signals += 1
         self.row_dtype = coarser(self.row_dtype, row_dtype)
+        if self.obstacle is not None:
+            return
         if not self._forms:
             call.grads.append(grad)
             return
@@ -129,8 +172,13 @@ class FisherBlock:
             gradients = form_gradients(self._batch([call], [[grad]]), 0, self.dtype)
         if call.num_signals > len(self._formed):
             self._formed.append(gradients)
-        else:  # of an earlier call
+        else:  # of an earlier use
             self._formed[call.num_signals - 1] += gradients
+
+    def pass_is_complete(self) -> None:
+        """Complete the pass, unless uses may follow that are computed in the backward pass."""
+        if not self._recomputed:
+            self.close()
 
     def close(self) -> None:
         """Complete the pass, whose last signal has been added."""
@@ -139,6 +187,10 @@ class FisherBlock:
         if not calls:
             return
         self._num_samples += calls[0].num_samples
+        self._num_rows += calls[0].num_samples * calls[0].num_signals
+        if self.obstacle is not None:
+            self._formed, self._passes, self._gradients = [], [], []
+            return
         self._gradients, self._formed = self._gradients + self._formed, []
         if not self._forms:
             self._passes.append(calls)
@@ -147,8 +199,15 @@ class FisherBlock:
 
     def state(self) -> FisherState:
         """Return what the process that computes the block needs of the complete passes."""
-        passes = [[(c.inputs, c.num_samples, c.grads) for c in calls] for calls in self._passes]
-        return FisherState(self._forms, self._num_samples, self._gradients, passes, self.row_dtype)
+        return FisherState(
+            self._forms,
+            self._num_samples,
+            self._num_rows,
+            self._gradients,
+            self._passes,
+            self.row_dtype,
+            self.obstacle,
+        )
 
     def merge(self, state: FisherState) -> None:
         """Add the passes of another process.
@@ -156,16 +215,14 @@ class FisherBlock:
         Args:
             state: State of the other's block; one of no samples has no effect.
         """
+        self.obstacle = self.obstacle or state.obstacle
         if state.num_samples == 0:
             return
         self._forms = state.forms
         self._num_samples += state.num_samples
+        self._num_rows += state.num_rows
         self._gradients = self._gradients + state.gradients
-        about = (self.name, self._module, self._options)
-        self._passes += [
-            [LayerCall(*about, inputs, n, grads, len(grads)) for inputs, n, grads in calls]
-            for calls in state.passes
-        ]
+        self._passes += state.passes
         self.row_dtype = coarser(self.row_dtype, state.row_dtype)
 
     def spectrum(self, loss_rounding: float = 0.0) -> Spectrum | None:
@@ -177,8 +234,12 @@ class FisherBlock:
         """
         if self._spectrum is None:
             self.close()
-            if self._spectrum is None and self._num_samples:
+            if self._spectrum is None and self._num_samples and self.obstacle is None:
                 self._compute()
+        if self.obstacle is not None:
+            self._network.leave_out(self._num_rows, self.num_weights)
+            length = min(self._num_rows, self.num_weights)
+            return Spectrum.of_incomplete(length, self._num_rows, self.dtype)
         if self._spectrum is None:
             return None
         return self._spectrum.with_floor_raised(4 * loss_rounding * self._spectrum.lambda_max)

@@ -17,6 +17,17 @@ class NetworkFisher:
         self._gram: Tensor | None = None
         self._num_weights = 0
         self._dtype = self._row_dtype = torch.float64
+        self._num_left_out = 0
+
+    def leave_out(self, num_rows: int, num_weights: int) -> None:
+        """Note that a layer is missing, so that the sum of the others is not the network's.
+
+        Args:
+            num_rows: Number of its gradients.
+            num_weights: Number d of its weights.
+        """
+        self._num_left_out = num_rows
+        self._num_weights += num_weights
 
     def add(
         self,
@@ -55,6 +66,9 @@ class NetworkFisher:
         Args:
             other: Sum over the other's layers.
         """
+        if other._num_left_out:
+            missing = other._num_weights if other._gram is None else 0
+            self.leave_out(other._num_left_out, missing)
         if other._gram is not None:
             gram = other._gram if self._gram is None else other._gram.to(self._gram.device)
             self.add("of a process", gram, other._num_weights, other._dtype, other._row_dtype)
@@ -66,6 +80,10 @@ class NetworkFisher:
             loss_rounding: See :meth:`.LossRounding.relative_square`; it raises the noise floor by
                 4·loss_rounding·λ_1.
         """
+        if self._num_left_out:
+            return Spectrum.of_incomplete(
+                min(self._num_left_out, self._num_weights), self._num_left_out, self._dtype
+            )
         if self._gram is None:
             return None
         rows = len(self._gram)

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from condexp.analysis.layers.rows import Layer, grad_output_rows, input_rows, window_of
+from condexp.analysis.layers.rows import Operation, grad_output_rows, input_rows
+from condexp.analysis.layers.samples import Layout, SampleTest
 from condexp.analysis.linalg.gram import RowLoader
 from condexp.analysis.linalg.precision import summable
 from condexp.analysis.options import AnalysisOptions
@@ -31,7 +33,7 @@ class PassMode(StrEnum):
     ``auto`` takes the first portion again in float64 before the next one comes."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ForwardPass:
     """One call of the model.
 
@@ -50,43 +52,52 @@ class ForwardPass:
 
 @dataclass(eq=False)
 class LayerCall:
-    """One call of a layer.
+    """One use of a layer's weight.
 
     Args:
         name: The layer's name.
-        module: The layer.
+        operation: What is computed with the weight.
         options: ``conv_input`` and ``bias`` are read; they lay the input out.
         inputs: The input, detached; not copied.
+        output_shape: Shape of the output.
         num_samples: N of the pass.
         grads: Gradients of the output, one for each signal so far, where they are kept.
         num_signals: Number of signals so far.
-
-    Raises:
-        InputError: If the input's rows cannot be told apart by samples.
     """
 
     name: str
-    module: Layer
+    operation: Operation
     options: AnalysisOptions
     inputs: Tensor
+    output_shape: torch.Size
     num_samples: int
     grads: list[Tensor] = field(default_factory=list)
     num_signals: int = 0
 
     def __post_init__(self) -> None:
         self._version = self.inputs._version
-        if self.inputs.ndim > 1 and len(self.inputs) % self.num_samples:
-            raise InputError(
-                f"layer {self.name!r} got an input of shape {list(self.inputs.shape)} for "
-                f"{self.num_samples} samples: 'fisher' needs the samples first, or their rows "
-                f"cannot be told apart; leave it out with exclude=[{self.name!r}]."
-            )
-        if isinstance(self.module, nn.Conv2d):
-            height, width = window_of(self.module).output_size(self.inputs.shape[2:])
-            num_rows = len(self.inputs) * height * width
-        else:
-            num_rows = self.inputs.numel() // self.module.in_features
+        linear = self.operation.window is None
+        # Rows of a linear map, images of a convolution.
+        self.num_parts = self.inputs[..., 0].numel() if linear else len(self.inputs)
+        num_rows = self.num_parts if linear else self.num_parts * self.output_shape[2:].numel()
         self.positions = num_rows // self.num_samples
+        self.layout: Layout | None = None
+        if self.num_parts % self.num_samples == 0:
+            self.layout = Layout(1, self.num_parts // self.num_samples)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # In another process the input is another tensor.
+        self.__dict__.update(state, _version=state["inputs"]._version)
+
+    def test_samples(self, test: SampleTest, grad: Tensor) -> None:
+        """Find out which rows belong to which sample.
+
+        Args:
+            test: The test.
+            grad: Gradient of its cotangents with respect to the output.
+        """
+        if self.layout is not None:
+            self.layout = test.find_layout(grad.reshape(self.num_parts, -1))
 
     def input_rows(self, part: slice) -> Tensor:
         """Lay out the input of some samples.
@@ -105,7 +116,7 @@ class LayerCall:
                 f"the input of layer {self.name!r} was changed in place after its call, so that "
                 f"'fisher' cannot be taken: leave it out with exclude=[{self.name!r}]."
             )
-        rows = input_rows(self.module, summable(self._of(self.inputs, part)), self.options)
+        rows = input_rows(self.operation, summable(self._of(self.inputs, part)), self.options)
         return rows.reshape(len(rows), -1, self.positions, rows.shape[2])
 
     def grad_rows(self, grad: Tensor, part: slice) -> Tensor:
@@ -118,15 +129,15 @@ class LayerCall:
         Returns:
             ``[groups, n, T, d_out / groups]``.
         """
-        rows = grad_output_rows(self.module, self._of(grad, part))
+        rows = grad_output_rows(self.operation, self._of(grad, part))
         return rows.reshape(len(rows), -1, self.positions, rows.shape[2])
 
     def _of(self, tensor: Tensor, part: slice) -> Tensor:
-        """Return the samples' part of an input or output."""
-        if isinstance(self.module, nn.Linear):
-            return tensor.reshape(self.num_samples, self.positions, tensor.shape[-1])[part]
-        images = len(tensor) // self.num_samples
-        return tensor[part.start * images : part.stop * images]
+        """Return the samples' part of an input or output, sample by sample."""
+        assert self.layout is not None
+        rest = tensor.shape[-1:] if self.operation.window is None else tensor.shape[1:]
+        parts = tensor.reshape(self.layout.outer, self.num_samples, self.layout.inner, *rest)
+        return parts[:, part].movedim(1, 0).flatten(0, 2)
 
 
 def joined_inputs(calls: list[LayerCall]) -> RowLoader:

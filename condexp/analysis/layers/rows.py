@@ -1,7 +1,6 @@
 """Rows of a layer's inputs and gradients: the only place where Linear and Conv2d differ."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -17,70 +16,71 @@ from condexp.errors import InputError
 Layer = nn.Linear | nn.Conv2d
 
 
-def count_samples(arguments: object) -> int:
-    """Return N, the first dimension of the first tensor a model is called with.
+@dataclass(frozen=True)
+class Operation:
+    """What is computed of an input and a weight: a linear map, or a convolution.
 
     Args:
-        arguments: Nested tuples, lists and mappings of anything.
-
-    Returns:
-        The number of samples.
-
-    Raises:
-        InputError: If there is no tensor with a dimension.
+        window: Geometry of the convolution; None for a linear map.
+        has_bias: Whether a bias is added.
     """
-    batch = _first_tensor(arguments)
-    if batch is None or batch.ndim == 0:
-        raise InputError("the model was called without a tensor [N, ...], so N is unknown.")
-    return batch.shape[0]
+
+    window: Window | None
+    has_bias: bool
+
+    @property
+    def groups(self) -> int:
+        """Number of separate blocks: a convolution's groups, 1 for a linear map."""
+        return 1 if self.window is None else self.window.groups
+
+    def appends_one(self, options: AnalysisOptions) -> bool:
+        """Return whether the input rows end with a 1, the input of the bias."""
+        return options.bias and self.has_bias
 
 
-def num_groups(module: Layer) -> int:
-    """Return the number of separate blocks: a convolution's groups, 1 for a linear layer."""
-    return module.groups if isinstance(module, nn.Conv2d) else 1
+def operation_of(module: Layer) -> Operation:
+    """Return what a layer computes when it is called, if nobody has changed that."""
+    window = window_of(module) if isinstance(module, nn.Conv2d) else None
+    return Operation(window, module.bias is not None)
 
 
-def appends_one(module: Layer, options: AnalysisOptions) -> bool:
-    """Return whether the layer's input rows end with a 1, the input of its bias."""
-    return options.bias and module.bias is not None
-
-
-def input_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Tensor:
-    """Lay out a layer's input as the rows ``a`` of ``h = W a + b``.
+def input_rows(operation: Operation, inputs: Tensor, options: AnalysisOptions) -> Tensor:
+    """Lay out an input as the rows ``a`` of ``h = W a + b``.
 
     Args:
-        module: The layer.
+        operation: What is computed.
         inputs: Linear: ``[..., d_in]``; convolution: ``[N, C_in, H, W]``.
         options: ``conv_input`` and ``bias`` are read.
 
     Returns:
-        ``[groups, num_rows, d_in]``; with ``bias`` a last column of ones where the layer has one.
+        ``[groups, num_rows, d_in]``; with ``bias`` a last column of ones where there is one.
 
     Raises:
         InputError: If a convolution is called without a batch dimension.
     """
-    rows = _plain_rows(module, inputs, options)
-    return WithOne(DenseRows(rows)).dense() if appends_one(module, options) else rows
+    rows = _plain_rows(operation, inputs, options)
+    return WithOne(DenseRows(rows)).dense() if operation.appends_one(options) else rows
 
 
-def _plain_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Tensor:
-    if isinstance(module, nn.Linear):
-        return inputs.reshape(1, -1, module.in_features)
+def _plain_rows(operation: Operation, inputs: Tensor, options: AnalysisOptions) -> Tensor:
+    window = operation.window
+    if window is None:
+        return inputs.reshape(1, -1, inputs.shape[-1])
     if inputs.ndim != 4:
         raise InputError(
             f"a Conv2d was called on an input of shape {tuple(inputs.shape)}: "
             "its analysis needs a batch, [N, C, H, W]; add the batch dimension."
         )
     if options.conv_input is ConvInput.CHANNELS:
-        return pixel_rows(inputs, module.groups)
-    return unfold_patches(inputs, window_of(module))
+        return pixel_rows(inputs, window.groups)
+    return unfold_patches(inputs, window)
 
 
-def moment_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Rows:
-    """Return the rows of a layer's input as its second moment takes them.
+def moment_rows(operation: Operation, inputs: Tensor, options: AnalysisOptions) -> Rows:
+    """Return the rows of an input as its second moment takes them.
 
     Args:
-        module: The layer.
+        operation: What is computed.
         inputs: As for :func:`input_rows`, at least float32.
         options: ``conv_input`` and ``bias`` are read.
 
@@ -88,83 +88,74 @@ def moment_rows(module: Layer, inputs: Tensor, options: AnalysisOptions) -> Rows
         The rows of :func:`input_rows`; the patches of a convolution of stride 1 are not laid out.
     """
     rows: Rows
-    if isinstance(module, nn.Conv2d) and inputs.ndim == 4 and _shifts_suffice(module, options):
-        window = window_of(module)
-        if window.padding_mode != "zeros":
-            inputs, window = window.pad(inputs), replace(window, padding="valid")
+    window = operation.window
+    if window is not None and inputs.ndim == 4 and _shifts_suffice(window, options):
         rows = PatchRows(inputs, window)
     else:
-        rows = DenseRows(_plain_rows(module, inputs, options))
-    return WithOne(rows) if appends_one(module, options) else rows
+        rows = DenseRows(_plain_rows(operation, inputs, options))
+    return WithOne(rows) if operation.appends_one(options) else rows
 
 
-def _shifts_suffice(module: nn.Conv2d, options: AnalysisOptions) -> bool:
+def _shifts_suffice(window: Window, options: AnalysisOptions) -> bool:
     """Return whether products of shifted images will do; they are quicker than laid-out patches."""
-    several = module.kernel_size != (1, 1)
+    several = tuple(window.kernel_size) != (1, 1)
     patches = options.conv_input is ConvInput.PATCHES
-    return several and patches and module.stride == (1, 1)
+    return several and patches and tuple(window.stride) == (1, 1)
 
 
 def window_of(module: nn.Conv2d) -> Window:
-    """Return a convolution's geometry."""
+    """Return the geometry of a convolution, of an image to which its own padding was added.
+
+    A padding other than with zeros is added before the convolution itself is called.
+    """
     return Window(
         kernel_size=module.kernel_size,
         stride=module.stride,
-        padding=module.padding,
+        padding=module.padding if module.padding_mode == "zeros" else "valid",
         dilation=module.dilation,
         groups=module.groups,
-        padding_mode=module.padding_mode,
     )
 
 
-def check_rows(name: str, num_rows: int, num_samples: int) -> None:
-    """Refuse rows that do not belong to samples, such as those of a table of positions.
+def without_padding(module: Layer, inputs: Tensor) -> Tensor:
+    """Return images without what a ``padding_mode`` other than zeros has added around them."""
+    if isinstance(module, nn.Linear) or module.padding_mode == "zeros" or inputs.ndim != 4:
+        return inputs
+    left, right, top, bottom = module._reversed_padding_repeated_twice
+    height, width = inputs.shape[2:]
+    return inputs[..., top : height - bottom, left : width - right]
+
+
+def grad_output_rows(operation: Operation, grad: Tensor) -> Tensor:
+    """Lay out the gradient with respect to an output as rows.
 
     Args:
-        name: The layer's name.
-        num_rows: Rows of one call.
-        num_samples: Samples of the batch.
-
-    Raises:
-        InputError: If the rows are not a multiple of the samples.
-    """
-    if num_rows % num_samples:
-        raise InputError(
-            f"layer {name!r} got {num_rows} rows for {num_samples} samples (the first dimension of "
-            "the model's input), so its rows do not belong to samples; leave it out with "
-            f"exclude=[{name!r}]."
-        )
-
-
-def grad_output_rows(module: Layer, grad: Tensor) -> Tensor:
-    """Lay out the gradient with respect to a layer's output as rows.
-
-    Args:
-        module: The layer.
+        operation: What is computed.
         grad: Linear: ``[..., d_out]``; convolution: ``[N, C_out, H_out, W_out]``.
 
     Returns:
         ``[groups, num_rows, d_out / groups]``.
     """
-    if isinstance(module, nn.Linear):
-        return grad.reshape(1, -1, module.out_features)
-    return pixel_rows(grad, module.groups)
+    if operation.window is None:
+        return grad.reshape(1, -1, grad.shape[-1])
+    return pixel_rows(grad, operation.groups)
 
 
-def gradient_rows(module: Layer, grad: Tensor, factor: float) -> Rows:
+def gradient_rows(operation: Operation, grad: Tensor, factor: float) -> Rows:
     """Return the rows of :func:`grad_output_rows` as a second moment takes them.
 
     Args:
-        module: The layer.
+        operation: What is computed.
         grad: As for :func:`grad_output_rows`, at least float32.
         factor: Number by which all rows are multiplied.
 
     Returns:
         The rows; many pixels of few channels are not laid out.
     """
-    if isinstance(module, nn.Conv2d) and grad[0, 0].numel() >= grad.shape[1] // module.groups:
-        return PixelRows(grad, module.groups, factor)
-    return DenseRows(grad_output_rows(module, grad), factor)
+    groups = operation.groups
+    if operation.window is not None and grad[0, 0].numel() >= grad.shape[1] // groups:
+        return PixelRows(grad, groups, factor)
+    return DenseRows(grad_output_rows(operation, grad), factor)
 
 
 def weight_blocks(groups: int, tensor: Tensor) -> Tensor:
@@ -180,25 +171,16 @@ def weight_blocks(groups: int, tensor: Tensor) -> Tensor:
     return tensor.reshape(groups, tensor.shape[0] // groups, -1)
 
 
-def unit_extremes(module: Layer, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the smallest and the largest value of each unit of a layer's input.
+def unit_extremes(operation: Operation, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smallest and the largest value of each unit of an input.
 
     Args:
-        module: The layer, whose units are features or channels.
+        operation: What is computed; units are features or channels.
         inputs: As for :func:`input_rows`.
 
     Returns:
         ``[units]`` twice.
     """
-    units = 1 if isinstance(module, nn.Conv2d) else inputs.ndim - 1
+    units = inputs.ndim - 1 if operation.window is None else 1
     rest = [axis for axis in range(inputs.ndim) if axis != units]
     return (inputs.amin(rest), inputs.amax(rest)) if rest else (inputs, inputs)
-
-
-def _first_tensor(nested: object) -> Tensor | None:
-    if isinstance(nested, Mapping):
-        nested = tuple(nested.values())
-    if isinstance(nested, tuple | list):
-        found = (_first_tensor(part) for part in nested)
-        return next((tensor for tensor in found if tensor is not None), None)
-    return nested if isinstance(nested, Tensor) else None

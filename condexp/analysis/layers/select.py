@@ -1,16 +1,20 @@
 """Selection of the measured modules by names, globs and aliases; the others are given reasons."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.parameter import is_lazy
 
 from condexp.analysis.layers.info import Catalogue, LayerInfo, NotAnalysed
-from condexp.analysis.layers.rows import Layer, appends_one, check_rows, num_groups
+from condexp.analysis.layers.rows import Layer, operation_of
+from condexp.analysis.layers.samples import tensors_in
+from condexp.analysis.layers.tables import OwnTables
+from condexp.analysis.layers.uses import WeightUse, watched
 from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import ConvInput
@@ -19,23 +23,37 @@ from condexp.errors import InputError, suggestion
 ALIASES = ("first", "last_linear", "all")
 
 
-def select_modules(
-    model: nn.Module, options: AnalysisOptions
-) -> tuple[dict[str, Layer], tuple[NotAnalysed, ...]]:
+@dataclass(frozen=True)
+class Selection:
+    """What is to be measured of a network.
+
+    Attributes:
+        modules: The layers by name; of those that share a weight, the first.
+        shared: Other names of layers, by which a weight of ``modules`` goes too.
+        not_analysed: Every other module that owns parameters, with the reason.
+    """
+
+    modules: dict[str, Layer]
+    shared: dict[str, str]
+    not_analysed: tuple[NotAnalysed, ...]
+
+
+def select_modules(model: nn.Module, options: AnalysisOptions) -> Selection:
     """Pick the modules to analyse.
 
-    The aliases ``first`` and ``last_linear`` go by the order of registration.
+    The aliases ``first`` and ``last_linear`` go by the order of registration, unless a layer has
+    that name. Frozen layers have no gradient: where one is needed, they are left out.
 
     Args:
         model: The network.
-        options: ``layers`` and ``exclude`` are read.
+        options: ``layers``, ``exclude`` and ``matrices`` are read.
 
     Returns:
-        The selected modules by name, and every other module that owns parameters.
+        The selection.
 
     Raises:
         InputError: If the model has no analysable layer or uninitialised parameters, a pattern
-            matches nothing, or the exclusion leaves nothing.
+            matches nothing, frozen layers alone are asked for, or the exclusion leaves nothing.
     """
     candidates: dict[str, Layer] = {}
     others: list[NotAnalysed] = []
@@ -69,48 +87,136 @@ def select_modules(
             f"exclude={list(options.exclude)} leaves nothing of layers={list(options.layers)}."
         )
     others += [NotAnalysed(n, "not selected") for n in candidates if n not in selected]
-    return selected, tuple(others)
+    if options.needs_gradients:
+        selected = _without_frozen(selected, options, others)
+    first_of: dict[int, str] = {}
+    shared: dict[str, str] = {}
+    for name, module in selected.items():
+        first = first_of.setdefault(id(module.weight), name)
+        if first != name:
+            shared[name] = first
+            others.append(NotAnalysed(name, f"shares the weight of {first!r}, measured there"))
+    modules = {name: module for name, module in selected.items() if name not in shared}
+    return Selection(modules, shared, tuple(others))
 
 
-def trace_layers(model: nn.Module, inputs: Tensor, options: AnalysisOptions) -> Catalogue:
-    """List what an analysis would measure, by one forward pass in eval mode without gradients.
+def _without_frozen(
+    selected: dict[str, Layer], options: AnalysisOptions, others: list[NotAnalysed]
+) -> dict[str, Layer]:
+    """Return the layers that have a gradient, and list the others with their reason.
+
+    Raises:
+        InputError: If frozen layers are asked for by name, or there are no others.
+    """
+    frozen = [name for name, module in selected.items() if not module.weight.requires_grad]
+    if not frozen:
+        return selected
+    named = {pattern for pattern in options.layers if pattern in selected}
+    asked_for = sorted(named.intersection(frozen))
+    if asked_for or len(frozen) == len(selected):
+        what = asked_for or frozen
+        raise InputError(
+            f"{_shortened([repr(name) for name in what])}: frozen (requires_grad=False), so without"
+            f" a gradient: leave {'it' if len(what) == 1 else 'them'} out with exclude="
+            f"{_pattern(what, selected)}, or ask for matrices=('input', 'weight') only."
+        )
+    others += [NotAnalysed(name, "frozen (requires_grad=False)") for name in frozen]
+    return {name: module for name, module in selected.items() if name not in frozen}
+
+
+def trace_layers(
+    model: nn.Module,
+    inputs: Tensor,
+    options: AnalysisOptions,
+    *,
+    training: bool | None = False,
+) -> Catalogue:
+    """List what an analysis would measure, by one forward pass.
 
     Args:
         model: The network; it is left exactly as found.
         inputs: A batch ``[N, ...]`` of the shape to come; one or two samples suffice.
         options: The choices of the analysis.
+        training: Mode in which the analysis will run the network; None: the modules' own modes.
 
     Returns:
-        The called layers in execution order, and what is not analysed with the reasons.
-    """
-    modules, not_analysed = select_modules(model, options)
-    found: dict[str, LayerInfo] = {}
+        The used layers in execution order, and what is not analysed with the reasons.
 
-    def note(name: str, module: Layer, output: Tensor) -> None:
+    Raises:
+        InputError: If the outputs do not depend on a layer whose gradient is needed.
+    """
+    selection = select_modules(model, options)
+    modules, found = selection.modules, dict[str, LayerInfo]()
+    products: dict[str, list[Tensor]] = {}
+    tables, of_tables, unseen = OwnTables(model), set[str](), set[str]()
+
+    def note(name: str, use: WeightUse, source: Tensor) -> None:
+        if not torch.is_grad_enabled():
+            unseen.add(name)
+            return
+        if tables.maps(use, source):
+            of_tables.add(name)
+            return
+        products.setdefault(name, []).append(source)
         if (before := found.get(name)) is not None:
             found[name] = replace(before, uses=before.uses + 1)
         else:
-            num_rows = output.numel() // module.weight.shape[0]
-            check_rows(name, num_rows, len(inputs))
-            found[name] = describe(name, module, options, positions=num_rows // len(inputs))
+            positions = max(1, use.num_rows // len(inputs))
+            found[name] = describe(name, modules[name], options, positions=positions)
 
-    def hook(name: str) -> Any:
-        return lambda module, _inputs, output: note(name, module, output)
-
-    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
-    try:
-        with preserved_state(model), torch.no_grad():
-            model.eval()
-            model(inputs.clone())
-    finally:
-        for handle in handles:
-            handle.remove()
+    weights = {name: module.weight for name, module in modules.items()}
+    with preserved_state(model), torch.inference_mode(False), torch.enable_grad():
+        if training is not None:
+            model.train(training)
+        with watched(weights, note):
+            outputs = model(inputs.clone())
+    if options.needs_gradients:
+        _refuse_unused(outputs, products)
     never = (
-        NotAnalysed(name, "never called in the forward pass")
+        NotAnalysed(name, why_never(of_table=name in of_tables, hidden=name in unseen))
         for name in modules
         if name not in found
     )
-    return Catalogue(tuple(found.values()), (*not_analysed, *never))
+    return Catalogue(tuple(found.values()), (*selection.not_analysed, *never))
+
+
+def why_never(*, of_table: bool, hidden: bool) -> str:
+    """Return why a layer was not measured in a forward pass.
+
+    Args:
+        of_table: Whether it maps a table of the model's own.
+        hidden: Whether it was called without gradients.
+
+    Returns:
+        The reason.
+    """
+    if of_table:
+        return "maps a table of the model's own, whose rows do not belong to samples"
+    if hidden:
+        return "called under torch.no_grad() alone, so no gradient reaches it"
+    return "never called in the forward pass"
+
+
+def _refuse_unused(outputs: object, products: Mapping[str, list[Tensor]]) -> None:
+    """Refuse layers that the outputs do not depend on.
+
+    Raises:
+        InputError: If there are any.
+    """
+    roots = [output for output in tensors_in(outputs) if output.requires_grad]
+    of_layers = [(n, p) for n, several in products.items() for p in several if p.requires_grad]
+    if not roots or not of_layers:
+        return
+    signs = [torch.ones_like(root) for root in roots]
+    edges = [get_gradient_edge(product) for _, product in of_layers]
+    grads = torch.autograd.grad(roots, edges, signs, allow_unused=True)
+    reached = {name for (name, _), grad in zip(of_layers, grads, strict=True) if grad is not None}
+    if unused := [name for name in products if name not in reached]:
+        raise InputError(
+            f"no gradient reaches {_shortened([repr(name) for name in unused])}, for the outputs do"
+            f" not depend on it: leave it out with exclude={_pattern(unused, products)}, or ask "
+            "for matrices=('input', 'weight') only."
+        )
 
 
 def describe(
@@ -132,14 +238,15 @@ def describe(
     convolution = isinstance(module, nn.Conv2d)
     fan_in = weight[0].numel()
     channels = convolution and options.conv_input is ConvInput.CHANNELS
-    one = appends_one(module, options)
+    operation = operation_of(module)
+    one = operation.appends_one(options)
     d_in = (weight.shape[1] if channels else fan_in) + one
     return LayerInfo(
         name=name,
         type="Conv2d" if convolution else "Linear",
         d_in=d_in,
         d_out=weight.shape[0],
-        groups=num_groups(module),
+        groups=operation.groups,
         positions=positions,
         uses=uses,
         fan_in=None if fan_in == d_in else fan_in,
@@ -152,8 +259,6 @@ def _obstacle(module: Layer) -> str | None:
     kind = nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d
     if "weight" not in module._parameters:
         return f"{kind.__name__}: its weight is computed from others (a parametrisation)"
-    if type(module).forward is not kind.forward:
-        return f"{type(module).__name__}: overrides the forward pass of {kind.__name__}"
     return None
 
 
@@ -166,6 +271,7 @@ def _matching(option: str, patterns: Iterable[str], candidates: dict[str, Layer]
     linear = [name for name, module in candidates.items() if isinstance(module, nn.Linear)]
     everything = list(candidates)
     meant = {"all": everything, "first": everything[:1], "last_linear": linear[-1:]}
+    meant = {alias: names for alias, names in meant.items() if alias not in candidates}
     found: set[str] = set()
     for pattern in patterns:
         matches = meant.get(pattern) or [n for n in everything if fnmatchcase(n, pattern)]
@@ -182,3 +288,13 @@ def _matching(option: str, patterns: Iterable[str], candidates: dict[str, Layer]
 def _shortened(names: list[str]) -> str:
     """Return names for a message; a deep network's are cut in the middle."""
     return ", ".join(names if len(names) <= 12 else [*names[:6], "…", *names[-3:]])
+
+
+def _pattern(names: list[str], everything: Iterable[str]) -> list[str]:
+    """Return patterns that match these names and no others: one glob if possible."""
+    if len(names) == 1:
+        return names
+    length = next(i for i, letters in enumerate(zip_longest(*names)) if len(set(letters)) > 1)
+    glob = f"{names[0][:length]}*"
+    others = (name for name in everything if name not in names)
+    return names if any(fnmatchcase(name, glob) for name in others) else [glob]

@@ -15,7 +15,12 @@ from condexp.analysis.linalg.spectrum import Spectrum, entropy, kappa_index
 from condexp.analysis.vocabulary import SpectrumStatus
 
 # Each is the state of the product if it is that of a factor, the first that applies.
-_WORST_FIRST = (SpectrumStatus.NONFINITE, SpectrumStatus.UNRELIABLE, SpectrumStatus.ZERO)
+_WORST_FIRST = (
+    SpectrumStatus.INCOMPLETE,
+    SpectrumStatus.NONFINITE,
+    SpectrumStatus.UNRELIABLE,
+    SpectrumStatus.ZERO,
+)
 
 _SORTED_UP_TO = 1 << 17
 
@@ -49,7 +54,7 @@ class KroneckerSpectrum:
 
     @cached_property
     def status(self) -> SpectrumStatus:
-        """The worse of the factors' states: nonfinite, unreliable, zero, ok."""
+        """The worse of the factors' states: incomplete, nonfinite, unreliable, zero, ok."""
         for status in _WORST_FIRST:
             if status in {self.a.status, self.b.status}:
                 return status

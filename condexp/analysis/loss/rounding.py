@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from condexp.analysis.layers.calls import ForwardPass
 from condexp.analysis.linalg.precision import summable
 from condexp.analysis.loss.denominator import remaining_square, subtracted_square
 
@@ -24,12 +25,12 @@ class LossRounding:
         self._loss_fn = loss_fn
         self._rounding = self._remaining = 0.0
 
-    def output_hook(self, outputs: Tensor, denominator: float) -> Callable[[Tensor], None]:
+    def output_hook(self, outputs: Tensor, current: ForwardPass) -> Callable[[Tensor], None]:
         """Return a hook for the gradient of the model's outputs, which adds one pass.
 
         Args:
             outputs: Outputs of the model in that pass.
-            denominator: D of the pass.
+            current: The pass, whose D is known when the gradient comes.
         """
         # Half precision is promoted: torch takes a softmax in float32 and rounds afterwards. A
         # copy, for the loss may work in place.
@@ -37,7 +38,7 @@ class LossRounding:
 
         def hook(grad: Tensor) -> None:
             with torch.no_grad():
-                gradient = summable(grad.detach()) * denominator
+                gradient = summable(grad.detach()) * current.denominator
                 eps = torch.finfo(values.dtype).eps
                 self._rounding += eps**2 * subtracted_square(self._loss_fn, values)
                 self._remaining += remaining_square(self._loss_fn, values, gradient)

@@ -1,7 +1,8 @@
 """Hooks on a model's forward and backward passes, which feed the statistics of its layers."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -15,13 +16,20 @@ from torch.utils.hooks import RemovableHandle
 
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.analysis.layers.calls import ForwardPass, PassMode
-from condexp.analysis.layers.rows import Layer, count_samples
+from condexp.analysis.layers.compiled import compiled_parts
+from condexp.analysis.layers.rows import Operation
+from condexp.analysis.layers.samples import SampleTest, count_samples, tensors_in
 from condexp.analysis.layers.select import select_modules
+from condexp.analysis.layers.tables import OwnTables
+from condexp.analysis.layers.uses import WeightUse, watched
+from condexp.analysis.linalg.norms import frobenius_norm
+from condexp.analysis.linalg.precision import summable
 from condexp.analysis.loss.rounding import LossRounding
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.statistics.network import NetworkStatistics
+from condexp.analysis.vocabulary import FisherType, Matrix
 from condexp.errors import InputError
 
 
@@ -42,6 +50,8 @@ class MeasurementHooks:
         denominator: D of the loss; None for N. May be set between passes.
         learning_rate: For ``effective_lr``: lr / (1 − momentum).
         loss_fn: The loss, if its gradient's rounding is to count as noise.
+        num_samples: N of each pass; None: see :func:`.count_samples`.
+        runs_eagerly: Whether compiled parts are run as they were before.
         pass_mode: Who runs the passes, and how many.
         keep_weights: Whether weights are kept for a ``domination`` that is read later; without them
             it is NaN unless ``weight`` or ``weight_grad`` is measured.
@@ -58,14 +68,19 @@ class MeasurementHooks:
         denominator: float | None = None,
         learning_rate: float | None = None,
         loss_fn: object | None = None,
+        num_samples: int | None = None,
+        runs_eagerly: bool = False,
         pass_mode: PassMode = PassMode.USER_PASSES,
         keep_weights: bool = True,
     ) -> None:
         self.model, self.options, self.denominator = model, options, denominator
+        self.num_samples = num_samples
         self.edges: dict[str, list[GradientEdge]] = {}
-        self._modules, _ = select_modules(model, options)
+        selection = select_modules(model, options)
+        self._modules = selection.modules
         self.statistics = NetworkStatistics(
-            self._modules,
+            model,
+            selection,
             options,
             learning_rate=learning_rate,
             loss_rounding=None if loss_fn is None else LossRounding(loss_fn),
@@ -75,22 +90,33 @@ class MeasurementHooks:
         self._handles: list[RemovableHandle] = []
         self._pass: ForwardPass | None = None
         self._extra: _ExtraBackward | None = None
+        self._test: SampleTest | None = None
+        self._watch = ExitStack()
+        self._tables = OwnTables(model)
+        self._runs_eagerly = runs_eagerly
+        self._hidden: dict[str, list[ForwardPass]] = {}
+        self._recomputed: dict[str, list[tuple[ForwardPass, int | None]]] = {}
+        self._num_recomputed: Counter[str] = Counter()
 
     @property
-    def weights(self) -> list[Tensor]:
-        """The weights that are measured and trained, each once."""
-        weights = {id(module.weight): module.weight for module in self._modules.values()}
-        return [weight for weight in weights.values() if weight.requires_grad]
+    def trained(self) -> list[Tensor]:
+        """The parameters that are trained, each once."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether a re-entrant activation checkpoint has hidden uses, which the backward brings."""
+        return any(self._hidden.values())
 
     def __enter__(self) -> Self:
-        self._refuse_frozen()
+        self._refuse_compiled()
         self._keep(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
-        if self.statistics.loss_rounding is not None:
-            self._keep(self.model.register_forward_hook(self._end))
-        for name, module in self._modules.items():
-            self._keep(module.register_forward_hook(self._on_forward(name), with_kwargs=True))
-            if module.weight.requires_grad:
-                self._on_grad(module.weight, self._on_weight_grad(name))
+        self._keep(self.model.register_forward_hook(self._end))
+        weights = {name: module.weight for name, module in self._modules.items()}
+        measured = {id(weight): name for name, weight in weights.items()}
+        for parameter in self.trained:
+            self._on_grad(parameter, self._on_parameter_grad(measured.get(id(parameter))))
+        self._watch.enter_context(watched(weights, self._on_use))
         return self
 
     def __exit__(
@@ -99,10 +125,12 @@ class MeasurementHooks:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._watch.close()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self.edges.clear()
+        self._hidden.clear()
 
     @contextmanager
     def extra_backward(self, names: Iterable[str], num_signals: int) -> Iterator[None]:
@@ -120,6 +148,10 @@ class MeasurementHooks:
             yield
         finally:
             self._extra = None
+
+    def next_backward(self) -> None:
+        """Begin another backward pass of the same forward pass: it recomputes the same uses."""
+        self._num_recomputed.clear()
 
     def snapshot(self, communicator: Communicator = SINGLE_PROCESS) -> Snapshot:
         """Return what was measured so far.
@@ -143,71 +175,162 @@ class MeasurementHooks:
     def _on_grad(self, tensor: Tensor, hook: Callable[[Tensor], None]) -> None:
         self._keep(tensor.register_hook(hook))  # type: ignore[no-untyped-call]
 
-    def _refuse_frozen(self) -> None:
-        for name, module in self._modules.items():
-            if self.options.needs_gradients and not module.weight.requires_grad:
-                raise InputError(
-                    f"layer {name!r} is frozen (its weight has requires_grad=False), so it has no "
-                    f"gradient: leave it out with exclude=[{name!r}], or ask for "
-                    "matrices=('input', 'weight') only."
-                )
+    def _refuse_compiled(self) -> None:
+        if parts := [] if self._runs_eagerly else compiled_parts(self.model):
+            raise InputError(
+                f"{', '.join(parts)}: compiled by torch.compile, whose code does not call what a "
+                "Recorder watches: record the module that was compiled (its _orig_mod), or use "
+                "condexp.analyze, which runs it uncompiled."
+            )
+
+    def set_denominator(self, denominator: float) -> None:
+        """Set D of the pass under way, before its loss is back-propagated."""
+        assert self._pass is not None
+        self._pass.denominator = denominator
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not torch.is_grad_enabled():
             return
         number = 0 if self._pass is None else self._pass.number + 1
-        num_samples = count_samples((args, kwargs))
+        num_samples = self.num_samples or count_samples((args, kwargs))
         denominator = float(num_samples) if self.denominator is None else self.denominator
         self._pass = ForwardPass(number, num_samples, denominator)
         self.statistics.num_samples += num_samples
         self.edges.clear()
+        self._recomputed.clear()
+        self._num_recomputed.clear()
+        self._tables = OwnTables(model)
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 self.statistics.batch_statistics.add(module.training or module.running_mean is None)
 
     def _end(self, _model: nn.Module, _args: tuple[Any, ...], output: object) -> None:
         rounding, current = self.statistics.loss_rounding, self._pass
-        if rounding and current and isinstance(output, Tensor) and output.requires_grad:
-            hook = rounding.output_hook(output, current.denominator)
-            self._on_grad(output, lambda grad: None if self._extra else hook(grad))
+        if current is None or not torch.is_grad_enabled():
+            return
+        if rounding and isinstance(output, Tensor) and output.requires_grad:
+            hook = rounding.output_hook(output, current)
+            self._on_grad(output, lambda grad: hook(grad) if self._is_loss else None)
+        if self._needs_sample_test and current.num_samples > 1 and not self.recomputes:
+            self._test_samples(current, output)
 
-    def _on_forward(self, name: str) -> Callable[..., None]:
-        def hook(_module: Layer, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
-            if not torch.is_grad_enabled():
-                return
-            if self._pass is None:
+    @property
+    def _needs_sample_test(self) -> bool:
+        return self.options.wants(Matrix.FISHER) or self.options.fisher_type is FisherType.EXACT
+
+    @property
+    def _is_loss(self) -> bool:
+        """Whether the backward pass under way is that of the data's loss."""
+        return self._extra is None and self._test is None
+
+    def _test_samples(self, current: ForwardPass, output: object) -> None:
+        mixes = True in self.statistics.batch_statistics
+        self._test = SampleTest.of(current.num_samples, mixes=mixes)
+        roots, signs = self._test.cotangents(tensors_in(output))
+        edges = [edge for several in self.edges.values() for edge in several]
+        try:
+            if roots and edges:
+                torch.autograd.grad(roots, edges, signs, retain_graph=True, allow_unused=True)
+        finally:
+            self._test = None
+
+    def _on_use(self, name: str, use: WeightUse, source: Tensor) -> None:
+        in_backward = torch._C._current_graph_task_id() != -1
+        if not torch.is_grad_enabled():
+            if self._pass is not None and not in_backward:
+                self._hidden.setdefault(name, []).append(self._pass)
+                self.statistics.hidden.add(name)
+            return
+        if self._pass is None:
+            raise InputError(
+                f"layer {name!r} was called on its own: call the recorded model itself, "
+                "which tells the number of samples."
+            )
+        if self._pass.num_samples == 0:
+            return
+        if in_backward:
+            self._on_recomputed_use(name, use, source)
+            return
+        if self._tables.maps(use, source):
+            self.statistics.of_tables.add(name)
+            return
+        layer, current = self.statistics[name], self._pass
+        with torch.no_grad():
+            number = layer.forward(use, current)
+        if number is not None and source.requires_grad:
+            about = (layer, use.operation, use.output_shape, current, number)
+            self._on_grad(source, partial(self._on_output_grad, *about))
+            if self._needs_sample_test or not self.options.is_empirical:
+                self.edges.setdefault(name, []).append(get_gradient_edge(source))
+
+    def _on_recomputed_use(self, name: str, use: WeightUse, source: Tensor) -> None:
+        """Measure a use in the backward pass once its gradient comes.
+
+        A re-entrant activation checkpoint computes without gradients first, and again with them in
+        the backward pass. One that is not re-entrant computes again what was measured, and nothing
+        is back-propagated through that.
+        """
+        use = replace(use, inputs=use.inputs.detach())
+        inputs, version = use.inputs, use.inputs._version
+
+        def commit(grad: Tensor) -> None:
+            if inputs._version != version:
                 raise InputError(
-                    f"layer {name!r} was called on its own: call the recorded model itself, "
-                    "which tells the number of samples."
+                    f"the input of layer {name!r} was changed in place inside an activation "
+                    f"checkpoint: leave it out with exclude=[{name!r}]."
                 )
-            if self._pass.num_samples == 0:
-                return
-            if name in self.statistics and torch._C._current_graph_task_id() != -1:
-                return  # an activation checkpoint computes again what was measured
-            layer, current = self.statistics[name], self._pass
-            given: Tensor = args[0] if args else kwargs["input"]
-            with torch.no_grad():
-                use = layer.forward(given.detach(), output, current)
-            if layer.needs_output_gradients:
-                # On the tensor, not on the module: an in-place activation may follow.
-                self._on_grad(output, partial(self._on_output_grad, layer, current, use))
-                if not self.options.is_empirical:
-                    self.edges.setdefault(name, []).append(get_gradient_edge(output))
+            place = self._num_recomputed[name]
+            self._num_recomputed[name] += 1
+            before = self._recomputed.setdefault(name, [])
+            if place == len(before):
+                hidden = self._hidden.get(name)
+                current = hidden.pop() if hidden else self._pass
+                assert current is not None
+                layer = self.statistics[name]
+                with torch.no_grad():
+                    number = layer.forward(use, current, recomputed=True)
+                before.append((current, number))
+            current, number = before[place]
+            if number is not None:
+                about = (self.statistics[name], use.operation, use.output_shape, current, number)
+                self._on_output_grad(*about, grad)
 
-        return hook
+        if source.requires_grad:
+            self._on_grad(source, commit)
 
     def _on_output_grad(
-        self, layer: LayerStatistics, current: ForwardPass, use: int, grad: Tensor
+        self,
+        layer: LayerStatistics,
+        operation: Operation,
+        shape: torch.Size,
+        current: ForwardPass,
+        number: int,
+        grad: Tensor,
     ) -> None:
-        if self.options.is_empirical:
-            layer.backward(grad, current, use)
-        elif self._extra is not None and layer.name in self._extra.names:
+        if grad.numel() == 0:
+            return
+        grad = grad.reshape(shape)
+        if self._test is not None:
+            layer.test_samples(self._test, operation, number, grad)
+        elif self._extra is None:
+            layer.certify(operation, number, grad, current)
+            if layer.needs_output_gradients and self.options.is_empirical:
+                layer.backward(operation, number, grad, current)
+        elif layer.name in self._extra.names:
             extra = replace(current, denominator=1.0, num_signals=self._extra.num_signals)
-            layer.backward(grad, extra, use)
+            layer.backward(operation, number, grad, extra)
 
-    def _on_weight_grad(self, name: str) -> Callable[[Tensor], None]:
+    def _on_parameter_grad(self, name: str | None) -> Callable[[Tensor], None]:
         def hook(grad: Tensor) -> None:
-            if self._pass is not None and name in self.statistics and self._extra is None:
-                self.statistics[name].weight_backward(grad, self._pass)
+            if self._pass is None or not self._is_loss:
+                return
+            statistics = self.statistics
+            if name is None or name not in statistics:
+                statistics.unmeasured_power += frobenius_norm(summable(grad)) ** 2
+                if name is not None:
+                    statistics.unexplained.add(name)
+                return
+            in_parts = name in self._recomputed
+            statistics[name].weight_backward(grad, self._pass, in_parts=in_parts)
 
         return hook

@@ -14,13 +14,16 @@ from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.layers.calls import ForwardPass, PassMode
 from condexp.analysis.layers.rows import (
     Layer,
-    appends_one,
-    check_rows,
+    Operation,
     gradient_rows,
     moment_rows,
+    operation_of,
     unit_extremes,
+    without_padding,
 )
+from condexp.analysis.layers.samples import SampleTest
 from condexp.analysis.layers.select import describe
+from condexp.analysis.layers.uses import WeightUse
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.moments import Scale
 from condexp.analysis.linalg.precision import summable
@@ -29,7 +32,7 @@ from condexp.analysis.snapshot import LayerSnapshot, PlainMeasures
 from condexp.analysis.statistics.measures import RowMeans, UnitExtremes, mean_fraction
 from condexp.analysis.statistics.moment import AdaptiveMoment, SolveQueue
 from condexp.analysis.statistics.weights import WeightStatistics
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import ConvInput, Matrix
 from condexp.errors import InputError
 
 
@@ -87,7 +90,11 @@ class LayerStatistics:
         self._units, self._means = UnitExtremes(), RowMeans()
         self._uses: Counter[int] = Counter()
         self._returns: Counter[int] = Counter()
+        self._with_gradient: set[int] = set()
+        self._projected: dict[tuple[int, int], Tensor] = {}
+        self._operation = operation_of(module)
         self._positions = 0
+        self.mixes_samples = False
 
     def state(self) -> LayerState:
         """Return the statistics so far, of complete passes, for another process to merge."""
@@ -110,61 +117,116 @@ class LayerStatistics:
         self._positions = self._positions or state.positions
 
     @property
-    def needs_output_gradients(self) -> bool:
-        """Whether the gradients of the layer's output are measured."""
-        return self._grad_output is not None or self.fisher is not None
-
-    @property
     def is_reused(self) -> bool:
         """Whether rows were left out under ``ONE_PASS``, because the layer was called again."""
         return any(m is not None and m.is_reused for m in (self._input, self._grad_output))
 
-    def forward(self, inputs: Tensor, output: Tensor, current: ForwardPass) -> int:
-        """Add one call of the layer.
+    def forward(
+        self, use: WeightUse, current: ForwardPass, *, recomputed: bool = False
+    ) -> int | None:
+        """Add one use of the layer's weight.
 
         Args:
-            inputs: Input of the layer, as the module was given it.
-            output: Output of the layer; only the shape and dtype are read.
-            current: The pass that the call belongs to.
+            use: The use.
+            current: The pass that it belongs to.
+            recomputed: Whether it is computed in the backward pass, where others may follow it.
 
         Returns:
-            The index of this call within the pass, from 0.
+            The index of this use within the pass, from 0; None where it has no rows.
+
+        Raises:
+            InputError: If a bias is asked for and added in some uses only.
         """
-        use, num_rows = self._uses[current.number], output.numel() // len(self.module.weight)
-        check_rows(self.name, num_rows, current.num_samples)
+        num_rows = use.num_rows
         if num_rows == 0:
-            return use
-        self._weight.forward(output.dtype)  # under autocast, that one's
+            return None
+        number, operation = self._uses[current.number], use.operation
+        if operation.appends_one(self._options) != self._operation.appends_one(self._options):
+            raise InputError(
+                f"layer {self.name!r} is used with and without its bias, so bias=True has no rows "
+                f"for it: leave it out with exclude=[{self.name!r}], or take bias=False."
+            )
+        self._weight.forward(use.dtype)
         self._uses[current.number] += 1
-        self._positions = self._positions or num_rows // current.num_samples
-        given, inputs = inputs, summable(inputs)
-        rows = moment_rows(self.module, inputs, self._options)
+        self._positions = self._positions or max(1, num_rows // current.num_samples)
+        given = use.inputs.detach()
+        whole = inputs = summable(given)
+        if self._options.conv_input is ConvInput.CHANNELS:
+            inputs = without_padding(self.module, inputs)
+        rows = moment_rows(operation, inputs, self._options)
         # Autograd keeps a trained layer's input from changes; under autocast, a copy of it.
         if not self.module.weight.requires_grad or torch.is_autocast_enabled(inputs.device.type):
             rows = rows.copy()
         if self._input is not None:
-            self._input.add(rows, current.num_samples if use == 0 else 0, given.dtype)
+            row_dtype = _computed_in(given, use.dtype)
+            self._input.add(rows, current.num_samples if number == 0 else 0, row_dtype)
         else:
             self._means.add(rows)
-        self._units.add(*unit_extremes(self.module, inputs))
+        self._units.add(*unit_extremes(operation, inputs))
+        certificate = self._weight.certificate
+        self._projected[current.number, number] = certificate.project(operation, whole)
         if self.fisher is not None:
-            self.fisher.forward(given, current.num_samples, use)
-        return use
+            shape, num_samples = use.output_shape, current.num_samples
+            self.fisher.forward(operation, given, shape, num_samples, number, recomputed=recomputed)
+        return number
 
-    @torch.no_grad()
-    def backward(self, grad: Tensor, current: ForwardPass, use: int) -> None:
-        """Add the gradient with respect to the output of one call.
+    def test_samples(
+        self, test: SampleTest, operation: Operation, number: int, grad: Tensor
+    ) -> None:
+        """Find out which rows of a use belong to which sample.
 
         Args:
+            test: The test.
+            operation: What was computed.
+            number: Index of the use within the pass.
+            grad: Gradient of the test's cotangents with respect to its output.
+        """
+        if self.fisher is not None:
+            self.fisher.test_samples(test, grad, number)
+        parts = grad.flatten(0, -2) if operation.window is None else grad
+        if len(parts) % len(test.chosen) or test.find_layout(parts) is None:
+            self.mixes_samples = True
+
+    def certify(
+        self, operation: Operation, number: int, grad: Tensor, current: ForwardPass
+    ) -> None:
+        """Add the gradient of the data's loss with respect to the output of one use to the check.
+
+        Args:
+            operation: What was computed.
+            number: Index of the use within the pass.
             grad: Gradient ∂L/∂h, of the output's shape.
-            current: The pass that the call belonged to.
-            use: Index of the call within the pass.
+            current: The pass that it belongs to.
+        """
+        projected = self._projected.pop((current.number, number), None)
+        if projected is not None:
+            self._weight.certificate.add_rows(operation, projected, grad)
+
+    @property
+    def gradient_power(self) -> float:
+        """‖∂L/∂W‖², summed over the backward passes."""
+        return float(self._weight.certificate.power)
+
+    @property
+    def needs_output_gradients(self) -> bool:
+        """Whether the gradients of the layer's output are measured."""
+        return self._grad_output is not None or self.fisher is not None
+
+    @torch.no_grad()
+    def backward(
+        self, operation: Operation, number: int, grad: Tensor, current: ForwardPass
+    ) -> None:
+        """Add the gradient with respect to the output of one use.
+
+        Args:
+            operation: What was computed.
+            number: Index of the use within the pass.
+            grad: Gradient ∂L/∂h, of the output's shape.
+            current: The pass that it belongs to.
 
         Raises:
-            InputError: If the same call was back-propagated before.
+            InputError: If the same use was back-propagated before.
         """
-        if grad.numel() == 0:
-            return
         first = self._returns[current.number] == 0
         self._returns[current.number] += 1
         if self._returns[current.number] > self._uses[current.number] * current.num_signals:
@@ -175,17 +237,21 @@ class LayerStatistics:
         # Promoted first: half precision would overflow once multiplied by the denominator.
         row_dtype, grad = grad.dtype, summable(grad)
         if self._grad_output is not None:
-            rows = gradient_rows(self.module, grad, current.denominator)
+            rows = gradient_rows(operation, grad, current.denominator)
             self._grad_output.add(rows, current.num_samples if first else 0, row_dtype)
         if self.fisher is not None:
-            self.fisher.backward(grad * current.denominator, use, row_dtype)
+            self.fisher.backward(grad * current.denominator, number, row_dtype)
             if self._returns[current.number] == self._uses[current.number] * current.num_signals:
-                self.fisher.close()
+                self.fisher.pass_is_complete()
 
     @torch.no_grad()
-    def weight_backward(self, grad: Tensor, current: ForwardPass) -> None:
-        """Add ∂L/∂W of one backward pass of the data's loss."""
-        self._weight.backward(grad, current.num_samples, current.denominator)
+    def weight_backward(self, grad: Tensor, current: ForwardPass, *, in_parts: bool) -> None:
+        """Add ∂L/∂W of one backward pass of the data's loss, or a part of it."""
+        is_new = current.number not in self._with_gradient
+        self._with_gradient.add(current.number)
+        self._weight.backward(
+            grad, current.num_samples, current.denominator, is_new=is_new, in_parts=in_parts
+        )
 
     def plain(self) -> PlainMeasures | None:
         """Compute the measures that need no eigenvalues.
@@ -235,14 +301,29 @@ class LayerStatistics:
         if inputs is not None and grad_output is not None and wants(Matrix.KFAC):
             kfac = KroneckerSpectrum(inputs, grad_output)
         of_weight = self._weight.measures(learning_rate, loss_rounding=loss_rounding, power=power)
-        return LayerSnapshot(
+        fisher = None if self.fisher is None else self.fisher.spectrum(of_signals)
+        certificate = self._weight.certificate
+        incomplete = None
+        if self.fisher is not None and self.fisher.obstacle is not None:
+            incomplete = f"{self.fisher.obstacle}; leave it out with exclude=[{self.name!r}]"
+        record = LayerSnapshot(
             **vars(plain),
             input=inputs if wants(Matrix.INPUT) else None,
             grad_output=grad_output if wants(Matrix.GRAD_OUTPUT) else None,
             kfac=kfac,
-            fisher=None if self.fisher is None else self.fisher.spectrum(of_signals),
+            fisher=fisher,
             input_mean_fraction=self._mean_fraction(),
             **vars(of_weight),
+            gradient_residual=certificate.residual,
+            incomplete=incomplete,
+        )
+        if not certificate.fails:
+            return record
+        return record.as_incomplete(
+            "the recorded rows do not reproduce its weight's gradient (relative difference "
+            f"{certificate.residual:.2g}): the weight is used otherwise than by linear or conv2d, "
+            "by another module, or in the loss itself, or a hook changes its gradient; leave it "
+            f"out with exclude=[{self.name!r}]"
         )
 
     def _mean_fraction(self) -> float:
@@ -250,6 +331,23 @@ class LayerStatistics:
             mean, power = self._means.mean, self._means.power
         else:
             mean, power = self._input.mean(), self._input.power()
-        if appends_one(self.module, self._options):  # the bias's 1 is no unit; each block has one
+        if self._operation.appends_one(
+            self._options
+        ):  # the bias's 1 is no unit; each block has one
             mean, power = mean[:, :-1], power - len(mean)
         return mean_fraction(mean, power)
+
+
+def _computed_in(inputs: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Return the precision of an input, which a function may have promoted before the product.
+
+    Args:
+        inputs: The input.
+        dtype: Precision of the product: under autocast, that one's.
+
+    Returns:
+        ``dtype`` where it holds every value of the input.
+    """
+    if torch.finfo(dtype).eps <= torch.finfo(inputs.dtype).eps:
+        return inputs.dtype
+    return dtype if torch.equal(inputs.to(dtype).to(inputs.dtype), inputs) else inputs.dtype

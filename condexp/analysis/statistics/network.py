@@ -1,15 +1,18 @@
 """Statistics of a whole network: those of each layer, and what the layers share."""
 
-from collections.abc import Mapping
+import math
+
+from torch import Tensor, nn
 
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import PassMode
-from condexp.analysis.layers.rows import Layer
+from condexp.analysis.layers.info import NotAnalysed
+from condexp.analysis.layers.select import Selection, why_never
 from condexp.analysis.loss.rounding import LossRounding
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
+from condexp.analysis.snapshot import BnMode, Coverage, LayerSnapshot, Snapshot
 from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.statistics.moment import SolveQueue
 from condexp.analysis.vocabulary import Matrix
@@ -20,7 +23,8 @@ class NetworkStatistics:
     """Statistics of the layers that were called, in the order of their first calls.
 
     Args:
-        modules: The layers that are measured, by name.
+        model: The network.
+        selection: What is measured of it.
         options: What to measure.
         learning_rate: For ``effective_lr``: lr / (1 − momentum).
         loss_rounding: Rounding of the loss's gradient; None where it does not count.
@@ -30,7 +34,8 @@ class NetworkStatistics:
 
     def __init__(
         self,
-        modules: Mapping[str, Layer],
+        model: nn.Module,
+        selection: Selection,
         options: AnalysisOptions,
         *,
         learning_rate: float | None,
@@ -42,7 +47,13 @@ class NetworkStatistics:
         self.batch_statistics: set[bool] = set()
         self.loss_rounding = loss_rounding
         self.queue = SolveQueue()
-        self._modules, self._options, self._learning_rate = modules, options, learning_rate
+        self.unmeasured_power: Tensor | float = 0.0
+        self.of_tables: set[str] = set()
+        self.hidden: set[str] = set()
+        self.unexplained: set[str] = set()
+        self._model, self._selection = model, selection
+        self._modules, self._options = selection.modules, options
+        self._learning_rate = learning_rate
         self._pass_mode, self._keep_weights = pass_mode, keep_weights
         self._fisher = NetworkFisher()
         self._layers: dict[str, LayerStatistics] = {}
@@ -56,6 +67,11 @@ class NetworkStatistics:
         if name not in self._layers:
             self._layers[name] = self._new(name)
         return self._layers[name]
+
+    @property
+    def layers(self) -> list[LayerStatistics]:
+        """The layers called so far."""
+        return list(self._layers.values())
 
     @property
     def reused_layers(self) -> tuple[str, ...]:
@@ -108,12 +124,40 @@ class NetworkStatistics:
         network = NetworkFisher()
         for of_rank_too in communicator.gather_objects(self._fisher, dst=0):
             network.merge(of_rank_too)
+        fisher = network.spectrum(rounding if self._options.is_empirical else 0.0)
+        complete = all(record.gradient_is_whole for record in records.values())
         return Snapshot(
             tuple(records[name] for name in names if name in records),
             self.num_samples,
             BnMode.of(self.batch_statistics),
-            network.spectrum(rounding if self._options.is_empirical else 0.0),
+            fisher if fisher is None or complete else fisher.as_incomplete(),
+            self._not_analysed(),
+            self._coverage(),
+            self._selection.shared,
         )
+
+    def _not_analysed(self) -> tuple[NotAnalysed, ...]:
+        never = []
+        for name in self._modules:
+            if name in self._layers:
+                continue
+            reason = why_never(of_table=name in self.of_tables, hidden=name in self.hidden)
+            if name in self.unexplained and name not in self.of_tables:
+                reason = "used otherwise than by linear or conv2d: a gradient reached its weight"
+            never.append(NotAnalysed(name, reason))
+        return (*self._selection.not_analysed, *never)
+
+    def _coverage(self) -> Coverage:
+        measured, power = 0, 0.0
+        for name, layer in self._layers.items():
+            module = self._modules[name]
+            measured += module.weight.numel()
+            if module.bias is not None and self._options.bias:
+                measured += module.bias.numel()
+            power += layer.gradient_power
+        total = sum(parameter.numel() for parameter in self._model.parameters())
+        whole = power + float(self.unmeasured_power)
+        return Coverage(measured / total, power / whole if whole > 0 else math.nan)
 
     def _new(self, name: str) -> LayerStatistics:
         module, options, fisher = self._modules[name], self._options, None

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.layers.calls import PassMode
-from condexp.analysis.layers.rows import Layer, num_groups, weight_blocks
+from condexp.analysis.layers.rows import Layer, operation_of, weight_blocks
 from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.analysis.linalg.precision import summable
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import WeightMeasures
+from condexp.analysis.statistics.certificate import GradientCertificate
 from condexp.analysis.statistics.measures import domination, effective_lr
 from condexp.analysis.vocabulary import SINGULAR_VALUES, Matrix
 
@@ -27,16 +28,22 @@ class WeightState:
         gradient: Mean of the gradients; None where none arrived.
         num_samples: N over its passes.
         denominator: D over its passes.
+        certificate: Sums of its passes.
     """
 
     dtype: torch.dtype
     gradient: Tensor | None
     num_samples: int
     denominator: float
+    certificate: GradientCertificate
 
 
 class WeightStatistics:
-    """A layer's weight, as it was in the first recorded pass, and the mean of its gradients.
+    """A layer's weight, as it was in the first recorded pass, and its gradient.
+
+    Of several passes of the user's, the gradient is the sum of all that arrived, as in ``.grad``:
+    that of the whole batch where the loss of each part was divided by the number of parts. Of
+    several batches of one analysis it is their mean, weighted by the denominators.
 
     Args:
         module: The layer.
@@ -50,7 +57,10 @@ class WeightStatistics:
         self, module: Layer, options: AnalysisOptions, pass_mode: PassMode, *, keep_values: bool
     ) -> None:
         one_pass = pass_mode is PassMode.ONE_PASS
+        self.certificate = GradientCertificate()
+        self._adds_up = pass_mode is PassMode.USER_PASSES
         self._module, self._options, self._one_pass = module, options, one_pass
+        self._groups = operation_of(module).groups
         self._needs_gradient = keep_values or not one_pass or options.wants(*SINGULAR_VALUES)
         self._keep_values = keep_values
         self._weight: Tensor | None = None
@@ -59,7 +69,7 @@ class WeightStatistics:
         self._gradient: Tensor | None = None
         self._grad_norm: Tensor | None = None
         self._num_samples = 0
-        self._denominator = 0.0
+        self._denominator = self._summed = 0.0
 
     @property
     def was_used(self) -> bool:
@@ -78,32 +88,54 @@ class WeightStatistics:
             self._weight = weight if self._one_pass else weight.clone()
             self._dtype = dtype
 
-    def backward(self, grad: Tensor, num_samples: int, denominator: float) -> None:
-        """Add ∂L/∂W of one backward pass; several are averaged by their denominators.
+    def backward(
+        self,
+        grad: Tensor,
+        num_samples: int,
+        denominator: float,
+        *,
+        is_new: bool = True,
+        in_parts: bool = False,
+    ) -> None:
+        """Add a gradient ∂L/∂W.
 
         Args:
-            grad: Gradient ∂L/∂W.
+            grad: The gradient.
             num_samples: N of the pass.
             denominator: D of the pass's loss.
+            is_new: Whether it is the first of its pass.
+            in_parts: Whether the pass may bring others: an activation checkpoint back-propagates
+                each of its segments by itself.
         """
         grad = summable(grad)
         if self._norm is None and self._weight is not None:
             self._norm = frobenius_norm(self._weight)  # it was just used, so it is in the cache
-        if not self._needs_gradient:  # if it were kept, autograd would copy it
-            self._grad_norm = frobenius_norm(grad)
-        elif self._gradient is None:
-            self._gradient = grad if self._one_pass else grad.clone()
+        self._grad_norm = frobenius_norm(grad)
+        self.certificate.add_gradient(self._groups, grad, self._grad_norm, self._dtype)
+        if self._gradient is None:
+            if self._needs_gradient or in_parts:  # if it were kept, autograd would copy it
+                self._gradient = grad if self._one_pass and not in_parts else grad.clone()
+        elif self._adds_up or not is_new:
+            self._gradient = self._gradient.double() + grad
         else:
             total = self._gradient.double() * self._denominator + grad.double() * denominator
             self._gradient = total / (self._denominator + denominator)
-        self._num_samples += num_samples
-        self._denominator += denominator
+        if is_new:
+            self._num_samples += num_samples
+            self._denominator += denominator
+            self._summed += num_samples / denominator**2
 
     def state(self) -> WeightState | None:
         """Return the gradients so far for another process to merge; None without a pass."""
         if self._weight is None:
             return None
-        return WeightState(self._dtype, self._gradient, self._num_samples, self._denominator)
+        return WeightState(
+            self._dtype,
+            self._gradient,
+            self._num_samples,
+            self._denominator,
+            self.certificate,
+        )
 
     def merge(self, state: WeightState | None) -> None:
         """Add the gradients of another process.
@@ -114,7 +146,10 @@ class WeightStatistics:
         if state is not None:
             self.forward(state.dtype)
             if state.gradient is not None:
+                mine, self.certificate = self.certificate, GradientCertificate()
                 self.backward(state.gradient, state.num_samples, state.denominator)
+                self.certificate = mine
+            self.certificate.merge(state.certificate)
 
     def measures(
         self,
@@ -139,7 +174,7 @@ class WeightStatistics:
         values = _Values(
             self._weight,
             self._gradient,
-            num_groups(self._module),
+            self._groups,
             self._dtype,
             loss_rounding,
             self._noise(loss_rounding, power),
@@ -169,7 +204,8 @@ class WeightStatistics:
         if self._gradient is None:
             return 0.0
         relative = torch.finfo(self._dtype).eps ** 2 + loss_rounding
-        return 4 * relative * power * self._num_samples / self._denominator**2
+        mean = 0.0 if self._denominator == 0 else self._num_samples / self._denominator**2
+        return 4 * relative * power * (self._summed if self._adds_up else mean)
 
 
 @dataclass(frozen=True, eq=False)

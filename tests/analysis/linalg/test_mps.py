@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as tree
 
 from condexp.analysis.layers.calls import ForwardPass, PassMode
-from condexp.analysis.layers.rows import Layer
+from condexp.analysis.layers.rows import Layer, operation_of
+from condexp.analysis.layers.uses import WeightUse
 from condexp.analysis.linalg.moments import Scale, SecondMoment
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.loss.denominator import loss_denominator
@@ -131,7 +132,8 @@ def test_everything_of_a_layer(
     module, inputs = LAYERS[layer]()
     with torch.no_grad():
         output = module(inputs).to(row_dtype)
-    weight = module.weight.detach()
+    weight, grad_output = module.weight.detach(), output.sin()
+    grad = torch.autograd.grad(module(inputs), module.weight, grad_output.float())[0]
     records = []
     for place in (lambda x: x, OnMps):
         del module.weight
@@ -141,10 +143,12 @@ def test_everything_of_a_layer(
             "layer", module, chosen, pass_mode=PassMode.USER_PASSES, queue=SolveQueue()
         )
         for number in (0, 1):
-            current = ForwardPass(number, 7, 7.0)
-            statistics.forward(place(inputs.to(row_dtype)), place(output), current)
-            statistics.backward(place(output.sin()), current, 0)
-            statistics.weight_backward(place(weight.cos()), current)
+            current, operation = ForwardPass(number, 7, 7.0), operation_of(module)
+            given = place(inputs.to(row_dtype))
+            statistics.forward(WeightUse(operation, given, output.shape, row_dtype), current)
+            statistics.certify(operation, 0, place(grad_output), current)
+            statistics.backward(operation, 0, place(grad_output), current)
+            statistics.weight_backward(place(grad), current, in_parts=False)
         plain = statistics.plain()
         assert plain is not None
         records.append(statistics.record(plain, 0.1))

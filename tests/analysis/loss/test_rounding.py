@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import condexp
 from condexp.analysis.analyze import analyze_batches
+from condexp.analysis.layers.calls import ForwardPass
 from condexp.analysis.loss.denominator import remaining_square, subtracted_square
 from condexp.analysis.loss.rounding import LossRounding
 from condexp.analysis.options import AnalysisOptions
@@ -142,9 +143,10 @@ def test_what_remains_is_the_same_before_and_after_a_log_softmax() -> None:
 def test_without_a_gradient_nothing_is_added() -> None:
     noise = LossRounding(nn.CrossEntropyLoss())
     assert noise.relative_square() == 0
-    noise.output_hook(torch.zeros(2, 3), 2.0)(torch.zeros(2, 3))
+    current = ForwardPass(0, 2, 2.0)
+    noise.output_hook(torch.zeros(2, 3), current)(torch.zeros(2, 3))
     assert noise.relative_square() == 0
-    noise.output_hook(torch.zeros(2, 3), 2.0)(torch.full((2, 3), math.nan))
+    noise.output_hook(torch.zeros(2, 3), current)(torch.full((2, 3), math.nan))
     assert noise.relative_square() == 0
 
 

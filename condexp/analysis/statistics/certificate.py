@@ -1,0 +1,184 @@
+"""The gradient certificate: whether recorded rows reproduce the gradient of their weight."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from condexp.analysis.layers.rows import Operation, weight_blocks
+from condexp.analysis.linalg.precision import coarser, exact_products, summable
+
+_TOLERANCE = 2.0  # times √eps, relative to the gradient
+_ROUNDING = 32.0  # times eps, relative to the rows' norms: sums of products that may cancel
+_TF32 = 2.0**-10
+
+
+@dataclass(eq=False)
+class GradientCertificate:
+    """A check of Σ_{n,t} g aᵀ = ∂L/∂W for one weight (``docs/theory.md`` §7).
+
+    With fixed random signs v, Σ g (aᵀv) of all recorded rows is compared with (∂L/∂W) v, entry by
+    entry: two products of a matrix and a vector. It fails where a use of the weight was missed
+    (``x @ W.T``, a fused path), counted twice or scaled, or where the rows are another layer's. The
+    signs of a convolution's patch are those of its channel times those of its place, so that
+    channels are summed before patches are.
+
+    Args:
+        of_rows: Sum Σ g (aᵀv) so far, ``[d_out]`` float64; None before the first.
+        of_weight: Sum of (∂L/∂W) v so far, ``[d_out]`` float64; None before the first.
+        power: Sum of ‖∂L/∂W‖².
+        rounding: Sum of ‖aᵀv‖·‖g‖, in proportion to which both sums are rounded.
+        smallest: Bound on what flushed and denormal numbers of the gradient may hide.
+        dtype: The coarsest precision in which rows and gradients were computed.
+        on_cuda: Whether they were computed on a GPU, whose products may be TF32.
+    """
+
+    of_rows: Tensor | None = None
+    of_weight: Tensor | None = None
+    power: Tensor | float = 0.0
+    rounding: Tensor | float = 0.0
+    smallest: float = 0.0
+    dtype: torch.dtype = torch.float64
+    on_cuda: bool = False
+    _signs: dict[tuple[int, torch.dtype, torch.device], Tensor] = field(
+        default_factory=dict, repr=False
+    )
+
+    @torch.no_grad()
+    def project(self, operation: Operation, inputs: Tensor) -> Tensor:
+        """Return aᵀv of all rows a.
+
+        Args:
+            operation: What is computed of the input.
+            inputs: The input, at least float32.
+
+        Returns:
+            ``[rows]`` of a linear map, ``[N, groups, T]`` of a convolution.
+        """
+        window = operation.window
+        with exact_products(inputs.device):
+            if window is None:
+                rows = inputs.reshape(-1, inputs.shape[-1])
+                return rows @ self._sign(inputs.shape[-1], inputs)
+            images = window.pad(inputs)
+            num_samples, _, height, width = images.shape
+            kernel = self._sign(math.prod(window.kernel_size), inputs)
+            summed = self._sum_channels(images, window.groups)
+            found = F.conv2d(
+                summed.reshape(-1, 1, height, width),
+                kernel.view(1, 1, *window.kernel_size),
+                stride=tuple(window.stride),
+                dilation=tuple(window.dilation),
+            )
+            return found.reshape(num_samples, window.groups, -1)
+
+    def _sum_channels(self, images: Tensor, groups: int) -> Tensor:
+        """Return Σ_c v_c x_c, ``[N, groups, H, W]``."""
+        num_samples, channels, height, width = images.shape
+        signs = self._sign(channels // groups, images)
+        if groups == 1 and images.is_contiguous(memory_format=torch.channels_last):
+            return (images.movedim(1, -1) @ signs)[:, None]
+        blocks = images.reshape(num_samples * groups, channels // groups, height * width)
+        return (signs @ blocks).view(num_samples, groups, height, width)
+
+    @torch.no_grad()
+    def add_rows(self, operation: Operation, projected: Tensor, grad: Tensor) -> None:
+        """Add the rows of one use.
+
+        Args:
+            operation: What was computed.
+            projected: Result of :meth:`project`.
+            grad: Gradient ∂L/∂h of the output, not scaled.
+        """
+        self.dtype = coarser(self.dtype, grad.dtype)
+        self.on_cuda = self.on_cuda or grad.is_cuda
+        grad = summable(grad)
+        projected = projected.to(grad.dtype)
+        with exact_products(grad.device):
+            if operation.window is None:
+                found = projected.reshape(-1) @ grad.reshape(-1, grad.shape[-1])
+            else:
+                num_samples, groups, positions = projected.shape
+                blocks = grad.reshape(num_samples, groups, -1, positions)
+                found = (blocks @ projected[..., None]).sum(0).flatten()
+        self.of_rows = _sum(self.of_rows, found.double())
+        norms = torch.linalg.vector_norm(projected) * torch.linalg.vector_norm(grad)
+        self.rounding = self.rounding + norms.double()
+
+    @torch.no_grad()
+    def add_gradient(self, groups: int, grad: Tensor, norm: Tensor, dtype: torch.dtype) -> None:
+        """Add a gradient of the weight.
+
+        Args:
+            groups: Number of the layer's blocks.
+            grad: Gradient ∂L/∂W, at least float32.
+            norm: Its Frobenius norm.
+            dtype: Precision in which it was computed.
+        """
+        self.dtype = coarser(self.dtype, dtype)
+        self.on_cuda = self.on_cuda or grad.is_cuda
+        blocks = weight_blocks(groups, grad)
+        kernel = grad[0, 0].numel() if grad.ndim > 2 else 1
+        signs = self._sign(blocks.shape[2] // kernel, grad)
+        if grad.ndim > 2:
+            signs = torch.outer(signs, self._sign(kernel, grad)).flatten()
+        with exact_products(grad.device):
+            found = (blocks @ signs).flatten()
+        self.of_weight = _sum(self.of_weight, found.double())
+        self.power = self.power + norm.double().square()
+        info = torch.finfo(dtype)
+        self.smallest += info.smallest_normal * info.eps * math.sqrt(grad.numel())
+
+    def merge(self, other: "GradientCertificate") -> None:
+        """Add the sums of another process, of the same weight.
+
+        Args:
+            other: Sums of the other's passes.
+        """
+        if other.of_rows is not None:
+            self.of_rows = _sum(self.of_rows, other.of_rows)
+        if other.of_weight is not None:
+            self.of_weight = _sum(self.of_weight, other.of_weight)
+        self.power = float(self.power) + float(other.power)
+        self.rounding = float(self.rounding) + float(other.rounding)
+        self.smallest += other.smallest
+        self.dtype = coarser(self.dtype, other.dtype)
+        self.on_cuda = self.on_cuda or other.on_cuda
+
+    @property
+    def residual(self) -> float:
+        """‖Σ g (aᵀv) − (∂L/∂W) v‖ / ‖∂L/∂W‖_F; NaN where no gradient arrived, or it was 0."""
+        if self.of_weight is None or self.power == 0:
+            return math.nan
+        return self._difference() / math.sqrt(float(self.power))
+
+    @property
+    def fails(self) -> bool:
+        """Whether the difference is larger than rounding explains."""
+        power = float(self.power)
+        if self.of_weight is None or not math.isfinite(power):
+            return False
+        eps = torch.finfo(self.dtype).eps
+        if self.on_cuda and self.dtype == torch.float32:
+            eps = _TF32
+        allowed = _TOLERANCE * math.sqrt(eps * power) + _ROUNDING * eps * float(self.rounding)
+        return self._difference() > allowed + self.smallest
+
+    def _difference(self) -> float:
+        assert self.of_weight is not None
+        of_rows = torch.zeros_like(self.of_weight) if self.of_rows is None else self.of_rows
+        return float(torch.linalg.vector_norm(of_rows - self.of_weight))
+
+    def _sign(self, size: int, like: Tensor) -> Tensor:
+        key = (size, like.dtype, like.device)
+        if key not in self._signs:
+            generator = torch.Generator().manual_seed(size)
+            drawn = torch.randint(2, (size,), generator=generator) * 2 - 1
+            self._signs[key] = drawn.to(like)
+        return self._signs[key]
+
+
+def _sum(mine: Tensor | None, other: Tensor) -> Tensor:
+    return other if mine is None else mine + other.to(mine.device)
