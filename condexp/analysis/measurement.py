@@ -104,7 +104,6 @@ class Measurement:
             self.model,
             self.options,
             learning_rate=self.learning_rate,
-            loss_fn=self.loss_fn,
             denominator=self.denominator,
             runs_eagerly=True,
             pass_mode=self._pass_mode,
@@ -126,6 +125,7 @@ class Measurement:
         hooks = run.hooks
         # A copy, because the first operation may work in place.
         outputs = self.model(inputs.clone())
+        hooks.statistics.loss_rounding.expect(self.loss_fn, outputs, targets)
         observed = ObservedLoss.of(self.loss_fn, outputs, targets)
         loss = observed.value
         if not isinstance(loss, Tensor) or loss.numel() != 1:

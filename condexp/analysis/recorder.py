@@ -36,14 +36,16 @@ class Recorder(MeasurementHooks):
         model: The network; call it (not its parts) inside the ``with``. N, the number of samples,
             is the first dimension of the first tensor it is given.
         options: Options to start from, or the names of the matrices alone; None for the defaults.
-        denominator: Number D by which the loss divides its sum over samples; None for N, as a mean
-            does; 1 for a sum; the number of valid targets where some are ignored; N / s under an
-            AMP loss scale s (the weight gradient's measures are of the scaled loss then). May be
-            set between passes.
+        denominator: Number D by which the loss divides its sum over samples: N for a mean, 1 for a
+            sum, the number of valid targets where some are ignored, k·N for parts of a batch whose
+            loss is divided by their number k, N / s under an AMP loss scale s (the weight
+            gradient's measures are of the scaled loss then). None: read off the gradient of a
+            cross-entropy with respect to the outputs, and N for every other loss. May be set
+            between passes.
         learning_rate: For ``effective_lr``: lr / (1 − momentum) of SGD; without it that is NaN.
         num_samples: N of each pass, where the first dimension of what the model is called with does
             not tell.
-        loss_fn: The loss, if it is one of torch's: its gradient's rounding then counts as noise.
+        loss_fn: The loss, if it is one of torch's modules: a sum has D = 1.
         **choices: Any of the options below, by name. ``fisher_type`` can only be ``empirical``.
 
     Raises:
@@ -69,11 +71,12 @@ class Recorder(MeasurementHooks):
                 f"fisher_type={str(chosen.fisher_type)!r} needs backward passes of its own, and a "
                 "Recorder has the user's alone: use condexp.analyze, or fisher_type='empirical'."
             )
+        if denominator is None and getattr(loss_fn, "reduction", None) == "sum":
+            denominator = 1.0
         super().__init__(
             model,
             chosen,
             denominator=denominator,
             learning_rate=learning_rate,
-            loss_fn=loss_fn,
             num_samples=num_samples,
         )

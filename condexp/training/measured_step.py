@@ -42,7 +42,6 @@ def measurement_hooks(
         options,
         denominator=loss_denominator(loss_fn, targets, len(inputs)),
         learning_rate=steady_learning_rate(optimizer),
-        loss_fn=loss_fn,
         # Of several processes, each has rows that are merged before a spectrum is computed.
         pass_mode=PassMode.ONE_PASS if communicator.world_size == 1 else PassMode.SEVERAL_PASSES,
         keep_weights=False,  # a run stores what it measures

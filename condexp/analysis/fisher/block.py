@@ -230,7 +230,7 @@ class FisherBlock:
 
         Args:
             loss_rounding: See :meth:`.LossRounding.relative_square`; it raises the noise floor by
-                4·loss_rounding·λ_1.
+                2·loss_rounding·λ_1.
         """
         if self._spectrum is None:
             self.close()
@@ -242,7 +242,7 @@ class FisherBlock:
             return Spectrum.of_incomplete(length, self._num_rows, self.dtype)
         if self._spectrum is None:
             return None
-        return self._spectrum.with_floor_raised(4 * loss_rounding * self._spectrum.lambda_max)
+        return self._spectrum.with_floor_raised(2 * loss_rounding * self._spectrum.lambda_max)
 
     def kept_bytes(self, num_signals: int, *, inputs: bool) -> int:
         """Return the bytes that the calls of this pass will keep until it is complete.

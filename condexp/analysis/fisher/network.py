@@ -78,7 +78,7 @@ class NetworkFisher:
 
         Args:
             loss_rounding: See :meth:`.LossRounding.relative_square`; it raises the noise floor by
-                4·loss_rounding·λ_1.
+                2·loss_rounding·λ_1.
         """
         if self._num_left_out:
             return Spectrum.of_incomplete(
@@ -90,5 +90,5 @@ class NetworkFisher:
         spectrum = Spectrum.from_matrix(
             self._gram, dtype=self._dtype, num_rows=rows, row_dtype=self._row_dtype
         )
-        spectrum = spectrum.with_floor_raised(4 * loss_rounding * spectrum.lambda_max)
+        spectrum = spectrum.with_floor_raised(2 * loss_rounding * spectrum.lambda_max)
         return replace(spectrum, blocks=spectrum.blocks[:, : self._num_weights])

@@ -3,6 +3,7 @@
 import math
 import struct
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from condexp.analysis.linalg.precision import coarser
-from condexp.analysis.linalg.spectrum import Spectrum, entropy, kappa_index
+from condexp.analysis.linalg.spectrum import Spectrum, entropy, interval, kappa_index
 from condexp.analysis.vocabulary import SpectrumStatus
 
 # Each is the state of the product if it is that of a factor, the first that applies.
@@ -28,12 +29,21 @@ _SORTED_UP_TO = 1 << 17
 _ROUNDING = 2 * torch.finfo(torch.float64).eps
 
 
+class Ends(Enum):
+    """Values of the factors' eigenvalues: as solved for, or the ends of their intervals."""
+
+    LOW = "low"
+    SOLVED = "solved"
+    HIGH = "high"
+
+
 @dataclass(frozen=True, eq=False)
 class KroneckerSpectrum:
     """Spectrum of A ⊗ B, or of the diagonal blocks A_g ⊗ B_g of a grouped layer.
 
-    The eigenvalues are the products a_i·b_j of the factors' counted eigenvalues, so the factors'
-    order does not matter. For K-FAC A = Σ_x and B = Σ_∇h (Martens & Grosse 2015, section 3).
+    The eigenvalues are the products a_i·b_j of the factors' eigenvalues, so the factors' order does
+    not matter; rank, trace and λ_1 are those of the counted ones. For
+    K-FAC A = Σ_x and B = Σ_∇h (Martens & Grosse 2015, section 3).
 
     Attributes:
         a: Spectrum of A.
@@ -130,32 +140,69 @@ class KroneckerSpectrum:
             p: Fraction of the d_in·d_out eigenvalues, 0 < p ≤ 1.
 
         Returns:
-            The ratio; +inf past the rank; NaN where the status is not ``ok``.
+            The ratio; +inf where λ_{k(p)} is 0 exactly; where it cannot be told from 0, the least
+            that κ_p can be (the low end of :meth:`kappa_interval`); NaN where the status is not
+            ``ok``.
         """
-        if p not in self._kappas:
-            self._kappas[p] = self._kappa(kappa_index(p, len(self)))
-        return self._kappas[p]
+        low, high = self.kappa_interval(p)
+        if math.isnan(low) or math.isinf(high):
+            return low
+        value = self._selected(kappa_index(p, len(self)), Ends.SOLVED)
+        # A product of tiny counted eigenvalues can still underflow to 0.
+        return self.lambda_max / value if value > 0 else math.inf
+
+    def kappa_interval(self, p: float = 1.0) -> tuple[float, float]:
+        """Return the interval in which κ_p is, given what is known of all factors' eigenvalues.
+
+        The k-th largest product lies between the k-th largest of all products of the factors' low
+        ends and that of their high ends. Eigenvalues under a factor's noise floor are part of
+        both: one of them times a large one of the other may outrank many that are above.
+
+        Args:
+            p: Fraction of the d_in·d_out eigenvalues, 0 < p ≤ 1.
+
+        Returns:
+            Its ends: the high one +inf where λ_{k(p)} cannot be told from 0, both where it is 0
+            exactly, NaN where the status is not ``ok``.
+        """
+        if p not in self._intervals:
+            self._intervals[p] = self._interval(kappa_index(p, len(self)))
+        return self._intervals[p]
 
     @cached_property
-    def _kappas(self) -> dict[float, float]:
+    def _intervals(self) -> dict[float, tuple[float, float]]:
         return {}  # by p, as they are asked for
 
-    def _kappa(self, index: int) -> float:
+    def _interval(self, index: int) -> tuple[float, float]:
         if self.status is not SpectrumStatus.OK:
-            return math.nan
-        if index > self.rank:
-            return math.inf
-        if self._sorted_products is not None:
-            return self._ratio(float(self._sorted_products[-index]))
-        return self._ratio(select_product(self.a.blocks, self.b.blocks, index))
+            return math.nan, math.nan
+        low, high = (
+            (self._selected(1, ends), self._selected(index, ends)) for ends in (Ends.LOW, Ends.HIGH)
+        )
+        return interval(low[0], high[0], low[1], high[1])
+
+    def _selected(self, index: int, ends: Ends) -> float:
+        """Return the ``index``-th largest product."""
+        a, b = self._factors(ends)
+        if index > int(((a > 0).sum(1) * (b > 0).sum(1)).sum()):
+            return 0.0
+        if len(self) > _SORTED_UP_TO:
+            return select_product(a, b, index)
+        if ends not in self._sorted:
+            # A small product is sorted once for every p, which is quicker than selecting for each.
+            products = a[:, :, None] * b[:, None, :]
+            self._sorted[ends] = np.sort(products.flatten().numpy())
+        return float(self._sorted[ends][-index])
 
     @cached_property
-    def _sorted_products(self) -> NDArray[np.float64] | None:
-        # A small product is sorted once for every p, which is quicker than selecting for each.
-        if len(self) > _SORTED_UP_TO:
-            return None
-        products = self.a.blocks[:, :, None] * self.b.blocks[:, None, :]
-        return np.sort(products.flatten().numpy())
+    def _sorted(self) -> dict[Ends, NDArray[np.float64]]:
+        return {}
+
+    def _factors(self, ends: Ends) -> tuple[Tensor, Tensor]:
+        if ends is Ends.SOLVED:
+            a, b = ((s.blocks if s.solved is None else s.solved) for s in (self.a, self.b))
+            return a, b
+        return self.a.bounds[ends is Ends.HIGH], self.b.bounds[ends is Ends.HIGH]
 
     def _ratio(self, value: float) -> float:
         # A product of tiny counted eigenvalues can still underflow to 0.

@@ -35,6 +35,7 @@ class MomentMatrix:
             reading a number would wait for the device.
         dtype: Working precision of the products.
         row_dtype: Precision in which the rows were computed.
+        centered: Whether the rows' mean was taken off.
     """
 
     matrix: Tensor
@@ -46,6 +47,7 @@ class MomentMatrix:
     cancelled: Tensor | float
     dtype: torch.dtype
     row_dtype: torch.dtype
+    centered: bool = False
 
     def spectrum(self, eigenvalues: Tensor | None = None) -> Spectrum:
         """Return the spectrum, of length groups·d.
@@ -63,7 +65,9 @@ class MomentMatrix:
             mean_square=float(self.mean_square),
             cancelled=float(self.cancelled),
             length=self.num_features,
-            eigenvalues=eigenvalues * self.scale,
+            eigenvalues=eigenvalues,
+            scale=self.scale,
+            centered=self.centered,
         )
 
 
@@ -207,6 +211,7 @@ class SecondMoment:
             cancelled / self._count,
             self.dtype,
             self.row_dtype,
+            self.center,
         )
 
     def spectrum(self) -> Spectrum:

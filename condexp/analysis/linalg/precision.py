@@ -55,6 +55,20 @@ def coarser(*dtypes: torch.dtype) -> torch.dtype:
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """Return the precision in which a network's own products of a type are computed now.
+
+    Args:
+        dtype: Type of the tensors.
+
+    Returns:
+        bfloat16 for float32 where PyTorch is allowed to round the factors to it, or to TF32, which
+        has no type of its own; else the type itself.
+    """
+    reduced = dtype == torch.float32 and _legacy_precision() is not None
+    return torch.bfloat16 if reduced else dtype
+
+
 def summable(tensor: Tensor) -> Tensor:
     """Return a tensor's values in a type and on a device in which they can be summed.
 

@@ -1,11 +1,13 @@
 """Eigenvalues with a stated noise floor, and the measures of one spectrum."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from condexp.analysis.linalg.eigen import descending_eigenvalues
@@ -13,21 +15,34 @@ from condexp.analysis.linalg.precision import exact_products
 from condexp.analysis.vocabulary import SpectrumStatus
 from condexp.errors import InputError
 
+PRODUCT_ERROR = 1.5
+"""Bound on a product's error in units of eps·√n·max_i M_ii, n the side (measured: up to 1.0)."""
+RELATIVE_ERROR = 2.0
+"""Bound on the error that grows with the eigenvalue itself, in units of eps·λ."""
+
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
     """Eigenvalues of a symmetric positive semi-definite matrix of one or more diagonal blocks.
 
-    Eigenvalues under the noise floor λ_1·(4·eps(dtype) + n·eps(float64) + 4·eps(row_dtype)²) count
-    as 0. Where ``status`` is ``unreliable`` or ``nonfinite`` every measure is NaN; where it is
+    Each is known up to an error δ (``docs/theory.md`` §4), which bounds what products, solver, rows
+    and the loss's own subtraction have rounded. Those up to the noise floor count as 0. Where
+    ``status`` is ``unreliable``, ``nonfinite`` or ``incomplete`` every measure is NaN; where it is
     ``zero`` the ratios are.
 
     Attributes:
-        blocks: ``[groups, d / groups]`` float64 on the CPU, each row descending.
-        noise_floor: In units of the eigenvalues.
+        blocks: ``[groups, d / groups]`` float64 on the CPU, each row descending: eigenvalues above
+            the noise floor, and zeros.
+        noise_floor: δ of the smallest eigenvalues, in units of the eigenvalues.
         status: Reason why the numbers cannot be believed, or ``ok``.
         dtype: Working precision of the matrix's products.
         num_rows: Rows the matrix was averaged over; its rank can't exceed them in any block.
+        solved: The eigenvalues as they were computed, those under the floor too; None: ``blocks``.
+        max_ranks: Number of eigenvalues of each block that are not 0 exactly, whatever the rounding
+            (more features than rows, dead and duplicated units); None: all.
+        relative: δ that grows with an eigenvalue, in its units.
+        blur: Error of the singular values, whose squares are the eigenvalues.
+        rows_decide: Whether the rows' precision, and not that of the products, sets the floor.
 
     >>> spectrum = Spectrum.from_matrix(
     ...     torch.diag(torch.tensor([4.0, 1.0, 0.0])), dtype=torch.float64, num_rows=10
@@ -41,6 +56,11 @@ class Spectrum:
     status: SpectrumStatus
     dtype: torch.dtype
     num_rows: int
+    solved: Tensor | None = None
+    max_ranks: tuple[int, ...] | None = None
+    relative: float = 0.0
+    blur: float = 0.0
+    rows_decide: bool = False
 
     @classmethod
     def from_matrix(
@@ -54,6 +74,8 @@ class Spectrum:
         cancelled: float = 0.0,
         length: int | None = None,
         eigenvalues: Tensor | None = None,
+        scale: float = 1.0,
+        centered: bool = False,
     ) -> "Spectrum":
         """Compute the spectrum of a symmetric matrix, in float64 on the CPU.
 
@@ -68,29 +90,49 @@ class Spectrum:
             cancelled: Part that was added and subtracted again in float64, as an eigenvalue.
             length: Eigenvalues of a block, if ``matrix`` is a dual of fewer; the rest are 0.
             eigenvalues: Eigenvalues of the matrix, if they are known.
+            scale: Number by which the matrix and its eigenvalues are to be multiplied.
+            centered: Whether the rows' mean was taken off, which costs a rank.
 
         Returns:
             The spectrum, of length d.
         """
-        square = matrix[None] if matrix.ndim == 2 else matrix
+        square = (matrix[None] if matrix.ndim == 2 else matrix).detach().cpu()
         side, length = square.shape[-1], length or square.shape[-1]
         # Off the device first: MPS has no float64.
-        solved = descending_eigenvalues(square.cpu()) if eigenvalues is None else eigenvalues
-        values = solved.numpy()  # NumPy's calls cost less than torch's
+        found = descending_eigenvalues(square) if eigenvalues is None else eigenvalues
+        values = found.numpy()  # NumPy's calls cost less than torch's
         unknown = torch.full((len(values), length), math.nan, dtype=torch.float64)
-        if np.isnan(values).any() and not math.isfinite(float(square.cpu().double().sum())):
+        if np.isnan(values).any() and not math.isfinite(float(square.double().sum())):
             return cls(unknown, math.nan, SpectrumStatus.NONFINITE, dtype, num_rows)
-        largest = max(float(values.max()), 0.0)
+        largest = max(float(values.max()), 0.0) * scale
         eps, eps64 = torch.finfo(dtype).eps, torch.finfo(torch.float64).eps
         row_noise = 4 * torch.finfo(row_dtype).eps ** 2
-        floor = largest * (4 * eps + side * eps64 + row_noise)
+        diagonal = square.diagonal(dim1=-2, dim2=-1)
+        floor = PRODUCT_ERROR * eps * math.sqrt(side) * max(float(diagonal.max()), 0.0) * scale
+        rows_decide = row_noise * largest > floor
+        floor += largest * ((side + 4) * eps64 + row_noise)
         floor += mean_square * row_noise + cancelled * side * eps64
-        if not float(values.min()) >= -floor:  # NaN too: no solver converged
+        wrong = not float(values.min()) * scale >= -floor  # NaN too: no solver converged
+        if wrong or not _is_certified(square, values):
             return cls(unknown, floor, SpectrumStatus.UNRELIABLE, dtype, num_rows)
-        counted = np.zeros((len(values), length))
-        counted[:, :side] = np.where(values > floor, values, 0.0)
-        status = SpectrumStatus.OK if counted.any() else SpectrumStatus.ZERO
-        return cls(torch.from_numpy(counted), floor, status, dtype, num_rows)
+        solved = np.zeros((len(values), length))
+        solved[:, :side] = np.maximum(values, 0.0) * scale
+        counted = np.where(solved > floor, solved, 0.0)
+        most = min(side, num_rows - centered) if length > side or centered else side
+        return cls(
+            torch.from_numpy(counted),
+            floor,
+            SpectrumStatus.OK if counted.any() else SpectrumStatus.ZERO,
+            dtype,
+            num_rows,
+            torch.from_numpy(solved),
+            tuple(
+                min(most, rank, max(num_rows - centered, 0))
+                for rank in _largest_ranks(square, dtype, (counted[:, :side] > 0).sum(1))
+            ),
+            RELATIVE_ERROR * eps,
+            rows_decide=rows_decide,
+        )
 
     @classmethod
     def from_factor(
@@ -115,14 +157,45 @@ class Spectrum:
             product = wide @ wide.mT
         return cls.from_matrix(product, dtype=dtype, num_rows=num_rows, row_dtype=row_dtype)
 
-    def with_floor_raised(self, by: float) -> "Spectrum":
-        """Return the spectrum with a noise floor that is higher by this amount."""
+    def with_floor_raised(self, by: float, *, hides_zeros: bool = False) -> "Spectrum":
+        """Return the spectrum with a noise floor that is higher by the square of an error.
+
+        Args:
+            by: Square of a further error of the singular values.
+            hides_zeros: Whether units that look dead may have lost numbers that were too small.
+
+        Returns:
+            The spectrum.
+        """
         if self.status is not SpectrumStatus.OK or not by > 0:
             return self
         floor = self.noise_floor + by
         counted = torch.where(self.blocks > floor, self.blocks, 0.0)
         status = SpectrumStatus.OK if bool(counted.any()) else SpectrumStatus.ZERO
-        return replace(self, blocks=counted, noise_floor=floor, status=status)
+        raised = replace(
+            self,
+            blocks=counted,
+            noise_floor=floor,
+            status=status,
+            blur=math.sqrt(self.blur**2 + by),
+        )
+        if not hides_zeros:
+            return raised
+        most = min(self.num_rows, self.blocks.shape[1])
+        return replace(raised, max_ranks=(most,) * len(self.blocks))
+
+    def with_null_vector(self) -> "Spectrum":
+        """Return the spectrum of a matrix that has one null vector in exact arithmetic."""
+        if len(self.blocks) > 1:
+            return self
+        side = self.blocks.shape[1]
+        rank = min(side - 1, *(self.max_ranks or (side,)))
+        counted = self.blocks.clone()
+        counted[0, rank:] = 0.0
+        status = self.status
+        if status is SpectrumStatus.OK and not bool(counted.any()):
+            status = SpectrumStatus.ZERO
+        return replace(self, blocks=counted, max_ranks=(rank,), status=status)
 
     @classmethod
     def of_incomplete(cls, length: int, num_rows: int, dtype: torch.dtype) -> "Spectrum":
@@ -194,6 +267,31 @@ class Spectrum:
         """Σλ / λ_1: the stable rank of the data matrix."""
         return self.trace / self.lambda_max if self.status is SpectrumStatus.OK else math.nan
 
+    @cached_property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of each eigenvalue, each in the shape of ``blocks``.
+
+        λ is in [(√(λ̂ − δ) − η)², (√(λ̂ + δ) + η)²] with δ = noise of small eigenvalues + relative·λ̂
+        and the blur η; an exact 0 is 0.
+        """
+        solved = self.blocks if self.solved is None else self.solved
+        error = self.noise_floor - self.blur**2 + self.relative * solved
+        low = ((solved - error).clamp(min=0).sqrt() - self.blur).clamp(min=0).square()
+        high = ((solved + error).sqrt() + self.blur).square()
+        if self.max_ranks is not None:
+            place = torch.arange(solved.shape[1])
+            exact = place >= torch.tensor(self.max_ranks)[:, None]
+            low, high = low.masked_fill(exact, 0.0), high.masked_fill(exact, 0.0)
+        return low, high
+
+    @cached_property
+    def _sorted_bounds(self) -> tuple[Tensor, Tensor, Tensor]:
+        solved = self.blocks if self.solved is None else self.solved
+        low, high, middle = (
+            values.flatten().sort(descending=True).values for values in (*self.bounds, solved)
+        )
+        return low, high, middle
+
     def kappa(self, p: float = 1.0) -> float:
         """Return the generalised condition number κ_p = λ_1 / λ_{k(p)} (Huang et al. 2020).
 
@@ -201,12 +299,91 @@ class Spectrum:
             p: Fraction of the spectrum, 0 < p ≤ 1; 1 gives the classical condition number.
 
         Returns:
-            The ratio; +inf where λ_{k(p)} counts as 0; NaN where the status is not ``ok``.
+            The ratio; +inf where λ_{k(p)} is 0 exactly; where it cannot be told from 0, the least
+            that κ_p can be (the low end of :meth:`kappa_interval`, whose high end is +inf); NaN
+            where the status is not ``ok``.
         """
-        value = float(self.eigenvalues[kappa_index(p, len(self)) - 1])
+        low, high = self.kappa_interval(p)
+        if math.isnan(low) or math.isinf(high):
+            return low
+        return self.lambda_max / float(self._sorted_bounds[2][kappa_index(p, len(self)) - 1])
+
+    def kappa_interval(self, p: float = 1.0) -> tuple[float, float]:
+        """Return the interval in which κ_p is: (λ_1 − δ) / (λ_k + δ) to (λ_1 + δ) / (λ_k − δ).
+
+        Args:
+            p: Fraction of the spectrum, 0 < p ≤ 1.
+
+        Returns:
+            Its ends: the high one +inf where λ_k cannot be told from 0, both where it is 0 exactly,
+            NaN where the status is not ``ok``.
+        """
+        index = kappa_index(p, len(self)) - 1
         if self.status is not SpectrumStatus.OK:
-            return math.nan
-        return self.lambda_max / value if value > 0 else math.inf
+            return math.nan, math.nan
+        low, high, middle = (float(values[index]) for values in self._sorted_bounds)
+        first = [float(values[0]) for values in self._sorted_bounds]
+        counted = middle > self.noise_floor
+        return interval(first[0], first[1], low if counted else 0.0, high)
+
+
+def interval(first_low: float, first_high: float, low: float, high: float) -> tuple[float, float]:
+    """Return the ends of λ_1 / λ_k.
+
+    Args:
+        first_low: Smallest value of λ_1.
+        first_high: Largest value of λ_1.
+        low: Smallest value of λ_k.
+        high: Largest value of λ_k.
+
+    Returns:
+        The ends, at least 1; +inf for a division by 0.
+    """
+    least = max(1.0, first_low / high) if high > 0 else math.inf
+    return least, first_high / low if low > 0 else math.inf
+
+
+def _is_certified(square: Tensor, values: NDArray[np.float64]) -> bool:
+    """Return whether Σλ = trace and Σλ² = ‖·‖_F² of each block, to the solver's rounding.
+
+    A solver that returns nonsense is caught so; those of GPUs have.
+    """
+    side = square.shape[-1]
+    numbers = square.double().numpy()
+    norms = np.einsum("gij,gij->g", numbers, numbers)
+    traces = np.einsum("gii->g", numbers)
+    allowed = 1e-12 * max(side, 8)
+    of_norm = np.abs(np.square(values).sum(1) - norms) <= allowed * norms
+    of_trace = np.abs(values.sum(1) - traces) <= allowed * np.sqrt(side * norms)
+    return bool((of_norm & of_trace).all()) or not np.isfinite(norms).all()
+
+
+def _largest_ranks(square: Tensor, dtype: torch.dtype, counted: NDArray[np.int64]) -> Iterator[int]:
+    """Yield the side of each block without its dead and duplicated units, which leave exact zeros.
+
+    A unit is dead if its row and column are 0. Of two that are alike, all products are the same
+    bits; float32 products of units that differ may be, too, and are not looked at.
+    """
+    for block, rank in zip(square, counted, strict=True):
+        side = len(block)
+        if rank == side:
+            yield side
+            continue
+        alive = block.diagonal() != 0
+        dead = side - int(alive.sum())
+        if dtype != torch.float64 or rank >= side - dead:
+            yield side - dead
+            continue
+        rows = block[alive][:, alive].double()
+        mixed = rows @ torch.linspace(1, 2, len(rows), dtype=torch.float64)
+        order = mixed.argsort()
+        first, second = order[:-1], order[1:]
+        near = (mixed[first] - mixed[second]).abs() <= 1e-12 * mixed.abs().max()
+        same = sum(
+            bool(torch.equal(rows[i], rows[j]))
+            for i, j in zip(first[near].tolist(), second[near].tolist(), strict=True)
+        )
+        yield side - dead - same
 
 
 def entropy(values: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
-"""The data's loss: its denominator, and the difference that its gradient is."""
+"""The denominator of the data's loss."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.errors import InputError
 
 # Called as they are, torch's functions reduce as its modules do by default.
@@ -58,53 +57,6 @@ def loss_denominator(loss_fn: object, targets: object, num_samples: int) -> floa
     if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) and isinstance(targets, Tensor):
         return _num_targets(loss_fn, targets)
     return float(num_samples)
-
-
-def subtracted_square(loss_fn: object, outputs: Tensor) -> float:
-    """Return Σ m², the squares of the terms whose difference is the loss's gradient D·∂L/∂f.
-
-    A trained net makes the difference small and leaves its rounding, eps·m, as it is.
-
-    Args:
-        loss_fn: The loss. Cross-entropy and NLL, p − 1_y: at most 2 for each target, times the
-            largest class weight's square. ``nn.MSELoss``, 2·(f − y), over the C outputs of a sample
-            for a mean: 2·‖2f‖², over C². Every other loss: not known, 0.
-        outputs: Outputs f of the model, ``[N, C, ...]``, as the loss is given them.
-
-    Returns:
-        The sum over the batch.
-    """
-    loss_fn = as_module(loss_fn)
-    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
-        weight = 1.0 if loss_fn.weight is None else float(loss_fn.weight.max())
-        return 2 * weight**2 * outputs.numel() / outputs.shape[_class_dimension(outputs)]
-    if isinstance(loss_fn, nn.MSELoss):
-        per_sample = outputs.numel() / len(outputs) if loss_fn.reduction == "mean" else 1.0
-        return 2 * (2 * float(frobenius_norm(outputs)) / per_sample) ** 2
-    return 0.0
-
-
-def remaining_square(loss_fn: object, outputs: Tensor, grad: Tensor) -> float:
-    """Return the square of the difference itself, ‖D·∂L/∂f‖².
-
-    ``nn.NLLLoss`` is given a log-softmax, in whose backward pass the difference p − 1_y is taken.
-
-    Args:
-        loss_fn: The loss.
-        outputs: Outputs f of the model, as the loss is given them.
-        grad: Gradient D·∂L/∂f.
-
-    Returns:
-        The sum over the batch.
-    """
-    if isinstance(as_module(loss_fn), nn.NLLLoss):
-        probabilities = outputs.double().exp()  # p − 1 keeps the digits that log p has
-        grad = grad - probabilities * grad.sum(_class_dimension(outputs), keepdim=True)
-    return float(frobenius_norm(grad)) ** 2
-
-
-def _class_dimension(outputs: Tensor) -> int:
-    return 1 if outputs.ndim > 1 else 0
 
 
 def _num_targets(loss_fn: nn.CrossEntropyLoss | nn.NLLLoss, targets: Tensor) -> float:

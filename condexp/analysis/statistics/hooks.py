@@ -24,7 +24,6 @@ from condexp.analysis.layers.tables import OwnTables
 from condexp.analysis.layers.uses import WeightUse, watched
 from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.analysis.linalg.precision import summable
-from condexp.analysis.loss.rounding import LossRounding
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.layer import LayerStatistics
@@ -49,7 +48,6 @@ class MeasurementHooks:
         options: What to measure.
         denominator: D of the loss; None for N. May be set between passes.
         learning_rate: For ``effective_lr``: lr / (1 − momentum).
-        loss_fn: The loss, if its gradient's rounding is to count as noise.
         num_samples: N of each pass; None: see :func:`.count_samples`.
         runs_eagerly: Whether compiled parts are run as they were before.
         pass_mode: Who runs the passes, and how many.
@@ -67,7 +65,6 @@ class MeasurementHooks:
         *,
         denominator: float | None = None,
         learning_rate: float | None = None,
-        loss_fn: object | None = None,
         num_samples: int | None = None,
         runs_eagerly: bool = False,
         pass_mode: PassMode = PassMode.USER_PASSES,
@@ -83,7 +80,6 @@ class MeasurementHooks:
             selection,
             options,
             learning_rate=learning_rate,
-            loss_rounding=None if loss_fn is None else LossRounding(loss_fn),
             pass_mode=pass_mode,
             keep_weights=keep_weights,
         )
@@ -93,7 +89,9 @@ class MeasurementHooks:
         self._test: SampleTest | None = None
         self._watch = ExitStack()
         self._tables = OwnTables(model)
+        self._sources: dict[int, str] = {}
         self._runs_eagerly = runs_eagerly
+        self._reads_denominator = pass_mode is PassMode.USER_PASSES
         self._hidden: dict[str, list[ForwardPass]] = {}
         self._recomputed: dict[str, list[tuple[ForwardPass, int | None]]] = {}
         self._num_recomputed: Counter[str] = Counter()
@@ -200,19 +198,34 @@ class MeasurementHooks:
         self._recomputed.clear()
         self._num_recomputed.clear()
         self._tables = OwnTables(model)
+        self._sources.clear()
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 self.statistics.batch_statistics.add(module.training or module.running_mean is None)
 
     def _end(self, _model: nn.Module, _args: tuple[Any, ...], output: object) -> None:
-        rounding, current = self.statistics.loss_rounding, self._pass
+        current = self._pass
         if current is None or not torch.is_grad_enabled():
             return
-        if rounding and isinstance(output, Tensor) and output.requires_grad:
-            hook = rounding.output_hook(output, current)
-            self._on_grad(output, lambda grad: hook(grad) if self._is_loss else None)
+        if isinstance(output, Tensor) and output.requires_grad:
+            self.statistics.output_layer = self._sources.get(id(output))
+            hook = self.statistics.loss_rounding.output_hook(output, current)
+            self._on_grad(output, lambda grad: self._on_root_grad(hook, grad, current))
         if self._needs_sample_test and current.num_samples > 1 and not self.recomputes:
             self._test_samples(current, output)
+
+    def _on_root_grad(
+        self, hook: Callable[[Tensor], None], grad: Tensor, current: ForwardPass
+    ) -> None:
+        if not self._is_loss:
+            return
+        rounding = self.statistics.loss_rounding
+        rounding.scale = None
+        hook(grad)
+        if self._reads_denominator and self.denominator is None and rounding.scale is not None:
+            measured = 1 / rounding.scale
+            if abs(measured / current.denominator - 1) > 1e-3:  # else it is N, exactly
+                current.denominator = measured
 
     @property
     def _needs_sample_test(self) -> bool:
@@ -260,6 +273,7 @@ class MeasurementHooks:
         if number is not None and source.requires_grad:
             about = (layer, use.operation, use.output_shape, current, number)
             self._on_grad(source, partial(self._on_output_grad, *about))
+            self._sources[id(source)] = name
             if self._needs_sample_test or not self.options.is_empirical:
                 self.edges.setdefault(name, []).append(get_gradient_edge(source))
 

@@ -26,10 +26,10 @@ from condexp.analysis.layers.select import describe
 from condexp.analysis.layers.uses import WeightUse
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.moments import Scale
-from condexp.analysis.linalg.precision import summable
+from condexp.analysis.linalg.precision import computed_in, summable
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot, PlainMeasures
-from condexp.analysis.statistics.measures import RowMeans, UnitExtremes, mean_fraction
+from condexp.analysis.statistics.measures import RowMeans, UnitExtremes, mean_fraction, underflow
 from condexp.analysis.statistics.moment import AdaptiveMoment, SolveQueue
 from condexp.analysis.statistics.weights import WeightStatistics
 from condexp.analysis.vocabulary import ConvInput, Matrix
@@ -44,11 +44,15 @@ class LayerState:
         parts: States of the parts of :class:`LayerStatistics`, in their order there.
         uses: Number of calls in a pass.
         positions: Number T of rows that a sample contributes in one call.
+        num_samples: N of the passes whose gradients came.
+        underflow: See :func:`.underflow`.
     """
 
     parts: tuple[Any, ...]
     uses: int
     positions: int
+    num_samples: int
+    underflow: float
 
 
 class LayerStatistics:
@@ -95,13 +99,16 @@ class LayerStatistics:
         self._operation = operation_of(module)
         self._positions = 0
         self.mixes_samples = False
+        self._num_samples, self._underflow = 0, 0.0
+        self.has_zero_sums = False
 
     def state(self) -> LayerState:
         """Return the statistics so far, of complete passes, for another process to merge."""
         moments = [m and m.state() for m in (self._input, self._grad_output)]
         fisher = self.fisher and self.fisher.state()
         parts = (*moments, self._weight.state(), self._units, self._means, fisher)
-        return LayerState(parts, max(self._uses.values(), default=0), self._positions)
+        uses = max(self._uses.values(), default=0)
+        return LayerState(parts, uses, self._positions, self._num_samples, self._underflow)
 
     def merge(self, state: LayerState) -> None:
         """Add the statistics of another process, of the same layer.
@@ -115,6 +122,8 @@ class LayerStatistics:
                 part.merge(other)
         self._uses[0] = max(self._uses[0], state.uses)
         self._positions = self._positions or state.positions
+        self._num_samples += state.num_samples
+        self._underflow += state.underflow
 
     @property
     def is_reused(self) -> bool:
@@ -158,7 +167,7 @@ class LayerStatistics:
         if not self.module.weight.requires_grad or torch.is_autocast_enabled(inputs.device.type):
             rows = rows.copy()
         if self._input is not None:
-            row_dtype = _computed_in(given, use.dtype)
+            row_dtype = _row_dtype(use.inputs, use.dtype)
             self._input.add(rows, current.num_samples if number == 0 else 0, row_dtype)
         else:
             self._means.add(rows)
@@ -228,6 +237,7 @@ class LayerStatistics:
             InputError: If the same use was back-propagated before.
         """
         first = self._returns[current.number] == 0
+        self._num_samples += current.num_samples if first else 0
         self._returns[current.number] += 1
         if self._returns[current.number] > self._uses[current.number] * current.num_signals:
             raise InputError(
@@ -235,10 +245,12 @@ class LayerStatistics:
                 "would count its gradients double: record one backward pass a forward pass."
             )
         # Promoted first: half precision would overflow once multiplied by the denominator.
-        row_dtype, grad = grad.dtype, summable(grad)
+        row_dtype, given, grad = computed_in(grad.dtype), grad, summable(grad)
         if self._grad_output is not None:
             rows = gradient_rows(operation, grad, current.denominator)
             self._grad_output.add(rows, current.num_samples if first else 0, row_dtype)
+            num_columns = len(self.module.weight) // operation.groups
+            self._underflow += underflow(given, num_columns) * current.denominator**2
         if self.fisher is not None:
             self.fisher.backward(grad * current.denominator, number, row_dtype)
             if self._returns[current.number] == self._uses[current.number] * current.num_signals:
@@ -295,6 +307,12 @@ class LayerStatistics:
         of_signals = loss_rounding if self._options.is_empirical else 0.0
         inputs = None if self._input is None else self._input.spectrum()
         grad_output = None if self._grad_output is None else self._grad_output.spectrum(of_signals)
+        if grad_output is not None and self._underflow:
+            grad_output = grad_output.with_floor_raised(
+                self._underflow / self._num_samples, hides_zeros=True
+            )
+        if grad_output is not None and self.has_zero_sums:
+            grad_output = grad_output.with_null_vector()
         kfac, power = None, 0.0
         if self._input is not None and self._grad_output is not None:
             power = self._input.power() * self._grad_output.power()
@@ -338,7 +356,7 @@ class LayerStatistics:
         return mean_fraction(mean, power)
 
 
-def _computed_in(inputs: Tensor, dtype: torch.dtype) -> torch.dtype:
+def _row_dtype(inputs: Tensor, dtype: torch.dtype) -> torch.dtype:
     """Return the precision of an input, which a function may have promoted before the product.
 
     Args:
@@ -349,5 +367,6 @@ def _computed_in(inputs: Tensor, dtype: torch.dtype) -> torch.dtype:
         ``dtype`` where it holds every value of the input.
     """
     if torch.finfo(dtype).eps <= torch.finfo(inputs.dtype).eps:
-        return inputs.dtype
-    return dtype if torch.equal(inputs.to(dtype).to(inputs.dtype), inputs) else inputs.dtype
+        return computed_in(inputs.dtype) if inputs.requires_grad else inputs.dtype
+    values = inputs.detach()
+    return dtype if torch.equal(values.to(dtype).to(values.dtype), values) else values.dtype

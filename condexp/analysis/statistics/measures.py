@@ -63,6 +63,32 @@ def mean_fraction(mean: Tensor, power: float) -> float:
     return float(frobenius_norm(mean)) ** 2 / power if power != 0 else math.nan
 
 
+def underflow(grad: Tensor, num_columns: int) -> float:
+    """Return the square of the error of a gradient's singular values by numbers too small for it.
+
+    Denormal numbers have an absolute error of half their spacing q. As a matrix of R rows of d
+    numbers it has a largest singular value of q/2·(√R + √d) at most, as random signs have.
+
+    Args:
+        grad: The gradient, in the precision in which it was computed.
+        num_columns: d.
+
+    Returns:
+        The square; 0 where less than a thousandth of the numbers are so small.
+    """
+    info = torch.finfo(grad.dtype)
+    if info.eps == torch.finfo(torch.float64).eps:
+        return 0.0
+    if info.tiny < 1e-30 and float(torch.linalg.vector_norm(grad.float())) > info.tiny * 1e6:
+        return 0.0  # the range of float32 is far away
+    small = (grad.abs() < info.tiny) & (grad != 0)
+    if float(small.float().mean()) < 1e-3:
+        return 0.0
+    spacing = info.tiny * info.eps
+    rows = grad.numel() / num_columns
+    return (spacing / 2 * (math.sqrt(rows) + math.sqrt(num_columns))) ** 2
+
+
 @dataclass
 class UnitExtremes:
     """The extremes of a layer's input units over all calls so far.

@@ -1,5 +1,6 @@
 """Second moments in float32 where that suffices, in float64 where a κ_p needs it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,18 +11,20 @@ from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.linalg.eigen import solve_all
 from condexp.analysis.linalg.moments import MomentMatrix, Scale, SecondMoment
 from condexp.analysis.linalg.rows.dense import Rows
-from condexp.analysis.linalg.spectrum import Spectrum, kappa_index
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import Matrix, Precision, SpectrumStatus
 from condexp.errors import InputError
+
+WIDTH = 0.01
+"""Relative width of an interval of κ_p up to which it counts as known."""
 
 
 def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float], *, whole: bool = False) -> bool:
     """Return whether a spectrum must be computed again with float64 products (``Precision.AUTO``).
 
-    That is so if a requested κ_p falls on an eigenvalue between 0 and 16·eps·λ_1, where 1 %
-    accuracy ends, unless the number of rows already makes it an exact 0, or the rows themselves are
-    too coarse to tell; or if float32 failed (status ``unreliable``).
+    That is so if the interval of a requested κ_p is wider than 1 % and the rows could tell better:
+    not where half-precision rows set the noise floor; or if float32 failed (status ``unreliable``).
 
     Args:
         spectrum: Spectrum from products of any precision.
@@ -39,17 +42,15 @@ def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float], *, whole: bool =
         return False
     if spectrum.status is SpectrumStatus.UNRELIABLE:
         return True
-    max_rank = spectrum.blocks.shape[0] * spectrum.num_rows
-    threshold = 16 * torch.finfo(spectrum.dtype).eps * spectrum.lambda_max
-    if spectrum.noise_floor > threshold:  # set by half-precision rows, whatever the products
+    if spectrum.rows_decide:
         return False
-    indices = [kappa_index(p, len(spectrum)) for p in kappa_p]
-    if whole and indices:
-        indices.append(min(len(spectrum), max_rank))  # the smallest that is no exact 0
-    return any(
-        index <= max_rank and float(spectrum.eigenvalues[index - 1]) < threshold
-        for index in indices
-    )
+    asked_for = [1.0, *kappa_p] if whole and kappa_p else kappa_p
+    return any(_is_wide(*spectrum.kappa_interval(p)) for p in asked_for)
+
+
+def _is_wide(low: float, high: float) -> bool:
+    # Both are infinite where the eigenvalue is 0 exactly.
+    return not math.isinf(low) and high > (1 + WIDTH) * low
 
 
 WAITING_BYTES = 56 * 2**20
@@ -233,11 +234,11 @@ class AdaptiveMoment:
 
         Args:
             loss_rounding: See :meth:`.LossRounding.relative_square`; it raises the noise floor by
-                4·loss_rounding·λ_1.
+                2·loss_rounding·λ_1.
         """
         result = self._results()
         largest = result.spectrum.lambda_max + result.mean_square
-        return result.spectrum.with_floor_raised(4 * loss_rounding * largest)
+        return result.spectrum.with_floor_raised(2 * loss_rounding * largest)
 
     def power(self) -> float:
         """Return the trace before centring: the rows' squared length, per sample or position."""

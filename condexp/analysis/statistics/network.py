@@ -27,7 +27,6 @@ class NetworkStatistics:
         selection: What is measured of it.
         options: What to measure.
         learning_rate: For ``effective_lr``: lr / (1 − momentum).
-        loss_rounding: Rounding of the loss's gradient; None where it does not count.
         pass_mode: See :class:`.MeasurementHooks`, also for the next one.
         keep_weights: Whether weights are kept for a ``domination`` that is read later.
     """
@@ -39,13 +38,13 @@ class NetworkStatistics:
         options: AnalysisOptions,
         *,
         learning_rate: float | None,
-        loss_rounding: LossRounding | None,
         pass_mode: PassMode,
         keep_weights: bool,
     ) -> None:
         self.num_samples = 0
         self.batch_statistics: set[bool] = set()
-        self.loss_rounding = loss_rounding
+        self.loss_rounding = LossRounding()
+        self.output_layer: str | None = None
         self.queue = SolveQueue()
         self.unmeasured_power: Tensor | float = 0.0
         self.of_tables: set[str] = set()
@@ -109,7 +108,9 @@ class NetworkStatistics:
                 "block, with gradients enabled, so that it calls the selected layers "
                 f"({', '.join(self._modules)})."
             )
-        rounding = 0.0 if self.loss_rounding is None else self.loss_rounding.relative_square()
+        rounding = self.loss_rounding.relative_square()
+        if self.output_layer in self._layers and self.loss_rounding.has_zero_sums:
+            self._layers[self.output_layer].has_zero_sums = True
         # Cheap measures first: torch's intra-op threads are still spinning after the backward pass
         # and would compete with the solver's for cores.
         plain = {name: layer.plain() for name, layer in self._layers.items()}
@@ -190,8 +191,7 @@ class NetworkStatistics:
         self.batch_statistics = set().union(*(used for *_, used, _ in of_ranks))
         self.loss_rounding, *others = [rounding for *_, rounding in of_ranks]
         for rounding in others:
-            if self.loss_rounding is not None and rounding is not None:
-                self.loss_rounding.merge(rounding)
+            self.loss_rounding.merge(rounding)
         united: dict[str, LayerStatistics] = {}
         for number, name in enumerate(names):
             state, layer = self[name].state(), self._new(name)

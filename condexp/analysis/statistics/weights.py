@@ -242,7 +242,7 @@ class _Values:
             return None
         blocks = weight_blocks(self.groups, self.gradient)
         spectrum = Spectrum.from_factor(blocks, dtype=torch.float64, row_dtype=self.dtype)
-        return spectrum.with_floor_raised(self.noise + 4 * self.loss_rounding * spectrum.lambda_max)
+        return spectrum.with_floor_raised(self.noise + 2 * self.loss_rounding * spectrum.lambda_max)
 
 
 @dataclass(eq=False)
