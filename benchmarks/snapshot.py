@@ -102,7 +102,6 @@ def riding(training: Training, options: AnalysisOptions) -> Callable[[], None]:
             training.model,
             options,
             denominator=float(len(training.inputs)),
-            loss_fn=LOSS,
             pass_mode=PassMode.ONE_PASS,
             keep_weights=False,
         ) as hooks:

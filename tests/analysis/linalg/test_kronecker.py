@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum, select_product
-from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.linalg.spectrum import PRODUCT_ERROR, Spectrum
 from condexp.analysis.vocabulary import SPECTRUM_MEASURES, SpectrumStatus
 from condexp.errors import InputError
 from tests.reference import kappa, kronecker_eigenvalues, kronecker_products, measures
@@ -172,7 +172,8 @@ def test_dtype_is_the_coarser_and_the_floor_bounds_a_products_error() -> None:
     a, b = diagonal([[2.0, 1.0]], torch.float32), diagonal([[3.0, 1.0]], torch.float64)
     spectrum = KroneckerSpectrum(a, b)
     assert spectrum.dtype == KroneckerSpectrum(b, a).dtype == torch.float32
-    assert spectrum.noise_floor == pytest.approx(6 * 4 * EPS32, rel=1e-6)
+    floor = PRODUCT_ERROR * math.sqrt(2) * EPS32
+    assert spectrum.noise_floor == pytest.approx(6 * floor, rel=1e-6)
     moved = (2.0 + a.noise_floor) * (3.0 + b.noise_floor) - 6.0
     # Up to the second-order term.
     assert spectrum.noise_floor == pytest.approx(moved, rel=1e-5)

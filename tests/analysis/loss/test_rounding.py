@@ -2,16 +2,17 @@
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import condexp
 from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.layers.calls import ForwardPass
-from condexp.analysis.loss.denominator import remaining_square, subtracted_square
 from condexp.analysis.loss.rounding import LossRounding
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
@@ -114,40 +115,70 @@ def test_true_small_eigenvalues_stay(trained: Trained) -> None:
             one, other = getattr(rounded[name], matrix), getattr(exact[name], matrix)
             assert one.rank == other.rank
             for p in KAPPA_P:
+                low, high = one.kappa_interval(p)
+                assert low <= other.kappa(p) * 1.01, (name, matrix, p)
                 # The 1 % that auto promises.
-                assert one.kappa(p) == pytest.approx(other.kappa(p), rel=0.01), (name, matrix, p)
+                if math.isfinite(high) and matrix != "kfac":
+                    expected = pytest.approx(other.kappa(p), rel=0.01)
+                    assert one.kappa(p) == expected, (name, matrix, p)
 
 
-def test_what_the_gradient_subtracts() -> None:
-    outputs = cases.normal(6, 3)
-    assert subtracted_square(nn.CrossEntropyLoss(), outputs) == 2 * 6
-    assert subtracted_square(nn.NLLLoss(), cases.normal(6, 3, 4)) == 2 * 24
-    weight = torch.tensor([1.0, 3.0, 2.0])
-    assert subtracted_square(nn.CrossEntropyLoss(weight), outputs) == 9 * 2 * 6
-    square = float(outputs.square().sum())
-    assert subtracted_square(nn.MSELoss(), outputs) == pytest.approx(2 * square * 4 / 9)
-    assert subtracted_square(nn.MSELoss(reduction="sum"), outputs) == pytest.approx(2 * square * 4)
-    assert subtracted_square(lambda f, y: (f - y).sum(), outputs) == 0  # not known
+FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross-entropy": lambda f, y: F.cross_entropy(f, y),
+    "sum": lambda f, y: F.cross_entropy(f, y, reduction="sum"),
+    "weighted": lambda f, y: F.cross_entropy(f, y, weight=torch.tensor([1.0, 2, 5]).to(f)),
+    "scaled": lambda f, y: 2.0**14 * F.cross_entropy(f, y) / 3,
+    "binary": lambda f, y: F.binary_cross_entropy_with_logits(f, F.one_hot(y, 3).to(f)),
+    "squares": lambda f, y: F.mse_loss(f, F.one_hot(y, 3).to(f)),
+}
 
 
-def test_what_remains_is_the_same_before_and_after_a_log_softmax() -> None:
-    logits, targets = cases.normal(6, 3).requires_grad_(), cases.labels(6, 3)
-    outputs = logits.log_softmax(1)
-    loss = nn.functional.nll_loss(outputs, targets, reduction="sum")
-    before, after = torch.autograd.grad(loss, (logits, outputs))
-    expected = float(before.square().sum())
-    assert remaining_square(nn.CrossEntropyLoss(), logits, before) == pytest.approx(expected)
-    assert remaining_square(nn.NLLLoss(), outputs.detach(), after) == pytest.approx(expected)
+@pytest.mark.parametrize("known", [True, False], ids=["targets known", "seen"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_rounding_of_a_gradient_is_measured(form: str, known: bool) -> None:
+    """Sure predictions: what is left of the gradient is 10⁻⁵, its rounding 10⁻⁸ of 1."""
+    loss_fn, targets = FORMS[form], cases.labels(40, 3)
+    sure = 12.0 * F.one_hot(targets, 3).float() + cases.normal(40, 3).float()
+    outputs = (sure - 11.0 if form == "binary" else sure).requires_grad_()
+    exact = outputs.detach().double().requires_grad_()
+    of_exact = torch.autograd.grad(loss_fn(exact, targets), exact)[0]
+    rounding = LossRounding()
+    if known:
+        rounding.expect(loss_fn, outputs, targets)
+    hook = rounding.output_hook(outputs, ForwardPass(0, 40, 40.0))
+    grad = torch.autograd.grad(loss_fn(outputs, targets), outputs)[0]
+    hook(grad)
+    expected = float((grad.double() - of_exact).square().sum() / of_exact.square().sum())
+    if form == "squares" and not known:
+        assert rounding.relative_square() == 0  # f − y, with all its digits
+    else:
+        assert rounding.relative_square() == pytest.approx(expected, rel=0.2, abs=1e-15)
+    assert rounding.has_zero_sums == (form not in {"binary", "squares"})
+    if not known:
+        scales = {"cross-entropy": 40, "sum": 1, "scaled": 120 / 2**14}
+        found = None if rounding.scale is None else 1 / rounding.scale
+        assert found == (pytest.approx(scales[form], rel=1e-3) if form in scales else None)
+
+
+def test_a_log_softmax_hides_the_difference_in_its_backward_pass() -> None:
+    logits, targets = 9 * F.one_hot(cases.labels(40, 3), 3).float(), cases.labels(40, 3)
+    outputs = logits.log_softmax(1).requires_grad_()
+    rounding = LossRounding()
+    hook = rounding.output_hook(outputs, ForwardPass(0, 40, 40.0))
+    hook(torch.autograd.grad(F.nll_loss(outputs, targets), outputs)[0])
+    difference = outputs.detach().double().exp() - F.one_hot(targets, 3)
+    expected = 40 * torch.finfo(torch.float32).eps ** 2 / float(difference.square().sum())
+    assert rounding.relative_square() == pytest.approx(expected, rel=1e-3)
 
 
 def test_without_a_gradient_nothing_is_added() -> None:
-    noise = LossRounding(nn.CrossEntropyLoss())
-    assert noise.relative_square() == 0
-    current = ForwardPass(0, 2, 2.0)
-    noise.output_hook(torch.zeros(2, 3), current)(torch.zeros(2, 3))
-    assert noise.relative_square() == 0
-    noise.output_hook(torch.zeros(2, 3), current)(torch.full((2, 3), math.nan))
-    assert noise.relative_square() == 0
+    rounding, current = LossRounding(), ForwardPass(0, 2, 2.0)
+    assert rounding.relative_square() == 0
+    rounding.output_hook(torch.zeros(2, 3), current)(torch.zeros(2, 3))
+    assert rounding.relative_square() == 0
+    rounding.output_hook(torch.zeros(2, 3), current)(torch.full((2, 3), math.nan))
+    assert rounding.relative_square() == 0
+    assert not rounding.has_zero_sums
 
 
 @pytest.mark.parametrize("scale", [1e-4, 10**-4.5])
