@@ -284,7 +284,11 @@ def test_auto_stays_in_float32_where_no_requested_kappa_needs_more() -> None:
 
 
 def test_auto_stays_in_float32_where_the_rows_already_limit_the_rank() -> None:
-    assert input_of(cases.normal(3, 6).float()).dtype == torch.float32
+    assert input_of(cases.normal(3, 30).float()).dtype == torch.float32
+
+
+def test_auto_takes_cheap_products_in_float64_at_once() -> None:
+    assert input_of(cases.normal(3, 6).float()).dtype == torch.float64
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])

@@ -179,7 +179,7 @@ def test_bf16_spectra_are_those_of_the_very_rows_of_the_pass() -> None:
             if rounding > 1e-9:
                 assert found.noise_floor == pytest.approx(found.lambda_max * rounding, rel=0.05)
             else:
-                assert found.noise_floor < 10 * EPS32 * found.lambda_max
+                assert found.noise_floor < 60 * EPS32 * found.lambda_max
 
 
 def test_bf16_does_not_invent_eigenvalues() -> None:

@@ -15,8 +15,13 @@ from condexp.analysis.linalg.precision import exact_products
 from condexp.analysis.vocabulary import SpectrumStatus
 from condexp.errors import InputError
 
+Numbers = NDArray[np.float64]
+
 PRODUCT_ERROR = 8.0
-"""Bound on a product's error in units of eps·√n·max_i M_ii, n the side (measured: 6.6 for one-hot rows, 1 elsewhere)."""
+"""Bound on a product's error in units of eps·√n·max_i M_ii, n the side.
+
+Measured: 6.6 where float32 sums the same number over and over (one-hot rows less their mean), 3.4
+at a mean of 1000 σ, below 1 elsewhere."""
 RELATIVE_ERROR = 2.0
 """Bound on the error that grows with the eigenvalue itself, in units of eps·λ."""
 
@@ -274,21 +279,19 @@ class Spectrum:
         λ is in [(√(λ̂ − δ) − η)², (√(λ̂ + δ) + η)²] with δ = noise of small eigenvalues + relative·λ̂
         and the blur η; an exact 0 is 0.
         """
-        solved = self.blocks if self.solved is None else self.solved
+        solved = (self.blocks if self.solved is None else self.solved).numpy()
         error = self.noise_floor - self.blur**2 + self.relative * solved
-        low = ((solved - error).clamp(min=0).sqrt() - self.blur).clamp(min=0).square()
-        high = ((solved + error).sqrt() + self.blur).square()
-        if self.max_ranks is not None:
-            place = torch.arange(solved.shape[1])
-            exact = place >= torch.tensor(self.max_ranks)[:, None]
-            low, high = low.masked_fill(exact, 0.0), high.masked_fill(exact, 0.0)
-        return low, high
+        low = np.maximum(np.sqrt(np.maximum(solved - error, 0.0)) - self.blur, 0.0) ** 2
+        high = (np.sqrt(solved + error) + self.blur) ** 2
+        for block, rank in enumerate(self.max_ranks or ()):
+            low[block, rank:] = high[block, rank:] = 0.0
+        return torch.from_numpy(low), torch.from_numpy(high)
 
     @cached_property
-    def _sorted_bounds(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _sorted_bounds(self) -> tuple[Numbers, Numbers, Numbers]:
         solved = self.blocks if self.solved is None else self.solved
         low, high, middle = (
-            values.flatten().sort(descending=True).values for values in (*self.bounds, solved)
+            np.sort(values.numpy(), axis=None)[::-1] for values in (*self.bounds, solved)
         )
         return low, high, middle
 
@@ -343,7 +346,7 @@ def interval(first_low: float, first_high: float, low: float, high: float) -> tu
     return least, first_high / low if low > 0 else math.inf
 
 
-def _is_certified(square: Tensor, values: NDArray[np.float64]) -> bool:
+def _is_certified(square: Tensor, values: Numbers) -> bool:
     """Return whether Σλ = trace and Σλ² = ‖·‖_F² of each block, to the solver's rounding.
 
     A solver that returns nonsense is caught so; those of GPUs have.

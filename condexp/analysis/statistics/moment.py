@@ -16,6 +16,7 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import Matrix, Precision, SpectrumStatus
 from condexp.errors import InputError
 
+_CHEAP = 4  # rows for each feature, or features for each row
 WIDTH = 0.01
 """Relative width of an interval of κ_p up to which it counts as known."""
 
@@ -178,7 +179,10 @@ class AdaptiveMoment:
             dtype: torch.dtype = getattr(torch, precision.value)
             return dtype
         several = again or self._pass_mode is PassMode.SEVERAL_PASSES
-        fine = several or rows.dtype == torch.float64
+        sizes = rows.num_rows, rows.num_features
+        # A float64 product then costs less than the second solve that float32 would mostly lead to.
+        is_cheap = max(sizes) <= _CHEAP * min(sizes)
+        fine = several or is_cheap or rows.dtype == torch.float64
         return torch.float64 if fine else torch.float32
 
     def _new_moment(self) -> SecondMoment:

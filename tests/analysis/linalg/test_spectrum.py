@@ -151,7 +151,7 @@ def test_eigenvalues_under_the_noise_floor_count_as_zero(dtype: torch.dtype) -> 
 
 
 def test_an_eigenvalue_below_minus_the_floor_is_unreliable() -> None:
-    spectrum = diagonal([1.0, 0.5, -10 * EPS32], torch.float32)
+    spectrum = diagonal([1.0, 0.5, -20 * EPS32], torch.float32)
     assert spectrum.status is SpectrumStatus.UNRELIABLE
     assert spectrum.noise_floor > 0
     assert spectrum.eigenvalues.isnan().all()
