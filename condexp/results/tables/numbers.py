@@ -19,6 +19,21 @@ class Mark(StrEnum):
     MISSING = "–"
 
 
+def is_kappa(value: str) -> bool:
+    """Tell whether a value is a condition number κ_p, which is compared in decades.
+
+    Args:
+        value: Name of a value.
+
+    Returns:
+        Whether it is one.
+
+    >>> [is_kappa(v) for v in ("fc.input_kappa_0.5", "input_kappa_rank", "test_error")]
+    [True, True, False]
+    """
+    return "_kappa_" in value
+
+
 def p_limit(
     matrix: str, d_in: int, d_out: int, groups: int, num_rows: int, num_gradients: int
 ) -> float:
