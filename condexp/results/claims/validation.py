@@ -90,7 +90,7 @@ def points(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         gradient for each weight, with the columns ``kfac`` and ``fisher``: log₁₀ of each.
     """
     pairs = _pairs(frame, name)
-    return pairs[np.isfinite(pairs[list(MATRICES)]).all(axis=1)]
+    return pairs[(pairs["kfac"] < np.inf) & (pairs["fisher"] < np.inf)]
 
 
 def correlations(frame: pd.DataFrame) -> pd.DataFrame:
@@ -143,7 +143,7 @@ def _pairs(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     both = rows[[f"{matrix}_{name}" for matrix in MATRICES]].set_axis(list(MATRICES), axis=1)
     usable = (both > 0).all(axis=1)
     if name == "lambda_max":
-        usable &= np.isfinite(both).all(axis=1)
+        usable = usable & (both < np.inf).all(axis=1)
     return rows[usable].assign(**{name: np.log10(both.loc[usable, name]) for name in MATRICES})
 
 
@@ -213,9 +213,9 @@ def _remarks(
     if len(few):
         yield f"fewer than two seeds: {'; '.join(few)}"
     partial = layers[~layers["full_rows"]].groupby("condition")["layer"].unique()
-    for condition, names in partial.items():
+    for group, names in partial.items():
         yield (
-            f"{condition}: κ_0.5 is not compared on {', '.join(names)}, which have more weights "
+            f"{group}: κ_0.5 is not compared on {', '.join(names)}, which have more weights "
             "than gradients were measured"
         )
     whole = layers[layers["full_rows"]]

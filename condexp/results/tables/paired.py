@@ -132,13 +132,13 @@ def signed_rank_p(
             0, two-sided.
 
     Returns:
-        The p-value; 1 where there is no difference.
+        The p-value; 1 where there is no difference, or one pair only.
 
     >>> signed_rank_p([math.inf, math.inf, 2.0, 1.0, 3.0], above=0.5)
     0.03125
     """
     values = np.asarray(found, dtype=float) - (above or 0.0)
-    if not values.any():
+    if len(values) < 2 or not values.any():
         return 1.0
     from scipy import stats  # takes half a second
 

@@ -249,15 +249,13 @@ def _lower(frame: pd.DataFrame, lowest: Sequence[int], other: Sequence[int], val
     """Return whether one cell's runs are below another's seed by seed, where seeds are unique."""
     if "seed" not in frame:
         return False
-    one, two = (frame.iloc[list(runs)] for runs in (lowest, other))
-    one, two = (runs[runs["state"] == "complete"].set_index("seed")[value] for runs in (one, two))
+    cells = (frame.iloc[list(runs)] for runs in (lowest, other))
+    one, two = (runs[runs["state"] == "complete"].set_index("seed")[value] for runs in cells)
     seeds = one.index.intersection(two.index)
     if not (one.index.is_unique and two.index.is_unique) or not len(seeds):
         return False
-    below, above = (runs[seeds].to_numpy(dtype=float, na_value=math.nan) for runs in (one, two))
-    if is_kappa(value):
-        below, above = np.log10(below), np.log10(above)
-    found = paired_difference(below.tolist(), above.tolist())
+    pairs = np.array([runs[seeds].to_numpy(dtype=float, na_value=math.nan) for runs in (one, two)])
+    found = paired_difference(*map(list, np.log10(pairs) if is_kappa(value) else pairs))
     return found.excludes_zero and found.mean > 0
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,7 +90,7 @@ def test_nothing_is_said_of_one_seed_or_of_too_few_gradients() -> None:
 @pytest.mark.parametrize(
     "changes", [{"power": 0.2}, {"power": 5.0}, {"scale": 0.3}, {"scale": 3.1}], ids=str
 )
-def test_alike_in_shape_is_not_close(changes: dict[str, float]) -> None:
+def test_alike_in_shape_is_not_close(changes: dict[str, Any]) -> None:
     """A correlation of 1 says nothing of the size: a fifth power, or a factor above 3."""
     verdict = judge(planted(**changes))
     assert verdict.numbers["r of log λ_max"].tolist() == pytest.approx([1])

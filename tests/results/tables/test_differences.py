@@ -10,10 +10,9 @@ from condexp.results.tables.differences import (
     Contrast,
     Differences,
     make_differences,
-    paired_difference,
 )
 from condexp.results.tables.paired import differences as pairwise
-from condexp.results.tables.paired import signed_rank_p
+from condexp.results.tables.paired import paired_difference, signed_rank_p
 from condexp.results.tables.table import make_table
 from tests.results.stored import grid_frame
 
