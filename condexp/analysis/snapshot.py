@@ -1,11 +1,12 @@
 """Frozen records of one analysis: of the network, and of each layer."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from condexp.analysis.layers.info import LayerInfo
+from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.errors import choose
@@ -75,6 +76,8 @@ class LayerSnapshot(PlainMeasures, WeightMeasures):
         fisher: The exact Fisher block, 1/N Σ vec(G_n) vec(G_n)ᵀ over samples (and signals):
             min(rows, d_in · d_out) eigenvalues.
         input_mean_fraction: ‖mean(a)‖² / E‖a‖².
+        gradient_residual: How far the recorded rows are from the weight's gradient; NaN where that
+            was not looked at.
     """
 
     input: Spectrum | None
@@ -82,11 +85,25 @@ class LayerSnapshot(PlainMeasures, WeightMeasures):
     kfac: KroneckerSpectrum | None
     fisher: Spectrum | None
     input_mean_fraction: float
+    gradient_residual: float = math.nan
 
     @cached_property
     def domination(self) -> float:
         """σ_max(∂L/∂W) / σ_max(W); NaN where no gradient arrived."""
         return self.domination_of()
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The measured share of a network.
+
+    Args:
+        parameters: Of its parameters, by number.
+        gradient: Of the squared norm of its gradient.
+    """
+
+    parameters: float = math.nan
+    gradient: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +130,16 @@ class Snapshot:
         bn_mode: Statistics that the batch normalisations used: the batch's or the running ones.
         fisher: The exact Fisher matrix of all analysed layers together, min(rows, weights)
             eigenvalues; None where it was not asked for.
+        coverage: The share of the network that was measured.
+        not_analysed: What has weights and was not measured, with the reason.
     """
 
     records: tuple[LayerSnapshot, ...]
     num_samples: int
     bn_mode: BnMode
     fisher: Spectrum | None = None
+    coverage: Coverage = Coverage()
+    not_analysed: tuple[NotAnalysed, ...] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -13,6 +13,9 @@ LAYER_MEASURES = (
 )
 """The measures of a layer that are no spectrum's, by attribute name."""
 
+CERTIFICATES = ("gradient_residual",)
+"""What a layer's measures are certified by, by attribute name."""
+
 SPECTRUM_MEASURES = (
     "lambda_max",
     "lambda_min",
@@ -75,6 +78,9 @@ class SpectrumStatus(StrEnum):
     """An eigenvalue lies below −noise floor, so rounding exceeds what was promised: all NaN."""
     NONFINITE = "nonfinite"
     """The matrix contains NaN or Inf: all NaN."""
+    INCOMPLETE = "incomplete"
+    """The recorded rows do not reproduce the weight's gradient, so none of the layer's
+    numbers can be believed: all NaN."""
 
 
 class Precision(StrEnum):

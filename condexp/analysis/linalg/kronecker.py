@@ -15,7 +15,12 @@ from condexp.analysis.linalg.spectrum import Spectrum, entropy, kappa_index
 from condexp.analysis.vocabulary import SpectrumStatus
 
 # Each is the state of the product if it is that of a factor, the first that applies.
-_WORST_FIRST = (SpectrumStatus.NONFINITE, SpectrumStatus.UNRELIABLE, SpectrumStatus.ZERO)
+_WORST_FIRST = (
+    SpectrumStatus.INCOMPLETE,
+    SpectrumStatus.NONFINITE,
+    SpectrumStatus.UNRELIABLE,
+    SpectrumStatus.ZERO,
+)
 
 _SORTED_UP_TO = 1 << 17
 
@@ -117,6 +122,17 @@ class KroneckerSpectrum:
     def stable_rank(self) -> float:
         """Σλ / λ_1."""
         return self.trace / self.lambda_max if self.status is SpectrumStatus.OK else math.nan
+
+    def kappa_interval(self, p: float = 1.0) -> tuple[float, float]:
+        """Return the ends of the interval of κ_p.
+
+        Args:
+            p: Fraction of the spectrum, 0 < p ≤ 1.
+
+        Returns:
+            The low and the high end.
+        """
+        return self.kappa(p), self.kappa(p)
 
     def kappa(self, p: float = 1.0) -> float:
         """Return κ_p = λ_1 / λ_{k(p)} over all products, exact, without forming them.

@@ -174,6 +174,17 @@ class Spectrum:
         """Σλ / λ_1: the stable rank of the data matrix."""
         return self.trace / self.lambda_max if self.status is SpectrumStatus.OK else math.nan
 
+    def kappa_interval(self, p: float = 1.0) -> tuple[float, float]:
+        """Return the ends of the interval of κ_p.
+
+        Args:
+            p: Fraction of the spectrum, 0 < p ≤ 1.
+
+        Returns:
+            The low and the high end.
+        """
+        return self.kappa(p), self.kappa(p)
+
     def kappa(self, p: float = 1.0) -> float:
         """Return the generalised condition number κ_p = λ_1 / λ_{k(p)} (Huang et al. 2020).
 

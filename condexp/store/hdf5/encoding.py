@@ -11,7 +11,7 @@ from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.vocabulary import SINGULAR_VALUES
 from condexp.store.schema.fields import DTYPE_CODES, STATUS_CODES, DatasetSpec, FileShape, Kind
-from condexp.store.schema.matrices import NETWORK
+from condexp.store.schema.matrices import KAPPAS, NETWORK
 from condexp.training.events import SnapshotRecord
 
 Row = NDArray[np.generic]
@@ -44,7 +44,13 @@ def snapshot_row(
     if unknown := found.keys() - set(extent.layers):
         raise ValueError(f"the results file has no layers {sorted(unknown)}")
     layers = [found.get(name) for name in extent.layers]
-    own = {"step": record.step, "epoch": record.epoch}
+    coverage = record.snapshot.coverage
+    own = {
+        "step": record.step,
+        "epoch": record.epoch,
+        "coverage_parameters": coverage.parameters,
+        "coverage_gradient": coverage.gradient,
+    }
     rows = []
     for column in columns:
         if column.name in own:
@@ -86,7 +92,7 @@ def _measure(
     """Return one measure of every spectrum."""
     # An absent spectrum is None; a spectrum's own truth would be that of its length.
     read = _readers(kappa_p).get(column.measure, attrgetter(column.measure))
-    shape = (len(kappa_p),) if column.measure == "kappa" else ()
+    shape = (len(kappa_p),) if column.measure in KAPPAS else ()
     absent: object = 0 if column.kind.codes else np.full(shape, np.nan)
     return np.array([absent if s is None else read(s) for s in spectra])
 
@@ -97,6 +103,8 @@ def _readers(kappa_p: tuple[float, ...]) -> dict[str, Callable[[AnySpectrum], ob
         "status": lambda s: STATUS_CODES[s.status],
         "dtype": lambda s: DTYPE_CODES[str(s.dtype).removeprefix("torch.")],
         "kappa": lambda s: [s.kappa(p) for p in kappa_p],
+        "kappa_low": lambda s: [s.kappa_interval(p)[0] for p in kappa_p],
+        "kappa_high": lambda s: [s.kappa_interval(p)[1] for p in kappa_p],
     }
 
 
