@@ -159,9 +159,8 @@ class LayerMeasures:
             raise InputError(
                 f"unknown measure {name!r}: this run has {', '.join(LAYER_MEASURES)}, and "
                 f"<matrix>_<measure> of the matrices {', '.join(self.matrices) or '(none)'} with "
-                f"{', '.join(SPECTRUM_MEASURES)} and "
-                f"{', '.join(f'kappa_{p}' for p in self.fractions)} (kappa_low_, kappa_high_: the "
-                "ends of its interval)."
+                f"{', '.join(SPECTRUM_MEASURES)}, kappa_low_<p>, kappa_high_<p> and "
+                f"{', '.join(f'kappa_{p}' for p in self.fractions)}."
                 f"{suggestion(name, self.measures)}"
             )
         return self.measures[name]
@@ -203,7 +202,7 @@ class LayerMeasures:
         Returns:
             ``[S, L]`` of `Mark`.
         """
-        measure, values, highs = self.find(name), self.values(name), self.highs(name)
+        measure, values, highs = self.find(name), self.values(name), self.interval(name)[1]
         marks = np.empty(values.shape, dtype=object)
         for (row, layer), value in np.ndenumerate(values):
             if measure.matrix is None:
@@ -220,32 +219,21 @@ class LayerMeasures:
                 marks[row, layer] = kappa_mark(value, status, p, limit, high)
         return marks
 
-    def highs(self, name: str) -> NDArray[np.float64]:
-        """Return the high end of the interval of a condition number.
+    def interval(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the ends of the interval of a condition number.
 
         Args:
             name: Name of a measure.
 
         Returns:
-            ``[S, L]``; NaN where the measure is no κ_p, or the file is of a version without
-            intervals.
+            Low and high end, ``[S, L]`` each; NaN where the measure is no κ_p, or the file is of a
+            version without intervals.
         """
         measure = self.find(name)
-        array = self.arrays.get(f"{measure.matrix}_kappa_high")
-        if array is None or measure.array != f"{measure.matrix}_kappa":
-            return np.full(self.values(name).shape, np.nan)
-        return np.asarray(array[..., measure.p])
-
-    def largest(self, name: str) -> NDArray[np.float64]:
-        """Return a condition number as what it may be at most.
-
-        Args:
-            name: Name of a measure, ``<matrix>_kappa_<p>``.
-
-        Returns:
-            ``[S, L]``: the value, and +∞ where it is known from below only.
-        """
-        return np.where(np.isposinf(self.highs(name)), np.inf, self.values(name))
+        ends = [self.arrays.get(f"{measure.array}_{end}") for end in ("low", "high")]
+        none = np.full(self.values(name).shape, np.nan)
+        low, high = (none if end is None else np.asarray(end[..., measure.p]) for end in ends)
+        return low, high
 
     @cached_property
     def limits(self) -> dict[str, list[float]]:

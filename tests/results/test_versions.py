@@ -63,9 +63,9 @@ def test_its_measures_are_read(folder: Path) -> None:
     assert ("coverage_gradient" in run.network()) is new
     last = LayerMeasures.read(run)
     np.testing.assert_array_equal(
-        last.highs("input_kappa_0.5").shape, last.marks("domination").shape
+        last.interval("input_kappa_0.5")[1].shape, last.marks("domination").shape
     )
-    assert np.isnan(last.highs("input_kappa_0.5")).all() or new
+    assert np.isnan(last.interval("input_kappa_0.5")).all() or new
     assert run.spectrum("fisher", "fc").sizes["step"] == len(run.steps)
     assert len(run.metrics)
 

@@ -93,10 +93,10 @@ def test_losses_and_errors(run: Run, table: pd.DataFrame) -> None:
     rows = table[table["layer"].isna()]
     coverage = {"coverage_parameters", "coverage_gradient"}
     assert set(rows["measure"]) == {*metrics.columns, *coverage} - {"epoch"}
-    for name in coverage:
-        share = rows[rows["measure"] == name]
+    for each in sorted(coverage):
+        share = rows[rows["measure"] == each]
         np.testing.assert_array_equal(share["step"], run.steps)
-        np.testing.assert_array_equal(share["value"], run.measures()[name])
+        np.testing.assert_array_equal(share["value"], run.measures()[each])
     for name, group in rows[~rows["measure"].isin(coverage)].groupby("measure"):
         np.testing.assert_array_equal(group["value"], metrics[str(name)].loc[group["step"]])
     assert (rows["measure"] == "loss").sum() == SPEC.num_train_steps

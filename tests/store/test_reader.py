@@ -1,9 +1,11 @@
 """A run's stored results come back under their names, cut to what is committed."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
@@ -68,6 +70,18 @@ def test_measures_are_labelled_and_cut(running: tuple[Run, FileSpec]) -> None:
     assert measures["reused"].values.tolist() == [False, False, True, False]
     assert measures["input_kappa"].attrs["units"] == "1"
     assert measures.attrs["source"] == "probe"
+
+
+@pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4", None])
+def test_measures_can_be_kept_as_netcdf(
+    running: tuple[Run, FileSpec], tmp_path: Path, engine: Any
+) -> None:
+    measures = running[0].measures()
+    measures.to_netcdf(tmp_path / "measures.nc", engine=engine)
+    with xr.open_dataset(tmp_path / "measures.nc") as again:
+        xr.testing.assert_equal(again.load(), measures)
+        assert (again.attrs["bias"], again.attrs["center"]) == (1, 0)
+    running[0].network().to_netcdf(tmp_path / "network.nc", engine=engine)
 
 
 def test_spectra_are_found_by_layer(running: tuple[Run, FileSpec]) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from condexp.results.claims.conditions import (
     CHOOSING_SEEDS,
+    at_most,
     describe,
     judged,
     lacking,
@@ -44,7 +45,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     Returns:
         One row a run, snapshot and layer: ``run``, ``condition``, ``seed``, ``state``, ``norm``,
         ``step``, ``layer``, ``index`` (of the layer, from 0), ``hidden`` (whether it is not the
-        last), ``enough_rows`` (four at least for each unit of either factor's side) and ``kappa``.
+        last), ``enough_rows`` (four at least for each unit of either factor's side), ``kappa`` and
+        the ends of its interval, ``kappa_low`` and ``kappa_high`` (NaN where it has none).
     """
     parts = []
     for run, described in zip(runs, describe(runs, [FACTOR]), strict=True):
@@ -67,6 +69,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
                     rows >= ROWS_PER_UNIT * np.maximum(d_in, d_out // groups), num_steps
                 ),
                 "kappa": layers.values(MEASURE).ravel(),
+                "kappa_low": layers.interval(MEASURE)[0].ravel(),
+                "kappa_high": layers.interval(MEASURE)[1].ravel(),
             })
         )
     return pd.concat(parts, ignore_index=True)
@@ -78,6 +82,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
     A pair of runs is compared at the last snapshot that both have, and at their first; over hidden
     layers with enough rows. Where one of a condition's κ is infinite, a pair's difference is the
     median over its layers in place of the mean, of two in the middle the one against the claim.
+    A κ that is known from below only counts as its bound without the norm, and as infinite with it.
 
     Args:
         frame: What :func:`measure` returned.
@@ -89,6 +94,8 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
         of the two, and how many have none at all with one (dead layers) and are left out.
     """
     usable = frame[frame["hidden"] & frame["enough_rows"]]
+    largest = at_most(usable, "kappa", "kappa_high")
+    usable = usable.assign(kappa=usable["kappa"].where(usable["norm"] == "none", largest))
     keys = ["condition", "seed", "step", "layer"]
     plain = usable.loc[usable["norm"] == "none", [*keys, "kappa"]]
     pairs = usable[usable["norm"] != "none"].merge(plain, on=keys, suffixes=("", "_none"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from condexp.errors import InputError
@@ -64,6 +65,22 @@ def judged(frame: pd.DataFrame) -> pd.DataFrame:
     """
     ended = frame["state"].isin([str(state) for state in ENDED])
     return frame[ended & ~frame["seed"].isin(CHOOSING_SEEDS)]
+
+
+def at_most(frame: pd.DataFrame, name: str, high: str) -> pd.Series[float]:
+    """Return condition numbers as what they may be at most, against a claim that they are small.
+
+    Args:
+        frame: A claim's measurements.
+        name: The column of the numbers.
+        high: The column of the high ends of their intervals; it may be missing.
+
+    Returns:
+        The numbers, infinite where they are known from below only.
+    """
+    if high not in frame:
+        return frame[name]
+    return frame[name].mask(np.isposinf(frame[high]), np.inf)
 
 
 def lacking(frame: pd.DataFrame, present: pd.DataFrame) -> dict[str, list[Any]]:

@@ -7,7 +7,13 @@ import numpy as np
 import pandas as pd
 
 from condexp.errors import InputError
-from condexp.results.claims.conditions import CHOOSING_SEEDS, describe, judged, unfinished
+from condexp.results.claims.conditions import (
+    CHOOSING_SEEDS,
+    at_most,
+    describe,
+    judged,
+    unfinished,
+)
 from condexp.results.claims.requires import require
 from condexp.results.claims.verdict import Verdict, every
 from condexp.results.config_keys import lookup
@@ -73,7 +79,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         One row a run and snapshot: ``run``, ``condition``, ``seed``, ``state``, ``network``,
         ``depth``, ``last_bn``, ``test_error`` (final, percent), ``chance`` (the error of guessing
         among as many classes as the layer has outputs), ``layer``, ``step``, and λ_max and κ_0.5 of
-        ``input`` and ``grad_output``, called as in `LayerMeasures`.
+        ``input`` and ``grad_output``, called as in `LayerMeasures`, with the ends of κ's intervals
+        (NaN where there are none).
     """
     parts = []
     for run, described in zip(runs, describe(runs, [FACTOR]), strict=True):
@@ -92,6 +99,12 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
                 "layer": measures.layers[layer],
                 "step": measures.steps,
                 **{name: measures.values(name)[:, layer] for name in MEASURES},
+                **{
+                    name.replace("kappa", f"kappa_{end}"): ends[:, layer]
+                    for name in MEASURES
+                    if "kappa" in name
+                    for end, ends in zip(("low", "high"), measures.interval(name), strict=True)
+                },
             })
         )
     return pd.concat(parts, ignore_index=True)
@@ -110,7 +123,10 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
         claim asks, the number of pairs, and how many nets of each kind have no finite value.
     """
     last = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
-    last = last.assign(log_kappa=last["input_kappa_0.5"].transform(np.log10))
+    # A bound is what LastBN's κ may be above, and plain's is at least.
+    largest = at_most(last, "input_kappa_0.5", "input_kappa_high_0.5")
+    kappa = last["input_kappa_0.5"].where(~last["last_bn"].astype(bool), largest)
+    last = last.assign(log_kappa=kappa.transform(np.log10))
     keys, rows = ["network", "depth", "condition"], []
     for (network, depth, condition), own in last.groupby(keys, dropna=False):
         for column, quantity in QUANTITIES.items():

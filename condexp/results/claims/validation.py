@@ -8,6 +8,7 @@ import pandas as pd
 
 from condexp.results.claims.conditions import (
     CHOOSING_SEEDS,
+    at_most,
     describe,
     judged,
     lacking,
@@ -25,7 +26,7 @@ SLOPES = (0.8, 1.25)
 FACTOR = 3.0
 SYMBOLS = {"lambda_max": "λ_max", "kappa_0.5": "κ_0.5"}
 MEASURES = tuple(SYMBOLS)
-MATRICES = ("kfac", "fisher")
+MATRICES, ENDS = ("kfac", "fisher"), ("low", "high")
 OPTION = "analysis=fisher with 0.5 in analysis.kappa_p"
 PARTS = (
     *("points of", "r of log", "r low of", "r high of"),
@@ -53,8 +54,9 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     Returns:
         One row a run, snapshot and layer: ``run``, ``condition``, ``seed``, ``state``, ``step``,
         ``layer``, ``full_rows`` (whether the Fisher block has a gradient for each weight), and
-        ``<matrix>_<measure>`` of λ_max and κ_0.5. The layer ``network`` is of all layers together:
-        the largest λ_max of a layer's ``kfac``, beside that of the network's ``fisher``.
+        ``<matrix>_<measure>`` of λ_max and κ_0.5, with the ends of κ's intervals. The layer
+        ``network`` is of all layers together: the largest λ_max of a layer's ``kfac``, beside that
+        of the network's ``fisher``.
     """
     names = [f"{matrix}_{name}" for matrix in MATRICES for name in MEASURES]
     parts = []
@@ -64,7 +66,12 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         own = {"run": str(run.path), **described}
         full = layers.arrays["n_fisher"] == layers.arrays["n_kfac"]
         full_rows = np.tile(full, len(layers.steps))
-        parts.append(layers.table(names).assign(full_rows=full_rows, **own))
+        ends = {
+            f"{matrix}_kappa_{end}_0.5": values.ravel()
+            for matrix in MATRICES
+            for end, values in zip(ENDS, layers.interval(f"{matrix}_kappa_0.5"), strict=True)
+        }
+        parts.append(layers.table(names).assign(full_rows=full_rows, **ends, **own))
         parts.append(
             pd.DataFrame({
                 "step": network.steps,
@@ -75,6 +82,7 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
             }).assign(**own)
         )
     frame = pd.concat(parts, ignore_index=True)
+    names += [f"{matrix}_kappa_{end}_0.5" for matrix in MATRICES for end in ENDS]
     return frame[["run", "condition", "seed", "state", "step", "layer", "full_rows", *names]]
 
 
@@ -87,9 +95,13 @@ def points(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
     Returns:
         Rows of the frame where both numbers are positive and finite, for κ of layers with a
-        gradient for each weight, with the columns ``kfac`` and ``fisher``: log₁₀ of each.
+        gradient for each weight, with the columns ``kfac`` and ``fisher``: log₁₀ of each; and
+        ``bound``: whether one is known from below only.
     """
     pairs = _pairs(frame, name)
+    stored = {matrix: np.log10(pairs[f"{matrix}_{name}"]) for matrix in MATRICES}
+    bound = np.isinf(pairs[list(MATRICES)]).any(axis=1)
+    pairs = pairs.assign(bound=bound, **stored)
     return pairs[(pairs["kfac"] < np.inf) & (pairs["fisher"] < np.inf)]
 
 
@@ -138,9 +150,13 @@ def judge(frame: pd.DataFrame) -> Verdict:
 
 
 def _pairs(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the rows that have both logarithms; of κ they may be infinite."""
+    """Return the rows that have both logarithms; of κ they may be infinite, as bounds are."""
     rows = frame if name == "lambda_max" else frame[frame["full_rows"]]
-    both = rows[[f"{matrix}_{name}" for matrix in MATRICES]].set_axis(list(MATRICES), axis=1)
+    columns = {
+        matrix: at_most(rows, f"{matrix}_{name}", f"{matrix}_{name}".replace("kappa", "kappa_high"))
+        for matrix in MATRICES
+    }
+    both = pd.DataFrame(columns)
     usable = (both > 0).all(axis=1)
     if name == "lambda_max":
         usable = usable & (both < np.inf).all(axis=1)

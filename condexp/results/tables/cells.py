@@ -97,7 +97,7 @@ def cell_entry(cell: Cell | None, *, best: bool = False) -> Entry:
     """Write a cell: mean ± std (n), and what became of the runs that are not in its mean.
 
     A condition number has a geometric mean and a factor, ×/÷; where a run has an infinite one, the
-    median.
+    median; where one is a lower bound, a bound as well (≥).
 
     Args:
         cell: The cell; ``None`` where the grid has no run.
@@ -116,7 +116,8 @@ def cell_entry(cell: Cell | None, *, best: bool = False) -> Entry:
     runs = f"{cell.num} of {cell.num_runs}: {reasons}" if reasons else str(cell.num)
     if 0 < cell.num_infinite < cell.num:
         runs += f", ∞ in {cell.num_infinite}"
-    return Entry(_number(cell), runs, best)
+    sign = f"{Mark.AT_LEAST} " if cell.num_bounds and not cell.mark else ""
+    return Entry(f"{sign}{_number(cell)}", runs, best)
 
 
 def _number(cell: Cell) -> str:
@@ -175,6 +176,8 @@ def _notes(table: ResultTable) -> list[str]:
         notes.append("rows: infinite by construction, fewer rows than p·d were measured")
     if any(cell.num_infinite for cell in cells):
         notes.append("where a run is infinite the median stands, ∞ being the largest value")
+    if any(cell.num_bounds for cell in cells):
+        notes.append("≥: a run's number is a lower bound, its eigenvalue cannot be told from 0")
     if table.varied:
         notes.append(f"runs in a cell also differ in {', '.join(table.varied)}")
     if table.published is not None:
@@ -199,6 +202,8 @@ def _differences(table: ResultTable, found: Differences) -> Layout:
             "where a difference is infinite: the median, and the p-value of Wilcoxon's signed "
             "ranks, ∞ being the largest"
         )
+    if any(cell.num_bounds for cell in table.cells.values()):
+        notes.append("a run's lower bound (≥) enters as it stands")
     if any(cell.difference.num < cell.num_pairs for cell in found.cells.values()):
         notes.append("n of m: the other pairs lack a complete run with a value")
     return Layout(

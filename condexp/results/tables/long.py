@@ -10,7 +10,7 @@ from condexp.results.tables.keys import key_text
 from condexp.results.tables.numbers import Mark
 from condexp.results.tables.table import Cell, ResultTable
 
-NUMBERS = ("mean", "std", "low", "high", "p_value", "n", "of", "infinite")
+NUMBERS = ("mean", "std", "low", "high", "p_value", "n", "of", "infinite", "bounds")
 NO_RUN = Cell(math.nan, math.nan, 0, {}, Mark.MISSING)
 
 
@@ -24,10 +24,10 @@ def long_table(table: ResultTable) -> pd.DataFrame:
         One row a number. Columns: ``kind``, which is ``cell``, ``difference`` or ``published``; the
         keys of rows and columns; ``value``; ``mean``; ``std`` of a cell, ``low`` and ``high`` ends
         of a difference's 95 % interval, or the ``p_value`` of its signed ranks; ``n`` runs or pairs
-        in the mean ``of`` so many, of them ``infinite``; ``missing`` by reason; ``mark``, why a
-        mean is no number; ``best``; ``data`` it was obtained on; and the published value's
-        ``source``. Of condition numbers ``mean`` is geometric in a cell, the median where one is
-        infinite; ``std`` and differences are of log₁₀ κ.
+        in the mean ``of`` so many, of them ``infinite`` or lower ``bounds``; ``missing`` by reason;
+        ``mark``, why a mean is no number; ``best``; ``data`` it was obtained on; and the published
+        value's ``source``. Of condition numbers ``mean`` is geometric in a cell, the median where
+        one is infinite; ``std`` and differences are of log₁₀ κ.
     """
     keys = list(dict.fromkeys((*table.rows, *table.cols)))
     lines = [*_cells(table), *_differences(table), *_published(table)]
@@ -50,6 +50,7 @@ def _cells(table: ResultTable) -> list[dict[str, Any]]:
             "n": cell.num,
             "of": cell.num_runs,
             "infinite": cell.num_infinite,
+            "bounds": cell.num_bounds,
             "missing": ", ".join(f"{num} {reason}" for reason, num in cell.missing.items()),
             "mark": str(cell.mark),
             "best": str((row, col) in table.best).lower(),

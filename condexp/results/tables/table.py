@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from condexp.errors import InputError
@@ -45,6 +46,8 @@ class Cell:
         mark: What stands in place of a mean that is no number.
         num_infinite: Runs among the n whose value is infinite.
         decades: Whether these are condition numbers, averaged as log₁₀ κ.
+        num_bounds: Runs among the n whose condition number is known from below only; the mean is a
+            lower bound then.
     """
 
     mean: float
@@ -54,6 +57,7 @@ class Cell:
     mark: Mark
     num_infinite: int = 0
     decades: bool = False
+    num_bounds: int = 0
 
     @property
     def num_runs(self) -> int:
@@ -179,7 +183,8 @@ def average(runs: pd.DataFrame, value: str) -> Cell:
     if decades and not infinite:
         mean = 10**mean
     mark = _mark(runs[counted], value, mean)
-    return Cell(mean, std, len(used), known, mark, infinite, decades)
+    bounds = int((np.isfinite(used) & ~np.isfinite(_largest(runs[counted], value))).sum())
+    return Cell(mean, std, len(used), known, mark, infinite, decades, bounds)
 
 
 def describe_data(frame: pd.DataFrame) -> str:
@@ -245,12 +250,25 @@ def _best(
     return frozenset(best)
 
 
+def _largest(runs: pd.DataFrame, value: str) -> NDArray[np.float64]:
+    """Return what a value may be at most: infinite where a κ is known from below only."""
+    values = runs[value].to_numpy(dtype=float, na_value=math.nan)
+    matrix, _, p = value.rpartition("_kappa_")
+    high = f"{matrix}_kappa_high_{p}"
+    if not is_kappa(value) or high not in runs:
+        return values
+    bounded = np.isposinf(runs[high].to_numpy(dtype=float, na_value=math.nan))
+    return np.where(bounded, np.inf, values)
+
+
 def _lower(frame: pd.DataFrame, lowest: Sequence[int], other: Sequence[int], value: str) -> bool:
     """Return whether one cell's runs are below another's seed by seed, where seeds are unique."""
     if "seed" not in frame:
         return False
-    cells = (frame.iloc[list(runs)] for runs in (lowest, other))
-    one, two = (runs[runs["state"] == "complete"].set_index("seed")[value] for runs in cells)
+    cells = [frame.iloc[list(runs)] for runs in (lowest, other)]
+    cells = [runs[runs["state"] == "complete"].set_index("seed") for runs in cells]
+    # A lower bound is no number that another could be above.
+    one, two = pd.Series(_largest(cells[0], value), cells[0].index), cells[1][value]
     seeds = one.index.intersection(two.index)
     if not (one.index.is_unique and two.index.is_unique) or not len(seeds):
         return False

@@ -134,6 +134,19 @@ def test_infinite_layers_are_ranked_and_can_refute() -> None:
     assert judge(frame).shown is False
 
 
+def test_a_lower_bound_speaks_against_the_claim() -> None:
+    frame = planted(seeds=range(5)).assign(kappa_high=lambda f: 1.01 * f["kappa"])
+    assert judge(frame).shown is True
+    last = (frame["step"] == 7) & frame["hidden"]
+    plain = last & (frame["norm"] == "none")
+    # Without the norm κ is at least its bound, which is enough.
+    bounds = frame.assign(kappa_high=frame["kappa_high"].mask(plain, np.inf))
+    assert judge(bounds).shown is True
+    # With it κ may be anything above.
+    bounds = frame.assign(kappa_high=frame["kappa_high"].mask(last & ~plain, np.inf))
+    assert judge(bounds).shown is False
+
+
 @pytest.mark.parametrize(("num", "shown"), [(4, None), (5, True)])
 def test_pairs_that_are_infinite_in_all_layers_are_not_dropped(
     num: int, shown: bool | None
@@ -178,6 +191,7 @@ def test_the_stored_numbers(tmp_path: Path) -> None:
     stored = runs[0].measures()["kfac_kappa"].sel(p=0.5, layer="hidden").to_numpy()
     own = frame[(frame["run"] == str(folders[0])) & (frame["layer"] == "hidden")]
     np.testing.assert_array_equal(own["kappa"].to_numpy(), stored)
+    assert own["kappa_low"].tolist() == stored.tolist()
     first = frame.iloc[:4]
     assert first["hidden"].tolist() == [True, True, True, False]
     # The convolution has 16 positions a sample; the others one, fewer than 4 for each unit.

@@ -121,7 +121,18 @@ def test_infinite_plain_nets_are_ranked_above_all_finite_ones() -> None:
     assert judge(frame.assign(**{K: np.inf})).shown is False
 
 
-K = "input_kappa_0.5"
+K, HIGH = "input_kappa_0.5", "input_kappa_high_0.5"
+
+
+def test_a_lower_bound_speaks_against_the_claim() -> None:
+    frame = planted(seeds=5).assign(**{HIGH: lambda f: 1.01 * f[K]})
+    plain = ~frame["last_bn"]
+    bounds = frame.assign(**{HIGH: frame[HIGH].mask(plain, np.inf)})
+    verdict = judge(bounds)
+    assert verdict.shown is True
+    assert rows_of(verdict.numbers, "log₁₀ κ_0.5")["plain"].tolist() == [4]
+    bounds = frame.assign(**{HIGH: frame[HIGH].mask(~plain, np.inf)})
+    assert judge(bounds).shown is False
 
 
 def test_dead_or_diverged_is_said_of_nets_at_chance_only() -> None:

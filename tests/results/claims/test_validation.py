@@ -142,6 +142,13 @@ def test_infinite_values_are_ranked_and_counted() -> None:
     assert judge(frame).shown is False
 
 
+def test_a_lower_bound_is_ranked_as_infinite() -> None:
+    frame = planted()
+    lowest = frame["fisher_kappa_0.5"] == 1
+    high = frame["kfac_kappa_0.5"].mask(lowest, np.inf)
+    assert judge(frame.assign(**{"kfac_kappa_high_0.5": high})).shown is False
+
+
 def test_a_seed_that_another_condition_has_is_waited_for() -> None:
     other = planted(seeds=[1, 2, 3]).assign(condition="mlp on digits, model.norm=batch")
     other["run"] = "batch" + other["run"]

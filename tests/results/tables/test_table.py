@@ -53,7 +53,7 @@ def test_what_is_not_in_the_mean_is_counted() -> None:
     assert sum(cell.num_runs for cell in table.cells.values()) == len(GRID)
 
 
-KAPPA = "fc.input_kappa_0.5"
+KAPPA, HIGH = "fc.input_kappa_0.5", "fc.input_kappa_high_0.5"
 
 
 def of_kappas(*kappas: float, limits: tuple[float, ...] = ()) -> pd.DataFrame:
@@ -98,6 +98,28 @@ def test_the_median_stands_where_a_run_is_infinite() -> None:
     assert (cell.mean, cell.num_infinite) == (40, 1)
     assert math.isnan(cell.std)
     assert str(cell_entry(cell)) == "median 40 (3, ∞ in 1)"
+
+
+def test_a_lower_bound_makes_the_mean_one() -> None:
+    runs = of_kappas(1e6, 4e6, 4e6).assign(**{HIGH: [1.01e6, INF, 4.1e6]})
+    table = make_table(runs, ["model.depth"], [], KAPPA)
+    cell = table.cells[(8,), ()]
+    assert (cell.num_bounds, cell.num_infinite) == (1, 0)
+    assert str(cell_entry(cell)) == "≥ 2.52e6 ×/÷ 2.23 (3)"
+    assert "≥: a run's number is a lower bound" in str(render(table, "markdown"))
+    assert r"$\geq  2.52 \cdot 10^{6} \times/\div 2.23$ (3)" in str(render(table, "latex"))
+    # Exactly infinite is said as ever, and a file without intervals is as it was.
+    exact = runs.assign(**{KAPPA: [INF] * 3, HIGH: [INF] * 3})
+    assert str(cell_entry(make_table(exact, ["model.depth"], [], KAPPA).cells[(8,), ()])) == "∞ (3)"
+
+
+def test_a_lower_bound_is_never_the_best() -> None:
+    runs = pd.concat([errors(8, False, 5, 6, 7), errors(8, True, 3, 4, 5.1)], ignore_index=True)
+    runs[KAPPA] = runs["test_error"]
+    runs[HIGH] = [5.1, 6.1, 7.1, 3.1, 4.1, 5.2]
+    assert make_table(runs, ["model.depth"], ["model.last_bn"], KAPPA).best
+    runs.loc[3, HIGH] = INF
+    assert not make_table(runs, ["model.depth"], ["model.last_bn"], KAPPA).best
 
 
 def test_rows_and_columns_of_several_keys_and_runs_without_them() -> None:
