@@ -100,7 +100,7 @@ def points(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """
     pairs = _pairs(frame, name)
     stored = {matrix: np.log10(pairs[f"{matrix}_{name}"]) for matrix in MATRICES}
-    bound = np.isinf(pairs[list(MATRICES)]).any(axis=1)
+    bound = (pairs["kfac"] == np.inf) | (pairs["fisher"] == np.inf)
     pairs = pairs.assign(bound=bound, **stored)
     return pairs[(pairs["kfac"] < np.inf) & (pairs["fisher"] < np.inf)]
 
