@@ -131,6 +131,11 @@ class LayerMeasures:
         """The matrices measured, in the file's order."""
         return tuple(name[2:] for name in self.arrays if name.startswith("n_"))
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether the intervals of condition numbers were read: a file of version 1 has none."""
+        return any(name.endswith("_kappa_high") for name in self.arrays)
+
     @cached_property
     def measures(self) -> dict[str, Measure]:
         """Every measure that was read, by name: those of the layer, then those of each matrix."""

@@ -77,6 +77,8 @@ SYMBOLS = {
     "weight_grad": "∇W∇Wᵀ",
     "fisher": "Fisher",
 }
+# What an infinity meant before intervals were stored.
+INFINITE_1 = "∞: the matrix is rank-deficient, or its eigenvalue is under the noise floor"
 EXPLANATIONS = {
     Mark.ROWS: "rows: infinite by construction, fewer rows than p·d were measured",
     Mark.AT_LEAST: "≥: the eigenvalue cannot be told from 0 at this precision",
@@ -179,7 +181,8 @@ def layer_table(
         network = LayerMeasures.read_network(run)
         below.append(_network_line(network, row))
         seen |= {network.marks(name)[row, 0] for name in _names(network, ("fisher",))}
-    notes = [Text(text, style="dim") for mark, text in EXPLANATIONS.items() if mark in seen]
+    texts = EXPLANATIONS if data.has_intervals else EXPLANATIONS | {Mark.INFINITE: INFINITE_1}
+    notes = [Text(text, style="dim") for mark, text in texts.items() if mark in seen]
     return Group(table, *below, *notes)
 
 

@@ -223,15 +223,9 @@ def _contrast(contrast: Contrast | None) -> Entry:
     beside = f" [{', '.join(ends)}]" if found.num > 1 else ""
     if found.num_infinite:
         beside = f", p = {format_number(found.p_value)}"
-    number = _signed(found.mean) if found.num else str(Mark.MISSING)
+    number = _fixed(found.mean, found.mean)
     few = found.num < contrast.num_pairs
     return Entry(
         f"{number}{beside}",
         f"{found.num} of {contrast.num_pairs} pairs" if few else str(found.num),
     )
-
-
-def _signed(mean: float) -> str:
-    if math.isinf(mean):
-        return str(Mark.INFINITE) if mean > 0 else f"-{Mark.INFINITE}"
-    return str(Mark.MISSING) if math.isnan(mean) else _fixed(mean, mean)

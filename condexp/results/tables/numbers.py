@@ -121,10 +121,14 @@ def format_number(value: float, mark: Mark = Mark.NONE) -> str:
 
     >>> [format_number(x) for x in (0.0, 0.0123, 12.345, 4321.0, 1.5e7, 2e-9)]
     ['0', '0.0123', '12.3', '4321', '1.5e7', '2e-9']
+    >>> format_number(4e6, Mark.AT_LEAST), format_number(-math.inf)
+    ('≥ 4e6', '-∞')
     """
     if mark is Mark.AT_LEAST:
         return f"{mark} {format_number(value)}"
     mark = mark or measure_mark(value)
+    if mark is Mark.INFINITE and value < 0:  # a logarithm or a difference
+        return f"-{mark}"
     if mark:
         return str(mark)
     # The borders are where rounding would need another digit.
