@@ -1,8 +1,8 @@
 """Frozen records of one analysis: of the network, and of each layer."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -76,8 +76,10 @@ class LayerSnapshot(PlainMeasures, WeightMeasures):
         fisher: The exact Fisher block, 1/N Σ vec(G_n) vec(G_n)ᵀ over samples (and signals):
             min(rows, d_in · d_out) eigenvalues.
         input_mean_fraction: ‖mean(a)‖² / E‖a‖².
-        gradient_residual: How far the recorded rows are from the weight's gradient; NaN where that
-            was not looked at.
+        gradient_residual: Certificate: relative difference between the weight's gradient and what
+            the recorded rows make of it (``docs/theory.md`` §7); NaN where no gradient arrived.
+        incomplete: Why all or some numbers are NaN, of status ``incomplete``, and the way out; None
+            where the record is complete.
     """
 
     input: Spectrum | None
@@ -86,6 +88,42 @@ class LayerSnapshot(PlainMeasures, WeightMeasures):
     fisher: Spectrum | None
     input_mean_fraction: float
     gradient_residual: float = math.nan
+    incomplete: str | None = None
+
+    @property
+    def gradient_is_whole(self) -> bool:
+        """Whether nothing of the weight's gradient is missing in the rows."""
+        return self.incomplete is None
+
+    def as_incomplete(self, reason: str) -> "LayerSnapshot":
+        """Return a record of which nothing can be believed: every number of it is NaN.
+
+        Args:
+            reason: What is missing, and the way out.
+
+        Returns:
+            The record; the certificate that failed is kept.
+        """
+        kfac, nan = self.kfac, math.nan
+        if kfac is not None:
+            kfac = KroneckerSpectrum(kfac.a.as_incomplete(), kfac.b.as_incomplete())
+        return replace(
+            self,
+            input=self.input and self.input.as_incomplete(),
+            grad_output=self.grad_output and self.grad_output.as_incomplete(),
+            kfac=kfac,
+            fisher=self.fisher and self.fisher.as_incomplete(),
+            weight=self.weight and self.weight.as_incomplete(),
+            weight_grad=self.weight_grad and self.weight_grad.as_incomplete(),
+            dead_fraction=nan,
+            full_fraction=nan,
+            input_mean_fraction=nan,
+            weight_norm=nan,
+            grad_norm=nan,
+            effective_lr=nan,
+            domination_of=_unknown,
+            incomplete=reason,
+        )
 
     @cached_property
     def domination(self) -> float:
@@ -93,13 +131,17 @@ class LayerSnapshot(PlainMeasures, WeightMeasures):
         return self.domination_of()
 
 
+def _unknown() -> float:
+    return math.nan
+
+
 @dataclass(frozen=True)
 class Coverage:
-    """The measured share of a network.
+    """The share of a network that its measured weights are.
 
     Args:
-        parameters: Of its parameters, by number.
-        gradient: Of the squared norm of its gradient.
+        parameters: Of the number of its parameters.
+        gradient: Of ‖∂L/∂θ‖², summed over the backward passes; NaN without one.
     """
 
     parameters: float = math.nan
@@ -129,17 +171,20 @@ class Snapshot:
         num_samples: N, over all batches.
         bn_mode: Statistics that the batch normalisations used: the batch's or the running ones.
         fisher: The exact Fisher matrix of all analysed layers together, min(rows, weights)
-            eigenvalues; None where it was not asked for.
-        coverage: The share of the network that was measured.
-        not_analysed: What has weights and was not measured, with the reason.
+            eigenvalues; None where it was not asked for. It is the network's as far as ``coverage``
+            says.
+        not_analysed: Modules and parameters that were not measured, and why.
+        coverage: Share of the network that was measured.
+        shared: Names of layers whose weight is another one's, by which it is measured.
     """
 
     records: tuple[LayerSnapshot, ...]
     num_samples: int
     bn_mode: BnMode
     fisher: Spectrum | None = None
-    coverage: Coverage = Coverage()
     not_analysed: tuple[NotAnalysed, ...] = ()
+    coverage: Coverage = Coverage()
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -151,6 +196,7 @@ class Snapshot:
         return {record.info.name: record for record in self.records}
 
     def __getitem__(self, name: str) -> LayerSnapshot:
+        name = self.shared.get(name, name)
         return self._by_name[choose("layer", name, self.layers)]
 
     def __iter__(self) -> Iterator[str]:

@@ -79,8 +79,8 @@ class SpectrumStatus(StrEnum):
     NONFINITE = "nonfinite"
     """The matrix contains NaN or Inf: all NaN."""
     INCOMPLETE = "incomplete"
-    """The recorded rows do not reproduce the weight's gradient, so none of the layer's
-    numbers can be believed: all NaN."""
+    """The recorded rows do not reproduce the weight's gradient, so none of the layer's numbers can
+    be believed: all NaN."""
 
 
 class Precision(StrEnum):

@@ -122,8 +122,6 @@ def layer_snapshot(
     if bounded:
         kind = BoundedKronecker
         a, b, fisher = (Bounded(*(getattr(s, f.name) for f in fields(s))) for s in (a, b, fisher))
-    numbers = {"weight_norm": 1.5, "grad_norm": 0.5, "effective_lr": math.nan}
-    shares = {"input_mean_fraction": 0.25, "dead_fraction": 0.0, "full_fraction": 1.0}
     return LayerSnapshot(
         info=info,
         input=a,
@@ -132,10 +130,14 @@ def layer_snapshot(
         fisher=fisher,
         weight=small,
         weight_grad=small,
-        gradient_residual=1e-7,
         domination_of=lambda: 0.125 * (LAYERS.index(info) + 1),
-        **numbers,
-        **shares,
+        weight_norm=1.5,
+        grad_norm=0.5,
+        effective_lr=math.nan,
+        input_mean_fraction=0.25,
+        dead_fraction=0.0,
+        full_fraction=1.0,
+        gradient_residual=1e-7,
     )
 
 

@@ -54,7 +54,7 @@ class KroneckerSpectrum:
 
     @cached_property
     def status(self) -> SpectrumStatus:
-        """The worse of the factors' states: nonfinite, unreliable, zero, ok."""
+        """The worse of the factors' states: incomplete, nonfinite, unreliable, zero, ok."""
         for status in _WORST_FIRST:
             if status in {self.a.status, self.b.status}:
                 return status

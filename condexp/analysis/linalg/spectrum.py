@@ -124,6 +124,26 @@ class Spectrum:
         status = SpectrumStatus.OK if bool(counted.any()) else SpectrumStatus.ZERO
         return replace(self, blocks=counted, noise_floor=floor, status=status)
 
+    @classmethod
+    def of_incomplete(cls, length: int, num_rows: int, dtype: torch.dtype) -> "Spectrum":
+        """Return a spectrum of NaN that says that its matrix lacks something.
+
+        Args:
+            length: Number of eigenvalues.
+            num_rows: Rows that the matrix was averaged over.
+            dtype: Working precision of its products.
+
+        Returns:
+            The spectrum, of status ``incomplete``.
+        """
+        unknown = torch.full((1, max(1, length)), math.nan, dtype=torch.float64)
+        return cls(unknown, math.nan, SpectrumStatus.INCOMPLETE, dtype, num_rows)
+
+    def as_incomplete(self) -> "Spectrum":
+        """Return a spectrum of the same length and blocks that says the same."""
+        unknown = torch.full_like(self.blocks, math.nan)
+        return replace(self, blocks=unknown, noise_floor=math.nan, status=SpectrumStatus.INCOMPLETE)
+
     @cached_property
     def eigenvalues(self) -> Tensor:
         """The eigenvalues of all blocks, ``[d]``, descending, zeros included."""
