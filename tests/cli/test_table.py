@@ -124,7 +124,7 @@ def test_of_each_run_only_what_the_table_shows_is_read(
     assert set(files.values()) == {1}
     assert len(files) == 20
     # Opening a dataset is what takes time: those of the measure, and what describes the layers.
-    of_layers = {"input_kappa", "n_input", *DESCRIPTIONS}
+    of_layers = {"input_kappa", "input_kappa_high", "n_input", *DESCRIPTIONS}
     counters = {COUNTERS[Axis.SNAPSHOT], COUNTERS[Axis.EVAL]}
     assert set(datasets) == {f"/{name}" for name in counters} | {f"/layers/{n}" for n in of_layers}
     assert set(datasets.values()) == {20}
