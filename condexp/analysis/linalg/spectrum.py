@@ -195,7 +195,7 @@ class Spectrum:
         return self.trace / self.lambda_max if self.status is SpectrumStatus.OK else math.nan
 
     def kappa_interval(self, p: float = 1.0) -> tuple[float, float]:
-        """Return the ends of the interval of κ_p.
+        """Return the ends of the interval of κ_p: both κ_p itself, until spectra know better.
 
         Args:
             p: Fraction of the spectrum, 0 < p ≤ 1.
