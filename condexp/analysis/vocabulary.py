@@ -13,6 +13,9 @@ LAYER_MEASURES = (
 )
 """The measures of a layer that are no spectrum's, by attribute name."""
 
+CERTIFICATES = ("gradient_residual",)
+"""What a layer's measures are certified by, by attribute name."""
+
 SPECTRUM_MEASURES = (
     "lambda_max",
     "lambda_min",

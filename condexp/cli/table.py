@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def _parse(args: list[str]) -> argparse.Namespace:
     parser = make_parser(
         "table",
-        "mean ± std (n) over the runs of each cell; the lowest error, loss or condition number of "
-        "each row in bold",
+        "mean ± std (n) over the runs of each cell, geometric for condition numbers; in bold the "
+        "lowest error, loss or condition number of a row that seed by seed is below all others",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     parser.add_argument(

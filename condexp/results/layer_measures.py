@@ -10,12 +10,13 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES
+from condexp.analysis.vocabulary import CERTIFICATES, LAYER_MEASURES, SPECTRUM_MEASURES
 from condexp.errors import InputError, suggestion
 from condexp.results.config_keys import lookup
 from condexp.results.tables.numbers import Mark, kappa_mark, measure_mark, p_limit
 from condexp.store.reader import Run
-from condexp.store.schema.matrices import NETWORK
+from condexp.store.schema.fields import COVERAGE_NAMES
+from condexp.store.schema.matrices import KAPPAS, NETWORK
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Measure:
 class LayerMeasures:
     """All measures of all layers at some snapshots, from one results file.
 
-    A measure is called as in the file, κ_p with its fraction: ``input_kappa_0.5``.
+    A measure is called as in the file, κ_p with its fraction: ``input_kappa_0.5``, and the ends of
+    its interval ``input_kappa_low_0.5`` and ``input_kappa_high_0.5``.
 
     Attributes:
         steps: ``[S]`` training steps of the snapshots.
@@ -118,6 +120,7 @@ class LayerMeasures:
         """
         scales = {name: arrays[name] for name in ("step", "p")}
         own = {name: array[:, None] for name, array in arrays.items() if name.startswith("fisher_")}
+        own |= {name: arrays[name] for name in COVERAGE_NAMES if name in arrays}
         one = np.ones(1, dtype=np.int64)
         # A Fisher spectrum knows its rows by its length: the sizes of a layer play no part.
         sizes = dict.fromkeys(("d_in", "d_out", "groups", "num_rows", "n_fisher"), one)
@@ -128,15 +131,21 @@ class LayerMeasures:
         """The matrices measured, in the file's order."""
         return tuple(name[2:] for name in self.arrays if name.startswith("n_"))
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether the intervals of condition numbers were read: a file of version 1 has none."""
+        return any(name.endswith("_kappa_high") for name in self.arrays)
+
     @cached_property
     def measures(self) -> dict[str, Measure]:
         """Every measure that was read, by name: those of the layer, then those of each matrix."""
-        found = {name: Measure(name) for name in LAYER_MEASURES}
+        found = {name: Measure(name) for name in (*LAYER_MEASURES, *CERTIFICATES)}
         for matrix in self.matrices:
             for suffix in SPECTRUM_MEASURES:
                 found[f"{matrix}_{suffix}"] = Measure(f"{matrix}_{suffix}", matrix)
-            for index, p in enumerate(self.fractions):
-                found[f"{matrix}_kappa_{p}"] = Measure(f"{matrix}_kappa", matrix, index)
+            for kappa in KAPPAS:
+                for index, p in enumerate(self.fractions):
+                    found[f"{matrix}_{kappa}_{p}"] = Measure(f"{matrix}_{kappa}", matrix, index)
         return {name: measure for name, measure in found.items() if measure.array in self.arrays}
 
     def find(self, name: str) -> Measure:
@@ -155,7 +164,7 @@ class LayerMeasures:
             raise InputError(
                 f"unknown measure {name!r}: this run has {', '.join(LAYER_MEASURES)}, and "
                 f"<matrix>_<measure> of the matrices {', '.join(self.matrices) or '(none)'} with "
-                f"{', '.join(SPECTRUM_MEASURES)} and "
+                f"{', '.join(SPECTRUM_MEASURES)}, kappa_low_<p>, kappa_high_<p> and "
                 f"{', '.join(f'kappa_{p}' for p in self.fractions)}."
                 f"{suggestion(name, self.measures)}"
             )
@@ -198,7 +207,7 @@ class LayerMeasures:
         Returns:
             ``[S, L]`` of `Mark`.
         """
-        measure, values = self.find(name), self.values(name)
+        measure, values, highs = self.find(name), self.values(name), self.interval(name)[1]
         marks = np.empty(values.shape, dtype=object)
         for (row, layer), value in np.ndenumerate(values):
             if measure.matrix is None:
@@ -211,8 +220,25 @@ class LayerMeasures:
                 marks[row, layer] = measure_mark(value, status)
             else:
                 limit = self.limits[measure.matrix][layer]
-                marks[row, layer] = kappa_mark(value, status, self.fractions[measure.p], limit)
+                p, high = self.fractions[measure.p], float(highs[row, layer])
+                marks[row, layer] = kappa_mark(value, status, p, limit, high)
         return marks
+
+    def interval(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the ends of the interval of a condition number.
+
+        Args:
+            name: Name of a measure.
+
+        Returns:
+            Low and high end, ``[S, L]`` each; NaN where the measure is no κ_p, or the file is of a
+            version without intervals.
+        """
+        measure = self.find(name)
+        ends = [self.arrays.get(f"{measure.array}_{end}") for end in ("low", "high")]
+        none = np.full(self.values(name).shape, np.nan)
+        low, high = (none if end is None else np.asarray(end[..., measure.p]) for end in ends)
+        return low, high
 
     @cached_property
     def limits(self) -> dict[str, list[float]]:

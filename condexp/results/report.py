@@ -9,6 +9,7 @@ import pandas as pd
 
 from condexp.errors import InputError
 from condexp.results.claims import CLAIMS, Claim
+from condexp.results.claims.conditions import ENDED
 from condexp.results.claims.verdict import Verdict
 from condexp.results.collect import collect
 from condexp.results.report_origins import commands, describe_machines, describe_runs
@@ -16,12 +17,10 @@ from condexp.results.select import select, with_snapshots
 from condexp.results.tables.formats import Format, markdown_frame, render
 from condexp.results.tables.table import make_table
 from condexp.store.disk import write_text
-from condexp.store.run_folder.status import State
 
 REPORT_NAME = "REPORT.md"
 PAIRED = "model.last_bn"
 NO_VERDICT = "cannot be said"
-ENDED = (State.COMPLETE, State.DIVERGED)
 VALUES = ("test_error", "last_linear.input_kappa_0.5")
 
 
@@ -108,6 +107,9 @@ def _judge(claim: Claim, found: Mapping[str, Sequence[Path]]) -> Verdict | str:
     except InputError as reason:
         return str(reason)
     left_out = len(folders) - len(ended)
+    if left_out and verdict.shown:
+        # How many runs there are was fixed beforehand: the others may still change it.
+        verdict = replace(verdict, shown=None)
     note = f"{left_out} of {len(folders)} runs did not end with a snapshot and are left out"
     return replace(verdict, remarks=(*[note] * (left_out > 0), *verdict.remarks))
 

@@ -16,6 +16,7 @@ from condexp.results.config_keys import flatten, lookup, setting_text
 from condexp.results.layer_measures import LayerMeasures
 from condexp.results.tables.numbers import Mark, format_number, format_seconds
 from condexp.store.reader import Run
+from condexp.store.schema.fields import COVERAGE_NAMES
 
 # The groups that say what was computed; where and on what it ran stands in provenance.json.
 GROUPS = ("model", "dataset", "optimizer", "scheduler", "trainer", "analysis")
@@ -76,12 +77,16 @@ SYMBOLS = {
     "weight_grad": "∇W∇Wᵀ",
     "fisher": "Fisher",
 }
+# What an infinity meant before intervals were stored.
+INFINITE_1 = "∞: the matrix is rank-deficient, or its eigenvalue is under the noise floor"
 EXPLANATIONS = {
     Mark.ROWS: "rows: infinite by construction, fewer rows than p·d were measured",
+    Mark.AT_LEAST: "≥: the eigenvalue cannot be told from 0 at this precision",
     Mark.INFINITE: "∞: the matrix is rank-deficient",
     Mark.ZERO: "zero: the matrix is zero (a dead layer)",
     Mark.UNRELIABLE: "unreliable: rounding exceeds the noise floor",
     Mark.NONFINITE: "nonfinite: NaN or Inf in the data",
+    Mark.INCOMPLETE: "incomplete: the recorded rows do not reproduce the weight's gradient",
 }
 
 
@@ -128,13 +133,14 @@ def layer_table(
     product, and the domination; where Fisher blocks were measured, of the product and of them, and
     one line below on the network's. What is no number says why: ``rows`` where κ_p is infinite for
     want of rows (docs/theory.md §1), ``∞`` where the matrix is rank-deficient, or the spectrum's
-    status.
+    status. ``≥`` stands before a κ_p that is known from below only.
 
     Args:
         run: The run.
         step: Training step of the snapshot; the last where ``None``.
         measures: Names of the measures to show, such as ``input_kappa_0.9`` or ``weight_norm``;
-            ``input_kappa`` means all fractions.
+            ``input_kappa`` means all fractions, ``input_kappa_low`` and ``input_kappa_high`` the
+            ends of its interval.
 
     Returns:
         A table, one row a layer in execution order, with the notes below it; a line of text where
@@ -175,7 +181,8 @@ def layer_table(
         network = LayerMeasures.read_network(run)
         below.append(_network_line(network, row))
         seen |= {network.marks(name)[row, 0] for name in _names(network, ("fisher",))}
-    notes = [Text(text, style="dim") for mark, text in EXPLANATIONS.items() if mark in seen]
+    texts = EXPLANATIONS if data.has_intervals else EXPLANATIONS | {Mark.INFINITE: INFINITE_1}
+    notes = [Text(text, style="dim") for mark, text in texts.items() if mark in seen]
     return Group(table, *below, *notes)
 
 
@@ -196,8 +203,20 @@ def _network_line(network: LayerMeasures, row: int) -> Text:
     parts = []
     for symbol, name in zip(symbols, _names(network, ("fisher",)), strict=True):
         value, mark = network.values(name)[row, 0], network.marks(name)[row, 0]
-        parts.append(f"{symbol} = {format_number(value, mark)}")
-    return Text(f"network: Fisher {', '.join(parts)}")
+        sign = "" if mark is Mark.AT_LEAST else "= "
+        parts.append(f"{symbol} {sign}{format_number(value, mark)}")
+    return Text(f"network: Fisher {', '.join(parts)}{_covered(network, row)}")
+
+
+def _covered(network: LayerMeasures, row: int) -> str:
+    """Return what share of the network this is, where it is not all of it."""
+    shares = [network.arrays.get(name) for name in COVERAGE_NAMES]
+    texts = [
+        f"{100 * float(share[row]):.3g} % of the {of}"
+        for share, of in zip(shares, ("parameters", "squared gradient"), strict=True)
+        if share is not None and share[row] < 1
+    ]
+    return f"; of {' and '.join(texts)}" if texts else ""
 
 
 def _expand(data: LayerMeasures, name: str) -> list[str]:
@@ -227,7 +246,8 @@ def _header(data: LayerMeasures, name: str) -> str:
         return "domi-\nnation" if name == "domination" else name.replace("_", "\n", 1)
     suffix = name.removeprefix(f"{measure.matrix}_")
     if measure.p is not None:
-        suffix = f"κ {data.fractions[measure.p]}"
+        end = measure.array.removeprefix(f"{measure.matrix}_kappa").lstrip("_")
+        suffix = f"κ {data.fractions[measure.p]} {end}".rstrip()
     return f"{SYMBOLS.get(measure.matrix, measure.matrix)}\n{suffix.replace('lambda_', 'λ ')}"
 
 

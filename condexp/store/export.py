@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from condexp.errors import InputError
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.reader import Run
-from condexp.store.schema.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec
+from condexp.store.schema.fields import COVERAGE_NAMES, EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec
 from condexp.store.schema.layout import COUNTERS, STEPS, columns
 from condexp.store.schema.matrices import NETWORK
 
@@ -75,7 +75,9 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
     (``input_lambda_max``, ``domination``), and of all layers together as the layer ``network``;
     ``<matrix>_kappa`` has its p. ``<matrix>_status`` and
     ``<matrix>_dtype`` are the file's codes (status: 0 absent, 1 ok, 2 zero, 3 unreliable,
-    4 nonfinite), so that every value is a number.
+    4 nonfinite, 5 incomplete), so that every value is a number. The ends of the intervals of κ are
+    ``<matrix>_kappa_low`` and ``_high``; ``coverage_parameters`` and ``coverage_gradient`` have no
+    layer.
 
     Args:
         run: A run, finished or not.
@@ -99,6 +101,7 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
         yield from _metrics(file, Axis.TRAIN, tuple(TRAIN_NAMES))
         evals = tuple(name for name in EVAL_NAMES if name != "epoch")
         yield from _metrics(file, Axis.EVAL, evals)
+        yield from _coverage(file, [c for c in snapshots if c.name in COVERAGE_NAMES])
         for group in ("layers", NETWORK):
             own = [column for column in snapshots if column.group == group]
             yield from _measures(file, group, [c for c in own if c.measure != "eigenvalue"])
@@ -113,6 +116,14 @@ def _metrics(file: File, axis: Axis, names: tuple[str, ...]) -> Iterator[pd.Data
         steps = file[STEPS[axis]][rows]
         values = np.stack([file[axis.value][name][rows] for name in names], axis=1)
         yield _frame(steps, steps / steps_per_epoch, values, measure=names)
+
+
+def _coverage(file: File, shares: list[DatasetSpec]) -> Iterator[pd.DataFrame]:
+    """Yield the measured shares of the network, which a file of version 1 does not have."""
+    for rows in _blocks(file, Axis.SNAPSHOT, len(shares)):
+        values = np.stack([file[share.path][rows] for share in shares], axis=1)
+        names = [share.name for share in shares]
+        yield _frame(file["step"][rows], file["epoch"][rows], values, measure=names)
 
 
 def _measures(file: File, group: str, measures: list[DatasetSpec]) -> Iterator[pd.DataFrame]:

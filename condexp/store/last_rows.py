@@ -71,7 +71,8 @@ def _layers(group: Any, keys: Collection[str] | None, last: slice) -> dict[str, 
     # Opening a dataset is what takes time, so those that are not needed stay closed.
     names = [name for name in group if name not in DESCRIPTIONS]
     sides = {name for name in names if name.startswith("n_")}
-    measures = [name for name in names if name not in sides and asked(name)]
+    # The high end of an interval says whether its number is a bound.
+    measures = [n for n in names if n not in sides and asked(n.removesuffix("_high"))]
     if not measures:
         return {"step": np.empty(0)}
     arrays = {name: group[name][last] for name in ("step", *measures)}

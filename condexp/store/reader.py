@@ -16,7 +16,13 @@ from condexp.errors import InputError, choose, suggestion
 from condexp.store.disk import read_json
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME
-from condexp.store.schema.fields import EVAL_NAMES, TRAIN_NAMES, WITHOUT_SPECTRA, Axis
+from condexp.store.schema.fields import (
+    COVERAGE_NAMES,
+    EVAL_NAMES,
+    TRAIN_NAMES,
+    WITHOUT_SPECTRA,
+    Axis,
+)
 from condexp.store.schema.layout import COUNTERS, FILE_NAME, STEPS
 from condexp.store.schema.matrices import NETWORK, spectra_group
 
@@ -96,6 +102,11 @@ class Run:
                 attributes[name] = bool(attributes[name])
         return {k: v.item() if isinstance(v, np.generic) else v for k, v in attributes.items()}
 
+    @property
+    def _netcdf_attrs(self) -> dict[str, Any]:
+        # netCDF has no booleans: as a byte, which is how the file has them.
+        return {k: np.int8(v) if isinstance(v, bool) else v for k, v in self.attrs.items()}
+
     @cached_property
     def layers(self) -> tuple[str, ...]:
         """Names of the analysed layers in execution order."""
@@ -136,12 +147,15 @@ class Run:
         """Return every measure of every layer at the committed snapshots.
 
         Returns:
-            Dimensions ``step``, ``layer`` and, for ``<matrix>_kappa``, ``p``; variables as in the
-            file (``input_lambda_max``, ``kfac_kappa``, ``domination``, ``type``, ``d_in``, …),
-            statuses and dtypes by name, ``epoch`` a coordinate of ``step``.
+            Dimensions ``step``, ``layer`` and, for ``<matrix>_kappa`` and the ends of its interval,
+            ``<matrix>_kappa_low`` and ``_high``, ``p``; variables as in the file
+            (``input_lambda_max``, ``kfac_kappa``, ``domination``, ``type``, ``d_in``, …), statuses
+            and dtypes by name; ``epoch``, ``coverage_parameters`` and ``coverage_gradient``
+            coordinates of ``step``. A file of version 1 has neither intervals,
+            ``gradient_residual`` nor coverage.
         """
         with open_file(self.file) as file:
-            return _table(file, "layers").assign_attrs(self.attrs)
+            return _table(file, "layers").assign_attrs(self._netcdf_attrs)
 
     def network(self) -> xr.Dataset:
         """Return the Fisher matrix of all analysed layers together at the committed snapshots.
@@ -160,7 +174,7 @@ class Run:
                     f"{self.file} holds no Fisher matrix of the network: it is measured where "
                     "analysis.matrices has fisher, as with analysis=fisher"
                 )
-            return _table(file, NETWORK).assign_attrs(self.attrs)
+            return _table(file, NETWORK).assign_attrs(self._netcdf_attrs)
 
     def spectrum(self, matrix: str, layer: str) -> xr.DataArray:
         """Return the eigenvalues of a matrix of one layer at the committed snapshots.
@@ -211,11 +225,12 @@ def _frame(file: h5py.File, axis: Axis, names: Iterable[str]) -> pd.DataFrame:
 
 
 def _table(file: h5py.File, name: str) -> xr.Dataset:
-    """Return the committed rows of a group, its scales and the epochs as coordinates."""
+    """Return the committed rows of a group, its scales, epochs and coverage as coordinates."""
     num, group = _num_committed(file, Axis.SNAPSHOT), file[name]
     arrays = {each: _labelled(group[each], num) for each in group}
     scales = {each: arrays.pop(each) for each in [*arrays] if group[each].is_scale}
-    table = xr.Dataset(arrays, scales | {"epoch": _labelled(file["epoch"], num)})
+    beside = [each for each in ("epoch", *COVERAGE_NAMES) if each in file]
+    table = xr.Dataset(arrays, scales | {each: _labelled(file[each], num) for each in beside})
     return table.isel(step=slice(_num_committed(file, Axis.SNAPSHOT)))
 
 

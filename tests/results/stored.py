@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.console import Console, RenderableType
 from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
+from condexp.analysis.snapshot import BnMode, Coverage, LayerSnapshot, Snapshot
 from condexp.analysis.vocabulary import Matrix, SpectrumStatus
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter
@@ -90,6 +91,20 @@ def spectrum(info: LayerInfo, side: int, step: int) -> Spectrum:
     return Spectrum(values, 0.0, status, torch.float64, rows)
 
 
+class Bounded(Spectrum):
+    """A spectrum whose condition numbers are known from below only."""
+
+    def kappa_interval(self, p: float = 1.0) -> tuple[float, float]:
+        return super().kappa_interval(p)[0], math.inf
+
+
+class BoundedKronecker(KroneckerSpectrum):
+    """The same of a Kronecker product."""
+
+    def kappa_interval(self, p: float = 1.0) -> tuple[float, float]:
+        return super().kappa_interval(p)[0], math.inf
+
+
 def network_spectrum(step: int, num_rows: int) -> Spectrum:
     """16·2^-step times 1, 1/2, 1/4, …, and a 0: one gradient is a sum of others."""
     values = 2.0 ** (4 - step - torch.arange(num_rows, dtype=torch.float64))[None]
@@ -97,15 +112,21 @@ def network_spectrum(step: int, num_rows: int) -> Spectrum:
     return Spectrum(values, 0.0, SpectrumStatus.OK, torch.float64, num_rows)
 
 
-def layer_snapshot(info: LayerInfo, step: int, num_rows: int) -> LayerSnapshot:
+def layer_snapshot(
+    info: LayerInfo, step: int, num_rows: int, *, bounded: bool = False
+) -> LayerSnapshot:
     a, b = spectrum(info, info.d_in, step), spectrum(info, info.d_out, step)
     small = spectrum(info, min(info.d_in, info.d_out), step)
     fisher = spectrum(info, min(num_rows, info.d_in * info.d_out), step)
+    kind = KroneckerSpectrum
+    if bounded:
+        kind = BoundedKronecker
+        a, b, fisher = (Bounded(*(getattr(s, f.name) for f in fields(s))) for s in (a, b, fisher))
     return LayerSnapshot(
         info=info,
         input=a,
         grad_output=b,
-        kfac=KroneckerSpectrum(a, b),
+        kfac=kind(a, b),
         fisher=fisher,
         weight=small,
         weight_grad=small,
@@ -116,6 +137,7 @@ def layer_snapshot(info: LayerInfo, step: int, num_rows: int) -> LayerSnapshot:
         input_mean_fraction=0.25,
         dead_fraction=0.0,
         full_fraction=1.0,
+        gradient_residual=1e-7,
     )
 
 
@@ -132,9 +154,14 @@ def write_run(
     num_signals: int = 1,
     num_steps: int = 6,
     save_spectra: bool = False,
+    bounded: Collection[str] = (),
+    coverage: float = 1.0,
     **config: Any,
 ) -> Path:
-    """Train nothing for a few steps, with an evaluation after every second one."""
+    """Train nothing for a few steps, with an evaluation after every second one.
+
+    Every κ of the ``bounded`` layers is a lower bound.
+    """
     folder.mkdir(parents=True)
     whole = make_config(**config)
     spec = FileSpec(
@@ -158,9 +185,15 @@ def write_run(
     with ResultsWriter(folder / "results.h5") as writer:
         for step in range(done):
             if step in spec.snapshot_steps:
-                records = tuple(layer_snapshot(info, step, spec.fisher_rows) for info in layers)
+                records = tuple(
+                    layer_snapshot(info, step, spec.fisher_rows, bounded=info.name in bounded)
+                    for info in layers
+                )
                 network = network_spectrum(step, spec.fisher_rows)
-                snapshot = Snapshot(records, NUM_SAMPLES, BnMode.NONE, fisher=network)
+                covered = Coverage(parameters=coverage, gradient=1.0)
+                snapshot = Snapshot(
+                    records, NUM_SAMPLES, BnMode.NONE, fisher=network, coverage=covered
+                )
                 writer.on_snapshot(SnapshotRecord(step, step / 2, snapshot))
             loss = math.nan if step == diverges_at else 2.0 / (step + 1)
             writer.on_step(StepRecord(step, loss, 0.1))

@@ -149,6 +149,19 @@ def test_only_what_is_needed_is_read_and_it_is_the_same(grid: Path, frame: pd.Da
         )
 
 
+def test_the_high_end_of_an_interval_comes_with_its_number(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", bounded=["fc"])
+    value = "last_linear.input_kappa_0.5"
+    low = "last_linear.input_kappa_low_0.5"
+    assert collect(tmp_path, [low])[low].tolist() == [2]
+    frame = collect(tmp_path, [value])
+    assert frame[value].tolist() == [2]
+    assert frame["last_linear.input_kappa_high_0.5"].tolist() == [math.inf]
+    assert frame["hidden.input_kappa_high_0.5"].tolist() == [8]
+    (cell,) = make_table(frame, ["model.depth"], [], value).cells.values()
+    assert (cell.mean, cell.num_bounds) == (2, 1)
+
+
 def test_a_run_costs_no_labelled_arrays(grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A thousand runs would take minutes by way of xarray.
     def refuse(_run: Run) -> None:

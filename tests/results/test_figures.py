@@ -75,6 +75,16 @@ def test_the_csv_holds_what_the_file_holds(run: Run, drawn: tuple[Path, ...]) ->
     assert errors["value"].tolist() == [50.0, 20.0, 30.0]
 
 
+def test_lower_bounds_are_hatched_and_named(tmp_path: Path) -> None:
+    bound = open_run(write_run(tmp_path / "run", bounded=["fc"]))
+    table = read_csv(overview([bound], tmp_path))
+    rows = table[(table["panel"] == "input_kappa_0.5") & (table["layer"] == "fc")]
+    assert rows["mark"].unique().tolist() == ["at_least"]
+    assert rows["value"].tolist() == rows["low"].astype(float).tolist() == [2.0] * 4
+    assert rows["high"].astype(float).tolist() == [math.inf] * 4
+    assert table[table["panel"] == "loss"]["high"].eq("").all()
+
+
 def test_another_fraction(run: Run, tmp_path: Path) -> None:
     table = read_csv(overview([run], tmp_path, "kappa_1", p=1))
     marks = table[table["panel"] == "input_kappa_1.0"].groupby("layer")["mark"].unique()

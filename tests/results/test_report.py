@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.cli.main import main
 from condexp.errors import InputError
 from condexp.results.claims import CLAIMS
+from condexp.results.claims.verdict import Verdict
 from condexp.results.report import EXPERIMENTS, write_report
 from condexp.store.reader import open_run
 from condexp.store.run_folder.status import State
@@ -131,6 +134,19 @@ def test_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"table1: no run has .*'modle'.*"):
         write_report(tmp_path, ["modle=1"])
     assert not (tmp_path / "REPORT.md").exists()
+
+
+def test_a_claim_is_not_shown_before_every_run_has_ended(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(_frame: pd.DataFrame) -> Verdict:
+        return Verdict(5, "It holds.", "it holds", shown=True, numbers=pd.DataFrame({"n": [1]}))
+
+    monkeypatch.setitem(CLAIMS, "last_layer", replace(CLAIMS["last_layer"], judge=judge))
+    line = "| 5     | last_layer   | {} "
+    assert line.format("cannot be said") in write_report(root).read_text()
+    shutil.rmtree(root / "table1" / "failed")
+    assert line.format("shown") in write_report(root).read_text()
 
 
 def test_a_run_that_goes_on_is_no_part_of_a_verdict(root: Path) -> None:

@@ -67,6 +67,22 @@ def test_infinite_condition_numbers_say_why(run: Run) -> None:
     assert "rank-deficient" in text
 
 
+def test_what_is_known_from_below_only_says_so(tmp_path: Path) -> None:
+    # With every row that one needs, so that no κ is infinite for want of them.
+    stored = write_run(tmp_path / "run", bounded=["fc"], matrices=tuple(Matrix), coverage=0.75)
+    bound = open_run(stored)
+    names = ["input_kappa", "input_kappa_low", "input_kappa_high_0.5"]
+    assert cells(bound, "fc", None, names)[3:] == ["≥", "2", "≥", "8", "2", "8", "∞"]
+    assert cells(bound, "hidden", None, names)[3:] == ["8", "rows", "8", "rows", "8"]
+    text = text_of(layer_table(bound, None, names))
+    assert "≥: the eigenvalue cannot be told from 0 at this precision" in text
+    assert [line.split()[-5:] for line in text.splitlines() if "κ 0.5 low" in line]
+    assert "of 75 % of the parameters" in text_of(layer_table(bound))
+    assert cells(bound, "fc", None, ["gradient_residual"])[-1] == "1e-7"
+    usual = text_of(layer_table(bound), width=80)
+    assert "≥ 2" in usual
+
+
 @pytest.mark.parametrize(
     ("step", "status"), [(0, "zero"), (1, "unreliable"), (2, "nonfinite"), (5, "nonfinite")]
 )

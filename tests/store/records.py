@@ -12,7 +12,7 @@ import torch
 from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.snapshot import BnMode, LayerSnapshot, Snapshot
+from condexp.analysis.snapshot import BnMode, Coverage, LayerSnapshot, Snapshot
 from condexp.analysis.vocabulary import LAYER_MEASURES, Matrix, SpectrumStatus
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter
@@ -26,6 +26,12 @@ LAYERS = (
     LayerInfo("fc", "Linear", d_in=6, d_out=4, groups=1, positions=1, uses=1),
 )
 KAPPA_P = (0.5, 0.9, 1.0)
+BAD = (
+    SpectrumStatus.ZERO,
+    SpectrumStatus.UNRELIABLE,
+    SpectrumStatus.NONFINITE,
+    SpectrumStatus.INCOMPLETE,
+)
 
 
 def make_spec(num_snapshots: int = 8, every: int = 3, **changes: Any) -> FileSpec:
@@ -74,6 +80,7 @@ def snapshot_record(spec: FileSpec, step: int) -> SnapshotRecord:
         num_samples=32,
         bn_mode=BnMode.NONE,
         fisher=network if spec.extent.network_length else None,
+        coverage=Coverage(parameters=0.75, gradient=1 / (step + 1)),
     )
     return SnapshotRecord(step, step / spec.steps_per_epoch, snapshot)
 
@@ -81,9 +88,7 @@ def snapshot_record(spec: FileSpec, step: int) -> SnapshotRecord:
 def _layer(spec: FileSpec, info: LayerInfo, step: int, generator: torch.Generator) -> LayerSnapshot:
     status = SpectrumStatus.OK
     if info.name == "groups" and step % 2:
-        status = (SpectrumStatus.ZERO, SpectrumStatus.UNRELIABLE, SpectrumStatus.NONFINITE)[
-            step // 6 % 3
-        ]
+        status = BAD[step // 6 % 4]
     sides = {
         Matrix.INPUT: info.d_in,
         Matrix.GRAD_OUTPUT: info.d_out // info.groups,
@@ -98,6 +103,7 @@ def _layer(spec: FileSpec, info: LayerInfo, step: int, generator: torch.Generato
     spectra[Matrix.FISHER] = _spectrum(1, length, status, generator)
     numbers = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
     numbers[3] = math.nan
+    residual = math.nan if step == 3 else 1e-7 * (step + info.d_in)
     measures = dict(zip(LAYER_MEASURES, numbers, strict=True))
     domination = measures.pop("domination")
     asked = {matrix: spectra[matrix] for matrix in spectra if matrix in spec.matrices}
@@ -110,6 +116,7 @@ def _layer(spec: FileSpec, info: LayerInfo, step: int, generator: torch.Generato
         weight=asked.get(Matrix.WEIGHT),
         weight_grad=asked.get(Matrix.WEIGHT_GRAD),
         domination_of=lambda: domination,
+        gradient_residual=residual,
         **measures,
     )
 

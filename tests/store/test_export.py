@@ -49,11 +49,12 @@ def test_every_measure_is_there_once_and_exact(run: Run, table: pd.DataFrame) ->
     measures = run.measures()
     codes = {"status": STATUS_CODES, "dtype": DTYPE_CODES}
     names = [name for name in measures if "step" in measures[name].dims]
+    assert {"input_kappa_low", "fisher_kappa_high", "gradient_residual"} <= set(names)
     of_layers = table[table["layer"].isin(run.layers)]
     found = of_layers.set_index(["measure", "step", "layer", "p"])["value"].sort_index()
     assert found.index.is_unique
     assert set(of_layers["measure"]) == set(names)
-    num_kappa = sum(str(name).endswith("_kappa") for name in names)
+    num_kappa = sum("p" in measures[name].dims for name in names)
     per_cell = len(names) + num_kappa * (len(KAPPA_P) - 1)
     assert len(found) == len(run.steps) * len(LAYERS) * per_cell
     for name in names:
@@ -90,8 +91,13 @@ def test_the_network_is_one_more_layer(run: Run, table: pd.DataFrame) -> None:
 def test_losses_and_errors(run: Run, table: pd.DataFrame) -> None:
     metrics = run.metrics
     rows = table[table["layer"].isna()]
-    assert set(rows["measure"]) == {*metrics.columns} - {"epoch"}
-    for name, group in rows.groupby("measure"):
+    coverage = {"coverage_parameters", "coverage_gradient"}
+    assert set(rows["measure"]) == {*metrics.columns, *coverage} - {"epoch"}
+    for each in sorted(coverage):
+        share = rows[rows["measure"] == each]
+        np.testing.assert_array_equal(share["step"], run.steps)
+        np.testing.assert_array_equal(share["value"], run.measures()[each])
+    for name, group in rows[~rows["measure"].isin(coverage)].groupby("measure"):
         np.testing.assert_array_equal(group["value"], metrics[str(name)].loc[group["step"]])
     assert (rows["measure"] == "loss").sum() == SPEC.num_train_steps
     assert (rows["measure"] == "test_error").sum() == len(SPEC.eval_steps)

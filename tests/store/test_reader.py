@@ -1,9 +1,11 @@
 """A run's stored results come back under their names, cut to what is committed."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
@@ -53,14 +55,33 @@ def test_measures_are_labelled_and_cut(running: tuple[Run, FileSpec]) -> None:
             np.testing.assert_equal(float(found["domination"]), layer.domination)
             kappa = [layer.kfac.kappa(p) for p in KAPPA_P]
             np.testing.assert_equal(found["kfac_kappa"].values, kappa)
+            ends = [layer.kfac.kappa_interval(p) for p in KAPPA_P]
+            for end, values in zip(("low", "high"), zip(*ends, strict=True), strict=True):
+                np.testing.assert_equal(found[f"kfac_kappa_{end}"].values, values)
+            np.testing.assert_equal(float(found["gradient_residual"]), layer.gradient_residual)
             assert found["input_status"] == str(layer.input.status)
             assert found["input_dtype"] == str(layer.input.dtype).partition(".")[2]
+        coverage = measures.sel(step=step)
+        assert coverage["coverage_parameters"] == snapshot.coverage.parameters
+        assert coverage["coverage_gradient"] == snapshot.coverage.gradient
     assert measures["type"].values.tolist() == ["Conv2d", "Conv2d", "Linear", "Linear"]
     assert measures["d_in"].values.tolist() == [9, 3, 6, 6]
     assert measures["n_input"].values.tolist() == [9, 6, 6, 6]
     assert measures["reused"].values.tolist() == [False, False, True, False]
     assert measures["input_kappa"].attrs["units"] == "1"
     assert measures.attrs["source"] == "probe"
+
+
+@pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4", None])
+def test_measures_can_be_kept_as_netcdf(
+    running: tuple[Run, FileSpec], tmp_path: Path, engine: Any
+) -> None:
+    measures = running[0].measures()
+    measures.to_netcdf(tmp_path / "measures.nc", engine=engine)
+    with xr.open_dataset(tmp_path / "measures.nc") as again:
+        xr.testing.assert_equal(again.load(), measures)
+        assert (again.attrs["bias"], again.attrs["center"]) == (1, 0)
+    running[0].network().to_netcdf(tmp_path / "network.nc", engine=engine)
 
 
 def test_spectra_are_found_by_layer(running: tuple[Run, FileSpec]) -> None:
@@ -160,7 +181,7 @@ def test_configuration_status_and_attributes(tmp_path: Path) -> None:
     assert run.status["state"] == "running"
     assert run.attrs["bias"] is True
     assert run.attrs["center"] is False
-    assert run.attrs["condexp_format_version"] == 1
+    assert run.attrs["condexp_format_version"] == 2
     assert len(run.attrs["config_sha256"]) == 64
 
 

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from condexp.analysis.linalg.bounds import interval
 from condexp.analysis.linalg.precision import coarser
-from condexp.analysis.linalg.spectrum import Spectrum, entropy, interval, kappa_index
+from condexp.analysis.linalg.spectrum import Spectrum, entropy, kappa_index
 from condexp.analysis.vocabulary import SpectrumStatus
 
 # Each is the state of the product if it is that of a factor, the first that applies.
@@ -232,6 +233,9 @@ def _bound(near: float, index: int, a: Tensor, b: Tensor, *, is_low: bool) -> fl
     def holds(width: float) -> bool:
         return (_count_reaching(at(width), short, long, ascending) >= index) is is_low
 
+    beyond = near if is_low else math.nextafter(near, math.inf)
+    if (_count_reaching(beyond, short, long, ascending) >= index) is is_low:
+        return near
     fails = 0.0
     for width in _WIDTHS:
         if holds(width):

@@ -1,8 +1,11 @@
 """The conditions of a claim: runs of one condition differ in the seed alone."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from condexp.errors import InputError
@@ -10,6 +13,10 @@ from condexp.results.config_keys import flatten, setting_text
 from condexp.store.reader import Run
 from condexp.store.run_folder.identity import identity_config, identity_hash
 from condexp.store.run_folder.status import State
+
+ENDED = (State.COMPLETE, State.DIVERGED)
+CHOOSING_SEEDS = frozenset({101, 102})
+"""Settings are chosen on these seeds, so a verdict on them would be on the choice: not judged."""
 
 
 def describe(runs: Sequence[Run], factors: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -47,18 +54,77 @@ def describe(runs: Sequence[Run], factors: Collection[str] = ()) -> list[dict[st
     return found
 
 
-def unfinished(frame: pd.DataFrame) -> Iterator[str]:
-    """Say which runs did not complete: their last snapshot is not the others'.
+def judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """Take the runs that a verdict may rest on.
 
     Args:
-        frame: A claim's measurements, with the columns ``run`` and ``state``.
+        frame: A claim's measurements, with the columns ``seed`` and ``state``.
+
+    Returns:
+        Those of runs that have ended, of seeds on which no setting was chosen.
+    """
+    ended = frame["state"].isin([str(state) for state in ENDED])
+    return frame[ended & ~frame["seed"].isin(CHOOSING_SEEDS)]
+
+
+def at_most(frame: pd.DataFrame, name: str, high: str) -> pd.Series[float]:
+    """Return condition numbers as what they may be at most, against a claim that they are small.
+
+    Args:
+        frame: A claim's measurements.
+        name: The column of the numbers.
+        high: The column of the high ends of their intervals; it may be missing.
+
+    Returns:
+        The numbers, infinite where they are known from below only.
+    """
+    if high not in frame:
+        return frame[name]
+    return frame[name].mask(np.isposinf(frame[high]), np.inf)
+
+
+def lacking(frame: pd.DataFrame, present: pd.DataFrame) -> dict[str, list[Any]]:
+    """Find the seeds that one condition lacks and another of its network and data has.
+
+    How many seeds there are is fixed beforehand: a condition that has fewer waits for the others.
+
+    Args:
+        frame: The runs of the whole grid, with the columns ``condition`` and ``seed``.
+        present: The runs that can be compared, likewise.
+
+    Returns:
+        The seeds by condition; conditions that lack none are left out.
+    """
+    family = frame["condition"].map(_family)
+    found = {}
+    for condition in frame["condition"].unique():
+        wanted = frame.loc[family == _family(condition), "seed"]
+        have = set(present.loc[present["condition"] == condition, "seed"])
+        if missing := sorted(set(wanted) - have, key=str):
+            found[str(condition)] = missing
+    return found
+
+
+def unfinished(frame: pd.DataFrame) -> Iterator[str]:
+    """Say which runs did not complete, and which are not judged.
+
+    Args:
+        frame: A claim's measurements, with the columns ``run``, ``seed`` and ``state``.
 
     Yields:
-        A remark for each state.
+        A remark for each state, and one for runs whose seeds chose the settings.
     """
-    states = frame.drop_duplicates("run")["state"]
+    runs = frame.drop_duplicates("run")
+    states = runs["state"]
     for state, num in states[states != State.COMPLETE].value_counts().sort_index().items():
         yield f"{num} of {len(states)} runs {'is' if num == 1 else 'are'} {state}"
+    if num := int(runs["seed"].isin(CHOOSING_SEEDS).sum()):
+        seeds = " and ".join(map(str, sorted(CHOOSING_SEEDS)))
+        yield f"{num} of {len(states)} runs are of seeds {seeds}, which choose settings: not judged"
+
+
+def _family(condition: str) -> str:
+    return condition.partition(", ")[0]
 
 
 def _varied(configs: Sequence[dict[str, Any]]) -> list[str]:

@@ -6,26 +6,33 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from condexp.results.claims.conditions import describe, unfinished
+from condexp.results.claims.conditions import CHOOSING_SEEDS, describe, judged, unfinished
 from condexp.results.claims.requires import require
-from condexp.results.claims.verdict import Verdict
+from condexp.results.claims.verdict import Verdict, every
 from condexp.results.config_keys import lookup
-from condexp.results.tables.differences import PairedDifference, paired_difference
+from condexp.results.tables.paired import PairedDifference, paired_difference
 from condexp.store.reader import Run
 
 FACTOR, RELEASE = "trainer.rescale.factor", "trainer.rescale.release_epoch"
 MEASURES = ("domination", "effective_lr")
 OPTION = "analysis=factors"
-PLATEAU, DOMINATED, RECOVERED = 5.0, 1 / 100, 3.0
+FACTORS = (10.0, 100.0)  # each of them has to show it
+PLATEAU, DOMINATED_POWER, RECOVERED = 5.0, 1.5, 3.0
+MOMENTS = ("loss", "domination", "last loss")
+COLUMNS = [
+    *("condition", "factor", "pairs", "loss ratio", "loss low", "loss high"),
+    *("domination ratio", "loss ratio after release", "after low", "after high", "shown"),
+]
 STATEMENT = (
     "BatchNorm can give the false impression of a local minimum: large weights dominate their "
     "gradients, and the loss stays where it is although the function could be learned."
 )
 CRITERION = (
-    "hidden weights × α, function unchanged, for one α at least: after the same steps the loss is "
-    "at least 5 × the unscaled net's while the median domination is below 1/100 of its; once the "
-    "weights are divided by α again, the loss comes within 3 × the unscaled net's in a third of "
-    "the steps (geometric means over seeds, paired)"
+    "hidden weights × α, function unchanged, for α = 10 and for α = 100, in every condition: after "
+    "the same steps the loss is at least 5 × the unscaled net's, the median domination below "
+    "1/α^1.5 of its; once the weights are divided by α again, the loss comes within 3 × the "
+    "unscaled net's in a third of the steps, the upper end of the 95 % interval included "
+    "(geometric means over seeds, paired)"
 )
 
 
@@ -75,17 +82,22 @@ def judge(frame: pd.DataFrame) -> Verdict:
         frame: What `measure` returned.
 
     Returns:
-        The verdict; its numbers are a row a condition and factor, ratios to the unscaled net.
+        The verdict; its numbers are a row a condition and factor, ratios to the unscaled net. It
+        needs both factors, and a pair of every seed of the condition.
     """
-    pairs = _pairs(frame)
-    rows = [
-        {"condition": condition, "factor": factor} | _compare(own)
-        for (condition, factor), own in pairs.groupby(["condition", "factor"])
-    ]
-    said = [row["shown"] for row in rows if row["shown"] is not None]
-    shown = any(said) if said else None
-    remarks = tuple(_remarks(frame, pairs))
-    return Verdict(3, STATEMENT, CRITERION, shown, pd.DataFrame(rows), remarks)
+    grid = frame[~frame["seed"].isin(CHOOSING_SEEDS)]
+    pairs = _pairs(judged(grid))
+    rows = []
+    for condition, own in grid.groupby("condition"):
+        seeds = own["seed"].nunique()
+        factors = {*FACTORS, *own["factor"].unique()} - {1.0}
+        for factor in sorted(factors):
+            found = pairs[(pairs["condition"] == condition) & (pairs["factor"] == factor)]
+            rows.append({"condition": condition, "factor": factor} | _compare(found, factor, seeds))
+    numbers = pd.DataFrame(rows, columns=COLUMNS)
+    decisive = numbers[numbers["factor"].isin(FACTORS)]
+    remarks = tuple(_remarks(frame, pairs, decisive))
+    return Verdict(3, STATEMENT, CRITERION, every(decisive["shown"].tolist()), numbers, remarks)
 
 
 def _release(run: Run) -> float:
@@ -105,7 +117,8 @@ def _pairs(frame: pd.DataFrame) -> pd.DataFrame:
             row |= {f"scaled {name}": x for name, x in _moments(scaled, release).items()}
             row |= {f"unscaled {name}": x for name, x in _moments(unscaled, release).items()}
             rows.append(row)
-    return pd.DataFrame(rows, columns=["condition", "factor", "seed"] if not rows else None)
+    names = [f"{net} {name}" for net in ("scaled", "unscaled") for name in MOMENTS]
+    return pd.DataFrame(rows, columns=["condition", "factor", "seed", *names])
 
 
 def _moments(run: pd.DataFrame, release: float) -> dict[str, float]:
@@ -113,17 +126,24 @@ def _moments(run: pd.DataFrame, release: float) -> dict[str, float]:
     losses = run.dropna(subset="train_loss").set_index("step")["train_loss"]
     before = run.loc[run["step"] < release, "domination"].dropna()
     after = losses[(losses.index > release) & (losses.index <= release * 4 / 3)]
-    return {
-        "loss": float(losses.get(release, math.nan)),
-        "domination": float(before.iloc[-1]) if len(before) else math.nan,
-        "last loss": float(after.iloc[-1]) if len(after) else math.nan,
-    }
+    values = (
+        float(losses.get(release, math.nan)),
+        float(before.iloc[-1]) if len(before) else math.nan,
+        float(after.iloc[-1]) if len(after) else math.nan,
+    )
+    return dict(zip(MOMENTS, values, strict=True))
 
 
-def _compare(pairs: pd.DataFrame) -> dict[str, object]:
-    loss, domination, last = (_ratio(pairs, name) for name in ("loss", "domination", "last loss"))
-    parts = (loss.mean >= PLATEAU, domination.mean < DOMINATED, last.mean <= RECOVERED)
-    enough = min(ratio.num for ratio in (loss, domination, last)) > 1
+def _compare(pairs: pd.DataFrame, factor: float, num_seeds: int) -> dict[str, object]:
+    loss, domination, last = (_ratio(pairs, name) for name in MOMENTS)
+    recovered = bool(last.mean <= RECOVERED)
+    parts = (
+        bool(loss.mean >= PLATEAU),
+        bool(domination.mean < factor**-DOMINATED_POWER),
+        recovered and (last.high <= RECOVERED or None),
+    )
+    # A pair that is missing, or has no finite number, leaves it open.
+    enough = min(ratio.num for ratio in (loss, domination, last)) == num_seeds > 1
     return {
         "pairs": loss.num,
         "loss ratio": loss.mean,
@@ -133,20 +153,20 @@ def _compare(pairs: pd.DataFrame) -> dict[str, object]:
         "loss ratio after release": last.mean,
         "after low": last.low,
         "after high": last.high,
-        "shown": all(parts) if enough else None,
+        "shown": every(parts) if enough else None,
     }
 
 
 def _ratio(pairs: pd.DataFrame, name: str) -> PairedDifference:
-    # Geometric mean over seeds of scaled / unscaled, and its interval.
-    with np.errstate(divide="ignore"):
-        unscaled, scaled = (np.log(pairs[f"{net} {name}"]) for net in ("unscaled", "scaled"))
-    found = paired_difference(unscaled.tolist(), scaled.tolist())
+    # Geometric mean over seeds of scaled / unscaled, and its interval; of finite losses alone.
+    values = pairs[[f"{net} {name}" for net in ("unscaled", "scaled")]].to_numpy(dtype=float)
+    logarithms = np.log(values[np.isfinite(values).all(axis=1) & (values > 0).all(axis=1)])
+    found = paired_difference(logarithms[:, 0].tolist(), logarithms[:, 1].tolist())
     mean, low, high = np.exp([found.mean, found.low, found.high]).tolist()
     return PairedDifference(found.num, mean, low, high)
 
 
-def _remarks(frame: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[str]:
+def _remarks(frame: pd.DataFrame, pairs: pd.DataFrame, decisive: pd.DataFrame) -> Iterator[str]:
     yield from unfinished(frame)
     if not len(pairs):
         yield f"no run with {FACTOR} other than 1 has a partner with factor 1"
@@ -156,3 +176,13 @@ def _remarks(frame: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[str]:
     lost = int((~np.isfinite(pairs.select_dtypes(float))).any(axis=1).sum())
     if lost:
         yield f"{lost} of {len(pairs)} pairs lack a finite loss or domination at one of the steps"
+    for row in decisive.to_dict("records"):
+        if row["shown"] is None:
+            where = f"{row['condition']}, α = {row['factor']:g}"
+            seeds = frame.loc[frame["condition"] == row["condition"], "seed"].nunique()
+            few = row["pairs"] < max(2, seeds)
+            yield f"{where}: " + (
+                f"{row['pairs']} pairs of {seeds} seeds, of which it needs each and two at least"
+                if few
+                else "the interval of the loss after the release does not decide"
+            )

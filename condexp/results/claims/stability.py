@@ -1,15 +1,15 @@
 """Claim 2: with BatchNorm λ_max stays bounded, whatever the initialization, lr and time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from condexp.results.claims.conditions import describe, unfinished
+from condexp.results.claims.conditions import CHOOSING_SEEDS, describe, judged, unfinished
 from condexp.results.claims.requires import require
-from condexp.results.claims.verdict import Verdict
+from condexp.results.claims.verdict import Verdict, every
 from condexp.results.config_keys import lookup
-from condexp.results.tables.differences import PairedDifference, paired_difference
+from condexp.results.tables.paired import PairedDifference, paired_difference
 from condexp.store.reader import Run
 from condexp.store.run_folder.status import State
 
@@ -17,20 +17,24 @@ MEASURE = "kfac_lambda_max"
 FACTORS = ("model.norm", "model.init", "model.init_scale", "optimizer.lr")
 CELL = ["condition", "init", "lr"]
 PLAIN, NORMALIZED = "none", "batch"
-DECADES = 2.0
+DECADES = 2.0  # between the ranges, and the most that one may grow
 NUMBERS = [
-    *("seed", "cells", "step"),
-    *(f"{what} {n}" for what in ("range", "halved", "diverged") for n in (PLAIN, NORMALIZED)),
+    *("condition", "seed", "cells", "step"),
+    *(f"{what} {n}" for what in ("range", "finite") for n in (PLAIN, NORMALIZED)),
+    *("growth batch", "growth of the largest batch"),
+    *(f"{what} {n}" for what in ("halved", "diverged") for n in (PLAIN, NORMALIZED)),
 ]
 STATEMENT = (
     "BatchNorm stabilises training: λ_max of the layers' K-FAC blocks stays bounded over "
     "initializations, learning rates and time."
 )
 CRITERION = (
-    "over the grid of initializations and learning rates, the range of log₁₀ λ_max(kfac) of the "
-    "median layer at the last common step is smaller with BatchNorm by at least 2 (mean over "
-    "seeds, paired), and more cells at least halve the initial loss with BatchNorm than without "
-    "(diverged cells count as not)"
+    "in every condition, over the grid of initializations and learning rates, at the last step and "
+    "among the cells that are finite there: the range of log₁₀ λ_max(kfac) of the median layer is "
+    "smaller with BatchNorm by at least 2 (mean over seeds, paired); from the first snapshot to "
+    "the last, with BatchNorm, neither the range nor the largest λ_max grows by 2 decades in any "
+    "seed; and more cells at least halve the initial loss with BatchNorm than without (diverged "
+    "cells count as not)"
 )
 
 
@@ -46,8 +50,8 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         ``lr``, ``seed``, ``run``, ``state``; ``first_loss`` of the first batch, ``last_loss`` the
         mean over the batches of the last epoch (NaN where the run diverged); ``step``;
         ``log10_lambda_max`` of the median layer, -inf where that is zero and NaN where a layer's
-        is not finite; ``compared``: whether this is the last step at which every run of this seed
-        has a finite one.
+        is not finite; ``compared``: whether this is the last step of this seed, which a run that
+        diverged does not have.
 
     Raises:
         InputError: If a run did not record it.
@@ -81,37 +85,56 @@ def judge(frame: pd.DataFrame) -> Verdict:
         frame: What `measure` returned.
 
     Returns:
-        The verdict; its numbers are a row a seed, of the cells that were run with both.
+        The verdict; its numbers are a row a condition and seed. It needs two seeds and every cell
+        of the grid, with and without BatchNorm, in every condition.
     """
-    runs = cells(frame[frame["norm"].isin([PLAIN, NORMALIZED])])
-    twice = runs[runs.groupby([*CELL, "seed"])["norm"].transform("nunique") == 2]
-    rows = [_row(seed, of_seed) for seed, of_seed in twice.groupby("seed")]
+    grid = frame[frame["norm"].isin([PLAIN, NORMALIZED]) & ~frame["seed"].isin(CHOOSING_SEEDS)]
+    known = judged(grid)
+    runs = cells(known)
+    rows = [
+        {"condition": condition, "seed": seed} | _row(own, known)
+        for (condition, seed), own in runs.groupby(["condition", "seed"])
+    ]
     numbers = pd.DataFrame(rows, columns=NUMBERS)
-    difference = paired_difference(*(numbers[f"range {n}"].tolist() for n in (NORMALIZED, PLAIN)))
-    shown = None
-    if difference.num > 1 and numbers["cells"].min() > 1:
-        more = numbers["halved batch"].sum() > numbers["halved none"].sum()
-        shown = bool(difference.mean >= DECADES and more)
-    remarks = tuple(_remarks(frame, numbers, difference, len(runs) - len(twice)))
+    missing = {str(name): _num_missing(own, runs) for name, own in grid.groupby("condition")}
+    parts = {
+        name: _parts(numbers[numbers["condition"] == name], num) for name, num in missing.items()
+    }
+    shown = every(part for found in parts.values() for part in found.values())
+    remarks = tuple(_remarks(frame, runs, numbers, missing, parts))
     return Verdict(2, STATEMENT, CRITERION, shown, numbers, remarks)
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """Say of each run where it stood at the last common step, and what became of its loss.
+    """Say of each run where it stood at the last step, and what became of its loss.
 
     Args:
         frame: What `measure` returned, or some of its rows.
 
     Returns:
         One row a run: the columns of `measure`, of them ``step`` and ``log10_lambda_max`` at the
-        last common step, NaN where there is none; and ``halved``, ``diverged``.
+        last step, NaN where it has no finite one; and ``halved``, ``diverged``.
     """
-    at = frame[["step", "log10_lambda_max"]].where(frame["compared"])
+    finite = frame["compared"] & np.isfinite(frame["log10_lambda_max"])
+    at = frame[["step", "log10_lambda_max"]].where(finite)
     runs = frame.assign(**at).groupby("run", sort=False).first().reset_index()
     return runs.assign(
         halved=runs["last_loss"] <= runs["first_loss"] / 2,
         diverged=runs["state"] == State.DIVERGED,
     )
+
+
+def spread(values: "pd.Series[float]") -> float:
+    """Measure the range of the cells that are finite.
+
+    Args:
+        values: log₁₀ λ_max of each cell.
+
+    Returns:
+        The largest minus the smallest; NaN where there are fewer than two.
+    """
+    finite = values[np.isfinite(values)]
+    return float(finite.max() - finite.min()) if len(finite) > 1 else np.nan
 
 
 def _init(run: Run) -> str:
@@ -128,46 +151,108 @@ def _losses(run: Run) -> dict[str, float]:
 
 
 def _compared(frame: pd.DataFrame) -> "pd.Series[bool]":
-    # A run that diverged, or whose gradients are all zero, has no number to compare any more.
-    finite = frame[np.isfinite(frame["log10_lambda_max"])]
-    found = pd.Series(data=False, index=frame.index)
-    for seed, of_seed in finite.groupby("seed"):
-        num_runs = frame.loc[frame["seed"] == seed, "run"].nunique()
+    """Return which rows are at the last step of their seed: that of the runs that go to the end."""
+    lasts = frame.groupby(["seed", "run"])["step"].max()
+    # Runs of one seed may have schedules of their own: the last step that all of them can have.
+    reached = {seed: of_seed.max() for seed, of_seed in lasts.groupby("seed")}
+    complete = frame[frame["state"] == State.COMPLETE]
+    for seed, of_seed in complete.groupby("seed"):
         counts = of_seed.groupby("step")["run"].nunique()
-        common = counts.index[counts == num_runs]
-        if len(common):
-            found |= (frame["seed"] == seed) & (frame["step"] == common.max())
-    return found
+        common = counts.index[counts == of_seed["run"].nunique()]
+        reached[seed] = common.max() if len(common) else np.nan
+    return frame["step"] == frame["seed"].map(reached)
 
 
-def _row(seed: object, runs: pd.DataFrame) -> dict[str, object]:
-    row = {"seed": seed, "cells": len(runs) // 2, "step": runs["step"].max()}
+def _row(runs: pd.DataFrame, frame: pd.DataFrame) -> dict[str, object]:
+    """Return the numbers of one condition and seed."""
+    row: dict[str, object] = {
+        "cells": len(runs[CELL].drop_duplicates()),
+        "step": runs["step"].max(),
+    }
     for norm, own in runs.groupby("norm"):
-        row[f"range {norm}"] = np.ptp(own["log10_lambda_max"].to_numpy())
+        row[f"range {norm}"] = spread(own["log10_lambda_max"])
+        row[f"finite {norm}"] = int(own["log10_lambda_max"].notna().sum())
         row[f"halved {norm}"] = own["halved"].sum()
         row[f"diverged {norm}"] = own["diverged"].sum()
+    normalized = runs[runs["norm"] == NORMALIZED]
+    own = frame[frame["run"].isin(normalized["run"])]
+    first = own.loc[own["step"] == own["step"].min(), "log10_lambda_max"]
+    last = normalized["log10_lambda_max"]
+    if len(normalized):
+        row["growth batch"] = spread(last) - spread(first)
+        row["growth of the largest batch"] = last.max() - first.max()
     return row
 
 
+def _num_missing(grid: pd.DataFrame, runs: pd.DataFrame) -> int:
+    """Return how many runs of one condition's grid have not ended, or were not made."""
+    num_cells = len(grid[CELL].drop_duplicates())
+    condition = grid["condition"].iloc[0]
+    return num_cells * grid["seed"].nunique() * 2 - int((runs["condition"] == condition).sum())
+
+
+def _parts(numbers: pd.DataFrame, num_missing: int) -> dict[str, bool | None]:
+    """Return of each part of the criterion whether it holds in one condition."""
+    difference = _difference(numbers)
+    growth = numbers[["growth batch", "growth of the largest batch"]].to_numpy(dtype=float)
+    more = numbers["halved batch"].sum() > numbers["halved none"].sum()
+    whole = len(numbers) > 1 and difference.num == len(numbers)
+    parts: dict[str, bool | None] = {
+        "a range smaller by 2 decades": bool(difference.mean >= DECADES) if whole else None,
+        "growth below 2 decades": None
+        if np.isnan(growth).any()
+        else bool((growth < DECADES).all()),
+        "more cells that halve the loss": bool(more),
+    }
+    sufficient = len(numbers) > 1 and numbers["cells"].min() > 1 and not num_missing
+    return parts if sufficient else dict.fromkeys(parts)
+
+
+def _difference(numbers: pd.DataFrame) -> PairedDifference:
+    return paired_difference(*(numbers[f"range {n}"].tolist() for n in (NORMALIZED, PLAIN)))
+
+
 def _remarks(
-    frame: pd.DataFrame, numbers: pd.DataFrame, difference: PairedDifference, alone: int
+    frame: pd.DataFrame,
+    runs: pd.DataFrame,
+    numbers: pd.DataFrame,
+    missing: Mapping[str, int],
+    parts: Mapping[str, Mapping[str, bool | None]],
 ) -> Iterator[str]:
     yield from unfinished(frame)
-    if alone:
-        yield f"runs left out for want of a partner with the other norm: {alone}"
-    if difference.num < 2:
-        yield f"seeds that compare the two norms: {difference.num}, where two are needed"
-    elif numbers["cells"].min() < 2:
-        yield "one initialization and learning rate alone have no range"
-    if difference.num:
+    for name, num in missing.items():
+        own, held = numbers[numbers["condition"] == name], parts[name]
+        if num:
+            yield f"{name}: {num} runs of the grid are missing or have not ended"
+        if len(own) < 2:
+            yield f"{name}: seeds that compare the two norms: {len(own)}, where two are needed"
+        elif own["cells"].min() < 2:
+            yield f"{name}: one initialization and learning rate alone have no range"
+        elif not num and None in held.values():
+            yield f"{name}: too few cells are finite at the last step to compare their range"
+        if failed := [part for part, value in held.items() if value is False]:
+            yield f"{name}: not met: {', '.join(failed)}"
+        found = _difference(own)
+        if found.num:
+            yield (
+                f"{name}: the range is smaller with BatchNorm by {found.mean:.2f} decades "
+                f"(95 % interval {found.low:.2f} to {found.high:.2f}, n = {found.num})"
+            )
+            yield from _without_extreme(name, runs[runs["condition"] == name])
+
+
+def _without_extreme(name: str, runs: pd.DataFrame) -> Iterator[str]:
+    # The initialization that widens the plain nets' range most is left out.
+    means = {}
+    for init in runs["init"].unique():
+        rest = runs[runs["init"] != init].groupby(["norm", "seed"])["log10_lambda_max"].agg(spread)
+        of_norm = rest.groupby("norm").mean()
+        means[str(init)] = of_norm.get(PLAIN, np.nan), of_norm.get(NORMALIZED, np.nan)
+    known = {init: pair for init, pair in means.items() if not np.isnan(pair).any()}
+    if known:
+        init = min(known, key=lambda each: known[each][0])
+        plain, normalized = known[init]
         yield (
-            f"the range is smaller with BatchNorm by {difference.mean:.2f} decades "
-            f"(95 % interval {difference.low:.2f} to {difference.high:.2f}, n = {difference.num})"
+            f"{name}: without init={init}, which widens the plain nets' range most, it is "
+            f"{plain:.2f} decades and {normalized:.2f} with BatchNorm"
         )
-    last = frame["step"].max()
-    steps = frame["step"].where(frame["compared"]).groupby(frame["seed"]).max()
-    for seed, step in steps[steps != last].items():
-        if np.isnan(step):
-            yield f"seed {seed}: no step has a finite λ_max in all runs"
-        else:
-            yield f"seed {seed}: past step {step:.0f} of {last}, not all runs have a finite λ_max"

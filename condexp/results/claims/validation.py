@@ -1,27 +1,47 @@
 """Claim 1: a layer's Fisher block is close to the Kronecker product of its factors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from condexp.results.claims.conditions import describe, unfinished
+from condexp.results.claims.conditions import (
+    CHOOSING_SEEDS,
+    at_most,
+    describe,
+    judged,
+    lacking,
+    unfinished,
+)
 from condexp.results.claims.requires import require
-from condexp.results.claims.verdict import Verdict
+from condexp.results.claims.verdict import Verdict, every
 from condexp.results.layer_measures import LayerMeasures
+from condexp.results.tables.paired import differences, median, paired_difference
 from condexp.store.reader import Run
 from condexp.store.schema.matrices import NETWORK
 
-THRESHOLD = 0.9
+THRESHOLD, LOWEST = 0.9, 0.8  # of the correlation, and of the low end of its interval
+SLOPES = (0.8, 1.25)
+FACTOR = 3.0
 SYMBOLS = {"lambda_max": "λ_max", "kappa_0.5": "κ_0.5"}
 MEASURES = tuple(SYMBOLS)
-MATRICES = ("kfac", "fisher")
+MATRICES, ENDS = ("kfac", "fisher"), ("low", "high")
 OPTION = "analysis=fisher with 0.5 in analysis.kappa_p"
+PARTS = (
+    *("points of", "r of log", "r low of", "r high of"),
+    *("slope of", "median ratio fisher / kfac of"),
+)
+COLUMNS = ("condition", "seeds", *(f"{part} {s}" for s in SYMBOLS.values() for part in PARTS))
+MIN_POINTS = 3
+ALMOST_ONE = 1 - 1e-12  # a correlation of 1 has no finite Fisher z
 STATEMENT = "A layer's Fisher block is close to the Kronecker product Σ_x ⊗ Σ_∇h of its factors."
 CRITERION = (
-    "over the snapshots and layers of a run, Pearson's correlation of log λ_max(kfac) with log "
-    "λ_max(fisher) is at least 0.9, and that of log κ_0.5 on layers with no more weights than "
-    "gradients were measured; mean over seeds, in every condition"
+    "in every condition, over the snapshots and layers, for λ_max, and for κ_0.5 of layers with no "
+    "more weights than gradients were measured: Pearson's correlation of the logarithms of kfac "
+    "and fisher is at least 0.9, the low end of its 95 % interval (Fisher's z, over seeds) above "
+    "0.8, the slope of log fisher on log kfac is between 0.8 and 1.25, and the median ratio is "
+    "within a factor of 3; where a κ is infinite, correlation and ratio are of ranks and medians"
 )
 
 
@@ -34,8 +54,9 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     Returns:
         One row a run, snapshot and layer: ``run``, ``condition``, ``seed``, ``state``, ``step``,
         ``layer``, ``full_rows`` (whether the Fisher block has a gradient for each weight), and
-        ``<matrix>_<measure>`` of λ_max and κ_0.5. The layer ``network`` is of all layers together:
-        the largest λ_max of a layer's ``kfac``, beside that of the network's ``fisher``.
+        ``<matrix>_<measure>`` of λ_max and κ_0.5, with the ends of κ's intervals. The layer
+        ``network`` is of all layers together: the largest λ_max of a layer's ``kfac``, beside that
+        of the network's ``fisher``.
     """
     names = [f"{matrix}_{name}" for matrix in MATRICES for name in MEASURES]
     parts = []
@@ -45,7 +66,12 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
         own = {"run": str(run.path), **described}
         full = layers.arrays["n_fisher"] == layers.arrays["n_kfac"]
         full_rows = np.tile(full, len(layers.steps))
-        parts.append(layers.table(names).assign(full_rows=full_rows, **own))
+        ends = {
+            f"{matrix}_kappa_{end}_0.5": values.ravel()
+            for matrix in MATRICES
+            for end, values in zip(ENDS, layers.interval(f"{matrix}_kappa_0.5"), strict=True)
+        }
+        parts.append(layers.table(names).assign(full_rows=full_rows, **ends, **own))
         parts.append(
             pd.DataFrame({
                 "step": network.steps,
@@ -56,11 +82,12 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
             }).assign(**own)
         )
     frame = pd.concat(parts, ignore_index=True)
+    names += [f"{matrix}_kappa_{end}_0.5" for matrix in MATRICES for end in ENDS]
     return frame[["run", "condition", "seed", "state", "step", "layer", "full_rows", *names]]
 
 
 def points(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Take the logarithms that are compared.
+    """Take the logarithms that can be drawn.
 
     Args:
         frame: What :func:`measure` returned.
@@ -68,86 +95,155 @@ def points(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
     Returns:
         Rows of the frame where both numbers are positive and finite, for κ of layers with a
-        gradient for each weight, with the columns ``kfac`` and ``fisher``: log₁₀ of each.
+        gradient for each weight, with the columns ``kfac`` and ``fisher``: log₁₀ of each; and
+        ``bound``: whether one is known from below only.
     """
-    rows = frame if name == "lambda_max" else frame[frame["full_rows"]]
-    both = rows[[f"{matrix}_{name}" for matrix in MATRICES]].set_axis(list(MATRICES), axis=1)
-    usable = (np.isfinite(both) & (both > 0)).all(axis=1)
-    return rows[usable].join(both[usable].transform(np.log10))
+    pairs = _pairs(frame, name)
+    stored = {matrix: np.log10(pairs[f"{matrix}_{name}"]) for matrix in MATRICES}
+    bound = (pairs["kfac"] == np.inf) | (pairs["fisher"] == np.inf)
+    pairs = pairs.assign(bound=bound, **stored)
+    return pairs[(pairs["kfac"] < np.inf) & (pairs["fisher"] < np.inf)]
 
 
 def correlations(frame: pd.DataFrame) -> pd.DataFrame:
-    """Correlate the two matrices over the snapshots and layers of each run.
+    """Compare the two matrices over the snapshots and layers of each run.
 
     Args:
         frame: What :func:`measure` returned.
 
     Returns:
-        One row a condition: ``condition``, ``seeds``, ``layers`` (of them whole blocks for κ),
-        and for each measure ``points`` of a run, the ``mean`` and ``lowest`` correlation over
-        seeds, NaN where a run has fewer than three points; and the median ratio of fisher's λ_max
-        to kfac's.
+        One row a condition: ``condition``, ``seeds``, and for each measure the ``points``, the
+        correlation (the mean of Fisher's z over seeds, transformed back) with its 95 % interval,
+        the mean slope of log fisher on log kfac, and the median ratio fisher / kfac; NaN where a
+        run has fewer than three points.
     """
     layers = frame[frame["layer"] != NETWORK]
     rows = []
     for condition, own in layers.groupby("condition", sort=True):
         row: dict[str, object] = {"condition": condition, "seeds": own["seed"].nunique()}
         for name, symbol in SYMBOLS.items():
-            used = points(own, name)
-            found = [_correlation(used[used["run"] == run]) for run in own["run"].unique()]
-            row[f"points of {symbol}"] = len(used)
-            row[f"r of log {symbol}"] = float(np.mean(found))
-            row[f"lowest r of log {symbol}"] = float(np.min(found))
-        used = points(own, "lambda_max")
-        row["median λ_max ratio fisher / kfac"] = 10 ** (used["fisher"] - used["kfac"]).median()
+            row |= {f"{key} {symbol}": x for key, x in _closeness(_pairs(own, name), own).items()}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def judge(frame: pd.DataFrame) -> Verdict:
-    """Compare the correlations with the threshold.
+    """Compare correlation, slope and ratio of both measures with their bounds.
 
     Args:
         frame: What :func:`measure` returned.
 
     Returns:
-        The verdict: it needs two seeds and both correlations in every condition.
+        The verdict: it needs two seeds, and as many as its other conditions, in every condition.
     """
-    numbers = correlations(frame)
-    means = numbers[["r of log λ_max", "r of log κ_0.5"]].to_numpy()
-    enough = bool((numbers["seeds"] >= 2).all()) and not np.isnan(means).any()
-    # One correlation that is too small refutes, whatever cannot be said of the others.
-    refuted = bool((means < THRESHOLD).any()) and bool((numbers["seeds"] >= 2).all())
-    shown = False if refuted else True if enough else None
-    return Verdict(1, STATEMENT, CRITERION, shown, numbers, tuple(_remarks(frame, numbers)))
+    runs = judged(frame)
+    numbers = correlations(runs)
+    missing = lacking(frame[~frame["seed"].isin(CHOOSING_SEEDS)], runs)
+    parts = [
+        part
+        for row in numbers.to_dict("records")
+        for part in _parts({str(key): x for key, x in row.items()}, missing).values()
+    ]
+    parts += [None for condition in missing if condition not in set(numbers.get("condition", ()))]
+    remarks = tuple(_remarks(frame, runs, numbers, missing))
+    return Verdict(1, STATEMENT, CRITERION, every(parts), numbers, remarks)
 
 
-def _correlation(used: pd.DataFrame) -> float:
-    if len(used) < 3 or (used[list(MATRICES)].nunique() < 2).any():
+def _pairs(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the rows that have both logarithms; of κ they may be infinite, as bounds are."""
+    rows = frame if name == "lambda_max" else frame[frame["full_rows"]]
+    columns = {
+        matrix: at_most(rows, f"{matrix}_{name}", f"{matrix}_{name}".replace("kappa", "kappa_high"))
+        for matrix in MATRICES
+    }
+    both = pd.DataFrame(columns)
+    usable = (both > 0).all(axis=1)
+    if name == "lambda_max":
+        usable = usable & (both < np.inf).all(axis=1)
+    return rows[usable].assign(**{name: np.log10(both.loc[usable, name]) for name in MATRICES})
+
+
+def _closeness(pairs: pd.DataFrame, own: pd.DataFrame) -> dict[str, float]:
+    infinite = bool(np.isinf(pairs[list(MATRICES)]).any(axis=None))
+    by_run = [pairs[pairs["run"] == run] for run in own["run"].unique()]
+    r = [_correlation(used, ranks=infinite) for used in by_run]
+    z = np.arctanh(np.clip(r, -ALMOST_ONE, ALMOST_ONE))
+    # NaN stays: a run without a correlation is not left out of the mean.
+    found = paired_difference([0.0] * len(z), z.tolist())
+    lost = len(z) - found.num
+    mean, low, high = np.tanh([found.mean, found.low, found.high]) if not lost else [np.nan] * 3
+    ratios = differences(pairs["kfac"].tolist(), pairs["fisher"].tolist())
+    slope = float(np.mean([_slope(used) for used in by_run]))
+    values = (len(pairs), float(mean), float(low), float(high), slope, float(10 ** median(ratios)))
+    return dict(zip(PARTS, values, strict=True))
+
+
+def _parts(row: Mapping[str, Any], missing: Mapping[str, object]) -> dict[str, bool | None]:
+    """Return of each part of the criterion whether it holds in one condition."""
+    parts: dict[str, bool | None] = {}
+    for symbol in SYMBOLS.values():
+        slope, ratio = row[f"slope of {symbol}"], row[f"median ratio fisher / kfac of {symbol}"]
+        r, low = row[f"r of log {symbol}"], row[f"r low of {symbol}"]
+        parts[f"r of {symbol}"] = None if np.isnan(r) else bool(r >= THRESHOLD)
+        parts[f"r's interval of {symbol}"] = True if low > LOWEST else None
+        parts[f"slope of {symbol}"] = (
+            None if np.isnan(slope) else bool(SLOPES[0] <= slope <= SLOPES[1])
+        )
+        parts[f"ratio of {symbol}"] = (
+            None if np.isnan(ratio) else bool(1 / FACTOR <= ratio <= FACTOR)
+        )
+    if row["seeds"] < 2 or row["condition"] in missing:
+        return dict.fromkeys(parts)
+    return parts
+
+
+def _correlation(used: pd.DataFrame, *, ranks: bool = False) -> float:
+    values = used[list(MATRICES)].rank() if ranks else used[list(MATRICES)]
+    if len(used) < MIN_POINTS or (values.nunique() < 2).any():
         return np.nan
-    return float(np.corrcoef(used["kfac"], used["fisher"])[0, 1])
+    return float(np.corrcoef(values["kfac"], values["fisher"])[0, 1])
 
 
-def _remarks(frame: pd.DataFrame, numbers: pd.DataFrame) -> Iterator[str]:
+def _slope(used: pd.DataFrame) -> float:
+    # Infinite ones are in the correlation and the ratio; a line leads through the others.
+    finite = used[np.isfinite(used[list(MATRICES)]).all(axis=1)]
+    if len(finite) < MIN_POINTS or finite["kfac"].nunique() < 2:
+        return np.nan
+    covariance = np.cov(finite["kfac"], finite["fisher"])
+    return float(covariance[0, 1] / covariance[0, 0])
+
+
+def _remarks(
+    frame: pd.DataFrame,
+    runs: pd.DataFrame,
+    numbers: pd.DataFrame,
+    missing: Mapping[str, Sequence[object]],
+) -> Iterator[str]:
     yield from unfinished(frame)
-    layers = frame[frame["layer"] != NETWORK]
+    for condition, seeds in missing.items():
+        yield f"{condition}: no run that has ended of seed {', '.join(map(str, seeds))}"
+    if not len(numbers):
+        return
+    layers = runs[runs["layer"] != NETWORK]
     few = numbers[numbers["seeds"] < 2]["condition"]
     if len(few):
         yield f"fewer than two seeds: {'; '.join(few)}"
     partial = layers[~layers["full_rows"]].groupby("condition")["layer"].unique()
-    for condition, names in partial.items():
+    for group, names in partial.items():
         yield (
-            f"{condition}: κ_0.5 is not compared on {', '.join(names)}, which have more weights "
+            f"{group}: κ_0.5 is not compared on {', '.join(names)}, which have more weights "
             "than gradients were measured"
         )
     whole = layers[layers["full_rows"]]
     for (name, symbol), rows in zip(SYMBOLS.items(), (layers, whole), strict=True):
-        lost = len(rows) - len(points(layers, name))
-        if lost:
-            yield f"{lost} of {len(rows)} values of {symbol} are zero or infinite and left out"
-    yield from _failures(layers, numbers)
+        pairs = _pairs(layers, name)
+        if lost := len(rows) - len(pairs):
+            yield f"{lost} of {len(rows)} values of {symbol} are zero or no number: left out"
+        if infinite := int(np.isinf(pairs[list(MATRICES)]).any(axis=1).sum()):
+            yield f"{infinite} of {len(rows)} pairs of {symbol} are infinite: ranked as the largest"
+    yield from _failures(layers, numbers, missing)
     pooled = [_correlation(points(layers, name)) for name in MEASURES]
-    network = points(frame[frame["layer"] == NETWORK], "lambda_max")
+    network = points(runs[runs["layer"] == NETWORK], "lambda_max")
     ratio = 10 ** (network["fisher"] - network["kfac"]).median()
     yield (
         f"beside the criterion: over all runs together r is {pooled[0]:.2f} for λ_max and "
@@ -156,13 +252,20 @@ def _remarks(frame: pd.DataFrame, numbers: pd.DataFrame) -> Iterator[str]:
     )
 
 
-def _failures(layers: pd.DataFrame, numbers: pd.DataFrame) -> Iterator[str]:
-    failed = (numbers[["r of log λ_max", "r of log κ_0.5"]] < THRESHOLD).any(axis=1)
-    for condition in numbers.loc[failed, "condition"]:
-        own = points(layers[layers["condition"] == condition], "lambda_max")
-        ratios = 10 ** (own["fisher"] - own["kfac"]).groupby(own["layer"], sort=False).median()
-        words = ", ".join(f"{ratio:.2g} in {layer}" for layer, ratio in ratios.items())
-        yield (
-            f"{condition}: a correlation is below {THRESHOLD}; λ_max of fisher is, times kfac's, "
-            f"{words} (median)"
-        )
+def _failures(
+    layers: pd.DataFrame, numbers: pd.DataFrame, missing: Mapping[str, object]
+) -> Iterator[str]:
+    for row in numbers.to_dict("records"):
+        condition = str(row["condition"])
+        parts = _parts({str(key): x for key, x in row.items()}, missing)
+        if failed := [name for name, held in parts.items() if held is False]:
+            own = points(layers[layers["condition"] == condition], "lambda_max")
+            ratios = 10 ** (own["fisher"] - own["kfac"]).groupby(own["layer"], sort=False).median()
+            words = ", ".join(f"{ratio:.2g} in {layer}" for layer, ratio in ratios.items())
+            yield (
+                f"{condition}: out of bounds: {', '.join(failed)}; λ_max of fisher is, times "
+                f"kfac's, {words} (median)"
+            )
+        open_ = [name for name, held in parts.items() if held is None]
+        if open_ and condition not in missing and row["seeds"] > 1:
+            yield f"{condition}: undecided: {', '.join(open_)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,3 +33,19 @@ class Verdict:
         if self.shown is None:
             return "cannot be said"
         return "shown" if self.shown else "not shown at this size"
+
+
+def every(parts: Iterable[bool | None]) -> bool | None:
+    """Unite what was found of conditions that all have to hold.
+
+    Args:
+        parts: Of each whether it holds; ``None`` where runs are missing, or an interval decides
+            nothing.
+
+    Returns:
+        False where one fails, else ``None`` where one cannot be said or there is none.
+    """
+    found = list(parts)
+    if any(part is False for part in found):
+        return False
+    return True if found and all(found) else None

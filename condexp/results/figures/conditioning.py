@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from condexp.results.claims import conditioning as claim
-from condexp.results.figures.curves import color_of, draw_seeds
-from condexp.results.figures.style import Size, new_figure, save, style
+from condexp.results.figures.curves import BOUND, BOUND_LABEL, color_of, draw_seeds, mark_bounds
+from condexp.results.figures.style import GREY, Size, new_figure, save, style
 from condexp.store.reader import Run
 
 PANEL_HEIGHT = 1.9  # inches
@@ -21,8 +21,9 @@ INFINITE_AT = 0.97  # height, as a share of the panel, of the marks for infinite
 def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
     """κ_0.5 of every layer's ``kfac`` at the last snapshot: a panel a condition, a curve a norm.
 
-    Curves are geometric means over seeds, bands their range. A triangle at the top marks a layer
-    whose κ is infinite in at least one seed; a layer measured with too few rows for its κ to speak
+    Curves are geometric means over seeds, bands their range. A full triangle at the top marks a
+    layer whose κ is infinite in at least one seed, an open one at its place a seed's κ that is
+    known from below only; a layer measured with too few rows for its κ to speak
     of the network is left out.
 
     Args:
@@ -42,6 +43,7 @@ def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path
     with style():
         figure = new_figure(size.width, num_rows * PANEL_HEIGHT + 0.3)
         grid = figure.subplots(num_rows, num_cols, sharey=True, squeeze=False)
+        marks: set[str] = set()
         for axes in grid.flat[len(conditions) :]:
             axes.set_axis_off()
         for axes, condition in zip(grid.flat, conditions, strict=False):
@@ -49,7 +51,7 @@ def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path
             axes.set_yscale("log")
             for index, norm in enumerate(norms):
                 own = last[(last["condition"] == condition) & (last["norm"] == norm)]
-                _draw(axes, own[own["enough_rows"]], index)
+                marks |= _draw(axes, own[own["enough_rows"]], index)
             axes.set_xlabel("layer, in the order of execution")
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         for axes in grid[:, 0]:
@@ -57,20 +59,32 @@ def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path
         lines = [
             Line2D([], [], color=color_of(i), label=f"norm={norm}") for i, norm in enumerate(norms)
         ]
+        if "infinite" in marks:
+            full = Line2D([], [], color=GREY, marker="^", linestyle="", markersize=3, label="∞")
+            lines.append(full)
+        if "bound" in marks:
+            lines.append(Line2D([], [], **BOUND, color=GREY, markersize=3.5, label=BOUND_LABEL))
         figure.legend(handles=lines, loc="outside lower center", ncols=4)
         return save(figure, last, folder, "conditioning")
 
 
-def _draw(axes: Axes, own: pd.DataFrame, index: int) -> None:
-    color = color_of(index)
-    values = own.pivot(index="index", columns="seed", values="kappa")
+def _draw(axes: Axes, own: pd.DataFrame, index: int) -> set[str]:
+    # Draws one normalisation, and says which marks the legend has to explain.
+    color, marks = color_of(index), set()
+    values, highs = (
+        own.pivot(index="index", columns="seed", values=name) for name in ("kappa", "kappa_high")
+    )
     draw_seeds(axes, values, color)
+    if mark_bounds(axes, values, highs, color):
+        marks.add("bound")
     infinite = [layer for layer, row in values.iterrows() if np.isinf(row).any()]
     if infinite:
         beside = [float(str(layer)) + 0.12 * index for layer in infinite]  # those of other norms
         top = [INFINITE_AT] * len(infinite)
         across = axes.get_xaxis_transform()
         axes.plot(beside, top, "^", color=color, markersize=3, transform=across)
+        marks.add("infinite")
+    return marks
 
 
 def _order(norm: str) -> tuple[int, str]:

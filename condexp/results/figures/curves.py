@@ -21,6 +21,8 @@ from condexp.results.figures.style import (
 
 COLORS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY_BLUE, BLACK)
 LINES: Sequence[Any] = ("-", "--", ":", "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3)))
+BOUND: Any = {"marker": "^", "linestyle": "", "markerfacecolor": "none", "markeredgewidth": 0.7}
+BOUND_LABEL = "≥: a lower bound"
 FEW = 20  # points that are marked one by one
 FEW_DECADES = 10**2.5
 
@@ -72,6 +74,25 @@ def draw_seeds(
     if kept.shape[1] > 1:
         low, high = np.nanmin(kept, axis=1), np.nanmax(kept, axis=1)
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def mark_bounds(axes: Axes, values: pd.DataFrame, highs: pd.DataFrame, color: str) -> bool:
+    """Mark the numbers that are lower bounds by open triangles.
+
+    Args:
+        axes: The panel.
+        values: Rows are places on the horizontal axis; a column a seed.
+        highs: High ends of the values' intervals, likewise; NaN where they have none.
+        color: Of the triangles.
+
+    Returns:
+        Whether there was one.
+    """
+    numbers, ends = values.to_numpy(dtype=float), highs.to_numpy(dtype=float)
+    rows, seeds = np.nonzero(np.isfinite(numbers) & np.isposinf(ends))
+    places = values.index.to_numpy()[rows]
+    axes.plot(places, numbers[rows, seeds], **BOUND, color=color, markersize=3.5)
+    return bool(len(rows))
 
 
 def scale_logarithmically(axes: Axes) -> None:

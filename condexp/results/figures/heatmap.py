@@ -32,11 +32,13 @@ class Look:
 
 
 LOOKS = {
+    Mark.AT_LEAST: Look("none", "\\\\\\\\", "≥: a lower bound"),
     Mark.ROWS: Look("white", "//////", "infinite: fewer rows than p·d"),
     Mark.INFINITE: Look(GREY, "", "infinite: rank-deficient"),
     Mark.ZERO: Look("white", "....", "zero matrix"),
     Mark.UNRELIABLE: Look(LIGHT_GREY, "xxxxxx", "unreliable"),
     Mark.NONFINITE: Look(LIGHT_GREY, "++++++", "not finite"),
+    Mark.INCOMPLETE: Look(LIGHT_GREY, "oooo", "incomplete rows"),
 }
 HATCH_COLOR = "#6A6A6A"
 
@@ -64,12 +66,12 @@ def draw_heat_map(
 
     Args:
         axes: The panel.
-        values: ``[S, L]``, positive where ``marks`` is ``NONE``.
+        values: ``[S, L]``, positive where ``marks`` is ``NONE`` or ``AT_LEAST``.
         marks: ``[S, L]`` of `Mark`.
         axis: Where the S snapshots lie.
         label: Of the colour bar.
     """
-    plain = marks == Mark.NONE
+    plain = (marks == Mark.NONE) | (marks == Mark.AT_LEAST)
     shown = np.full(values.shape, np.nan)
     shown[plain] = np.log10(values[plain])
     low, high = (shown[plain].min(), shown[plain].max()) if plain.any() else (0.0, 0.0)

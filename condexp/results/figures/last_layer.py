@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from condexp.results.claims import last_layer as claim
-from condexp.results.figures.curves import color_of, draw_seeds
+from condexp.results.figures.curves import BOUND, BOUND_LABEL, color_of, draw_seeds, mark_bounds
 from condexp.results.figures.style import BLACK, Size, new_figure, save, style
 from condexp.store.reader import Run
 
@@ -34,8 +34,9 @@ def last_layer(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, 
     """λ_max and κ_0.5 of the last linear layer's Σ_x and Σ_∇h, and its spectra, over training.
 
     For each network first the geometric means over seeds with their range, a colour a condition
-    (depth), solid with LastBN and dashed without; then every eigenvalue of the first seed of each
-    condition, from the largest (dark) to the smallest (light).
+    (depth), solid with LastBN and dashed without, open triangles where κ is a lower bound; then
+    every eigenvalue of the first seed of each condition, from the largest (dark) to the smallest
+    (light).
 
     Args:
         runs: Runs that measured both matrices and kept their spectra.
@@ -128,12 +129,16 @@ def _draw_curves(figure: SubFigure, own: pd.DataFrame, size: Size) -> None:
     num_cols = NUM_CURVES[size]
     family, conditions = own["family"].iloc[0], list(dict.fromkeys(own["condition"]))
     grid = figure.subplots(-(-len(CURVES) // num_cols), num_cols, squeeze=False)
+    bounds = False
     for axes, (name, symbol) in zip(grid.flat, CURVES.items(), strict=True):
         axes.set_yscale("log")
         for (condition, last_bn), net in own.groupby(["condition", "last_bn"], sort=False):
             values = net.pivot(index="step", columns="seed", values=name)
             color = color_of(conditions.index(condition))
             draw_seeds(axes, values, color, index=0 if last_bn else 1)
+            if (end := name.replace("kappa", "kappa_high")) != name:
+                highs = net.pivot(index="step", columns="seed", values=end)
+                bounds |= mark_bounds(axes, values, highs, color)
         axes.set_title(symbol)
         _label_steps(axes, 4)
         _label_decades(axes)
@@ -146,6 +151,8 @@ def _draw_curves(figure: SubFigure, own: pd.DataFrame, size: Size) -> None:
         Line2D([], [], color=BLACK, linestyle="-" if last_bn else "--", label=_net(last_bn))
         for last_bn in (True, False)
     ]
+    if bounds:
+        dashes.append(Line2D([], [], **BOUND, color=BLACK, markersize=3.5, label=BOUND_LABEL))
     figure.legend(handles=[*colors, *dashes], loc="outside lower center", ncols=3 * num_cols // 2)
 
 
@@ -184,5 +191,10 @@ def _net(last_bn: bool) -> str:
 
 def _data(frame: pd.DataFrame, spectra: pd.DataFrame) -> pd.DataFrame:
     names = ["condition", "last_bn", "seed", "step"]
-    curves = frame.melt(names, list(CURVES), "panel", "value")
-    return pd.concat([curves, spectra], ignore_index=True)[["panel", *names, "eig", "value"]]
+    curves = []
+    for name in CURVES:
+        ends = {end: name.replace("kappa", f"kappa_{end}") for end in ("low", "high")}
+        own = {end: frame[found] for end, found in ends.items() if found != name}
+        curves.append(frame[names].assign(panel=name, value=frame[name], **own))
+    data = pd.concat([*curves, spectra], ignore_index=True)
+    return data[["panel", *names, "eig", "value", "low", "high"]]

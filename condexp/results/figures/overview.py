@@ -167,7 +167,7 @@ def _curve(
 def _data(
     measures: LayerMeasures, panels: Sequence[Sequence[str]], metrics: pd.DataFrame
 ) -> pd.DataFrame:
-    columns = ("panel", "layer", "step", "value", "mark")
+    columns = ("panel", "layer", "step", "value", "mark", "low", "high")
     parts = [
         measures
         .table([name])
@@ -175,6 +175,8 @@ def _data(
         .assign(
             panel=name,
             mark=[mark.name.lower() for mark in measures.marks(name).ravel().tolist()],
+            low=measures.interval(name)[0].ravel(),
+            high=measures.interval(name)[1].ravel(),
         )
         for row in panels
         for name in row
@@ -183,7 +185,7 @@ def _data(
         curve = metrics[name].dropna()
         parts.append(
             pd.DataFrame({"step": curve.index, "value": curve.to_numpy()}).assign(
-                panel=name, layer="", mark="none"
+                panel=name, layer="", mark="none", low=np.nan, high=np.nan
             )
         )
     return pd.concat(parts, ignore_index=True)[list(columns)]

@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from condexp.results.claims.stability import cells, measure
+from condexp.results.claims.stability import cells, measure, spread
 from condexp.results.figures.curves import LINES, color_of, draw_seeds, scale_logarithmically
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import BLACK, GREY, Size, new_figure, save, style
@@ -25,14 +25,14 @@ NORM_TITLES = {
     "group": "GroupNorm",
 }
 NOTE = (
-    r"In a cell: $\log_{10}\lambda_{\max}$ at the last step at which all runs of a seed have one;",
+    r"In a cell: $\log_{10}\lambda_{\max}$ at the last step, of the runs that are finite there;",
     "below it, of how many seeds the loss at least halved; × one diverged.",
 )
 CURVE_INCHES, CELL_INCHES = 1.9, 0.32
 
 
 def stability(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
-    """λ_max of the median layer's K-FAC block: over training, and by cell at the last common step.
+    """λ_max of the median layer's K-FAC block: over training, and by cell at the last step.
 
     A panel a norm. Lines are geometric means over seeds, bands their range.
 
@@ -93,8 +93,8 @@ def _draw_maps(panels: Sequence[Axes], runs: pd.DataFrame, norms: Sequence[str])
                 va="center",
                 fontsize=6.5,
             )
-        spread = own.groupby("seed")["log10_lambda_max"].agg(np.ptp).mean()
-        axes.set_title(f"range {spread:.1f} decades", fontsize=7.5)
+        width = own.groupby("seed")["log10_lambda_max"].agg(spread).mean()
+        axes.set_title(f"range {_number(width)} decades", fontsize=7.5)
         axes.set_xticks(np.arange(len(rates)) + 0.5, [f"{rate:g}" for rate in rates])
         axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
         axes.set(xlabel="learning rate", ylim=(len(rows), 0))

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from condexp.results.claims import validation as claim
-from condexp.results.figures.curves import color_of
+from condexp.results.figures.curves import BOUND, BOUND_LABEL, color_of
 from condexp.results.figures.style import GREY, Size, new_figure, save, style
 from condexp.store.reader import Run
 from condexp.store.schema.matrices import NETWORK
@@ -19,7 +19,8 @@ MARKERS = "osD^vP*"
 def validation(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
     """λ_max and κ_0.5 of ``kfac`` against ``fisher``: a point a run, snapshot and layer.
 
-    On the dashed line the two agree. Crosses are the network as a whole. κ_0.5 is shown of the
+    On the dashed line the two agree. Crosses are the network as a whole, open triangles pairs of
+    which one κ is known from below only. κ_0.5 is shown of the
     layers that have a gradient for each weight. A panel's title holds the least of the conditions'
     correlations (mean over seeds, without the crosses).
 
@@ -46,7 +47,7 @@ def validation(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, 
             axes.set_title(rf"${symbol}$, least $r$ = {least:.3f}")
             axes.set_xlabel(rf"${symbol}$ of the exact Fisher block")
             axes.set_ylabel(rf"${symbol}$ of $\Sigma_x \otimes \Sigma_{{\nabla h}}$")
-        handles, labels = figure.axes[0].get_legend_handles_labels()
+        handles, labels = figure.axes[-1].get_legend_handles_labels()  # of κ, which has bounds
         figure.legend(handles, labels, loc="outside lower center", ncols=1)
         return save(figure, frame, folder, "validation")
 
@@ -57,6 +58,8 @@ def _draw(axes: Axes, points: pd.DataFrame, names: Sequence[str]) -> None:
     for index, name in enumerate(names):
         own = points[points["condition"] == name]
         color, marker = color_of(index), MARKERS[index % len(MARKERS)]
+        bounds, own = own[own["bound"]], own[~own["bound"]]
+        axes.plot(10 ** bounds["fisher"], 10 ** bounds["kfac"], **BOUND, color=color, markersize=5)
         layers, network = own[own["layer"] != NETWORK], own[own["layer"] == NETWORK]
         axes.scatter(
             10 ** layers["fisher"],
@@ -76,4 +79,8 @@ def _draw(axes: Axes, points: pd.DataFrame, names: Sequence[str]) -> None:
         limits = both.min() / 1.3, both.max() * 1.3  # alike, so that the diagonal is equality
         axes.plot(limits, limits, color=GREY, linestyle="--", linewidth=0.8, zorder=0)
         axes.set(xlim=limits, ylim=limits)
+    if points["bound"].any():
+        axes.plot(
+            [], [], **BOUND, color=GREY, markersize=5, label=f"{BOUND_LABEL} of one of the two"
+        )
     axes.plot([], [], "x", color=GREY, markersize=4, label="the network as a whole")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from condexp.results.tables.differences import Contrast, Differences
 from condexp.results.tables.keys import Key, describe, key_text
-from condexp.results.tables.numbers import Mark, format_number
+from condexp.results.tables.numbers import Mark, format_number, is_kappa
 from condexp.results.tables.published import citations
 from condexp.results.tables.table import Cell, Place, ResultTable
 
@@ -81,7 +81,7 @@ def lay_out(table: ResultTable) -> list[Layout]:
         for row in table.row_keys
     ]
     where = "row" if len(table.col_keys) > 1 else "column"
-    best = f"the lowest mean of each {where}, whether or not runs are missing"
+    best = f"the lowest mean of each {where}, where all its paired 95 % intervals exclude 0"
     main = Layout(
         title=table.title,
         keys=table.rows,
@@ -96,25 +96,41 @@ def lay_out(table: ResultTable) -> list[Layout]:
 def cell_entry(cell: Cell | None, *, best: bool = False) -> Entry:
     """Write a cell: mean ± std (n), and what became of the runs that are not in its mean.
 
+    A condition number has a geometric mean and a factor, ×/÷; where a run has an infinite one, the
+    median; where one is a lower bound, a bound as well (≥).
+
     Args:
         cell: The cell; ``None`` where the grid has no run.
         best: Whether it is the best of its row or column.
 
     Returns:
-        ``12.34 ± 0.56 (5)``; the deviation is left out for a single run.
+        ``12.34 ± 0.56 (5)``, ``3.5e7 ×/÷ 1.7 (5)``, ``median 3.5e7 (5, ∞ in 1)``; the deviation is
+        left out for a single run.
 
     >>> print(cell_entry(Cell(12.34, 0.56, 4, {"diverged": 1}, Mark.NONE)))
     12.34 ± 0.56 (4 of 5: 1 diverged)
     """
     if cell is None:
         return Entry(str(Mark.MISSING), "0")
-    deviation = "" if math.isnan(cell.std) else f" ± {_fixed(cell.std, cell.mean)}"
     reasons = ", ".join(f"{num} {reason}" for reason, num in cell.missing.items())
-    return Entry(
-        f"{cell.mark or _fixed(cell.mean, cell.mean)}{deviation}",
-        f"{cell.num} of {cell.num_runs}: {reasons}" if reasons else str(cell.num),
-        best,
-    )
+    runs = f"{cell.num} of {cell.num_runs}: {reasons}" if reasons else str(cell.num)
+    if 0 < cell.num_infinite < cell.num:
+        runs += f", ∞ in {cell.num_infinite}"
+    sign = f"{Mark.AT_LEAST} " if cell.num_bounds and not cell.mark else ""
+    return Entry(f"{sign}{_number(cell)}", runs, best)
+
+
+def _number(cell: Cell) -> str:
+    """Return the centre of a cell, and the deviation beside it."""
+    if cell.mark:
+        return str(cell.mark)
+    if cell.num_infinite:
+        return f"median {format_number(cell.mean)}"
+    if cell.decades:
+        factor = "" if math.isnan(cell.std) else f" ×/÷ {format_number(10**cell.std)}"
+        return f"{format_number(cell.mean)}{factor}"
+    deviation = "" if math.isnan(cell.std) else f" ± {_fixed(cell.std, cell.mean)}"
+    return f"{_fixed(cell.mean, cell.mean)}{deviation}"
 
 
 def _fixed(number: float, mean: float) -> str:
@@ -148,14 +164,20 @@ def _published(table: ResultTable, place: Place) -> Entry:
 
 
 def _notes(table: ResultTable) -> list[str]:
-    notes = [f"{table.value}: mean ± standard deviation (n) over complete runs"]
-    if any(cell.missing for cell in table.cells.values()):
+    cells = table.cells.values()
+    what = "mean ± standard deviation (n)"
+    if is_kappa(table.value):
+        what = "geometric mean ×/÷ geometric standard deviation (n)"
+    notes = [f"{table.value}: {what} over complete runs"]
+    if any(cell.missing for cell in cells):
         notes.append("n of m: the other runs are not in the mean, for the reason given")
-    marks = {cell.mark for cell in table.cells.values()}
+    marks = {cell.mark for cell in cells}
     if Mark.ROWS in marks:
         notes.append("rows: infinite by construction, fewer rows than p·d were measured")
-    if Mark.INFINITE in marks:
-        notes.append("∞: infinite in at least one run")
+    if any(cell.num_infinite for cell in cells):
+        notes.append("where a run is infinite the median stands, ∞ being the largest value")
+    if any(cell.num_bounds for cell in cells):
+        notes.append("≥: a run's number is a lower bound, its eigenvalue cannot be told from 0")
     if table.varied:
         notes.append(f"runs in a cell also differ in {', '.join(table.varied)}")
     if table.published is not None:
@@ -173,11 +195,17 @@ def _differences(table: ResultTable, found: Differences) -> Layout:
         )
         for row in found.row_keys
     )
-    notes = [
-        f"{table.value}: mean difference [95 % t-interval] (n) over pairs of runs of one seed",
-    ]
+    what = f"log₁₀ of {table.value}" if is_kappa(table.value) else table.value
+    notes = [f"{what}: mean difference [95 % t-interval] (n) over pairs of runs of one seed"]
+    if any(cell.difference.num_infinite for cell in found.cells.values()):
+        notes.append(
+            "where a difference is infinite: the median, and the p-value of Wilcoxon's signed "
+            "ranks, ∞ being the largest"
+        )
+    if any(cell.num_bounds for cell in table.cells.values()):
+        notes.append("a run's lower bound (≥) enters as it stands")
     if any(cell.difference.num < cell.num_pairs for cell in found.cells.values()):
-        notes.append("n of m: the other pairs lack a complete run with a finite value")
+        notes.append("n of m: the other pairs lack a complete run with a value")
     return Layout(
         title=f"{table.title}: paired differences",
         keys=found.rows,
@@ -192,10 +220,12 @@ def _contrast(contrast: Contrast | None) -> Entry:
         return Entry(str(Mark.MISSING), "0")
     found = contrast.difference
     ends: Sequence[str] = [_fixed(end, found.mean) for end in (found.low, found.high)]
-    interval = f" [{', '.join(ends)}]" if found.num > 1 else ""
-    number = _fixed(found.mean, found.mean) if found.num else str(Mark.MISSING)
+    beside = f" [{', '.join(ends)}]" if found.num > 1 else ""
+    if found.num_infinite:
+        beside = f", p = {format_number(found.p_value)}"
+    number = _fixed(found.mean, found.mean)
     few = found.num < contrast.num_pairs
     return Entry(
-        f"{number}{interval}",
+        f"{number}{beside}",
         f"{found.num} of {contrast.num_pairs} pairs" if few else str(found.num),
     )

@@ -1,6 +1,5 @@
 """Paired differences between the values of one key, seed by seed, for each cell of a table."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,25 +8,8 @@ import pandas as pd
 
 from condexp.errors import InputError
 from condexp.results.tables.keys import Key, key_text, keys_of, require_key, sort_keys
-
-LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """The mean of paired differences with its 95 % t-interval.
-
-    Attributes:
-        num: Number n of pairs whose two members are finite.
-        mean: Their mean difference; NaN where there is no pair.
-        low: Lower end of the interval; NaN below two pairs.
-        high: Upper end of the interval; NaN below two pairs.
-    """
-
-    num: int
-    mean: float
-    low: float
-    high: float
+from condexp.results.tables.numbers import is_kappa
+from condexp.results.tables.paired import PairedDifference, paired_difference
 
 
 @dataclass(frozen=True)
@@ -35,7 +17,8 @@ class Contrast:
     """One value of the paired key against the first, in one cell.
 
     Attributes:
-        difference: Mean difference of the pairs whose two runs are complete with a finite value.
+        difference: Of the pairs whose two runs are complete with a value; of condition numbers in
+            decades, log₁₀ κ.
         num_pairs: Number of seeds that either of the two values has a run of.
     """
 
@@ -77,41 +60,6 @@ class Differences:
             ``"model.last_bn: true − false"``.
         """
         return f"{self.key}: {key_text(other)} − {key_text(self.reference)}"
-
-
-def paired_difference(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
-    """Average ``second - first`` over pairs, with the interval of Student's t-distribution.
-
-    With differences d_1 … d_n, their mean m and standard deviation s (with n − 1), the interval is
-    m ± t_{0.975, n−1} · s/√n. ``scipy.stats.ttest_1samp`` has the same ends to 1e-14, but takes
-    half a second longer to import than the quantile alone, and warns where differences are equal.
-
-    Args:
-        first: One member of each pair, in any unit.
-        second: The other, in the same order and unit.
-
-    Returns:
-        The mean difference; a pair with a member that is not finite is left out of it, so ``num``
-        tells the caller how many those are.
-
-    Raises:
-        ValueError: If the two are not equally long.
-
-    >>> paired_difference([10.0, 12.0, math.inf], [9.0, 10.0, 8.0]).mean
-    -1.5
-    """
-    pairs = np.array(list(zip(first, second, strict=True)), dtype=float).reshape(-1, 2)
-    finite = pairs[np.isfinite(pairs).all(axis=1)]
-    differences = finite[:, 1] - finite[:, 0]
-    num = len(differences)
-    if num < 2:
-        only = float(differences[0]) if num else math.nan
-        return PairedDifference(num, only, math.nan, math.nan)
-    from scipy.special import stdtrit  # takes a quarter of a second
-
-    mean = float(differences.mean())
-    half = float(stdtrit(num - 1, (1 + LEVEL) / 2) * differences.std(ddof=1) / math.sqrt(num))
-    return PairedDifference(num, mean, mean - half, mean + half)
 
 
 def paired_key(paired: str) -> str:
@@ -191,6 +139,8 @@ def _by_seed(cell: pd.DataFrame, key: str, part: object, value: str) -> dict[obj
             "put it in --rows or --cols, or choose with --where."
         )
     numbers = runs[value].to_numpy(dtype=float, na_value=float("nan"))
+    if is_kappa(value):
+        numbers = np.log10(numbers)
     numbers = np.where(runs["state"] == "complete", numbers, np.nan)
     return dict(zip(runs["seed"], numbers.tolist(), strict=True))
 

@@ -29,8 +29,14 @@ LATEX = {
     "∞": r"$\infty$",
     "−": "$-$",
     "·": r"$\cdot$",
+    "×": r"$\times$",
+    "÷": r"$\div$",
+    "₁": "$_1$",
+    "₀": "$_0$",
     "–": "--",
+    "≥": r"$\geq$",
 }
+FORMULA = {"±": r"\pm", "×": r"\times", "÷": r"\div", "∞": r"\infty", "≥": r"\geq "}
 
 
 class Format(StrEnum):
@@ -183,7 +189,9 @@ def _latex_entry(entry: Entry) -> str:
     number = entry.number
     if any(letter.isdigit() for letter in number):
         power = re.sub(r"(?<=\d)e(-?\d+)", r" \\cdot 10^{\1}", number)
-        formula = power.replace("±", r"\pm")
+        formula = power.replace("median", r"\mathrm{median}")
+        for letter, command in FORMULA.items():
+            formula = formula.replace(letter, command)
         number = f"$\\mathbf{{{formula}}}$" if entry.best else f"${formula}$"
     else:
         number = _escape(number)

@@ -10,7 +10,7 @@ from condexp.results.tables.keys import key_text
 from condexp.results.tables.numbers import Mark
 from condexp.results.tables.table import Cell, ResultTable
 
-NUMBERS = ("mean", "std", "low", "high", "n", "of")
+NUMBERS = ("mean", "std", "low", "high", "p_value", "n", "of", "infinite", "bounds")
 NO_RUN = Cell(math.nan, math.nan, 0, {}, Mark.MISSING)
 
 
@@ -23,9 +23,11 @@ def long_table(table: ResultTable) -> pd.DataFrame:
     Returns:
         One row a number. Columns: ``kind``, which is ``cell``, ``difference`` or ``published``; the
         keys of rows and columns; ``value``; ``mean``; ``std`` of a cell, ``low`` and ``high`` ends
-        of a difference's 95 % interval; ``n`` runs or pairs in the mean ``of`` so many; ``missing``
-        by reason; ``mark``, why a mean is
-        no number; ``best``; ``data`` it was obtained on; and the published value's ``source``.
+        of a difference's 95 % interval, or the ``p_value`` of its signed ranks; ``n`` runs or pairs
+        in the mean ``of`` so many, of them ``infinite`` or lower ``bounds``; ``missing`` by reason;
+        ``mark``, why a mean is no number; ``best``; ``data`` it was obtained on; and the published
+        value's ``source``. Of condition numbers ``mean`` is geometric in a cell, the median where
+        one is infinite; ``std`` and differences are of log₁₀ κ.
     """
     keys = list(dict.fromkeys((*table.rows, *table.cols)))
     lines = [*_cells(table), *_differences(table), *_published(table)]
@@ -47,6 +49,8 @@ def _cells(table: ResultTable) -> list[dict[str, Any]]:
             "std": cell.std,
             "n": cell.num,
             "of": cell.num_runs,
+            "infinite": cell.num_infinite,
+            "bounds": cell.num_bounds,
             "missing": ", ".join(f"{num} {reason}" for reason, num in cell.missing.items()),
             "mark": str(cell.mark),
             "best": str((row, col) in table.best).lower(),
@@ -72,6 +76,8 @@ def _differences(table: ResultTable) -> list[dict[str, Any]]:
             "mean": contrast.difference.mean,
             "low": contrast.difference.low,
             "high": contrast.difference.high,
+            "p_value": contrast.difference.p_value,
+            "infinite": contrast.difference.num_infinite,
             "n": contrast.difference.num,
             "of": contrast.num_pairs,
             "data": table.data,

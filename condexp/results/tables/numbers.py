@@ -8,15 +8,32 @@ import numpy as np
 
 
 class Mark(StrEnum):
-    """What a cell says in place of a number; ``NONE`` where the number speaks for itself."""
+    """What a cell says in place of a number, or of it; ``NONE`` where it speaks for itself."""
 
     NONE = ""
+    AT_LEAST = "≥"  # the number is a lower bound: the eigenvalue cannot be told from zero
     INFINITE = "∞"  # the eigenvalue counts as zero although the rows could have filled it
     ROWS = "rows"  # it is zero by construction: fewer rows than p·d
     ZERO = "zero"
     UNRELIABLE = "unreliable"
     NONFINITE = "nonfinite"
+    INCOMPLETE = "incomplete"
     MISSING = "–"
+
+
+def is_kappa(value: str) -> bool:
+    """Tell whether a value is a condition number κ_p, which is compared in decades.
+
+    Args:
+        value: Name of a value.
+
+    Returns:
+        Whether it is one.
+
+    >>> [is_kappa(v) for v in ("fc.input_kappa_0.5", "input_kappa_rank", "test_error")]
+    [True, True, False]
+    """
+    return "_kappa_" in value
 
 
 def p_limit(
@@ -54,7 +71,7 @@ def p_limit(
     return by_matrix[matrix]
 
 
-def kappa_mark(value: float, status: str, p: float, limit: float) -> Mark:
+def kappa_mark(value: float, status: str, p: float, limit: float, high: float = math.nan) -> Mark:
     """Say why a condition number κ_p is not a plain number.
 
     Args:
@@ -62,10 +79,14 @@ def kappa_mark(value: float, status: str, p: float, limit: float) -> Mark:
         status: Status of the spectrum, as in the results file.
         p: Fraction of the spectrum, in (0, 1].
         limit: Share of the spectrum that the rows can fill; NaN where it is not known.
+        high: High end of the interval of κ_p; NaN where it is not known.
 
     Returns:
-        ``ROWS`` where κ_p is infinite because the rows are fewer than p·d, else the measure's mark.
+        ``ROWS`` where κ_p is infinite because the rows are fewer than p·d, ``AT_LEAST`` where it is
+        finite and known from below only, else the measure's mark.
     """
+    if math.isfinite(value) and math.isinf(high) and status == "ok":
+        return Mark.AT_LEAST
     # The factor of k(p) in docs/theory.md §4: a fraction that exactly fits is not past the limit.
     past_the_rows = p * (1 - 1e-12) > limit
     return Mark.ROWS if math.isinf(value) and past_the_rows else measure_mark(value, status)
@@ -93,15 +114,21 @@ def format_number(value: float, mark: Mark = Mark.NONE) -> str:
 
     Args:
         value: The number.
-        mark: What to write in its place.
+        mark: What to write in its place, or before it where it is a bound.
 
     Returns:
-        At most eight characters for a number, of either sign.
+        At most eight characters for a number, of either sign; two more for a bound.
 
     >>> [format_number(x) for x in (0.0, 0.0123, 12.345, 4321.0, 1.5e7, 2e-9)]
     ['0', '0.0123', '12.3', '4321', '1.5e7', '2e-9']
+    >>> format_number(4e6, Mark.AT_LEAST), format_number(-math.inf)
+    ('≥ 4e6', '-∞')
     """
+    if mark is Mark.AT_LEAST:
+        return f"{mark} {format_number(value)}"
     mark = mark or measure_mark(value)
+    if mark is Mark.INFINITE and value < 0:  # a logarithm or a difference
+        return f"-{mark}"
     if mark:
         return str(mark)
     # The borders are where rounding would need another digit.

@@ -1,4 +1,7 @@
-"""Tables over runs: mean ± standard deviation (n) of any value, by any rows and columns."""
+"""Tables over runs: mean ± standard deviation (n) of any value, by any rows and columns.
+
+Condition numbers are averaged in decades: their mean is geometric, their deviation a factor.
+"""
 
 import math
 from collections import Counter
@@ -7,12 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from condexp.errors import InputError
 from condexp.results.tables.differences import Differences, make_differences
 from condexp.results.tables.keys import Key, keys_of, require_key, sort_keys
-from condexp.results.tables.numbers import Mark, kappa_mark, measure_mark
+from condexp.results.tables.numbers import Mark, is_kappa, kappa_mark, measure_mark
+from condexp.results.tables.paired import median, paired_difference
 from condexp.results.tables.published import Counterpart, find_published
 
 Place = tuple[Key, Key]
@@ -31,12 +36,18 @@ class Cell:
     """The runs of one row and column.
 
     Attributes:
-        mean: Mean over the runs that completed with a value; NaN where there are none.
-        std: Standard deviation over them, with n − 1; NaN for fewer than two.
+        mean: Mean over the runs that completed with a value, of condition numbers the geometric
+            one; where one of them is infinite the median. NaN where there are none.
+        std: Standard deviation over them, with n − 1, of condition numbers that of log₁₀ κ; NaN
+            for fewer than two, or where one is infinite.
         num: Their number n.
         missing: Number of all other runs of the cell, by what became of them: their state, or
             ``"without value"``.
         mark: What stands in place of a mean that is no number.
+        num_infinite: Runs among the n whose value is infinite.
+        decades: Whether these are condition numbers, averaged as log₁₀ κ.
+        num_bounds: Runs among the n whose condition number is known from below only; the mean is a
+            lower bound then.
     """
 
     mean: float
@@ -44,6 +55,9 @@ class Cell:
     num: int
     missing: Mapping[str, int]
     mark: Mark
+    num_infinite: int = 0
+    decades: bool = False
+    num_bounds: int = 0
 
     @property
     def num_runs(self) -> int:
@@ -64,8 +78,8 @@ class ResultTable:
         row_keys: Values of ``rows``, one tuple a row, sorted.
         col_keys: Values of ``cols``, one tuple a column, sorted.
         cells: The cells by row key and column key; absent where there is no run.
-        best: The cells with the lowest mean of their row, or of the only column; of values of which
-            less is better, where there are two means to compare.
+        best: The cells with the lowest mean of their row, or of the only column, of values of which
+            less is better: where the paired difference from each other cell excludes 0.
         varied: Configuration keys but the seed that differ between the runs of one cell, so that
             its mean is over more than seeds.
         differences: Paired differences, where they were asked for.
@@ -138,7 +152,7 @@ def make_table(
         row_keys=row_keys,
         col_keys=col_keys,
         cells=cells,
-        best=_best(cells, groups) if less_is_better(value) else frozenset(),
+        best=_best(frame, members, value, groups) if less_is_better(value) else frozenset(),
         varied=_varied(frame, (*rows, *cols), list(members.values())),
         differences=make_differences(frame, rows, cols, value, paired) if paired else None,
         published=_published(frame, members, value) if published else None,
@@ -153,18 +167,24 @@ def average(runs: pd.DataFrame, value: str) -> Cell:
         value: Name of the column to average.
 
     Returns:
-        The cell. One infinite condition number makes the mean infinite.
+        The cell. One infinite condition number leaves no mean: the median stands in its place.
     """
     values = runs[value].to_numpy(dtype=float, na_value=float("nan"))
     complete = runs["state"].to_numpy() == "complete"
     counted = complete & ~np.isnan(values)
     missing = Counter(map(str, runs["state"][~complete]))
     missing["without value"] = int((complete & ~counted).sum())
-    used = values[counted]
-    mean = float(used.mean()) if used.size else math.nan
-    std = float(used.std(ddof=1)) if used.size > 1 and math.isfinite(mean) else math.nan
     known = {reason: num for reason, num in sorted(missing.items()) if num}
-    return Cell(mean, std, len(used), known, _mark(runs[counted], value, mean))
+    used, decades = values[counted], is_kappa(value)
+    infinite = int(np.isinf(used).sum())
+    compared = np.log10(used) if decades else used
+    std = float(compared.std(ddof=1)) if used.size > 1 and not infinite else math.nan
+    mean = median(used) if infinite else float(compared.mean()) if used.size else math.nan
+    if decades and not infinite:
+        mean = 10**mean
+    mark = _mark(runs[counted], value, mean)
+    bounds = int((np.isfinite(used) & ~np.isfinite(_largest(runs[counted], value))).sum())
+    return Cell(mean, std, len(used), known, mark, infinite, decades, bounds)
 
 
 def describe_data(frame: pd.DataFrame) -> str:
@@ -204,17 +224,57 @@ def less_is_better(value: str) -> bool:
     >>> [less_is_better(v) for v in ("test_error", "train_loss", "fc.input_kappa_0.5", "fc.trace")]
     [True, True, True, False]
     """
-    return value.endswith(("_error", "_loss")) or "_kappa_" in value
+    return value.endswith(("_error", "_loss")) or is_kappa(value)
 
 
-def _best(cells: Mapping[Place, Cell], groups: Iterable[Sequence[Place]]) -> frozenset[Place]:
+def _best(
+    frame: pd.DataFrame,
+    members: Mapping[Place, Sequence[int]],
+    value: str,
+    groups: Iterable[Sequence[Place]],
+) -> frozenset[Place]:
+    """Return the lowest cells that their pairs tell from every other cell of their group."""
+    centres = {
+        place: average(frame.iloc[list(runs)], value).mean for place, runs in members.items()
+    }
     best: set[Place] = set()
     for group in groups:
-        means = {place: cells[place].mean for place in group if place in cells}
-        finite = [mean for mean in means.values() if math.isfinite(mean)]
-        if len(finite) > 1:
-            best |= {place for place, mean in means.items() if mean == min(finite)}
+        means = {
+            place: centres[place] for place in group if not math.isnan(centres.get(place, math.nan))
+        }
+        if len(means) > 1:
+            lowest = min(means, key=means.__getitem__)
+            others = [place for place in means if place != lowest]
+            if all(_lower(frame, members[lowest], members[place], value) for place in others):
+                best.add(lowest)
     return frozenset(best)
+
+
+def _largest(runs: pd.DataFrame, value: str) -> NDArray[np.float64]:
+    """Return what a value may be at most: infinite where a κ is known from below only."""
+    values = runs[value].to_numpy(dtype=float, na_value=math.nan)
+    matrix, _, p = value.rpartition("_kappa_")
+    high = f"{matrix}_kappa_high_{p}"
+    if not is_kappa(value) or high not in runs:
+        return values
+    bounded = np.isposinf(runs[high].to_numpy(dtype=float, na_value=math.nan))
+    return np.where(bounded, np.inf, values)
+
+
+def _lower(frame: pd.DataFrame, lowest: Sequence[int], other: Sequence[int], value: str) -> bool:
+    """Return whether one cell's runs are below another's seed by seed, where seeds are unique."""
+    if "seed" not in frame:
+        return False
+    cells = [frame.iloc[list(runs)] for runs in (lowest, other)]
+    cells = [runs[runs["state"] == "complete"].set_index("seed") for runs in cells]
+    # A lower bound is no number that another could be above.
+    one, two = pd.Series(_largest(cells[0], value), cells[0].index), cells[1][value]
+    seeds = one.index.intersection(two.index)
+    if not (one.index.is_unique and two.index.is_unique) or not len(seeds):
+        return False
+    pairs = np.array([runs[seeds].to_numpy(dtype=float, na_value=math.nan) for runs in (one, two)])
+    found = paired_difference(*map(list, np.log10(pairs) if is_kappa(value) else pairs))
+    return found.excludes_zero and found.mean > 0
 
 
 def _published(

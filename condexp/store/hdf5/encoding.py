@@ -11,7 +11,7 @@ from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.vocabulary import SINGULAR_VALUES
 from condexp.store.schema.fields import DTYPE_CODES, STATUS_CODES, DatasetSpec, FileShape, Kind
-from condexp.store.schema.matrices import NETWORK
+from condexp.store.schema.matrices import KAPPAS, NETWORK
 from condexp.training.events import SnapshotRecord
 
 Row = NDArray[np.generic]
@@ -44,7 +44,14 @@ def snapshot_row(
     if unknown := found.keys() - set(extent.layers):
         raise ValueError(f"the results file has no layers {sorted(unknown)}")
     layers = [found.get(name) for name in extent.layers]
-    own = {"step": record.step, "epoch": record.epoch}
+    coverage = record.snapshot.coverage
+    own = {
+        "step": record.step,
+        "epoch": record.epoch,
+        "coverage_parameters": coverage.parameters,
+        "coverage_gradient": coverage.gradient,
+    }
+    readers = _readers(kappa_p)
     rows = []
     for column in columns:
         if column.name in own:
@@ -62,7 +69,7 @@ def snapshot_row(
                 chosen = [spectra[i] for i in column.members] or spectra
                 values = _eigenvalues(column, chosen)
             else:
-                values = _measure(column, spectra, kappa_p)
+                values = _measure(column, spectra, readers, len(kappa_p))
         rows.append(_encode(column, values))
     return rows
 
@@ -81,22 +88,35 @@ def plain_rows(columns: tuple[DatasetSpec, ...], records: Mapping[str, list[floa
 
 
 def _measure(
-    column: DatasetSpec, spectra: list[AnySpectrum | None], kappa_p: tuple[float, ...]
+    column: DatasetSpec,
+    spectra: list[AnySpectrum | None],
+    readers: Mapping[str, Callable[[AnySpectrum], object]],
+    num_p: int,
 ) -> Row:
     """Return one measure of every spectrum."""
     # An absent spectrum is None; a spectrum's own truth would be that of its length.
-    read = _readers(kappa_p).get(column.measure, attrgetter(column.measure))
-    shape = (len(kappa_p),) if column.measure == "kappa" else ()
+    read = readers.get(column.measure, attrgetter(column.measure))
+    shape = (num_p,) if column.measure in KAPPAS else ()
     absent: object = 0 if column.kind.codes else np.full(shape, np.nan)
     return np.array([absent if s is None else read(s) for s in spectra])
 
 
 def _readers(kappa_p: tuple[float, ...]) -> dict[str, Callable[[AnySpectrum], object]]:
-    """Return how the measures that are not a number of their own are read."""
+    """Return how the measures that are not a number of their own are read, in one snapshot."""
+    # Both ends of an interval are found at once, which for a large product takes a while.
+    found: dict[int, list[tuple[float, float]]] = {}
+
+    def intervals(spectrum: AnySpectrum) -> list[tuple[float, float]]:
+        if id(spectrum) not in found:
+            found[id(spectrum)] = [spectrum.kappa_interval(p) for p in kappa_p]
+        return found[id(spectrum)]
+
     return {
         "status": lambda s: STATUS_CODES[s.status],
         "dtype": lambda s: DTYPE_CODES[str(s.dtype).removeprefix("torch.")],
         "kappa": lambda s: [s.kappa(p) for p in kappa_p],
+        "kappa_low": lambda s: [low for low, _ in intervals(s)],
+        "kappa_high": lambda s: [high for _, high in intervals(s)],
     }
 
 

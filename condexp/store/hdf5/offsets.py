@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from condexp.errors import InputError
 from condexp.store.disk import write_at
 from condexp.store.hdf5.open import open_file, read_file_shape
-from condexp.store.schema.fields import Axis, DatasetSpec, FileShape, Kind
+from condexp.store.schema.fields import VERSION, Axis, DatasetSpec, FileShape, Kind
 from condexp.store.schema.layout import COUNTERS, CRC, SEALED, STEPS, columns, datasets
 from condexp.training.events import RowCounts
 
@@ -49,12 +49,15 @@ def read_offsets(path: Path) -> DatasetOffsets:
         Its offsets.
 
     Raises:
-        InputError: If it is not a results file, is sealed, or was rewritten by HDF5.
+        InputError: If it is not a results file of the version that is written, is sealed, or was
+            rewritten by HDF5.
     """
     with open_file(path) as file:
         if SEALED in file.attrs:
             raise InputError(f"{path} is sealed: its run is complete")
         extent = read_file_shape(file)
+        if extent.version != VERSION:
+            raise InputError(older_version(path, extent.version))
         offsets = {}
         for dataset in datasets(extent):
             offset = file[dataset.path].id.get_offset()
@@ -72,6 +75,22 @@ def read_offsets(path: Path) -> DatasetOffsets:
             offsets,
             {axis: int(file[name][()]) for axis, name in COUNTERS.items()},
         )
+
+
+def older_version(path: Path, version: int) -> str:
+    """Say why nothing is added to a file of an older version.
+
+    Args:
+        path: The file.
+        version: Its version.
+
+    Returns:
+        The message.
+    """
+    return (
+        f"{path} has format version {version}, which can be read but not added to: rows measured "
+        f"now have intervals and certificates, and belong to version {VERSION}"
+    )
 
 
 def by_axis(counts: RowCounts) -> dict[Axis, int]:

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.store.hdf5.file_objects import ExactFile
-from condexp.store.schema.fields import FORMAT, VERSION, DatasetSpec, FileShape, Kind
+from condexp.store.schema.fields import FORMAT, READABLE, DatasetSpec, FileShape, Kind
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         The open file.
 
     Raises:
-        InputError: If it is not a results file of this format's version, or lacks a dataset.
+        InputError: If it is not a results file of a version that is read, or lacks a dataset.
     """
     try:
         stream = ExactFile(path, "r")
@@ -38,9 +38,10 @@ def open_file(path: Path) -> Iterator[h5py.File]:
             raise InputError(f"{path} is not an HDF5 file: {error}") from error
         with file:
             given = file.attrs.get("condexp_format"), file.attrs.get("condexp_format_version")
-            if given != (FORMAT, VERSION):
+            if given[0] != FORMAT or given[1] not in READABLE:
+                versions = " or ".join(map(str, READABLE))
                 raise InputError(
-                    f"{path} is not a results file of format {FORMAT!r}, version {VERSION}: "
+                    f"{path} is not a results file of format {FORMAT!r}, version {versions}: "
                     f"it says {given[0]!r}, version {given[1]}"
                 )
             try:
@@ -73,6 +74,7 @@ def read_file_shape(file: h5py.File) -> FileShape:
         num_train_steps=len(file["train/train_step"]),
         num_evals=len(file["eval/eval_step"]),
         num_not_analysed=len(file["not_analysed"]),
+        version=int(file.attrs["condexp_format_version"]),
     )
 
 

@@ -183,6 +183,7 @@ class ResultsWriter:
         with self._guarded():
             for axis, num_rows in kept.items():
                 self._count(axis, num_rows)
+                self._committed[axis] = num_rows
             os.fdatasync(self._handle)
             for axis, num_rows in kept.items():
                 clear_rows(self._handle, self._offsets, axis, num_rows)
@@ -240,12 +241,13 @@ class ResultsWriter:
         self._flush_disk()
         self._count(axis, first + num_rows)
         self._flush_disk()
+        # Not before: a call whose last wait fails is repeated, and writes the same row again.
+        self._committed[axis] = first + num_rows
 
     def _count(self, axis: Axis, num_rows: int) -> None:
         """Write a counter: what is below it is final."""
         counter = np.array(num_rows, dtype="<i8").tobytes()
         write_at(self._handle, counter, self._offsets.offsets[COUNTERS[axis]])
-        self._committed[axis] = num_rows
 
     def _flush_disk(self) -> None:
         """Wait for the disk where that was asked for; the order of the two waits is the commit."""

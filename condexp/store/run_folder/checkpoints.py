@@ -8,10 +8,10 @@ from pathlib import Path
 from condexp.errors import InputError
 from condexp.store.disk import as_results_error, replacing
 from condexp.store.hdf5.file_objects import DiskFile
-from condexp.store.hdf5.offsets import by_axis
+from condexp.store.hdf5.offsets import by_axis, older_version
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.validate import validate_results
-from condexp.store.schema.fields import Axis
+from condexp.store.schema.fields import VERSION, Axis
 from condexp.store.schema.layout import COUNTERS, FILE_NAME, SEALED, FileSpec, datasets
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
 from condexp.training.choices import RunState
@@ -126,10 +126,13 @@ def check_resumable(
     with open_file(path) as file:
         committed = {axis: int(file[name][()]) for axis, name in COUNTERS.items()}
         sealed = SEALED in file.attrs
-        same_shape = sealed or datasets(read_file_shape(file)) == datasets(spec)
+        found = read_file_shape(file)
+        same_shape = sealed or datasets(found) == datasets(spec)
         config_sha256 = file.attrs.get("config_sha256")
     if config_sha256 != fingerprint.config_sha256:
         raise InputError(f"{path} is of another configuration than {here}")
+    if found.version != VERSION and not sealed:
+        raise InputError(older_version(path, found.version))
     if not same_shape:
         raise InputError(f"{path} has another shape than this experiment's results have")
     if behind := [str(axis) for axis in Axis if committed[axis] < counts[axis]]:

@@ -8,9 +8,12 @@ from enum import StrEnum
 from condexp.analysis.vocabulary import Matrix
 
 FORMAT = "condexp"
-VERSION = 1
+VERSION = 2
+"""The version that is written: 2 has intervals of κ, certificates and coverage."""
+READABLE = (1, 2)
 
-STATUS_CODES = {"absent": 0, "ok": 1, "zero": 2, "unreliable": 3, "nonfinite": 4}
+STATUS_CODES_1 = {"absent": 0, "ok": 1, "zero": 2, "unreliable": 3, "nonfinite": 4}
+STATUS_CODES = STATUS_CODES_1 | {"incomplete": 5}
 DTYPE_CODES = {
     "absent": 0,
     "float16": 1,
@@ -48,6 +51,8 @@ MEASURE_NAMES = {
     "effective_rank": "exponential of the spectrum's entropy",
     "stable_rank": "sum over maximum of the eigenvalues",
     "kappa": "largest over k(p)-th eigenvalue",
+    "kappa_low": "low end of the interval of kappa",
+    "kappa_high": "high end of the interval of kappa, inf where it is known from below only",
     "noise_floor": "eigenvalues below this count as zero",
     "status": "whether the spectrum can be used",
     "dtype": "precision of the products",
@@ -58,6 +63,13 @@ MEASURE_NAMES = {
     "input_mean_fraction": "share of the mean in the input's second moment",
     "dead_fraction": "share of input units that are 0 on every analysed sample and position",
     "full_fraction": "share of input units that are > 0 on every analysed sample and position",
+}
+CERTIFICATE_NAMES = {
+    "gradient_residual": "distance of the recorded rows from the weight's gradient, relative",
+}
+COVERAGE_NAMES = {
+    "coverage_parameters": "measured share of the network's parameters",
+    "coverage_gradient": "measured share of the squared norm of the network's gradient",
 }
 TRAIN_NAMES = {"loss": "loss of the step's batch", "lr": "learning rate of the step's update"}
 EVAL_NAMES = {
@@ -79,6 +91,7 @@ class Kind(StrEnum):
     FLAG = "|i1"
     TEXT = "text"
     STATUS = "status"
+    STATUS_1 = "status of version 1"
     DTYPE = "dtype"
 
     @property
@@ -90,7 +103,12 @@ class Kind(StrEnum):
     @property
     def codes(self) -> dict[str, int] | None:
         """The names of an enumeration's values."""
-        return {Kind.STATUS: STATUS_CODES, Kind.DTYPE: DTYPE_CODES}.get(self)
+        codes = {
+            Kind.STATUS: STATUS_CODES,
+            Kind.STATUS_1: STATUS_CODES_1,
+            Kind.DTYPE: DTYPE_CODES,
+        }
+        return codes.get(self)
 
 
 class Axis(StrEnum):
@@ -172,6 +190,7 @@ class FileShape:
         num_train_steps: Scheduled optimizer steps.
         num_evals: Scheduled evaluations.
         num_not_analysed: Modules with weights that are not measured.
+        version: Of the format: an older file has fewer datasets.
     """
 
     layers: tuple[str, ...]
@@ -183,3 +202,4 @@ class FileShape:
     num_train_steps: int
     num_evals: int
     num_not_analysed: int
+    version: int = VERSION

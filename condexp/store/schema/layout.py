@@ -1,7 +1,8 @@
-"""The layout of ``results.h5``, format ``condexp`` version 1: what is measured, dataset by dataset.
+"""The layout of ``results.h5``, format ``condexp``: what is measured, dataset by dataset.
 
-Pure, and in file order: columns enter a row's checksum in the order they have here. Every dimension
-has its scale in the same group, so that a group opens as one table of labelled arrays.
+Pure, and in file order, of the version that is written and of those that are read: columns enter a
+row's checksum in the order they have here. Every dimension has its scale in the same group, so that
+a group opens as one table of labelled arrays.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,15 @@ from dataclasses import dataclass, field
 from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
-from condexp.store.schema.fields import EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec, FileShape, Kind
+from condexp.store.schema.fields import (
+    COVERAGE_NAMES,
+    EVAL_NAMES,
+    TRAIN_NAMES,
+    Axis,
+    DatasetSpec,
+    FileShape,
+    Kind,
+)
 from condexp.store.schema.matrices import NETWORK, measures, network, spectra
 
 FILE_NAME = "results.h5"
@@ -163,6 +172,9 @@ def _root(extent: FileShape) -> Iterator[DatasetSpec]:
     name = "training step of the snapshot; 0 is before the first update"
     yield DatasetSpec("step", shape, Kind.INT, dims, name, axis=axis)
     yield DatasetSpec("epoch", shape, Kind.FLOAT, dims, "epochs of training", axis=axis)
+    if extent.version > 1:
+        for name, long_name in COVERAGE_NAMES.items():
+            yield DatasetSpec(name, shape, Kind.FLOAT, dims, long_name, axis=axis)
     name = "CRC-32 of the snapshot's row, columns in file order; 0 is not written"
     yield DatasetSpec(CRC, shape, Kind.CHECKSUM, dims, name)
 

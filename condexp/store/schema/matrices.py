@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES, Matrix
 from condexp.store.schema.fields import (
+    CERTIFICATE_NAMES,
     MATRIX_NAMES,
     MEASURE_NAMES,
     WITHOUT_SPECTRA,
@@ -14,6 +15,7 @@ from condexp.store.schema.fields import (
 )
 
 NETWORK = "network"  # the group of all layers together, and their name in tables
+KAPPAS = ("kappa", "kappa_low", "kappa_high")  # of each matrix, for every fraction p
 EIG_NAME = "0-based index of the eigenvalue, the largest first"
 
 
@@ -43,24 +45,30 @@ def measures(extent: FileShape) -> Iterator[DatasetSpec]:
         The datasets in file order.
     """
     shape, dims = (extent.num_snapshots, len(extent.layers)), ("step", "layer")
-    for measure in LAYER_MEASURES:
-        name = MEASURE_NAMES[measure]
+    names = {measure: MEASURE_NAMES[measure] for measure in LAYER_MEASURES}
+    if extent.version > 1:
+        names |= CERTIFICATE_NAMES
+    for measure, name in names.items():
         yield DatasetSpec(f"layers/{measure}", shape, Kind.FLOAT, dims, name, axis=Axis.SNAPSHOT)
     for matrix in extent.lengths:
-        yield from _matrix("layers", matrix, shape, dims, extent.num_p)
+        yield from _matrix("layers", matrix, shape, dims, extent)
 
 
 def _matrix(
-    group: str, matrix: Matrix, shape: tuple[int, ...], dims: tuple[str, ...], num_p: int
+    group: str, matrix: Matrix, shape: tuple[int, ...], dims: tuple[str, ...], extent: FileShape
 ) -> Iterator[DatasetSpec]:
     """Yield the measures of one matrix."""
-    kinds = dict.fromkeys((*SPECTRUM_MEASURES, "noise_floor", "kappa"), Kind.FLOAT)
-    kinds |= {"status": Kind.STATUS, "dtype": Kind.DTYPE}
+    kappas = KAPPAS if extent.version > 1 else KAPPAS[:1]
+    kinds = dict.fromkeys((*SPECTRUM_MEASURES, "noise_floor", *kappas), Kind.FLOAT)
+    kinds |= {
+        "status": Kind.STATUS if extent.version > 1 else Kind.STATUS_1,
+        "dtype": Kind.DTYPE,
+    }
     for measure, kind in kinds.items():
         path = f"{group}/{matrix}_{measure}"
         name = f"{MEASURE_NAMES[measure]}: {MATRIX_NAMES[matrix]}"
-        full = (*shape, num_p) if measure == "kappa" else shape
-        names = (*dims, "p") if measure == "kappa" else dims
+        full = (*shape, extent.num_p) if measure in KAPPAS else shape
+        names = (*dims, "p") if measure in KAPPAS else dims
         yield DatasetSpec(path, full, kind, names, name, axis=Axis.SNAPSHOT, matrix=matrix)
 
 
@@ -81,7 +89,7 @@ def network(extent: FileShape) -> Iterator[DatasetSpec]:
     yield DatasetSpec(f"{NETWORK}/eig", (length,), Kind.INT, ("eig",), EIG_NAME)
     name = "fraction p of kappa"
     yield DatasetSpec(f"{NETWORK}/p", (extent.num_p,), Kind.FLOAT, ("p",), name)
-    yield from _matrix(NETWORK, matrix, (num,), ("step",), extent.num_p)
+    yield from _matrix(NETWORK, matrix, (num,), ("step",), extent)
     if extent.save_spectra:
         path, shape, dims = f"{NETWORK}/{matrix}_eigenvalue", (num, length), ("step", "eig")
         name = _eigenvalue_name(matrix)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from condexp.analysis.linalg.bounds import PRODUCT_ERROR
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum, select_product
-from condexp.analysis.linalg.spectrum import PRODUCT_ERROR, Spectrum
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.vocabulary import SPECTRUM_MEASURES, SpectrumStatus
 from condexp.errors import InputError
 from tests.reference import kappa, kronecker_eigenvalues, kronecker_products, measures

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from condexp.analysis.linalg.bounds import PRODUCT_ERROR
 from condexp.analysis.linalg.moments import Scale, SecondMoment
-from condexp.analysis.linalg.spectrum import PRODUCT_ERROR, Spectrum, kappa_index
+from condexp.analysis.linalg.spectrum import Spectrum, kappa_index
 from condexp.analysis.vocabulary import SPECTRUM_MEASURES, Precision, SpectrumStatus
 from condexp.errors import InputError
 from tests.reference import eigenvalues, kappa, measures

@@ -46,16 +46,18 @@ def run_rows(
 def planted(
     plateau: float = 1.0,
     recovered: float = 0.2,
-    domination: float = 1e-4,
+    domination: float = 9e-5,
     seeds: tuple[int, ...] = (1, 2),
+    *,
+    of_ten: tuple[float, float, float] = (0.6, 0.15, 3e-3),
     **options: Any,
 ) -> pd.DataFrame:
-    """An unscaled net of loss 0.1 twice and domination 0.1; one times 10 that falls behind none."""
+    """An unscaled net of loss 0.1 twice and domination 0.1, one times 10 and one times 100."""
     parts = [
         run_rows(factor, seed, plateau=a * seed, recovered=b, domination=c, **options)
         for factor, a, b, c in (
             (1.0, 0.1, 0.1, 0.1),
-            (10.0, 0.2, 0.1, 1e-2),
+            (10.0, *of_ten),
             (100.0, plateau, recovered, domination),
         )
         for seed in seeds
@@ -63,22 +65,78 @@ def planted(
     return pd.concat(parts, ignore_index=True)
 
 
-def test_shown_by_one_factor() -> None:
+def test_shown_by_every_factor() -> None:
     verdict = judge(planted())
     assert (verdict.claim, verdict.shown, verdict.remarks) == (3, True, ())
     numbers = verdict.numbers.set_index("factor")
-    assert numbers["shown"].tolist() == [False, True]
-    np.testing.assert_allclose(numbers["loss ratio"], [2, 10])
-    np.testing.assert_allclose(numbers["domination ratio"], [0.1, 1e-3])
-    np.testing.assert_allclose(numbers["loss ratio after release"], [1, 2])
+    assert numbers["shown"].tolist() == [True, True]
+    np.testing.assert_allclose(numbers["loss ratio"], [6, 10])
+    np.testing.assert_allclose(numbers["domination ratio"], [0.03, 9e-4])
+    np.testing.assert_allclose(numbers["loss ratio after release"], [1.5, 2])
     assert numbers["pairs"].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
-    "changes", [{"plateau": 0.49}, {"recovered": 0.31}, {"domination": 1.1e-3}]
+    "changes",
+    [
+        {"plateau": 0.49},
+        {"recovered": 0.31},
+        {"domination": 1.1e-4},
+        {"of_ten": (0.49, 0.15, 3e-3)},
+        {"of_ten": (0.6, 0.31, 3e-3)},
+        {"of_ten": (0.6, 0.15, 3.2e-3)},
+    ],
+    ids=str,
 )
-def test_not_shown_where_one_part_fails(changes: dict[str, Any]) -> None:
+def test_not_shown_where_one_part_fails_for_one_factor(changes: dict[str, Any]) -> None:
     assert judge(planted(**changes)).shown is False
+
+
+def test_a_recovery_whose_interval_reaches_above_3_decides_nothing() -> None:
+    frame = planted(seeds=(1, 2, 3))
+    # 1, 2 and 4 times the unscaled net's loss: two on average, up to 11 by the interval.
+    after = (frame["step"] == 40) & (frame["factor"] == 10)
+    frame.loc[after, "train_loss"] = [0.1, 0.2, 0.4]
+    verdict = judge(frame)
+    row = verdict.numbers.set_index("factor").loc[10.0]
+    assert row["loss ratio after release"] == pytest.approx(2)
+    assert row["after high"] == pytest.approx(
+        2 * math.exp(4.3027 * math.log(2) / math.sqrt(3)), 1e-4
+    )
+    assert verdict.shown is None
+    (remark,) = verdict.remarks
+    assert remark == (
+        "mlp on digits, α = 10: the interval of the loss after the release does not decide"
+    )
+
+
+def test_a_factor_is_not_left_out_and_others_do_not_count() -> None:
+    frame = planted()
+    verdict = judge(frame[frame["factor"] != 10])
+    assert verdict.shown is None
+    assert "mlp on digits, α = 10: 0 pairs of 2 seeds, of which it needs each and two at least" in (
+        verdict.remarks
+    )
+    more = frame[frame["factor"] == 1].assign(factor=2.0)
+    verdict = judge(pd.concat([frame, more], ignore_index=True))
+    assert verdict.numbers["factor"].tolist() == [2, 10, 100]
+    assert verdict.shown is True
+
+
+def test_a_missing_seed_leaves_it_open_and_choosing_seeds_are_not_judged() -> None:
+    frame = planted(seeds=(1, 2, 3))
+    assert judge(frame).shown is True
+    assert judge(frame[(frame["factor"] != 100) | (frame["seed"] != 3)]).shown is None
+    running = frame.assign(state=np.where(frame["seed"] == 3, "running", "complete"))
+    assert judge(running).shown is None
+    chosen = planted(plateau=0.1, seeds=(101, 102))
+    assert judge(pd.concat([frame, chosen], ignore_index=True)).shown is True
+    assert judge(chosen).shown is None
+
+
+def test_every_condition_must_hold() -> None:
+    other = planted(plateau=0.1).assign(condition="mlp on digits, model.depth=20")
+    assert judge(pd.concat([planted(), other], ignore_index=True)).shown is False
 
 
 def test_what_does_not_suffice_is_said() -> None:
@@ -91,6 +149,7 @@ def test_what_does_not_suffice_is_said() -> None:
     assert held.shown is None
     assert "runs without trainer.rescale.release_epoch do not say" in held.remarks[0]
     lost = judge(planted(plateau=math.inf, seeds=(1, 2, 3)))
+    assert lost.shown is None
     assert lost.numbers["pairs"].tolist() == [3, 0]
     assert "3 of 6 pairs lack a finite loss or domination" in lost.remarks[0]
 

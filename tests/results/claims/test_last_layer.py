@@ -32,6 +32,7 @@ def planted(
             "depth": depth,
             "last_bn": last_bn,
             "test_error": 12.0 if last_bn else error + 0.1 * seed,
+            "chance": 90.0,
             "layer": "fc",
             "step": step,
             # The first snapshot would refute it.
@@ -44,6 +45,9 @@ def planted(
     return pd.DataFrame(rows)
 
 
+DEEPEST = "resnet on digits, model.depth=110"
+
+
 def rows_of(numbers: pd.DataFrame, quantity: str) -> pd.DataFrame:
     return numbers[numbers["quantity"] == quantity]
 
@@ -52,7 +56,7 @@ def test_shown_by_the_deepest_resnet() -> None:
     shallow = planted(100.0, 12.0, depth=20)
     verdict = judge(pd.concat([shallow, planted(), planted(1.0, network="preresnet")]))
     assert (verdict.claim, verdict.shown) == (5, True)
-    assert verdict.remarks == ("depth 110 decides, and shows the claim",)
+    assert verdict.remarks == (f"{DEEPEST}, the deepest: shows the claim",)
     deepest = verdict.numbers[verdict.numbers["condition"] == "resnet on digits, model.depth=110"]
     kappa, error = rows_of(deepest, "log₁₀ κ_0.5"), rows_of(deepest, "test error")
     assert kappa["difference"].tolist() == pytest.approx([2])
@@ -65,30 +69,94 @@ def test_shown_by_the_deepest_resnet() -> None:
     ("plain", "error", "reason"),
     [
         (300.0, 30.0, "log₁₀ κ_0.5"),  # log₁₀ 3 = 0.48 is too little
-        (1e4, 12.0, "test error"),  # 0, 0.1, 0.2: its interval holds 0
+        (1e4, 11.5, "test error"),
         (50.0, 11.0, "log₁₀ κ_0.5 and test error"),
     ],
 )
 def test_not_shown_where_either_fails(plain: float, error: float, reason: str) -> None:
     verdict = judge(planted(plain, error))
     assert verdict.shown is False
-    assert verdict.remarks == (f"depth 110 decides, and does not show it: {reason}",)
+    assert verdict.remarks == (f"{DEEPEST}, the deepest: does not show it: {reason}",)
 
 
-def test_dead_nets_are_counted_and_a_shallower_net_may_show_it() -> None:
-    dead = planted(math.inf, 89.0)
-    verdict = judge(dead)
+def test_an_interval_that_holds_the_threshold_decides_nothing() -> None:
+    verdict = judge(planted(error=12.0))  # differences 0, 0.1, 0.2
     assert verdict.shown is None
-    lost, reason = verdict.remarks
-    assert "model.depth=110: 3 plain net(s) have no finite log₁₀ κ_0.5" in lost
-    assert reason == "depth 110 cannot decide: fewer than two pairs with finite values"
-    error = rows_of(verdict.numbers, "test error")
-    assert (error["pairs"].item(), error["difference"].item()) == (3, pytest.approx(77.1))
-    assert judge(pd.concat([dead, planted(depth=56)])).shown is True
-    # The shallower one cannot refute what is said of the deeper.
-    unclear = judge(pd.concat([dead, planted(error=12.0, depth=20)]))
-    assert unclear.shown is None
-    assert unclear.remarks[-1].endswith("which says nothing of the deeper nets")
+    (remark,) = verdict.remarks
+    assert remark.endswith("cannot be said, as seeds differ too much or are too few: test error")
+
+
+def test_a_shallower_depth_never_stands_in_for_the_deepest() -> None:
+    """The deepest pairs do not suffice, or fail: what depth 56 shows does not matter."""
+    shallow = planted(depth=56)
+    for deepest, shown in (
+        (planted(math.inf, 89.0), None),  # three infinite pairs: p = 1/8
+        (planted(math.nan), None),
+        (planted(error=12.0), None),
+        (planted(error=11.0), False),
+        (planted(100.0), False),
+    ):
+        assert judge(pd.concat([shallow, deepest])).shown is shown
+        assert judge(deepest).shown is shown
+
+
+def test_infinite_plain_nets_are_ranked_above_all_finite_ones() -> None:
+    frame = planted(math.inf, 89.0, seeds=5)
+    verdict = judge(frame)
+    assert verdict.shown is True  # five of five: p = 1/32
+    infinite, _ = verdict.remarks
+    assert infinite == (
+        f"{DEEPEST}: 5 plain net(s) have an infinite log₁₀ κ_0.5, ranked above every finite one "
+        "(5 of them at chance: dead or diverged)"
+    )
+    kappa = rows_of(verdict.numbers, "log₁₀ κ_0.5").iloc[0]
+    assert (kappa["pairs"], kappa["plain"], kappa["difference"]) == (5, math.inf, math.inf)
+    assert kappa["p (ranks)"] == 1 / 32
+    # One of the five the other way: p = 3/32.
+    other = frame["run"].str.endswith("False4") & (frame["step"] == 9)
+    assert judge(frame.assign(**{K: frame[K].where(~other, 120.0)})).shown is None
+    # A LastBN net that is infinite as well is no difference, which is below 0.5.
+    cured = frame["run"].str.endswith("True4") & (frame["step"] == 9)
+    assert judge(frame.assign(**{K: frame[K].where(~cured, math.inf)})).shown is None
+    assert judge(frame.assign(**{K: np.inf})).shown is False
+
+
+K, HIGH = "input_kappa_0.5", "input_kappa_high_0.5"
+
+
+def test_a_lower_bound_speaks_against_the_claim() -> None:
+    frame = planted(seeds=5).assign(**{HIGH: lambda f: 1.01 * f[K]})
+    plain = ~frame["last_bn"]
+    bounds = frame.assign(**{HIGH: frame[HIGH].mask(plain, np.inf)})
+    verdict = judge(bounds)
+    assert verdict.shown is True
+    assert rows_of(verdict.numbers, "log₁₀ κ_0.5")["plain"].tolist() == [4]
+    bounds = frame.assign(**{HIGH: frame[HIGH].mask(~plain, np.inf)})
+    assert judge(bounds).shown is False
+
+
+def test_dead_or_diverged_is_said_of_nets_at_chance_only() -> None:
+    frame = pd.concat([planted(math.inf, 25.0, network="preresnet"), planted()])
+    (remark, _) = judge(frame).remarks
+    assert remark.endswith("ranked above every finite one")
+    (remark, _) = judge(frame.drop(columns="chance")).remarks
+    assert "dead" not in remark
+
+
+def test_the_number_of_seeds_is_fixed_beforehand() -> None:
+    """A depth that has been run with fewer seeds than another waits for the others."""
+    verdict = judge(pd.concat([planted(depth=56, seeds=5), planted()]))
+    assert verdict.shown is None
+    assert verdict.remarks == (
+        f"{DEEPEST}, the deepest: cannot be said, as seed 3, 4 has no pair with both numbers",
+    )
+    frame = planted(seeds=5)
+    lost = frame["run"].str.endswith("False4")
+    assert judge(frame.assign(test_error=frame["test_error"].where(~lost))).shown is None
+    running = frame.assign(state=np.where(lost, "running", "complete"))
+    assert judge(running).shown is None
+    chosen = planted(1.0).replace({"seed": {0: 101, 1: 102, 2: 101}})
+    assert judge(pd.concat([frame, chosen[chosen["seed"] > 100].iloc[:8]])).shown is True
 
 
 def test_one_pair_or_none_says_nothing() -> None:

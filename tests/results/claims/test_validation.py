@@ -1,11 +1,14 @@
 """Claim 1 from stored runs, and its verdict on planted numbers."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
@@ -15,11 +18,17 @@ from tests.results.stored import write_run
 
 
 def planted(
-    noise: float = 0.0, kappa_noise: float = 0.0, *, seeds: int = 2, full: bool = True
+    noise: float = 0.0,
+    kappa_noise: float = 0.0,
+    *,
+    seeds: Sequence[int] = (1, 2),
+    full: bool = True,
+    power: float = 1.0,
+    scale: float = 0.5,
 ) -> pd.DataFrame:
     """Twelve points a seed: kfac's λ_max is half of fisher's, a factor 10^±noise off in turn."""
     parts = []
-    for seed in range(seeds):
+    for seed in seeds:
         truth = np.arange(12.0) / 4
         off = np.tile([1.0, -1.0], 6)
         parts.append(
@@ -31,8 +40,8 @@ def planted(
                 "step": np.repeat([0, 1, 2], 4),
                 "layer": ["a", "b", "c", "d"] * 3,
                 "full_rows": full,
-                "kfac_lambda_max": 0.5 * 10 ** (truth + noise * off),
-                "kfac_kappa_0.5": 10 ** (truth + kappa_noise * off),
+                "kfac_lambda_max": scale * 10 ** (power * truth + noise * off),
+                "kfac_kappa_0.5": 10 ** (power * truth + kappa_noise * off),
                 "fisher_lambda_max": 10**truth,
                 "fisher_kappa_0.5": 10**truth,
             })
@@ -45,7 +54,8 @@ def test_shown_where_the_points_lie_on_a_line() -> None:
     assert (verdict.claim, verdict.shown, verdict.answer) == (1, True, "shown")
     (row,) = verdict.numbers.to_dict("records")
     assert row["r of log λ_max"] == pytest.approx(1)
-    assert row["median λ_max ratio fisher / kfac"] == pytest.approx(2)
+    assert row["median ratio fisher / kfac of λ_max"] == pytest.approx(2)
+    assert row["slope of λ_max"] == pytest.approx(1)
     assert (row["seeds"], row["points of λ_max"], row["points of κ_0.5"]) == (2, 24, 24)
 
 
@@ -56,19 +66,19 @@ def test_not_shown_where_either_correlation_is_too_small(noise: tuple[float, flo
     assert (verdict.shown, verdict.answer) == (False, "not shown at this size")
     means = verdict.numbers[["r of log λ_max", "r of log κ_0.5"]].to_numpy()
     assert 0.5 < means.min() < 0.75
-    (remark,) = [each for each in verdict.remarks if "below 0.9" in each]
+    (remark,) = [each for each in verdict.remarks if "out of bounds" in each]
     assert "in a, " in remark
-    assert remark.startswith("mlp on digits: a correlation")
+    assert remark.startswith("mlp on digits: out of bounds: r of ")
 
 
 def test_one_condition_is_enough_to_refute() -> None:
-    bad = planted(noise=1.0, seeds=2)
+    bad = planted(noise=1.0)
     bad = bad.assign(condition="other", run="other " + bad["run"])
     assert judge(pd.concat([planted(), bad])).shown is False
 
 
 def test_nothing_is_said_of_one_seed_or_of_too_few_gradients() -> None:
-    verdict = judge(planted(seeds=1))
+    verdict = judge(planted(seeds=[1]))
     assert (verdict.shown, verdict.answer) == (None, "cannot be said")
     assert "fewer than two seeds: mlp on digits" in verdict.remarks
     verdict = judge(planted(full=False))
@@ -77,13 +87,89 @@ def test_nothing_is_said_of_one_seed_or_of_too_few_gradients() -> None:
     assert any("more weights than gradients" in remark for remark in verdict.remarks)
 
 
-def test_infinite_values_are_left_out_and_counted() -> None:
+@pytest.mark.parametrize(
+    "changes", [{"power": 0.2}, {"power": 5.0}, {"scale": 0.3}, {"scale": 3.1}], ids=str
+)
+def test_alike_in_shape_is_not_close(changes: dict[str, Any]) -> None:
+    """A correlation of 1 says nothing of the size: a fifth power, or a factor above 3."""
+    verdict = judge(planted(**changes))
+    assert verdict.numbers["r of log λ_max"].tolist() == pytest.approx([1])
+    assert verdict.shown is False
+
+
+def test_kappa_is_judged_as_lambda_max_is() -> None:
     frame = planted()
-    frame.loc[0, "kfac_kappa_0.5"] = np.inf
+    frame["kfac_kappa_0.5"] = frame["fisher_kappa_0.5"] ** 0.2
+    verdict = judge(frame)
+    assert verdict.shown is False
+    # Over twelve points from 1 to 10^2.75 the median ratio, 10^(0.8·1.375), is above 3 as well.
+    assert any("out of bounds: slope of κ_0.5, ratio of κ_0.5;" in each for each in verdict.remarks)
+
+
+def test_seeds_that_disagree_decide_nothing() -> None:
+    parts = [planted(noise=noise, seeds=[seed]) for seed, noise in ((1, 0.0), (2, 0.2))]
+    verdict = judge(pd.concat(parts))
+    (row,) = verdict.numbers.to_dict("records")
+    # Two values of Fisher's z so far apart have an interval that reaches below 0.8.
+    assert row["r of log λ_max"] > 0.99
+    assert row["r low of λ_max"] < 0.8
+    assert verdict.shown is None
+    assert "mlp on digits: undecided: r's interval of λ_max" in verdict.remarks
+
+
+def test_the_interval_is_fishers_over_seeds() -> None:
+    parts = [planted(noise=n, seeds=[s]) for s, n in ((1, 0.1), (2, 0.12), (3, 0.08))]
+    (row,) = correlations(pd.concat(parts)).to_dict("records")
+    logs = [np.log10(p[["kfac_lambda_max", "fisher_lambda_max"]].to_numpy()) for p in parts]
+    r = [np.corrcoef(log.T)[0, 1] for log in logs]
+    interval = stats.ttest_1samp(np.arctanh(r), 0).confidence_interval(0.95)
+    assert row["r low of λ_max"] == pytest.approx(np.tanh(interval.low), rel=1e-12)
+    assert row["r high of λ_max"] == pytest.approx(np.tanh(interval.high), rel=1e-12)
+
+
+def test_infinite_values_are_ranked_and_counted() -> None:
+    frame = planted()
+    top = frame["fisher_kappa_0.5"] == frame["fisher_kappa_0.5"].max()
+    frame.loc[top, ["kfac_kappa_0.5", "fisher_kappa_0.5"]] = np.inf
     verdict = judge(frame)
     assert verdict.shown
-    assert verdict.numbers["points of κ_0.5"].tolist() == [23]
-    assert "1 of 24 values of κ_0.5 are zero or infinite and left out" in verdict.remarks
+    assert verdict.numbers["points of κ_0.5"].tolist() == [24]
+    assert "2 of 24 pairs of κ_0.5 are infinite: ranked as the largest" in verdict.remarks
+    # Infinite with one of the two only, where the other is smallest: not alike any more.
+    frame = planted()
+    lowest = frame["fisher_kappa_0.5"] == 1
+    frame.loc[lowest, "kfac_kappa_0.5"] = np.inf
+    assert judge(frame).shown is False
+
+
+def test_a_lower_bound_is_ranked_as_infinite() -> None:
+    frame = planted()
+    lowest = frame["fisher_kappa_0.5"] == 1
+    high = frame["kfac_kappa_0.5"].mask(lowest, np.inf)
+    assert judge(frame.assign(**{"kfac_kappa_high_0.5": high})).shown is False
+
+
+def test_a_seed_that_another_condition_has_is_waited_for() -> None:
+    other = planted(seeds=[1, 2, 3]).assign(condition="mlp on digits, model.norm=batch")
+    other["run"] = "batch" + other["run"]
+    frame = planted().assign(condition="mlp on digits, model.norm=none")
+    verdict = judge(pd.concat([frame, other]))
+    assert verdict.shown is None
+    remark = "mlp on digits, model.norm=none: no run that has ended of seed 3"
+    assert remark in verdict.remarks
+    # Of a run that goes on, nothing can be said yet either.
+    running = frame.assign(state=np.where(frame["seed"] == 2, "running", "complete"))
+    assert judge(running).shown is None
+
+
+def test_seeds_that_chose_the_settings_are_not_judged() -> None:
+    bad = planted(noise=1.0, seeds=[101, 102])
+    verdict = judge(pd.concat([planted(), bad]))
+    assert verdict.shown is True
+    assert verdict.numbers["seeds"].tolist() == [2]
+    remark = "2 of 4 runs are of seeds 101 and 102, which choose settings: not judged"
+    assert remark in verdict.remarks
+    assert judge(planted(seeds=[101, 102])).shown is None
 
 
 def test_the_stored_numbers(tmp_path: Path) -> None:

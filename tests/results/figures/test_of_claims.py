@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import imread
 
 from condexp.analysis.vocabulary import Matrix
@@ -109,6 +110,39 @@ def test_a_last_layer_without_spectra_names_the_option(tmp_path: Path) -> None:
     run = open_run(write_run(tmp_path / "run"))
     with pytest.raises(InputError, match=r"analysis\.save_spectra=true"):
         find_figure("last_layer")([run], tmp_path, size=Size.TEXT)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_lower_bounds_are_open_triangles_and_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A κ that is known from below only is no point like the others."""
+    figures: list[Figure] = []
+    draw = find_figure(name)
+    monkeypatch.setitem(draw.__globals__, "save", lambda figure, *_: figures.append(figure))  # type: ignore[attr-defined]
+    runs = [
+        open_run(
+            write_run(
+                tmp_path / f"{number}",
+                matrices=tuple(Matrix),
+                save_spectra=True,
+                bounded=["conv", "fc"],
+                num_signals=9,
+                seed=number,
+                model__last_bn=number > 1,
+                model__norm="batch" if number > 1 else "none",
+            )
+        )
+        for number in (1, 2)
+    ]
+    draw(runs, tmp_path, size=Size.TEXT)
+    legends = [legend for part in (figures[0], *_parts(figures[0])) for legend in part.legends]
+    words = [text.get_text() for legend in legends for text in legend.get_texts()]
+    assert any(word.startswith("≥: a lower bound") for word in words)
+
+
+def _parts(figure: FigureBase) -> list[FigureBase]:
+    return [part for own in figure.subfigs for part in (own, *_parts(own))]
 
 
 def test_every_claim_has_its_figure() -> None:

@@ -54,10 +54,9 @@ def test_cells_say_what_became_of_the_runs(
     assert [axes.get_title() for axes in curves] == ["no normalization", "BatchNorm"]
     assert curves[0].get_ylim() == curves[1].get_ylim()
     plain, normalized = ([text.get_text() for text in axes.texts] for axes in cells)
-    # λ_max = 4^(1 - step), at step 5 for the first seed and at step 2, the last of the plain
-    # nets', for the second: log₁₀ is -2.4 and -0.6.
-    assert plain == ["−1.5\n2/2", "−1.5\n1/2 ×"] * 2
-    assert normalized == ["−1.5\n2/2"] * 4
+    # λ_max = 4^(1 - step) at step 5: log₁₀ is -2.4. The plain net that diverged has none there.
+    assert plain == ["−2.4\n2/2", "−2.4\n1/2 ×"] * 2
+    assert normalized == ["−2.4\n2/2"] * 4
     assert [label.get_text() for label in cells[0].get_yticklabels()] == ["he", "lecun"]
 
 

@@ -10,8 +10,9 @@ from condexp.results.tables.differences import (
     Contrast,
     Differences,
     make_differences,
-    paired_difference,
 )
+from condexp.results.tables.paired import differences as pairwise
+from condexp.results.tables.paired import paired_difference, signed_rank_p
 from condexp.results.tables.table import make_table
 from tests.results.stored import grid_frame
 
@@ -86,15 +87,58 @@ def test_how_it_is_written() -> None:
     }
     assert layout.notes == (
         "test_error: mean difference [95 % t-interval] (n) over pairs of runs of one seed",
-        "n of m: the other pairs lack a complete run with a finite value",
+        "n of m: the other pairs lack a complete run with a value",
     )
 
 
-def test_an_infinite_value_is_in_no_pair() -> None:
-    runs = GRID.assign(**{"fc.input_kappa_0.5": [math.inf, *[2.0] * 8]})
-    found = make_differences(runs, ["model.depth"], [], "fc.input_kappa_0.5", "model.norm=none")
-    cell = found.cells[(8,), (), "batch"]
-    assert (cell.difference.num, cell.num_pairs) == (2, 3)
+def kappas(none: list[float], batch: list[float]) -> pd.DataFrame:
+    runs = [(8, norm, seed, "complete", 1.0) for norm in ("none", "batch") for seed in range(5)]
+    return frame(*runs).assign(**{"fc.input_kappa_0.5": [*none, *batch]})
+
+
+def of_kappas(none: list[float], batch: list[float]) -> tuple[Contrast, str]:
+    table = make_table(
+        kappas(none, batch), ["model.depth"], ["model.norm"], "fc.input_kappa_0.5", paired=NORM
+    )
+    assert table.differences is not None
+    (cell,) = table.differences.cells.values()
+    _, layout = lay_out(table)
+    return cell, str(layout.body[0][1][0])
+
+
+NORM = "model.norm=none"
+
+
+def test_condition_numbers_are_compared_in_decades() -> None:
+    cell, text = of_kappas([1e3, 1e4, 1e5, 1e6, 1e7], [1e2, 1e2, 1e3, 1e4, 1e5])
+    # Differences -1, -2, -2, -2, -2: s = √0.2, and t_{0.975, 4} = 2.776445.
+    assert cell.difference.mean == pytest.approx(-1.8)
+    assert cell.difference.high == pytest.approx(-1.8 + 2.776445 * math.sqrt(0.2 / 5), rel=1e-6)
+    assert text == "-1.80 [-2.36, -1.24] (5)"
+
+
+def test_an_infinite_value_is_ranked_and_not_dropped() -> None:
+    cell, text = of_kappas([1e3, INF, INF, INF, 1e5], [1e2] * 5)
+    assert (cell.difference.num, cell.difference.num_infinite, cell.num_pairs) == (5, 3, 5)
+    assert cell.difference.mean == -INF
+    assert cell.difference.p_value == 2 / 32  # all five of one sign
+    assert text == "-∞, p = 0.0625 (5)"
+    assert not cell.difference.excludes_zero
+    # The same infinity twice is no difference.
+    both, text = of_kappas([INF] * 5, [INF, INF, INF, 1e2, INF])
+    assert (both.difference.mean, both.difference.p_value) == (0, 1)
+
+
+def test_signed_ranks_are_scipys_where_it_is_exact() -> None:
+    values = [0.3, -0.1, 0.7, 1.1, 0.4, -0.2, 0.9]
+    assert signed_rank_p(values) == pytest.approx(stats.wilcoxon(values).pvalue)
+    above = stats.wilcoxon([v - 0.05 for v in values], alternative="greater").pvalue
+    assert signed_rank_p(values, above=0.05) == pytest.approx(above)
+    # An infinity is no more than the largest rank.
+    assert signed_rank_p([*values, INF]) == signed_rank_p([*values, 5.0])
+    assert signed_rank_p([0.0, 0.0]) == 1
+    many = [*values * 3, INF]
+    assert 0 < signed_rank_p(many) < 0.01
 
 
 def test_runs_without_the_key_are_in_no_pair() -> None:
@@ -147,18 +191,19 @@ def test_the_interval_is_students() -> None:
     assert (found.low, found.high) == pytest.approx((other.low, other.high), rel=1e-12)
 
 
-@pytest.mark.parametrize("bad", [INF, -INF, NAN])
-def test_a_pair_that_is_not_finite_is_left_out(bad: float) -> None:
+def test_a_pair_without_a_number_is_left_out() -> None:
     whole = paired_difference([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
-    assert paired_difference([1.0, bad, 2.0, 3.0], [2.0, 0.0, 4.0, 6.0]) == whole
-    assert paired_difference([1.0, 0.0, 2.0, 3.0], [2.0, bad, 4.0, 6.0]) == whole
+    assert paired_difference([1.0, NAN, 2.0, 3.0], [2.0, 0.0, 4.0, 6.0]) == whole
+    assert paired_difference([1.0, 0.0, 2.0, 3.0], [2.0, NAN, 4.0, 6.0]) == whole
+    assert pairwise([INF, -INF, 1.0, -INF], [INF, 1.0, -INF, INF]).tolist() == [0, INF, -INF, INF]
 
 
 def test_fewer_than_two_pairs_have_no_interval() -> None:
-    one = paired_difference([1.0, INF], [3.0, 0.0])
+    one = paired_difference([1.0, NAN], [3.0, 0.0])
     assert (one.num, one.mean) == (1, 2.0)
     assert math.isnan(one.low)
     assert math.isnan(one.high)
+    assert not one.excludes_zero
     none = paired_difference([], [])
     assert none.num == 0
     assert math.isnan(none.mean)

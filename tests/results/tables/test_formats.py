@@ -23,7 +23,8 @@ def grid() -> pd.DataFrame:
         ("a|b", False, 1, "complete", 10.0, 3.5e7),
         ("a|b", False, 2, "complete", 13.0, 4.5e7),
         ("a|b", True, 1, "complete", 4.0, 2.0),
-        ("a|b", True, 2, "diverged", 90.0, math.inf),
+        ("a|b", True, 2, "complete", 7.0, 2.0),
+        ("a|b", True, 3, "diverged", 90.0, math.inf),
         (r"50%_{x}&y#$~^\\", False, 1, "running", 20.0, math.inf),
         (r"50%_{x}&y#$~^\\", False, 2, "complete", math.nan, math.inf),
         ("[1,2]", True, 1, "complete", 7.0, math.inf),
@@ -47,13 +48,13 @@ def test_markdown_is_a_table_that_parses() -> None:
     assert cells[2:] == [
         [r"50%_{x}&y#$~^\\", "– (0 of 2: 1 running, 1 without value)", "– (0)"],
         ["[1,2]", "– (0)", "7.00 (1)"],
-        [r"a\|b", "11.50 ± 2.12 (2)", "**4.00** (1 of 2: 1 diverged)"],
+        [r"a\|b", "11.50 ± 2.12 (2)", "**5.50 ± 2.12** (2 of 3: 1 diverged)"],
     ]
     assert len({len(line) for line in lines[2:7]}) == 1
     assert [line for line in lines[7:] if line] == [
         "test_error: mean ± standard deviation (n) over complete runs",
         "n of m: the other runs are not in the mean, for the reason given",
-        "bold: the lowest mean of each row, whether or not runs are missing",
+        "bold: the lowest mean of each row, where all its paired 95 % intervals exclude 0",
     ]
 
 
@@ -62,12 +63,12 @@ def test_rich_shows_the_same_cells_and_the_best_without_colours_too() -> None:
     text = text_of(render(result))
     for cell in result.cells.values():
         assert str(cell_entry(cell)) in text
-    assert text.count("*4.00 (1 of 2: 1 diverged)") == 1
+    assert text.count("*5.50 ± 2.12 (2 of 3: 1 diverged)") == 1
     assert "bold with *: the lowest mean of each row" in text
     file = io.StringIO()
     console = Console(file=file, width=200, force_terminal=True, color_system="standard")
     console.print(render(result))
-    assert "\x1b[1m*4.00\x1b[0m (1 of 2: 1 diverged)" in file.getvalue()
+    assert "\x1b[1m*5.50 ± 2.12\x1b[0m (2 of 3: 1 diverged)" in file.getvalue()
 
 
 def test_latex_is_booktabs_without_a_letter_that_latex_would_take_for_a_command() -> None:
@@ -80,7 +81,7 @@ def test_latex_is_booktabs_without_a_letter_that_latex_would_take_for_a_command(
     assert r"\textbackslash{}\textbackslash{} & -- (0 of 2: 1 running, 1 without value) &" in text
     # After a line break, a bracket would be the break's own option.
     assert "\n    {[}1,2] & " in text
-    assert r"a|b & $11.50 \pm 2.12$ (2) & $\mathbf{4.00}$ (1 of 2: 1 diverged) \\" in text
+    assert r"a|b & $11.50 \pm 2.12$ (2) & $\mathbf{5.50 \pm 2.12}$ (2 of 3: 1 diverged) \\" in text
     assert r"\shortstack[r]{model.last\_bn: true $-$ false}" in text
     rest = re.sub(r"\\[%&#$_{}]", "", text)
     assert rest.count("{") == rest.count("}")
@@ -101,7 +102,7 @@ def test_latex_formulas_parse() -> None:
         assert len(formulas) > 3
         for formula in formulas:
             parser.parse(formula)
-    assert r"$4 \cdot 10^{7} \pm 7.07 \cdot 10^{6}$ (2)" in text
+    assert r"$3.97 \cdot 10^{7} \times/\div 1.19$ (2)" in text
 
 
 def test_csv_has_one_line_a_number_unrounded() -> None:
@@ -113,8 +114,8 @@ def test_csv_has_one_line_a_number_unrounded() -> None:
     assert (float(full["mean"]), full["n"], full["of"], full["best"]) == (11.5, "2", "2", "false")
     assert float(full["std"]) == pytest.approx(4.5**0.5, rel=1e-15)  # to the last digit
     assert (best["n"], best["of"], best["missing"], best["best"]) == (
-        "1",
         "2",
+        "3",
         "1 diverged",
         "true",
     )
@@ -122,7 +123,7 @@ def test_csv_has_one_line_a_number_unrounded() -> None:
     assert {line["data"] for line in lines} == {"digits, 6 px"}
     pair = next(line for line in lines if line["kind"] == "difference" and line["note"] == "a|b")
     assert (pair["model.last_bn"], pair["mean"]) == ("true - false", "-6.0")
-    assert (pair["n"], pair["of"], pair["low"]) == ("1", "2", "")
+    assert (pair["n"], pair["of"], pair["low"]) == ("2", "3", "-6.0")
 
 
 def test_csv_says_why_a_mean_is_no_number() -> None:

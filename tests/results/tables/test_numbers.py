@@ -59,6 +59,15 @@ def test_an_infinite_condition_number_says_why(
     assert kappa_mark(value, status, p, limit) is mark
 
 
+def test_a_finite_value_without_an_upper_end_is_a_bound() -> None:
+    assert kappa_mark(4e6, "ok", 0.5, 1.0, INF) is Mark.AT_LEAST
+    assert kappa_mark(4e6, "ok", 0.5, 1.0, 4.1e6) is Mark.NONE
+    # Exactly infinite, for whatever reason, is no bound; nor is what has no number.
+    assert kappa_mark(INF, "ok", 0.5, 1.0, INF) is Mark.INFINITE
+    assert kappa_mark(INF, "ok", 0.5, 0.1, INF) is Mark.ROWS
+    assert kappa_mark(NAN, "incomplete", 0.5, 1.0, NAN) is Mark.INCOMPLETE
+
+
 def test_the_share_that_exactly_fits_is_not_past_the_limit() -> None:
     # 7 of 10 rows: 0.7 · 10 is 7.000000000000001 in some spellings, k(p) is 7 all the same.
     for rows, d in [(7, 10), (9, 10), (1, 3), (29, 100)]:
@@ -85,6 +94,7 @@ def test_measures_that_are_no_numbers() -> None:
         (123456.0, "1.23e5"),
         (-2.5e-9, "-2.5e-9"),
         (INF, "∞"),
+        (-INF, "-∞"),
         (NAN, "–"),
     ],
 )

@@ -53,6 +53,15 @@ def test_what_is_not_in_the_mean_is_counted() -> None:
     assert sum(cell.num_runs for cell in table.cells.values()) == len(GRID)
 
 
+KAPPA, HIGH = "fc.input_kappa_0.5", "fc.input_kappa_high_0.5"
+
+
+def of_kappas(*kappas: float, limits: tuple[float, ...] = ()) -> pd.DataFrame:
+    runs = frame(*((8, False, seed, "complete", 1.0) for seed in range(len(kappas))))
+    limit = list(limits) or [1.0] * len(kappas)
+    return runs.assign(**{KAPPA: kappas, "fc.input_p_limit": limit})
+
+
 @pytest.mark.parametrize(
     ("limits", "mark", "text"),
     [
@@ -64,15 +73,53 @@ def test_what_is_not_in_the_mean_is_counted() -> None:
 def test_an_infinite_condition_number_is_not_averaged_away(
     limits: tuple[float, float], mark: Mark, text: str
 ) -> None:
-    runs = frame((8, False, 1, "complete", 10.0), (8, False, 2, "complete", 13.0))
-    value = "fc.input_kappa_0.5"
-    runs = runs.assign(**{value: [30.0, INF], "fc.input_p_limit": list(limits)})
-    table = make_table(runs, ["model.depth"], [], value)
+    runs = of_kappas(INF, INF, limits=(limits[1], limits[1]))
+    table = make_table(runs, ["model.depth"], [], KAPPA)
     cell = table.cells[(8,), ()]
     assert (cell.mean, cell.mark) == (INF, mark)
     assert str(cell_entry(cell)) == text
-    note = "fewer rows than p·d" if mark is Mark.ROWS else "infinite in at least one run"
+    note = "fewer rows than p·d" if mark is Mark.ROWS else "the median stands, ∞ being the largest"
     assert note in str(render(table, "markdown"))
+
+
+def test_condition_numbers_have_a_geometric_mean_and_a_factor() -> None:
+    cell = make_table(of_kappas(1e3, 1e5), ["model.depth"], [], KAPPA).cells[(8,), ()]
+    assert cell.mean == pytest.approx(1e4)
+    assert cell.std == pytest.approx(math.sqrt(2))
+    assert str(cell_entry(cell)) == "10000 ×/÷ 26 (2)"
+    assert str(
+        cell_entry(make_table(of_kappas(1e3), ["model.depth"], [], KAPPA).cells[(8,), ()])
+    ) == ("1000 (1)")
+
+
+def test_the_median_stands_where_a_run_is_infinite() -> None:
+    table = make_table(of_kappas(30.0, INF, 40.0), ["model.depth"], [], KAPPA)
+    cell = table.cells[(8,), ()]
+    assert (cell.mean, cell.num_infinite) == (40, 1)
+    assert math.isnan(cell.std)
+    assert str(cell_entry(cell)) == "median 40 (3, ∞ in 1)"
+
+
+def test_a_lower_bound_makes_the_mean_one() -> None:
+    runs = of_kappas(1e6, 4e6, 4e6).assign(**{HIGH: [1.01e6, INF, 4.1e6]})
+    table = make_table(runs, ["model.depth"], [], KAPPA)
+    cell = table.cells[(8,), ()]
+    assert (cell.num_bounds, cell.num_infinite) == (1, 0)
+    assert str(cell_entry(cell)) == "≥ 2.52e6 ×/÷ 2.23 (3)"
+    assert "≥: a run's number is a lower bound" in str(render(table, "markdown"))
+    assert r"$\geq  2.52 \cdot 10^{6} \times/\div 2.23$ (3)" in str(render(table, "latex"))
+    # Exactly infinite is said as ever, and a file without intervals is as it was.
+    exact = runs.assign(**{KAPPA: [INF] * 3, HIGH: [INF] * 3})
+    assert str(cell_entry(make_table(exact, ["model.depth"], [], KAPPA).cells[(8,), ()])) == "∞ (3)"
+
+
+def test_a_lower_bound_is_never_the_best() -> None:
+    runs = pd.concat([errors(8, False, 5, 6, 7), errors(8, True, 3, 4, 5.1)], ignore_index=True)
+    runs[KAPPA] = runs["test_error"]
+    runs[HIGH] = [5.1, 6.1, 7.1, 3.1, 4.1, 5.2]
+    assert make_table(runs, ["model.depth"], ["model.last_bn"], KAPPA).best
+    runs.loc[3, HIGH] = INF
+    assert not make_table(runs, ["model.depth"], ["model.last_bn"], KAPPA).best
 
 
 def test_rows_and_columns_of_several_keys_and_runs_without_them() -> None:
@@ -105,30 +152,58 @@ def test_a_cell_over_more_than_seeds_says_so() -> None:
     assert make_table(GRID, ["model.depth"], ["model.last_bn"], "test_error").varied == ()
 
 
-def test_the_best_of_each_row_whether_or_not_runs_are_missing() -> None:
-    runs = pd.concat([GRID, frame((110, False, 1, "complete", 7.0))], ignore_index=True)
+def errors(depth: int, last_bn: bool, *errors: float) -> pd.DataFrame:
+    return frame(*((depth, last_bn, seed, "complete", e) for seed, e in enumerate(errors)))
+
+
+def test_the_best_of_each_row_where_its_pairs_tell_it_from_the_others() -> None:
+    runs = pd.concat(
+        [
+            *(errors(8, False, 10, 11, 12), errors(8, True, 8, 9, 10.1)),
+            # Two decades apart on average, but the interval contains 0.
+            *(errors(20, False, 10, 90, 10), errors(20, True, 9, 8, 10)),
+            # A cell beside it with one run only cannot be told from it.
+            *(errors(56, False, 10), errors(56, True, 1, 1.1, 1.2)),
+            *(errors(110, False, 7), errors(110, True, 7)),
+        ],
+        ignore_index=True,
+    )
     table = make_table(runs, ["model.depth"], ["model.last_bn"], "test_error")
-    # 4.00 (1 of 3) before 11.50; nothing to compare 14's only cell with; both of 110.
-    assert table.best == {((8,), (True,)), ((110,), (True,)), ((110,), (False,))}
+    assert table.best == {((8,), (True,))}
 
 
 def test_the_best_of_the_only_column() -> None:
-    table = make_table(GRID, ["model.depth"], [], "test_error")
-    assert table.best == {((110,), ())}
-    assert make_table(GRID.iloc[:2], ["model.depth"], [], "test_error").best == frozenset()
+    runs = pd.concat([
+        errors(8, True, 5, 6, 7),
+        errors(14, True, 3, 4, 5.1),
+        errors(20, True, 9, 8, 9),
+    ])
+    assert make_table(runs, ["model.depth"], [], "test_error").best == {((14,), ())}
+    assert make_table(runs.iloc[:3], ["model.depth"], [], "test_error").best == frozenset()
 
 
-@pytest.mark.parametrize(
-    ("value", "best"),
-    [("fc.input_kappa_0.5", {((110,), ())}), ("train_loss", {((110,), ())}), ("fc.trace", set())],
-)
-def test_only_where_less_is_better_is_there_a_best(value: str, best: set[object]) -> None:
-    runs = GRID.assign(**{value: [*[INF] * 4, NAN, NAN, 20.0, 10.0]})
-    runs.loc[4, "state"] = "complete"
-    table = make_table(runs, ["model.depth"], [], value)
-    assert table.best == best
-    if not best:
-        assert "bold" not in str(render(table, "markdown"))
+def test_seeds_that_repeat_make_no_pairs() -> None:
+    runs = pd.concat([errors(8, False, 5, 6, 7), errors(8, True, 3, 4, 5.1)])
+    twice = pd.concat([runs, runs.assign(test_error=runs["test_error"] - 1)])
+    assert make_table(runs, ["model.depth"], ["model.last_bn"], "test_error").best
+    assert not make_table(twice, ["model.depth"], ["model.last_bn"], "test_error").best
+
+
+@pytest.mark.parametrize("value", [KAPPA, "train_loss", "fc.trace"])
+def test_only_where_less_is_better_is_there_a_best(value: str) -> None:
+    runs = pd.concat([errors(8, False, 5, 6, 7), errors(8, True, 3, 4, 5.1)], ignore_index=True)
+    runs[value] = runs["test_error"]
+    table = make_table(runs, ["model.depth"], ["model.last_bn"], value)
+    assert bool(table.best) == (value != "fc.trace")
+    assert ("bold" in str(render(table, "markdown"))) == (value != "fc.trace")
+
+
+def test_six_infinite_pairs_are_told_apart_by_their_ranks() -> None:
+    runs = pd.concat([errors(8, False, *[1.0] * 6), errors(8, True, *[1.0] * 6)], ignore_index=True)
+    runs[KAPPA] = [INF] * 6 + [10.0] * 6
+    assert make_table(runs, ["model.depth"], ["model.last_bn"], KAPPA).best == {((8,), (True,))}
+    few = runs[runs["seed"] < 5]  # p = 2/32
+    assert not make_table(few, ["model.depth"], ["model.last_bn"], KAPPA).best
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_every_number_of_every_record_is_in_its_place(tmp_path: Path) -> None:
             record = snapshot_record(spec, step)
             assert file["epoch"][row] == record.epoch
             for column, layer in enumerate(record.snapshot.records):
-                for name in LAYER_MEASURES:
+                for name in (*LAYER_MEASURES, "gradient_residual"):
                     equal(layers[name][row, column], getattr(layer, name))
                 for matrix in Matrix:
                     spectrum = getattr(layer, matrix)
@@ -45,6 +45,9 @@ def test_every_number_of_every_record_is_in_its_place(tmp_path: Path) -> None:
                         equal(layers[f"{matrix}_{name}"][row, column], getattr(spectrum, name))
                     kappa = [spectrum.kappa(p) for p in KAPPA_P]
                     equal(layers[f"{matrix}_kappa"][row, column], kappa)
+                    ends = np.array([spectrum.kappa_interval(p) for p in KAPPA_P])
+                    equal(layers[f"{matrix}_kappa_low"][row, column], ends[:, 0])
+                    equal(layers[f"{matrix}_kappa_high"][row, column], ends[:, 1])
                     status = STATUS_CODES[spectrum.status]
                     assert layers[f"{matrix}_status"][row, column] == status
                     dtype = DTYPE_CODES[str(spectrum.dtype).partition(".")[2]]
@@ -58,6 +61,11 @@ def test_every_number_of_every_record_is_in_its_place(tmp_path: Path) -> None:
             for name in (*SPECTRUM_MEASURES, "noise_floor"):
                 equal(network[f"fisher_{name}"][row], getattr(whole, name))
             equal(network["fisher_kappa"][row], [whole.kappa(p) for p in KAPPA_P])
+            ends = np.array([whole.kappa_interval(p) for p in KAPPA_P])
+            equal(network["fisher_kappa_low"][row], ends[:, 0])
+            equal(network["fisher_kappa_high"][row], ends[:, 1])
+            equal(file["coverage_parameters"][row], record.snapshot.coverage.parameters)
+            equal(file["coverage_gradient"][row], record.snapshot.coverage.gradient)
             equal(network["fisher_eigenvalue"][row], whole.eigenvalues.numpy())
             assert network["fisher_status"][row] == STATUS_CODES[whole.status]
             assert network["fisher_dtype"][row] == DTYPE_CODES["float64"]
@@ -70,8 +78,8 @@ def test_every_number_of_every_record_is_in_its_place(tmp_path: Path) -> None:
                 assert file[f"eval/{name}"][row] == getattr(evaluation, name)
     # Degenerate spectra, infinite condition numbers and NaN were really among them.
     with h5py.File(path) as file:
-        assert {1, 2, 3, 4} == set(file["layers/input_status"][:].ravel())
-        assert np.isinf(file["layers/kfac_kappa"][:]).any()
+        assert {1, 2, 3, 4, 5} == set(file["layers/input_status"][:].ravel())
+        assert np.isinf(file["layers/kfac_kappa_high"][:]).any()
     assert counters(path) == (8, 24, 4)
 
 

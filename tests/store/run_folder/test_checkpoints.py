@@ -175,7 +175,7 @@ def test_a_foreign_file_is_refused(run: tuple[Path, FileSpec, Checkpoint]) -> No
     path.write_bytes(b"not HDF5")
     assert "is not an HDF5 file" in refusal(run)
     path.write_bytes(content.replace(b"condexp_format_version", b"condexp_format_versiom"))
-    assert "is not a results file of format 'condexp', version 1" in refusal(run)
+    assert "is not a results file of format 'condexp', version 1 or 2" in refusal(run)
     create_results(path, make_spec(config_yaml="other"))
     assert "is of another configuration than the checkpoint" in refusal(run)
     write_run(path, make_spec(9, config_yaml=""), 10)

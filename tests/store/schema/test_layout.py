@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def test_every_array_of_the_format_is_there_in_its_shape(written: tuple[Path, Fi
         "not_analysed": (1,),
         "step": (num_snapshots,),
         "epoch": (num_snapshots,),
+        "coverage_parameters": (num_snapshots,),
+        "coverage_gradient": (num_snapshots,),
         "n_committed": (),
         "n_train_committed": (),
         "n_eval_committed": (),
@@ -54,11 +57,13 @@ def test_every_array_of_the_format_is_there_in_its_shape(written: tuple[Path, Fi
     for name in ("type", "d_in", "d_out", "groups", "num_rows", "positions", "reused"):
         expected[f"layers/{name}"] = (num_layers,)
     by_layer = (num_snapshots, num_layers)
-    expected |= dict.fromkeys((f"layers/{name}" for name in LAYER_MEASURES), by_layer)
+    names = (*LAYER_MEASURES, "gradient_residual")
+    expected |= dict.fromkeys((f"layers/{name}" for name in names), by_layer)
     for matrix in ("input", "grad_output", "kfac", "fisher", "weight", "weight_grad"):
         for name in (*SPECTRUM_MEASURES, "noise_floor", "status", "dtype"):
             expected[f"layers/{matrix}_{name}"] = by_layer
-        expected[f"layers/{matrix}_kappa"] = (*by_layer, 3)
+        for end in ("", "_low", "_high"):
+            expected[f"layers/{matrix}_kappa{end}"] = (*by_layer, 3)
         expected[f"layers/n_{matrix}"] = (num_layers,)
     # The layers whose spectra have one length share a group.
     groups = {
@@ -78,7 +83,8 @@ def test_every_array_of_the_format_is_there_in_its_shape(written: tuple[Path, Fi
         expected[f"spectra/{group}/eigenvalue"] = (num_snapshots, members, length)
     for name in (*SPECTRUM_MEASURES, "noise_floor", "status", "dtype"):
         expected[f"network/fisher_{name}"] = (num_snapshots,)
-    expected["network/fisher_kappa"] = (num_snapshots, 3)
+    for end in ("", "_low", "_high"):
+        expected[f"network/fisher_kappa{end}"] = (num_snapshots, 3)
     expected["network/fisher_eigenvalue"] = (num_snapshots, 8)
     expected |= {"network/step": (num_snapshots,), "network/eig": (8,), "network/p": (3,)}
     found: dict[str, tuple[int, ...]] = {}
@@ -109,7 +115,7 @@ def test_the_arrays_describe_themselves(written: tuple[Path, FileSpec]) -> None:
         assert file["spectra/input/n00006/layer_index"][:].tolist() == [1, 2, 3]
         assert file["spectra/input/n00006/layer"].asstr()[1] == "shared.ünit"
         assert file["not_analysed"].asstr()[0] == "bn: BatchNorm2d: no matrix weight"
-        assert file.attrs["condexp_format_version"] == 1
+        assert file.attrs["condexp_format_version"] == 2
         assert file.attrs["title"] == "a test λ"
         assert file.attrs["center"] == 0
         assert "1/N sum of g g^T" in file.attrs["scale_convention"]
@@ -139,12 +145,12 @@ def test_a_fisher_spectrum_has_as_many_eigenvalues_as_rows_or_weights(
         assert file.attrs.get("num_signals", 1) == num_signals
 
 
-def test_what_has_no_fisher_matrix_is_laid_out_as_ever() -> None:
+def test_version_1_is_laid_out_as_ever() -> None:
     """Places and words of format 1 as they were before it held Fisher matrices."""
     without = tuple(matrix for matrix in Matrix if matrix is not Matrix.FISHER)
     words = "\n".join(
-        f"{d.path} {d.shape} {d.kind} {d.dims} {d.long_name} {d.units} {d.axis}"
-        for d in datasets(make_spec(matrices=without))
+        f"{d.path} {d.shape} {d.kind.partition(' ')[0]} {d.dims} {d.long_name} {d.units} {d.axis}"
+        for d in datasets(replace(make_spec(matrices=without).extent, version=1))
     )
     digest = hashlib.sha256(words.encode()).hexdigest()
     assert digest == "04b393b411f89a3a0d8bb00644231bf0918e194e5cb40f5589921c343f8cb17f"

@@ -1,0 +1,92 @@
+"""What bounds the error of eigenvalues, what is 0 exactly, and the interval of a ratio."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Numbers = NDArray[np.float64]
+
+PRODUCT_ERROR = 8.0
+"""Bound on a product's error in units of eps·√n·max_i M_ii, n the side.
+
+Measured: 6.6 where float32 sums the same number over and over (one-hot rows less their mean), 3.4
+at a mean of 1000 σ, below 1 elsewhere."""
+RELATIVE_ERROR = 2.0
+"""Bound on the error that grows with the eigenvalue itself, in units of eps·λ."""
+
+
+def interval(first_low: float, first_high: float, low: float, high: float) -> tuple[float, float]:
+    """Return the ends of λ_1 / λ_k.
+
+    Args:
+        first_low: Smallest value of λ_1.
+        first_high: Largest value of λ_1.
+        low: Smallest value of λ_k.
+        high: Largest value of λ_k.
+
+    Returns:
+        The ends, at least 1; +inf for a division by 0.
+    """
+    least = max(1.0, first_low / high) if high > 0 else math.inf
+    return least, first_high / low if low > 0 else math.inf
+
+
+def is_certified(square: Tensor, values: Numbers) -> bool:
+    """Return whether Σλ = trace and Σλ² = ‖·‖_F² of each block, to the solver's rounding.
+
+    A solver that returns nonsense is caught so; those of GPUs have.
+
+    Args:
+        square: Matrices ``[groups, n, n]``.
+        values: Their eigenvalues.
+
+    Returns:
+        False where they cannot be the eigenvalues.
+    """
+    side = square.shape[-1]
+    norms = torch.linalg.vector_norm(square.flatten(1), dim=1, dtype=torch.float64).numpy() ** 2
+    traces = square.diagonal(dim1=1, dim2=2).double().sum(1).numpy()
+    allowed = 1e-12 * max(side, 8)
+    of_norm = np.abs(np.square(values).sum(1) - norms) <= allowed * norms
+    of_trace = np.abs(values.sum(1) - traces) <= allowed * np.sqrt(side * norms)
+    return bool((of_norm & of_trace).all()) or not np.isfinite(norms).all()
+
+
+def largest_ranks(square: Tensor, dtype: torch.dtype, counted: NDArray[np.int64]) -> Iterator[int]:
+    """Yield the side of each block without its dead and duplicated units, which leave exact zeros.
+
+    A unit is dead if its row and column are 0. Of two that are alike, all products are the same
+    bits; float32 products of units that differ may be, too, and are not looked at.
+
+    Args:
+        square: Matrices ``[groups, n, n]``.
+        dtype: Precision of their products.
+        counted: Number of eigenvalues of each that are above the noise.
+
+    Yields:
+        The largest rank of each.
+    """
+    for block, rank in zip(square, counted, strict=True):
+        side = len(block)
+        if rank == side:
+            yield side
+            continue
+        alive = block.diagonal() != 0
+        dead = side - int(alive.sum())
+        if dtype != torch.float64 or rank >= side - dead:
+            yield side - dead
+            continue
+        rows = block[alive][:, alive] if dead else block
+        mixed = rows @ torch.linspace(1, 2, len(rows), dtype=torch.float64)
+        order = mixed.argsort()
+        first, second = order[:-1], order[1:]
+        near = (mixed[first] - mixed[second]).abs() <= 1e-12 * mixed.abs().max()
+        same = sum(
+            bool(torch.equal(rows[i], rows[j]))
+            for i, j in zip(first[near].tolist(), second[near].tolist(), strict=True)
+        )
+        yield side - dead - same
