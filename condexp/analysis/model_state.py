@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """One thing to put back, whatever becomes of the others."""
 
     what: str
@@ -36,10 +36,28 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
         Nothing; the body may run passes in any mode.
     """
     steps = [*_of_modules(model), *_of_buffers(model), *_of_gradients(model), *_of_generators()]
-    under_way: BaseException | None = None
-    try:
+    with steps_on_the_way_out(steps):
         for parameter in model.parameters():
             parameter.grad = None
+        yield
+
+
+@contextmanager
+def steps_on_the_way_out(steps: list[Step]) -> Iterator[None]:
+    """Take steps on the way out, also after an exception, whatever becomes of each.
+
+    Args:
+        steps: The steps, in order.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        BaseException: The first that a step raised, with notes on all that could not be restored;
+            where another exception is under way, that gets the notes.
+    """
+    under_way: BaseException | None = None
+    try:
         yield
     except BaseException as error:
         under_way = error
@@ -48,12 +66,8 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
         _put_back(steps, under_way)
 
 
-def _put_back(steps: list[_Step], under_way: BaseException | None) -> None:
-    """Take all steps.
-
-    Raises:
-        BaseException: The first that a step raised, with notes on all that could not be restored.
-    """
+def _put_back(steps: list[Step], under_way: BaseException | None) -> None:
+    """Take all steps; see :func:`steps_on_the_way_out`."""
     first: BaseException | None = None
     notes = []
     for what, put_back in steps:
@@ -72,12 +86,12 @@ def _put_back(steps: list[_Step], under_way: BaseException | None) -> None:
         raise first
 
 
-def _of_modules(model: nn.Module) -> Iterator[_Step]:
+def _of_modules(model: nn.Module) -> Iterator[Step]:
     for name, module in model.named_modules():
         of = f"of module {name!r}" if name else "of the model"
-        yield _Step(f"mode {of}", partial(setattr, module, "training", module.training))
+        yield Step(f"mode {of}", partial(setattr, module, "training", module.training))
         buffers, transient = dict(module._buffers), set(module._non_persistent_buffers_set)
-        yield _Step(f"list of buffers {of}", partial(_register, module, buffers, transient))
+        yield Step(f"list of buffers {of}", partial(_register, module, buffers, transient))
 
 
 def _register(module: nn.Module, buffers: dict[str, Tensor | None], transient: set[str]) -> None:
@@ -91,11 +105,11 @@ def _register(module: nn.Module, buffers: dict[str, Tensor | None], transient: s
     module._non_persistent_buffers_set.update(transient)
 
 
-def _of_buffers(model: nn.Module) -> Iterator[_Step]:
+def _of_buffers(model: nn.Module) -> Iterator[Step]:
     for name, buffer in model.named_buffers():
         if not buffer.is_meta:  # meta tensors hold no values
             values = buffer.detach(), buffer.detach().clone()
-            yield _Step(f"buffer {name!r}", partial(_write, buffer, *values))
+            yield Step(f"buffer {name!r}", partial(_write, buffer, *values))
 
 
 def _write(buffer: Tensor, alias: Tensor, value: Tensor) -> None:
@@ -122,19 +136,19 @@ def _is_like(buffer: Tensor, alias: Tensor) -> bool:
     return places[0] == places[1]
 
 
-def _of_gradients(model: nn.Module) -> Iterator[_Step]:
+def _of_gradients(model: nn.Module) -> Iterator[Step]:
     for name, parameter in model.named_parameters():
-        yield _Step(f"gradient of {name!r}", partial(setattr, parameter, "grad", parameter.grad))
+        yield Step(f"gradient of {name!r}", partial(setattr, parameter, "grad", parameter.grad))
 
 
-def _of_generators() -> Iterator[_Step]:
+def _of_generators() -> Iterator[Step]:
     state = torch.get_rng_state()
-    yield _Step("random state of torch", partial(torch.set_rng_state, state))
-    yield _Step("random state of Python", partial(random.setstate, random.getstate()))
-    yield _Step("random state of NumPy", partial(np.random.set_state, np.random.get_state()))
+    yield Step("random state of torch", partial(torch.set_rng_state, state))
+    yield Step("random state of Python", partial(random.setstate, random.getstate()))
+    yield Step("random state of NumPy", partial(np.random.set_state, np.random.get_state()))
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         states = torch.cuda.get_rng_state_all()
-        yield _Step("random states of CUDA", partial(torch.cuda.set_rng_state_all, states))
+        yield Step("random states of CUDA", partial(torch.cuda.set_rng_state_all, states))
     if torch.backends.mps.is_available():
         of_mps = torch.mps.get_rng_state()
-        yield _Step("random state of MPS", partial(torch.mps.set_rng_state, of_mps))
+        yield Step("random state of MPS", partial(torch.mps.set_rng_state, of_mps))
