@@ -10,6 +10,7 @@ from torch.nn.modules.loss import _Loss
 
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.analysis.fisher.memory import Memory
+from condexp.analysis.float64_network import float64_network, refuse_rounding, widened
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.layers.compiled import run_uncompiled
 from condexp.analysis.loss.calls import ObservedLoss, measured_denominator
@@ -60,6 +61,12 @@ class Measurement:
         Returns:
             The snapshot; of several processes, rank 0 has it.
         """
+        if self.options.in_float64:
+            with float64_network(self.model, self.loss_fn):
+                return self._measure()
+        return self._measure()
+
+    def _measure(self) -> Snapshot:
         hooks = self._run()
         if reused := hooks.statistics.reused_layers:
             hooks = replace(self, options=replace(self.options, float64=reused))._run()
@@ -123,6 +130,10 @@ class Measurement:
                 "and backward pass."
             )
         hooks = run.hooks
+        if self.options.in_float64:
+            inputs, targets = widened(inputs), widened(targets)
+            if number == self.communicator.rank:  # the first of this process
+                refuse_rounding(self.model, inputs)
         # A copy, because the first operation may work in place.
         outputs = self.model(inputs.clone())
         hooks.statistics.loss_rounding.expect(self.loss_fn, outputs, targets)

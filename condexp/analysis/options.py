@@ -15,6 +15,7 @@ from condexp.analysis.vocabulary import (
     ConvInput,
     FisherType,
     Matrix,
+    NetworkPrecision,
     Precision,
 )
 from condexp.errors import InputError, choose
@@ -35,6 +36,7 @@ class AnalysisChoices(TypedDict, total=False):
     center: bool
     bias: bool
     precision: str
+    network_precision: str
     kappa_p: Iterable[float]
     seed: int
     mc_samples: int
@@ -61,6 +63,9 @@ class AnalysisOptions:
         precision: Precision of the matrix products, ``auto``, ``float32`` or ``float64``. ``auto``
             starts in float32 (float64 where the rows are float64, and for ``fisher``) and measures
             a layer again in float64 where one of ``kappa_p`` needs it.
+        network_precision: Precision of the network in the measured pass. ``as_trained``: its own.
+            ``float64``: a copy's (weights, buffers and batch converted; the same modes, the same
+            random draws, no autocast), for the numbers of the function without its rounding.
         kappa_p: Fractions p of the κ_p that ``auto`` has to resolve.
         seed: Seed of the labels that ``mc`` draws.
         mc_samples: Number of labels that ``mc`` draws for each sample.
@@ -81,6 +86,7 @@ class AnalysisOptions:
     center: bool = False
     bias: bool = False
     precision: Precision = Precision.AUTO
+    network_precision: NetworkPrecision = NetworkPrecision.AS_TRAINED
     kappa_p: tuple[float, ...] = KAPPA_P
     seed: int = 0
     mc_samples: int = 1
@@ -96,6 +102,8 @@ class AnalysisOptions:
         put("fisher_type", _chosen(FisherType, "fisher_type", self.fisher_type))
         put("conv_input", _chosen(ConvInput, "conv_input", self.conv_input))
         put("precision", _chosen(Precision, "precision", self.precision))
+        chosen = _chosen(NetworkPrecision, "network_precision", self.network_precision)
+        put("network_precision", chosen)
         put("layers", names(self.layers))
         put("exclude", names(self.exclude))
         put("float64", names(self.float64))
@@ -161,6 +169,11 @@ class AnalysisOptions:
         """Whether more than one cotangent may be back-propagated after a forward pass."""
         drawn_once = self.fisher_type is FisherType.MC and self.mc_samples == 1
         return not (self.is_empirical or drawn_once)
+
+    @property
+    def in_float64(self) -> bool:
+        """Whether a pass of its own runs through a float64 copy of the network."""
+        return self.network_precision is NetworkPrecision.FLOAT64
 
     @property
     def is_empirical(self) -> bool:

@@ -46,7 +46,8 @@ class Recorder(MeasurementHooks):
         num_samples: N of each pass, where the first dimension of what the model is called with does
             not tell.
         loss_fn: The loss, if it is one of torch's modules: a sum has D = 1.
-        **choices: Any of the options below, by name. ``fisher_type`` can only be ``empirical``.
+        **choices: Any of the options below, by name. ``fisher_type`` can only be ``empirical``, and
+            ``network_precision`` only ``as_trained``.
 
     Raises:
         InputError: If an option is invalid or matches no layer.
@@ -70,6 +71,12 @@ class Recorder(MeasurementHooks):
             raise InputError(
                 f"fisher_type={str(chosen.fisher_type)!r} needs backward passes of its own, and a "
                 "Recorder has the user's alone: use condexp.analyze, or fisher_type='empirical'."
+            )
+        if chosen.in_float64:
+            raise InputError(
+                "network_precision='float64' needs a pass of its own through a float64 copy of the "
+                "network, and a Recorder has the user's alone: use condexp.analyze, or record a "
+                "pass through copy.deepcopy(model).double()."
             )
         if denominator is None and getattr(loss_fn, "reduction", None) == "sum":
             denominator = 1.0

@@ -90,3 +90,12 @@ class Precision(StrEnum):
     """float32, and float64 where a requested κ_p needs it (see ``needs_float64``)."""
     FLOAT32 = "float32"
     FLOAT64 = "float64"
+
+
+class NetworkPrecision(StrEnum):
+    """Precision of the network in the pass that is measured."""
+
+    AS_TRAINED = "as_trained"
+    """The network's own."""
+    FLOAT64 = "float64"
+    """Weights, buffers and batch converted: the function itself, without its rounding."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from condexp.analysis.vocabulary import ConvInput, FisherType, Matrix, Precision
+from condexp.analysis.vocabulary import ConvInput, FisherType, Matrix, NetworkPrecision, Precision
 from condexp.errors import one_of, within
 from condexp.training.choices import ProbeMode, Source
 
@@ -50,6 +50,7 @@ class AnalysisConfig:
     center: bool
     bias: bool
     precision: str = one_of(Precision)
+    network_precision: str = one_of(NetworkPrecision)
     kappa_p: list[float] = within(0, 1, open_low=True)
     layers: LayersConfig
     save_spectra: bool

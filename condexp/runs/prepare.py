@@ -150,6 +150,7 @@ def _options(analysis: AnalysisConfig, seed: int) -> AnalysisOptions:
         center=analysis.center,
         bias=analysis.bias,
         precision=analysis.precision,  # type: ignore[arg-type]
+        network_precision=analysis.network_precision,  # type: ignore[arg-type]
         kappa_p=tuple(analysis.kappa_p),
         seed=seed,
         mc_samples=analysis.mc_samples,

@@ -46,7 +46,8 @@ def configure(
     def forward(inputs: Tensor) -> Tensor:
         if channels_last and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        if precision is ModelPrecision.FP32:
+        # A snapshot's pass through float64 weights stays in float64.
+        if precision is ModelPrecision.FP32 or inputs.dtype == torch.float64:
             return plain(inputs)
         with torch.autocast(device.type, torch.bfloat16):
             return plain(inputs).float()

@@ -19,7 +19,7 @@ from condexp.training.evaluate import LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
 from condexp.training.execution import Forward
 from condexp.training.learning_rate import LearningRate
-from condexp.training.measured_step import measurement_hooks, snapshot_of
+from condexp.training.measured_step import measurement_hooks, snapshot_in_float64, snapshot_of
 from condexp.training.optimizers import set_learning_rate, steady_learning_rate
 from condexp.training.probe import Probe
 
@@ -73,9 +73,9 @@ def never(_step: int) -> bool:
 class Trainer:
     """A network, and everything that training and measuring it takes.
 
-    Measuring changes not one bit of what is learned. With ``compiled`` that holds for a probe; the
-    update of a measured training batch is then the model's own, which differs from the compiled
-    one's by rounding.
+    Measuring changes not one bit of what is learned. With ``compiled`` that holds for a probe and
+    for a float64 copy of the network; the update of a batch measured as trained is then the model's
+    own, which differs from the compiled one's by rounding.
 
     Attributes:
         model: Trained in place, in train mode.
@@ -85,7 +85,8 @@ class Trainer:
         batches: The training set; an epoch of it is ``plan.steps_per_epoch`` batches.
         plan: Length, snapshots and evaluations.
         options: What a snapshot measures.
-        source: Snapshots are of the very pass that computes the update, or of the probe.
+        source: Snapshots are of the very pass that computes the update, or of the probe. In float64
+            (``options.network_precision``) the former are of an extra pass on the same batch.
         evaluate: Train loss and error, test loss and error of a model, which it leaves as found.
         probe: The samples for ``Source.PROBE``.
         compiled: The model compiled, for the steps that are not measured; None: the model itself.
@@ -150,11 +151,14 @@ class Trainer:
             set_learning_rate(self.optimizer, lr)
             self._probe_if_due(step, report)
             self.optimizer.zero_grad()
-            if self.source is Source.TRAIN_BATCH and step in report.snapshots_due:
+            if self._is_measured(step, report) and not self.options.in_float64:
                 loss = self._measured_pass(wrapped, *batch, report, step, lr)
             else:
+                snapshot = self._in_float64(*batch) if self._is_measured(step, report) else None
                 loss = self._pass(wrapped if self.compiled is None else self.compiled, *batch)
                 report.step(step, loss, lr)
+                if snapshot is not None:
+                    report.snapshot(step, snapshot)
             if not math.isfinite(loss):
                 return report.outcome(RunState.DIVERGED, step)
             self.optimizer.step()
@@ -174,6 +178,13 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         return self.communicator.all_reduce_mean(loss.item())
 
+    def _is_measured(self, step: int, report: "_Report") -> bool:
+        return self.source is Source.TRAIN_BATCH and step in report.snapshots_due
+
+    def _in_float64(self, inputs: Tensor, targets: Tensor) -> Snapshot:
+        measured = (self.model, self.loss_fn, self.optimizer, inputs, targets)
+        return snapshot_in_float64(*measured, self.options, self.communicator)
+
     def _measured_pass(
         self,
         forward: Forward,
@@ -183,15 +194,8 @@ class Trainer:
         step: int,
         lr: float,
     ) -> float:
-        hooks = measurement_hooks(
-            self.model,
-            self.loss_fn,
-            self.optimizer,
-            inputs,
-            targets,
-            self.options,
-            self.communicator,
-        )
+        measured = (self.model, self.loss_fn, self.optimizer, inputs, targets)
+        hooks = measurement_hooks(*measured, self.options, self.communicator)
         with hooks:
             loss = self._pass(forward, inputs, targets)
         report.step(step, loss, lr)

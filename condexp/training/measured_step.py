@@ -1,8 +1,9 @@
-"""Measurement of a training step, in the very pass that computes the update."""
+"""Measurement of a training step: in the very pass that computes the update, or in float64."""
 
 import torch
 from torch import Tensor, nn
 
+from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.loss.denominator import loss_denominator
 from condexp.analysis.options import AnalysisOptions
@@ -67,3 +68,39 @@ def snapshot_of(hooks: MeasurementHooks, communicator: TrainingCommunicator) -> 
             "before; leave it out with analysis.layers.exclude"
         )
     return hooks.snapshot(communicator)
+
+
+def snapshot_in_float64(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    options: AnalysisOptions,
+    communicator: TrainingCommunicator,
+) -> Snapshot:
+    """Measure a training batch in a pass of its own, through a float64 copy of the network.
+
+    Before the training's own pass, it runs from the buffers and random states which that one starts
+    from, and leaves them as found.
+
+    Args:
+        model: The network.
+        loss_fn: Loss of the training.
+        optimizer: The optimizer, whose step length is read.
+        inputs: This process's part of the batch.
+        targets: Targets of these inputs.
+        options: What to measure, with ``network_precision=float64``.
+        communicator: The processes that train together.
+
+    Returns:
+        The snapshot, merged over all processes; rank 0 has it.
+    """
+    return analyze_batches(
+        model,
+        loss_fn,
+        [(inputs, targets)] * communicator.world_size,  # each process takes one: its own part
+        options,
+        learning_rate=steady_learning_rate(optimizer),
+        communicator=communicator,
+    )

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from condexp.analysis.linalg.norms import frobenius_norm
+
 NUM_SAMPLES = 32
 TRIAL = 16.0  # a power of two: the weights themselves are scaled without rounding
 TOLERANCE = 0.2  # eps grows to 0.1 over 50 layers; one layer that does not cancel is 0.7 and more
@@ -83,7 +85,7 @@ def cancels_rescaling(build: Callable[[], nn.Module], input_shape: Sequence[int]
         rescale(model, TRIAL)
         after = _outputs(model, inputs), _outputs(model.train(), inputs)
     return all(
-        bool((new - old).norm() < TOLERANCE * old.norm())
+        bool(frobenius_norm(new - old) < TOLERANCE * frobenius_norm(old))
         for old, new in zip(before, reversed(after), strict=True)
     )
 

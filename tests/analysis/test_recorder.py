@@ -466,8 +466,8 @@ def test_an_input_that_changes_in_place_under_autocast_is_not_mistaken() -> None
 
 
 def test_an_input_that_was_changed_behind_autograds_back_is_refused() -> None:
-    model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4))
-    inputs = torch.randn(3, 8)
+    model = nn.Sequential(nn.Linear(80, 4), nn.Linear(4, 4))
+    inputs = torch.randn(3, 80)
     options = AnalysisOptions(("input",))  # type: ignore[arg-type]
     with MeasurementHooks(model, options, pass_mode=PassMode.ONE_PASS) as hooks:
         model(inputs)

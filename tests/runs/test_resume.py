@@ -77,12 +77,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*RESNET, "dataset.augment=crop_flip", "optimizer=adamw", "scheduler=cosine"],
         [*MLP, *PROBE, "analysis.schedule.at_end=true"],
         [*RESNET, *PROBE, "analysis.probe.mode=eval", "trainer.precision=bf16"],
+        [*RESNET, "analysis.network_precision=float64"],
         [*MLP, "trainer.batch_size=full", "trainer.eval.every_epochs=3"],
         ["model=resnet_imagenet", "model.depth=18", "model.dropout=0.3", "analysis=last_layer"],
         [*MLP, "trainer.rescale.factor=10", "trainer.rescale.release_epoch=1"],
         pytest.param([*RESNET, "trainer.compile=true"], marks=pytest.mark.slow),
     ],
-    ids=["augment", "probe", "bf16", "full batch", "dropout", "rescale", "compile"],
+    ids=["augment", "probe", "bf16", "float64", "full batch", "dropout", "rescale", "compile"],
 )
 def test_a_stopped_run_ends_with_the_bytes_of_one_that_was_not(
     tmp_path: Path, way: list[str]

@@ -1,5 +1,6 @@
 """bf16, channels_last, compiled: other arithmetic, the same definitions; and nobody is changed."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import condexp
+from condexp.analysis.float64_network import float64_network
 from condexp.analysis.linalg.rows.patches import Window, unfold_patches
 from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot, Snapshot
+from condexp.analysis.vocabulary import NetworkPrecision
 from condexp.errors import InputError
 from condexp.training.choices import ModelPrecision, Source
 from condexp.training.execution import check_execution, compile_model, configure
@@ -307,6 +311,23 @@ def test_only_steps_without_a_snapshot_are_compiled(source: Source) -> None:
         for matrix in ("input", "grad_output", "weight", "weight_grad"):
             pair = [spectrum(s[name], matrix).eigenvalues for s in (first, second)]
             assert torch.equal(*pair)
+
+
+def test_beside_float64_snapshots_every_step_is_compiled() -> None:
+    backend = Backend()
+    options = AnalysisOptions(network_precision=NetworkPrecision.FLOAT64)
+    Run(plain_mlp, backend=backend, snapshots=(0, 3), options=options).train()
+    assert backend.num_calls == NUM_STEPS
+
+
+def test_a_pass_in_float64_is_not_cast_to_bfloat16() -> None:
+    model, inputs = convolutions().float(), images_and_labels()[0]
+    expected = copy.deepcopy(model).double()(inputs.double())
+    configure(model, CPU, precision=BF16, channels_last=True)
+    with float64_network(model, None), torch.no_grad():
+        outputs = model(inputs.double())
+    # Convolutions of another memory layout sum in another order.
+    torch.testing.assert_close(outputs, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_every_job_of_a_process_is_compiled() -> None:

@@ -1,19 +1,24 @@
 """What the loop reports, in which order, and how it ends."""
 
 import math
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from condexp.analysis.analyze import analyze_batches
+from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import NetworkPrecision
 from condexp.errors import InputError
-from condexp.training.choices import RunState, Source
+from condexp.training.choices import ModelPrecision, RunState, Source
 from condexp.training.loop import Outcome
 from condexp.training.seeding import random_state, restore_random_state
 from tests.training.runs import (
     BATCH,
+    EVERY_MATRIX,
     NUM_STEPS,
     STEPS_PER_EPOCH,
     Log,
@@ -21,6 +26,7 @@ from tests.training.runs import (
     images,
     mlp,
     model_state,
+    resnet,
 )
 
 
@@ -150,6 +156,55 @@ def test_a_training_batch_is_measured_as_analyze_would() -> None:
         for matrix in ("input", "grad_output", "weight", "weight_grad"):
             ours, theirs = getattr(recorded[name], matrix), getattr(direct[name], matrix)
             assert torch.equal(ours.eigenvalues, theirs.eigenvalues)
+
+
+IN_FLOAT64 = replace(EVERY_MATRIX, network_precision=NetworkPrecision.FLOAT64)
+
+
+@pytest.mark.parametrize("precision", list(ModelPrecision))
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("source", list(Source))
+def test_float64_snapshots_leave_the_training_alone(
+    source: Source, channels_last: bool, precision: ModelPrecision
+) -> None:
+    def run(options: AnalysisOptions, snapshots: tuple[int, ...]) -> Run:
+        build = partial(resnet, dropout=0.5)
+        execution: Any = {"precision": precision, "channels_last": channels_last}
+        made = Run(build, source=source, snapshots=snapshots, options=options, **execution)
+        made.train()
+        return made
+
+    measured, plain = run(IN_FLOAT64, (0, 3)), run(EVERY_MATRIX, ())
+    assert measured.state() == plain.state()
+    assert measured.log.steps == plain.log.steps
+    assert [what for what in measured.log.order if what[0] == "snapshot"] == [
+        ("snapshot", 0),
+        ("snapshot", 3),
+    ]
+    for record in measured.log.snapshots:
+        for layer in record.snapshot.records:
+            assert layer.input is not None
+            assert layer.input.dtype == torch.float64
+            assert layer.gradient_residual < 1e-12
+
+
+def test_a_float64_snapshot_is_of_the_training_batch_as_it_is_trained() -> None:
+    """BatchNorm's own statistics, and the very dropout masks: their difference is rounding."""
+    logs = []
+    for options in (IN_FLOAT64, EVERY_MATRIX):
+        run = Run(partial(mlp, dropout=0.5), snapshots=(0, 3), options=options)
+        run.train()
+        logs.append(run.log)
+    for exact, trained in zip(logs[0].snapshots, logs[1].snapshots, strict=True):
+        assert exact.snapshot.layers == trained.snapshot.layers
+        assert exact.snapshot.bn_mode == trained.snapshot.bn_mode == "train"
+        for one, other in zip(exact.snapshot.records, trained.snapshot.records, strict=True):
+            assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
+            assert one.effective_lr == pytest.approx(other.effective_lr, rel=1e-6)
+            for matrix in ("input", "grad_output", "weight_grad"):
+                ours, theirs = getattr(one, matrix), getattr(other, matrix)
+                assert ours.trace == pytest.approx(theirs.trace, rel=1e-4)
+                assert ours.trace != theirs.trace or matrix == "input"
 
 
 def test_effective_lr_of_sgd_counts_the_momentum() -> None:

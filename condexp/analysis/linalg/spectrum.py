@@ -277,8 +277,10 @@ class Spectrum:
         """
         solved = (self.blocks if self.solved is None else self.solved).numpy()
         error = self.noise_floor - self.blur**2 + self.relative * solved
-        low = np.maximum(np.sqrt(np.maximum(solved - error, 0.0)) - self.blur, 0.0) ** 2
-        high = (np.sqrt(solved + error) + self.blur) ** 2
+        low, high = np.maximum(solved - error, 0.0), solved + error
+        if self.blur > 0:
+            low = np.maximum(np.sqrt(low) - self.blur, 0.0) ** 2
+            high = (np.sqrt(high) + self.blur) ** 2
         for block, rank in enumerate(self.max_ranks or ()):
             low[block, rank:] = high[block, rank:] = 0.0
         return torch.from_numpy(low), torch.from_numpy(high)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from condexp.analysis.layers.rows import Operation, weight_blocks
+from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.analysis.linalg.precision import coarser, exact_products, summable
 
 _TOLERANCE = 2.0  # times √eps, relative to the gradient
@@ -104,8 +105,7 @@ class GradientCertificate:
                 blocks = grad.reshape(num_samples, groups, -1, positions)
                 found = (blocks @ projected[..., None]).sum(0).flatten()
         self.of_rows = _sum(self.of_rows, found.double())
-        norms = torch.linalg.vector_norm(projected) * torch.linalg.vector_norm(grad)
-        self.rounding = self.rounding + norms.double()
+        self.rounding = self.rounding + frobenius_norm(projected) * frobenius_norm(grad)
 
     @torch.no_grad()
     def add_gradient(self, groups: int, grad: Tensor, norm: Tensor, dtype: torch.dtype) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from condexp.analysis.linalg.norms import frobenius_norm
+from condexp.analysis.linalg.norms import frobenius_norm, row_norms
 from condexp.analysis.linalg.rows.dense import Rows
 from condexp.analysis.linalg.spectrum import Spectrum
 
@@ -46,8 +46,11 @@ def effective_lr(weight: Tensor, learning_rate: float | None) -> float:
     """
     if learning_rate is None:
         return math.nan
-    squares = torch.linalg.vector_norm(weight.flatten(1), dim=1).double().square()
-    return statistics.median(learning_rate / s if s > 0 else math.inf for s in squares.tolist())
+    lengths = row_norms(weight).tolist()
+    # Divided twice, because the square of a length may leave the range.
+    return statistics.median(
+        learning_rate / length / length if length != 0 else math.inf for length in lengths
+    )
 
 
 def mean_fraction(mean: Tensor, power: float) -> float:

@@ -22,6 +22,9 @@ NOT_IDENTITY = (
 )
 OF_SEVERAL = (("trainer", "num_processes"), ("trainer", "sync_batchnorm"))
 """Keys that mean nothing to one process alone."""
+LATER = {("analysis", "network_precision"): "as_trained"}
+"""Keys that earlier versions did not have, with the value that is what these did: at that value
+they are left out, so that everybody's runs keep their folders."""
 
 
 def identity_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,13 +34,15 @@ def identity_config(config: Mapping[str, Any]) -> dict[str, Any]:
         config: The whole configuration, as plain dicts, lists, strings and numbers.
 
     Returns:
-        A copy without the keys of :data:`NOT_IDENTITY`, and of :data:`OF_SEVERAL` for one process.
+        A copy without the keys of :data:`NOT_IDENTITY`, of :data:`OF_SEVERAL` for one process, and
+        of :data:`LATER` at their first values.
 
     >>> identity_config({"seed": 1, "run": {"root": "x"}, "dataset": {"name": "a", "root": "b"}})
     {'seed': 1, 'dataset': {'name': 'a'}}
     """
     alone = config.get("trainer", {}).get("num_processes") == 1
-    return _without(config, NOT_IDENTITY + OF_SEVERAL if alone else NOT_IDENTITY)
+    as_before = [path for path, value in LATER.items() if _value(config, path) == value]
+    return _without(config, [*NOT_IDENTITY, *(OF_SEVERAL if alone else ()), *as_before])
 
 
 def identity_yaml(config: Mapping[str, Any]) -> str:
@@ -92,6 +97,14 @@ def run_folder(config: Mapping[str, Any]) -> Path:
     """
     experiment = config.get("experiment") or "default"
     return Path(config["run"]["root"]) / experiment / f"{slug(config)}-{identity_hash(config)}"
+
+
+def _value(config: Mapping[str, Any], path: tuple[str, ...]) -> object:
+    """Return what nested mappings hold at a path; None where they do not have it."""
+    *groups, key = path
+    for group in groups:
+        config = config.get(group, {})
+    return config.get(key)
 
 
 def _without(config: Mapping[str, Any], excluded: Iterable[tuple[str, ...]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Measures of weights, gradients and units against closed forms."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 import condexp
 from condexp.analysis.analyze import analyze_batches
-from condexp.analysis.linalg.norms import frobenius_norm
+from condexp.analysis.linalg.norms import frobenius_norm, row_norms
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.statistics.measures import (
@@ -53,6 +54,84 @@ def test_effective_lr_of_a_convolution_takes_a_filter_as_a_row() -> None:
 
 def test_norms_are_accumulated_in_float64() -> None:
     assert math.isclose(frobenius_norm(torch.full((10_000,), 0.1)) ** 2, 100, rel_tol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-25, 1e-17, 1e-10, 1.0, 1e18, 1e25, 1e37])
+@pytest.mark.parametrize("shape", [(1,), (40,), (6, 5), (4, 3, 3, 3)])
+def test_norms_are_right_in_all_of_float32(shape: tuple[int, ...], scale: float) -> None:
+    """From the denormal numbers on; squares of float32 are 0 below 10⁻²³ and inf above 10¹⁹."""
+    tensor = (cases.normal(*shape) * scale).float()
+    # 8 float32 roundings of a row's sum; the oracle's squares are well inside of float64.
+    expected = float(tensor.double().norm())
+    assert math.isclose(frobenius_norm(tensor), expected, rel_tol=1e-6)
+    if len(shape) > 1:
+        rows = tensor.double().flatten(1).norm(dim=1)
+        torch.testing.assert_close(row_norms(tensor), rows, rtol=1e-6, atol=0)
+        rates = (0.1 / rows.square()).tolist()
+        assert math.isclose(effective_lr(tensor, 0.1), statistics.median(rates), rel_tol=3e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_norms_are_right_in_all_of_float64(scale: float) -> None:
+    tensor = cases.normal(4, 3).double()
+    expected = tensor.norm(dim=1) * scale
+    torch.testing.assert_close(row_norms(tensor * scale), expected, rtol=1e-14, atol=0)
+    assert math.isclose(frobenius_norm(tensor * scale), tensor.norm() * scale, rel_tol=1e-14)
+
+
+def test_each_row_may_have_a_range_of_its_own() -> None:
+    rows = torch.tensor([[3e-30, 4e-30], [3.0, 4.0], [0.0, 0.0], [3e30, 4e30]])
+    expected = torch.tensor([5e-30, 5.0, 0.0, 5e30], dtype=torch.float64)
+    torch.testing.assert_close(row_norms(rows), expected, rtol=1e-6, atol=0)
+    assert math.isclose(frobenius_norm(rows[:3]), 5, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_norm_of_what_is_not_finite_is_not_either(bad: float) -> None:
+    rows = torch.tensor([[1.0, bad], [3.0, 4.0]])
+    assert not math.isfinite(frobenius_norm(rows))
+    assert row_norms(rows)[0].isfinite().item() is False
+    assert row_norms(rows)[1] == 5
+
+
+def test_norms_of_a_network_whose_gradients_vanish() -> None:
+    """40 sigmoids: the first layers' gradients are 10⁻²⁵, and √trace(weight_grad) the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        hidden = [m for _ in range(40) for m in (nn.Linear(8, 8), nn.Sigmoid())]
+        model = nn.Sequential(*hidden, nn.Linear(8, 3))
+    inputs, targets = cases.normal(32, 8).float(), torch.arange(32) % 3
+    snapshot = condexp.analyze(
+        model, CROSS_ENTROPY, inputs, targets, matrices=("weight", "weight_grad")
+    )
+    CROSS_ENTROPY(model(inputs), targets).backward()
+    for name in snapshot.layers:
+        gradient = model.get_parameter(f"{name}.weight").grad
+        assert gradient is not None
+        expected = float(gradient.double().norm())
+        record = snapshot[name]
+        assert math.isclose(record.grad_norm, expected, rel_tol=1e-5)
+        assert record.weight_grad is not None
+        assert math.isclose(record.weight_grad.trace, expected**2, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_norms_of_a_layer_whose_weights_leave_the_range_of_squares(scale: float) -> None:
+    layer = nn.Linear(6, 5)
+    layer.weight.data = cases.normal(5, 6).float() * scale
+    snapshot = condexp.analyze(
+        layer,
+        lambda outputs, _: outputs.sum(1).mean(),
+        cases.normal(20, 6).float(),
+        None,
+        matrices=("weight",),
+        learning_rate=0.1,
+    )
+    weight = layer.weight.detach().double()
+    record = snapshot["Linear"]
+    assert math.isclose(record.weight_norm, weight.norm(), rel_tol=1e-6)
+    rate = float((0.1 / weight.square().sum(1)).median())
+    assert math.isclose(record.effective_lr, rate, rel_tol=1e-5)
 
 
 def test_mean_fraction_of_constant_centered_and_zero_inputs() -> None:

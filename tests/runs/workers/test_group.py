@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from condexp.runs.checks import refuse_several_sweeps
 from condexp.runs.prepare import prepare
 from condexp.runs.stop_signals import Stopped
 from condexp.runs.workers import group
+from condexp.store.reader import open_run
 from condexp.store.run_folder.identity import run_folder
 from condexp.store.run_folder.status import State, read_status
 from condexp.training.distributed.environment import DistributedEnv, first_host
@@ -241,6 +243,25 @@ def test_one_gpu_a_task_is_enough_under_srun(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(torch.cuda, "device_count", lambda n=num_visible: n)
         assert env.device(torch.device("cuda")) == torch.device("cuda", index)
     assert env.device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_float64_snapshots_of_two_processes_leave_the_training_alone(
+    tmp_path: Path,
+) -> None:
+    """An extra pass of each on its own part of the batch, with statistics over all parts."""
+    states, of_runs = [], []
+    for precision in ("float64", "as_trained"):
+        result = run(tmp_path, *TWO, f"analysis.network_precision={precision}")
+        assert result.state is State.COMPLETE
+        assert result.folder is not None
+        states.append(torch.load(result.folder / "checkpoint.pt", weights_only=True)["model"])
+        of_runs.append(open_run(result.folder).measures())
+    exact, trained = states
+    assert exact.keys() == trained.keys()
+    assert all(torch.equal(exact[name], trained[name]) for name in exact)
+    for name in ("input_trace", "grad_output_trace", "grad_norm", "effective_lr"):
+        one, other = (measures[name] for measures in of_runs)
+        np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
 def test_keys_of_several_processes_name_no_run_of_one() -> None:

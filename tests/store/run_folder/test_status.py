@@ -102,6 +102,14 @@ def test_different_numbers_have_different_folders(path: str, value: object) -> N
     assert identity_hash(config) != identity_hash(make_config())
 
 
+def test_a_later_key_renames_no_run_that_is_as_before() -> None:
+    config = make_config()
+    set_key("analysis.network_precision", "as_trained")(config)
+    assert identity_hash(config) == identity_hash(make_config())
+    set_key("analysis.network_precision", "float64")(config)
+    assert identity_hash(config) != identity_hash(make_config())
+
+
 def test_the_identity_is_readable_and_has_one_spelling() -> None:
     class Color(StrEnum):
         RED = "red"
