@@ -26,7 +26,7 @@ from condexp.training.checkpoint import read_checkpoint
 from tests.store.records import make_spec
 
 ARCHIVES = Path(__file__).parent.parent / "store" / "archives"
-VERSIONS = (1,)
+VERSIONS = (1, 2)
 KINDS = ("sealed", "unsealed")
 
 
