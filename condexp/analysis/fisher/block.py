@@ -143,6 +143,10 @@ class FisherBlock:
         call.test_samples(test, grad)
         self._refuse_without_layout(call)
 
+    def refuse(self, obstacle: str) -> None:
+        """Measure nothing, for a reason."""
+        self.obstacle = self.obstacle or obstacle
+
     def _refuse_without_layout(self, call: LayerCall) -> None:
         if call.layout is not None or self.obstacle is not None:
             return
@@ -150,7 +154,7 @@ class FisherBlock:
             what = f"it got {call.num_parts} rows for {call.num_samples} samples"
         else:
             what = "the gradient of a sample's output reaches rows of other samples"
-        self.obstacle = f"its rows do not belong to samples, as 'fisher' needs: {what}"
+        self.refuse(f"its rows do not belong to samples, as 'fisher' needs: {what}")
 
     def backward(self, grad: Tensor, use: int, row_dtype: torch.dtype) -> None:
         """Add the gradient of one use's output, for the next signal.

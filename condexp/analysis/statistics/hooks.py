@@ -1,5 +1,6 @@
 """Hooks on a model's forward and backward passes, which feed the statistics of its layers."""
 
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -89,7 +90,7 @@ class MeasurementHooks:
         self._test: SampleTest | None = None
         self._watch = ExitStack()
         self._tables = OwnTables(model)
-        self._sources: dict[int, str] = {}
+        self._last_product: tuple[str | None, Callable[[], Tensor | None]] = None, lambda: None
         self._runs_eagerly = runs_eagerly
         self._reads_denominator = pass_mode is PassMode.USER_PASSES
         self._hidden: dict[str, list[ForwardPass]] = {}
@@ -198,7 +199,6 @@ class MeasurementHooks:
         self._recomputed.clear()
         self._num_recomputed.clear()
         self._tables = OwnTables(model)
-        self._sources.clear()
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 self.statistics.batch_statistics.add(module.training or module.running_mean is None)
@@ -208,10 +208,11 @@ class MeasurementHooks:
         if current is None or not torch.is_grad_enabled():
             return
         if isinstance(output, Tensor) and output.requires_grad:
-            self.statistics.output_layer = self._sources.get(id(output))
+            name, product = self._last_product
+            self.statistics.output_layer = name if product() is output else None
             hook = self.statistics.loss_rounding.output_hook(output, current)
             self._on_grad(output, lambda grad: self._on_root_grad(hook, grad, current))
-        if self._needs_sample_test and current.num_samples > 1 and not self.recomputes:
+        if self._needs_sample_test and current.num_samples > 1:
             self._test_samples(current, output)
 
     def _on_root_grad(
@@ -244,8 +245,21 @@ class MeasurementHooks:
         try:
             if roots and edges:
                 torch.autograd.grad(roots, edges, signs, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "checkpoint" not in str(error).lower():
+                raise
+            # Re-entrant checkpoints want a backward pass to all parameters.
+            if not self._runs_eagerly:
+                for block in self.statistics.blocks.values():
+                    block.refuse(
+                        "whether its rows belong to samples cannot be seen through a re-entrant "
+                        "activation checkpoint: take use_reentrant=False or condexp.analyze"
+                    )
+                return
+            torch.autograd.backward(roots, signs, retain_graph=True)
         finally:
             self._test = None
+            self.next_backward()
 
     def _on_use(self, name: str, use: WeightUse, source: Tensor) -> None:
         in_backward = torch._C._current_graph_task_id() != -1
@@ -273,7 +287,7 @@ class MeasurementHooks:
         if number is not None and source.requires_grad:
             about = (layer, use.operation, use.output_shape, current, number)
             self._on_grad(source, partial(self._on_output_grad, *about))
-            self._sources[id(source)] = name
+            self._last_product = name, weakref.ref(source)
             if self._needs_sample_test or not self.options.is_empirical:
                 self.edges.setdefault(name, []).append(get_gradient_edge(source))
 

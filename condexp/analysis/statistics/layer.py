@@ -311,7 +311,7 @@ class LayerStatistics:
             grad_output = grad_output.with_floor_raised(
                 self._underflow / self._num_samples, hides_zeros=True
             )
-        if grad_output is not None and self.has_zero_sums:
+        if grad_output is not None and self.has_zero_sums and max(self._uses.values()) == 1:
             grad_output = grad_output.with_null_vector()
         kfac, power = None, 0.0
         if self._input is not None and self._grad_output is not None:
