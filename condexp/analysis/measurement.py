@@ -160,7 +160,7 @@ class Measurement:
             hooks.statistics.blocks, count, len(inputs), hooks.statistics.num_samples
         )
         retain = cotangents is not None
-        if hooks.recomputes:  # re-entrant checkpoints refuse autograd.grad; .grad is set aside
+        if hooks.recomputes(loss):  # such a checkpoint refuses autograd.grad; .grad is set aside
             loss.backward(retain_graph=retain)  # type: ignore[no-untyped-call]
         else:  # touches no .grad, and calls no hook of an optimizer
             torch.autograd.grad(loss, hooks.trained, retain_graph=retain, allow_unused=True)
@@ -177,7 +177,7 @@ def _back_propagate(
     groups: Sequence[Sequence[str]],
 ) -> None:
     """Back-propagate all cotangents, as far as the layers of one group after another."""
-    recomputes = hooks.recomputes
+    recomputes = hooks.recomputes(outputs)
     for names in groups:
         edges = [edge for name in names for edge in hooks.edges.get(name, ())]
         with hooks.extra_backward(names, cotangents.count):

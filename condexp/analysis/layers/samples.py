@@ -77,6 +77,9 @@ class Layout:
         )
 
 
+_CLEAR = 0.8  # share of the gradient in the chosen samples' rows, where statistics mix some in
+
+
 @dataclass(frozen=True, eq=False)
 class SampleTest:
     """A random half of the samples, which alone are back-propagated, to see where rows change.
@@ -126,13 +129,15 @@ class SampleTest:
         power = grad.detach().flatten(1).abs().amax(1).cpu().double().nan_to_num(0.0, 0.0, 0.0)
         if not power.any():
             return Layout(1, positions)
-        best, best_share = None, 0.0
+        shares: dict[Layout, float] = {}
         for outer in (outer for outer in range(1, positions + 1) if positions % outer == 0):
             layout = Layout(outer, positions // outer)
             of_samples = layout.by_sample(power, num_samples).sum(1)
             if not of_samples[~self.chosen].any():
                 return layout
-            share = float(of_samples[self.chosen].sum() / of_samples.sum())
-            if share > best_share + 0.1:  # of two that are alike, the one with samples first
-                best, best_share = layout, share
-        return best if self.mixes else None
+            shares[layout] = float(of_samples[self.chosen].sum() / of_samples.sum())
+        if not self.mixes:
+            return None
+        best, *others = sorted(shares, key=lambda layout: -shares[layout])
+        clear = not others or shares[best] >= max(_CLEAR, shares[others[0]] + 1 - _CLEAR)
+        return best if clear else None

@@ -93,6 +93,8 @@ class MeasurementHooks:
         self._last_product: tuple[str | None, Callable[[], Tensor | None]] = None, lambda: None
         self._runs_eagerly = runs_eagerly
         self._reads_denominator = pass_mode is PassMode.USER_PASSES
+        self._hides_uses = False
+        self._on_root: Callable[[Tensor], None] | None = None
         self._hidden: dict[str, list[ForwardPass]] = {}
         self._recomputed: dict[str, list[tuple[ForwardPass, int | None]]] = {}
         self._num_recomputed: Counter[str] = Counter()
@@ -102,10 +104,25 @@ class MeasurementHooks:
         """The parameters that are trained, each once."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    @property
-    def recomputes(self) -> bool:
-        """Whether a re-entrant activation checkpoint has hidden uses, which the backward brings."""
-        return any(self._hidden.values())
+    def recomputes(self, loss: Tensor) -> bool:
+        """Return whether a re-entrant activation checkpoint hides uses until the backward pass.
+
+        Such a checkpoint refuses a backward pass that does not go to all parameters.
+
+        Args:
+            loss: The loss, or an output, of the last forward pass.
+        """
+        if not self._hides_uses or loss.grad_fn is None:
+            return False
+        seen: set[Any] = set()
+        waiting: list[Any] = [loss.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node.name() == "CheckpointFunctionBackward":
+                return True
+            seen.add(node)
+            waiting += [n for n, _ in node.next_functions if n is not None and n not in seen]
+        return False
 
     def __enter__(self) -> Self:
         self._refuse_compiled()
@@ -198,7 +215,7 @@ class MeasurementHooks:
         self.edges.clear()
         self._recomputed.clear()
         self._num_recomputed.clear()
-        self._tables = OwnTables(model)
+        self._tables, self._hides_uses, self._on_root = OwnTables(model), False, None
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 self.statistics.batch_statistics.add(module.training or module.running_mean is None)
@@ -211,15 +228,17 @@ class MeasurementHooks:
             name, product = self._last_product
             self.statistics.output_layer = name if product() is output else None
             hook = self.statistics.loss_rounding.output_hook(output, current)
-            self._on_grad(output, lambda grad: self._on_root_grad(hook, grad, current))
+            self._on_root = partial(self._on_root_grad, hook, current)
+            self._on_grad(output, self._on_root)
         if self._needs_sample_test and current.num_samples > 1:
             self._test_samples(current, output)
 
     def _on_root_grad(
-        self, hook: Callable[[Tensor], None], grad: Tensor, current: ForwardPass
+        self, hook: Callable[[Tensor], None], current: ForwardPass, grad: Tensor
     ) -> None:
-        if not self._is_loss:
+        if not self._is_loss or self._on_root is None:
             return
+        self._on_root = None
         rounding = self.statistics.loss_rounding
         rounding.scale = None
         hook(grad)
@@ -265,6 +284,8 @@ class MeasurementHooks:
         in_backward = torch._C._current_graph_task_id() != -1
         if not torch.is_grad_enabled():
             if self._pass is not None and not in_backward:
+                self._hides_uses = True
+                self.statistics.see(name)
                 self._hidden.setdefault(name, []).append(self._pass)
                 self.statistics.hidden.add(name)
             return
@@ -341,6 +362,8 @@ class MeasurementHooks:
         if self._test is not None:
             layer.test_samples(self._test, operation, number, grad)
         elif self._extra is None:
+            if layer.name == self.statistics.output_layer and self._on_root is not None:
+                self._on_root(grad)  # whose own hook comes after this one
             layer.certify(operation, number, grad, current)
             if layer.needs_output_gradients and self.options.is_empirical:
                 layer.backward(operation, number, grad, current)

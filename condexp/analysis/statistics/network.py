@@ -56,6 +56,11 @@ class NetworkStatistics:
         self._pass_mode, self._keep_weights = pass_mode, keep_weights
         self._fisher = NetworkFisher()
         self._layers: dict[str, LayerStatistics] = {}
+        self._order: dict[str, int] = {}
+
+    def see(self, name: str) -> None:
+        """Note the first use of a layer, which may be measured later."""
+        self._order.setdefault(name, len(self._order))
 
     def __contains__(self, name: str) -> bool:
         """Return whether a layer was called."""
@@ -64,6 +69,7 @@ class NetworkStatistics:
     def __getitem__(self, name: str) -> LayerStatistics:
         """Return a layer's statistics, new ones at its first call."""
         if name not in self._layers:
+            self.see(name)
             self._layers[name] = self._new(name)
         return self._layers[name]
 
@@ -100,7 +106,9 @@ class NetworkStatistics:
             InputError: If nothing was recorded, or a gradient that was asked for did not arrive.
         """
         names = (
-            list(self._layers) if communicator.world_size == 1 else self._merge_ranks(communicator)
+            sorted(self._layers, key=self._order.__getitem__)
+            if communicator.world_size == 1
+            else self._merge_ranks(communicator)
         )
         if not names:
             raise InputError(
