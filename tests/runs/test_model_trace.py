@@ -156,7 +156,7 @@ def test_a_model_that_needs_values_gets_them() -> None:
         ("Pair", r"returns tuple in training mode for inputs \[2, 1, 8, 8\]: .*\[2, 10\]"),
         ("transposed", r"returns \[2, 11\] in training mode .*one tensor \[2, 10\]"),
         ("Detached", "no parameter of it can be trained"),
-        ("frozen", "layer 'fc' is frozen"),
+        ("frozen", r"'fc': frozen .requires_grad=False"),
     ],
 )
 def test_a_users_mistake_is_one_message(name: str, message: str) -> None:

@@ -153,7 +153,10 @@ class FisherBlock:
         if call.num_parts % call.num_samples:
             what = f"it got {call.num_parts} rows for {call.num_samples} samples"
         else:
-            what = "the gradient of a sample's output reaches rows of other samples"
+            what = (
+                "the gradient of a sample's output reaches rows of other samples (where that is a "
+                "batch normalisation's doing, model.eval() tells)"
+            )
         self.refuse(f"its rows do not belong to samples, as 'fisher' needs: {what}")
 
     def backward(self, grad: Tensor, use: int, row_dtype: torch.dtype) -> None:

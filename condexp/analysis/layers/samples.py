@@ -77,9 +77,6 @@ class Layout:
         )
 
 
-_CLEAR = 0.8  # share of the gradient in the chosen samples' rows, where statistics mix some in
-
-
 @dataclass(frozen=True, eq=False)
 class SampleTest:
     """A random half of the samples, which alone are back-propagated, to see where rows change.
@@ -122,22 +119,17 @@ class SampleTest:
             grad: Gradient ``[rows, ...]`` of the chosen samples' outputs.
 
         Returns:
-            The layout, samples first where that is possible; None where there is none.
+            The layout, samples first where that is possible; None where there is none, or where
+            samples mix and have several rows, so that nobody can tell.
         """
         num_samples, num_rows = len(self.chosen), len(grad)
         positions = num_rows // num_samples
         power = grad.detach().flatten(1).abs().amax(1).cpu().double().nan_to_num(0.0, 0.0, 0.0)
         if not power.any():
             return Layout(1, positions)
-        shares: dict[Layout, float] = {}
         for outer in (outer for outer in range(1, positions + 1) if positions % outer == 0):
             layout = Layout(outer, positions // outer)
             of_samples = layout.by_sample(power, num_samples).sum(1)
             if not of_samples[~self.chosen].any():
                 return layout
-            shares[layout] = float(of_samples[self.chosen].sum() / of_samples.sum())
-        if not self.mixes:
-            return None
-        best, *others = sorted(shares, key=lambda layout: -shares[layout])
-        clear = not others or shares[best] >= max(_CLEAR, shares[others[0]] + 1 - _CLEAR)
-        return best if clear else None
+        return Layout(1, 1) if self.mixes and positions == 1 else None

@@ -170,8 +170,8 @@ def trace_layers(
             model.train(training)
         with watched(weights, note):
             outputs = model(inputs.clone())
-    if options.needs_gradients:
-        _refuse_unused(outputs, products)
+        if options.needs_gradients:
+            _refuse_unused(outputs, products)
     never = (
         NotAnalysed(name, why_never(of_table=name in of_tables, hidden=name in unseen))
         for name in modules
