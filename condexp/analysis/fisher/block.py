@@ -139,9 +139,17 @@ class FisherBlock:
             grad: Gradient of its cotangents with respect to the output.
             use: Index of the use within the pass.
         """
-        call = self._calls[use]
-        call.test_samples(test, grad)
-        self._refuse_without_layout(call)
+        self._calls[use].test_samples(test, grad)
+
+    @property
+    def needs_another_test(self) -> bool:
+        """Whether a test of the other samples could tell more."""
+        return any(c.owners is not None and not c.owners.is_settled for c in self._calls.values())
+
+    def tests_are_over(self) -> None:
+        """Refuse rows that do not belong to samples, or of which that cannot be seen."""
+        for call in self._calls.values():
+            self._refuse_without_layout(call)
 
     def refuse(self, obstacle: str) -> None:
         """Measure nothing, for a reason."""

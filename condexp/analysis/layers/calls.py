@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.layers.rows import Operation, grad_output_rows, input_rows
-from condexp.analysis.layers.samples import Layout, SampleTest
+from condexp.analysis.layers.samples import Layout, Owners, SampleTest
 from condexp.analysis.linalg.gram import RowLoader
 from condexp.analysis.linalg.precision import summable
 from condexp.analysis.options import AnalysisOptions
@@ -81,9 +81,14 @@ class LayerCall:
         self.num_parts = self.inputs[..., 0].numel() if linear else len(self.inputs)
         num_rows = self.num_parts if linear else self.num_parts * self.output_shape[2:].numel()
         self.positions = num_rows // self.num_samples
-        self.layout: Layout | None = None
+        self.owners: Owners | None = None
         if self.num_parts % self.num_samples == 0:
-            self.layout = Layout(1, self.num_parts // self.num_samples)
+            self.owners = Owners(self.num_samples, self.num_parts)
+
+    @property
+    def layout(self) -> Layout | None:
+        """Where the rows of each sample stand; None where they do not belong to samples."""
+        return None if self.owners is None else self.owners.layout
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # In another process the input is another tensor.
@@ -96,8 +101,8 @@ class LayerCall:
             test: The test.
             grad: Gradient of its cotangents with respect to the output.
         """
-        if self.layout is not None:
-            self.layout = test.find_layout(grad.reshape(self.num_parts, -1))
+        if self.owners is not None:
+            self.owners.test(test, grad.reshape(self.num_parts, -1))
 
     def input_rows(self, part: slice) -> Tensor:
         """Lay out the input of some samples.
@@ -134,9 +139,10 @@ class LayerCall:
 
     def _of(self, tensor: Tensor, part: slice) -> Tensor:
         """Return the samples' part of an input or output, sample by sample."""
-        assert self.layout is not None
+        layout = self.layout
+        assert layout is not None
         rest = tensor.shape[-1:] if self.operation.window is None else tensor.shape[1:]
-        parts = tensor.reshape(self.layout.outer, self.num_samples, self.layout.inner, *rest)
+        parts = tensor.reshape(layout.outer, self.num_samples, layout.inner, *rest)
         return parts[:, part].movedim(1, 0).flatten(0, 2)
 
 

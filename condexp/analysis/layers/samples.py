@@ -112,24 +112,60 @@ class SampleTest:
             signs.append(drawn * of_rows.view(-1, *[1] * (output.ndim - 1)))
         return roots, signs
 
-    def find_layout(self, grad: Tensor) -> Layout | None:
-        """Return the layout under which the rows that got a gradient are the chosen samples'.
+    @property
+    def complement(self) -> "SampleTest":
+        """The test of the other samples."""
+        return SampleTest(~self.chosen, self.mixes)
+
+
+class Owners:
+    """The layouts under which the rows of one use that got a gradient are the chosen samples'.
+
+    Args:
+        num_samples: N.
+        num_rows: Number of rows, a multiple of N.
+    """
+
+    def __init__(self, num_samples: int, num_rows: int) -> None:
+        positions = num_rows // num_samples
+        outers = (outer for outer in range(1, positions + 1) if positions % outer == 0)
+        self._fitting = [Layout(outer, positions // outer) for outer in outers]
+        self._num_samples, self._num_tests = num_samples, 0
+        self._with_gradient = torch.zeros(num_rows, dtype=torch.bool)
+
+    def test(self, test: SampleTest, grad: Tensor) -> None:
+        """Leave the layouts that fit one more test.
 
         Args:
+            test: The test.
             grad: Gradient ``[rows, ...]`` of the chosen samples' outputs.
-
-        Returns:
-            The layout, samples first where that is possible; None where there is none, or where
-            samples mix and have several rows, so that nobody can tell.
         """
-        num_samples, num_rows = len(self.chosen), len(grad)
-        positions = num_rows // num_samples
+        self._num_tests += 1
         power = grad.detach().flatten(1).abs().amax(1).cpu().double().nan_to_num(0.0, 0.0, 0.0)
-        if not power.any():
-            return Layout(1, positions)
-        for outer in (outer for outer in range(1, positions + 1) if positions % outer == 0):
-            layout = Layout(outer, positions // outer)
-            of_samples = layout.by_sample(power, num_samples).sum(1)
-            if not of_samples[~self.chosen].any():
-                return layout
-        return Layout(1, 1) if self.mixes and positions == 1 else None
+        self._with_gradient |= power > 0
+        alone = self._fitting == [Layout(1, 1)] and test.mixes
+        if not alone:  # one row a sample, where statistics mix the others in
+            self._fitting = [
+                layout
+                for layout in self._fitting
+                if not layout.by_sample(power, self._num_samples).sum(1)[~test.chosen].any()
+            ]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a further test can tell no more."""
+        return len(self._fitting) < 2
+
+    @property
+    def layout(self) -> Layout | None:
+        """The layout, samples first where that is possible; None where none fits, or several.
+
+        Without a test samples are taken to come first. Those that fit must differ in rows that got
+        a gradient, of all samples, to matter.
+        """
+        if self._num_tests == 0 or self.is_settled:
+            return next(iter(self._fitting), None)
+        rows = self._with_gradient.nonzero()[:, 0]
+        owners = [rows // layout.inner % self._num_samples for layout in self._fitting]
+        same = all(torch.equal(owners[0], other) for other in owners[1:])
+        return self._fitting[0] if same and self._num_tests > 1 else None

@@ -94,6 +94,7 @@ class MeasurementHooks:
         self._runs_eagerly = runs_eagerly
         self._reads_denominator = pass_mode is PassMode.USER_PASSES
         self._hides_uses = False
+        self._early: dict[str, list[Tensor]] = {}
         self._on_root: Callable[[Tensor], None] | None = None
         self._hidden: dict[str, list[ForwardPass]] = {}
         self._recomputed: dict[str, list[tuple[ForwardPass, int | None]]] = {}
@@ -258,8 +259,17 @@ class MeasurementHooks:
 
     def _test_samples(self, current: ForwardPass, output: object) -> None:
         mixes = True in self.statistics.batch_statistics
-        self._test = SampleTest.of(current.num_samples, mixes=mixes)
-        roots, signs = self._test.cotangents(tensors_in(output))
+        test = SampleTest.of(current.num_samples, mixes=mixes)
+        blocks = self.statistics.blocks.values()
+        self._back_propagate_samples(test, output)
+        if any(block.needs_another_test for block in blocks):
+            self._back_propagate_samples(test.complement, output)
+        for block in self.statistics.blocks.values():
+            block.tests_are_over()
+
+    def _back_propagate_samples(self, test: SampleTest, output: object) -> None:
+        self._test = test
+        roots, signs = test.cotangents(tensors_in(output))
         edges = [edge for several in self.edges.values() for edge in several]
         try:
             if roots and edges:
@@ -339,6 +349,8 @@ class MeasurementHooks:
                 with torch.no_grad():
                     number = layer.forward(use, current, recomputed=True)
                 before.append((current, number))
+                for early in self._early.pop(name, ()):  # of uses outside the checkpoint
+                    layer.weight_backward(early, current, in_parts=True)
             current, number = before[place]
             if number is not None:
                 about = (self.statistics[name], use.operation, use.output_shape, current, number)
@@ -376,6 +388,9 @@ class MeasurementHooks:
             if self._pass is None or not self._is_loss:
                 return
             statistics = self.statistics
+            if name is not None and name not in statistics and self._hidden.get(name):
+                self._early.setdefault(name, []).append(grad.clone())
+                return
             if name is None or name not in statistics:
                 statistics.unmeasured_power += frobenius_norm(summable(grad)) ** 2
                 if name is not None:

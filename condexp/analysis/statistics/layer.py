@@ -21,7 +21,7 @@ from condexp.analysis.layers.rows import (
     unit_extremes,
     without_padding,
 )
-from condexp.analysis.layers.samples import SampleTest
+from condexp.analysis.layers.samples import Owners, SampleTest
 from condexp.analysis.layers.select import describe
 from condexp.analysis.layers.uses import WeightUse
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
@@ -192,9 +192,16 @@ class LayerStatistics:
         """
         if self.fisher is not None:
             self.fisher.test_samples(test, grad, number)
-        parts = grad.flatten(0, -2) if operation.window is None else grad
-        if len(parts) % len(test.chosen) or test.find_layout(parts) is None:
+        parts, num_samples = (
+            grad.flatten(0, -2) if operation.window is None else grad,
+            len(test.chosen),
+        )
+        if len(parts) % num_samples:
             self.mixes_samples = True
+            return
+        owners = Owners(num_samples, len(parts))
+        owners.test(test, parts)
+        self.mixes_samples = self.mixes_samples or (owners.is_settled and owners.layout is None)
 
     def certify(
         self, operation: Operation, number: int, grad: Tensor, current: ForwardPass
