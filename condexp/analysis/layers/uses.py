@@ -38,6 +38,21 @@ class WeightUse:
         return shape.numel() // shape[channels] if shape.numel() else 0
 
 
+def has_reentrant_checkpoint(output: Tensor) -> bool:
+    """Return whether the graph of an output has a re-entrant activation checkpoint in it."""
+    seen: set[Any] = set()
+    waiting: list[Any] = [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        waiting += [parent for parent, _ in node.next_functions]
+    return False
+
+
 Listener = Callable[[str, WeightUse, Tensor], None]
 
 

@@ -22,7 +22,7 @@ from condexp.analysis.layers.rows import Operation
 from condexp.analysis.layers.samples import SampleTest, count_samples, tensors_in
 from condexp.analysis.layers.select import select_modules
 from condexp.analysis.layers.tables import OwnTables
-from condexp.analysis.layers.uses import WeightUse, watched
+from condexp.analysis.layers.uses import WeightUse, has_reentrant_checkpoint, watched
 from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.analysis.linalg.precision import summable
 from condexp.analysis.options import AnalysisOptions
@@ -113,17 +113,7 @@ class MeasurementHooks:
         Args:
             loss: The loss, or an output, of the last forward pass.
         """
-        if not self._hides_uses or loss.grad_fn is None:
-            return False
-        seen: set[Any] = set()
-        waiting: list[Any] = [loss.grad_fn]
-        while waiting:
-            node = waiting.pop()
-            if node.name() == "CheckpointFunctionBackward":
-                return True
-            seen.add(node)
-            waiting += [n for n, _ in node.next_functions if n is not None and n not in seen]
-        return False
+        return self._hides_uses and has_reentrant_checkpoint(loss)
 
     def __enter__(self) -> Self:
         self._refuse_compiled()
