@@ -63,12 +63,11 @@ class GradientCertificate:
             if window is None:
                 rows = inputs.reshape(-1, inputs.shape[-1])
                 return rows @ self._sign(inputs.shape[-1], inputs)
-            images = window.pad(inputs)
-            num_samples, _, height, width = images.shape
+            num_samples, _, height, width = inputs.shape
             kernel = self._sign(math.prod(window.kernel_size), inputs)
-            summed = self._sum_channels(images, window.groups)
+            summed = self._sum_channels(inputs, window.groups)
             found = F.conv2d(
-                summed.reshape(-1, 1, height, width),
+                window.pad(summed.reshape(-1, 1, height, width)),
                 kernel.view(1, 1, *window.kernel_size),
                 stride=tuple(window.stride),
                 dilation=tuple(window.dilation),
