@@ -189,7 +189,8 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if torch.Tag.nondeterministic_seeded not in function.tags:
             return function(*args, **kwargs)
         given = [*args, *kwargs.values()]
-        if not any(_is_double(value) for value in given):
+        draws_nothing = _probability(function, args, kwargs) == 0
+        if draws_nothing or not any(_is_double(value) for value in given):
             return function(*args, **kwargs)
         return self._draw(function, args, kwargs)
 
@@ -228,6 +229,15 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
             f"network_precision='float64': the model draws random numbers by {name}, which draws "
             f"others in float64 than in {dtype}; measure in eval mode, or {_AS_TRAINED}."
         )
+
+
+def _probability(function: Any, args: Any, kwargs: dict[str, Any]) -> float | None:
+    """Return the dropout of fused attention; None of any other operation."""
+    for place, argument in enumerate(function._schema.arguments):
+        if argument.name == "dropout_p":
+            given = args[place] if place < len(args) else kwargs.get("dropout_p")
+            return float(argument.default_value if given is None else given)
+    return None
 
 
 class _NoFusedDropout(TorchFunctionMode):

@@ -19,6 +19,7 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.errors import InputError
 from tests import cases
+from tests.analysis import oracles
 from tests.analysis.test_unchanged import Noisy, noisy, residual, state_of, train
 
 LOSS = nn.CrossEntropyLoss()
@@ -431,3 +432,16 @@ def test_training_with_it_is_bit_identical() -> None:
 
     assert train(case, in_float64) == train(case, None)
     assert isinstance(case()[0], Noisy)
+
+
+def test_attention_without_dropout_draws_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    net = nn.Sequential(model, nn.Flatten(), nn.Linear(40, 3))
+    inputs, targets = torch.randn(6, 5, 8), torch.arange(6) % 3
+    loss_fn = nn.CrossEntropyLoss()
+    given = condexp.analyze(net, loss_fn, inputs, targets, network_precision="float64")
+    twin = copy.deepcopy(net).double()
+    expected = condexp.analyze(twin, loss_fn, inputs.double(), targets)
+    for one, other in zip(given.records, expected.records, strict=True):
+        oracles.same(one.grad_output, other.grad_output)
