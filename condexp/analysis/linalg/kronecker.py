@@ -173,27 +173,28 @@ class KroneckerSpectrum:
             return math.nan, math.nan
         a, b = self.a.bounds, self.b.bounds
         firsts = [float((a[end][:, 0] * b[end][:, 0]).max()) for end in (0, 1)]
-        near, margin = self._solved(index), self._margin
-        if near > 0 and (margin := margin + 4 * self._relative * near) <= _NARROW * near:
+        near = self._solved(index)
+        if (margin := self._margin(near)) <= _NARROW * near:
             return interval(firsts[0], firsts[1], near - margin, near + margin)
         low = _bound(near, index, a[0], b[0], is_low=True)
         high = _bound(near, index, a[1], b[1], is_low=False)
         return interval(firsts[0], firsts[1], low, high)
 
-    @cached_property
-    def _margin(self) -> float:
-        """What products err by at most, beside an error in proportion: a_1·δ_b + b_1·δ_a + δ_a·δ_b.
+    def _margin(self, near: float) -> float:
+        """Return what products near one err by at most.
 
-        The k-th largest of numbers that err by m each errs by m at most.
+        With δ of the factors' eigenvalues and η of their singular values that is
+        a_1·δ_b + b_1·δ_a + δ_a·δ_b + 2·√near·(η_a·√b_1 + η_b·√a_1), and a part in proportion. The
+        k-th largest of numbers that err by as much errs by no more.
         """
-        if self.a.blur > 0 or self.b.blur > 0:
+        a, b = self.a, self.b
+        blurred = a.blur * math.sqrt(b.lambda_max) + b.blur * math.sqrt(a.lambda_max)
+        second_order = 1.25  # of blurs up to a tenth
+        if 10 * a.blur**2 > a.lambda_max / 10 or 10 * b.blur**2 > b.lambda_max / 10:
             return math.inf
-        of_a, of_b = self.a.noise_floor, self.b.noise_floor
-        return self.noise_floor + of_a * of_b
-
-    @property
-    def _relative(self) -> float:
-        return max(self.a.relative, self.b.relative)
+        margin = self.noise_floor + a.noise_floor * b.noise_floor
+        margin += 2 * second_order * math.sqrt(near) * blurred
+        return margin + 4 * max(a.relative, b.relative) * near
 
     def _solved(self, index: int) -> float:
         """Return the ``index``-th largest product of the eigenvalues as they were computed."""

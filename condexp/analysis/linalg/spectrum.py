@@ -132,7 +132,10 @@ class Spectrum:
                 for rank in largest_ranks(square, dtype, (counted[:, :side] > 0).sum(1))
             ),
             RELATIVE_ERROR * eps,
-            rows_decide=rows_decide,
+            # Rows err by eps of their entries, in directions of their own.
+            torch.finfo(row_dtype).eps
+            * math.sqrt(max(float(values.sum()), 0.0) * scale / values.size),
+            rows_decide,
         )
 
     @classmethod
