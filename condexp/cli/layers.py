@@ -76,7 +76,31 @@ def layers_report(prepared: "PreparedRun") -> Iterator[RenderableType]:
         )
     if rest:
         yield _not_analysed_table(rest)
+    if prepared.plan.snapshot_steps and prepared.options.needs_gradients:
+        yield from _certificates(prepared)
     yield Text("\n".join(_sizes(prepared)))
+
+
+def _certificates(prepared: "PreparedRun") -> Iterator[RenderableType]:
+    """Yield what the certificates of one small batch say: of all layers, or of those that fail."""
+    from condexp.runs.model_trace import certify_model
+
+    snapshot = certify_model(prepared.config, prepared.dataset, prepared.options)
+    failed = [record for record in snapshot.records if record.incomplete is not None]
+    if not failed:
+        largest = max((record.gradient_residual for record in snapshot.records), default=0.0)
+        yield Text(
+            f"certificates hold on {snapshot.num_samples} samples: the rows of all "
+            f"{len(snapshot.records)} layers reproduce the gradients of their weights (relative "
+            f"difference up to {largest:.1g})"
+        )
+        return
+    table = Table(title="incomplete: every number of it would be NaN", title_justify="left")
+    for column in ("layer", "reason"):
+        table.add_column(column, overflow="fold")
+    for record in failed:
+        table.add_row(Text(record.info.name), Text(str(record.incomplete)))
+    yield table
 
 
 def _layer_table(title: str, costs: "Sequence[LayerCost]") -> Table:

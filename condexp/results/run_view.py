@@ -86,7 +86,7 @@ EXPLANATIONS = {
     Mark.ZERO: "zero: the matrix is zero (a dead layer)",
     Mark.UNRELIABLE: "unreliable: rounding exceeds the noise floor",
     Mark.NONFINITE: "nonfinite: NaN or Inf in the data",
-    Mark.INCOMPLETE: "incomplete: the recorded rows do not reproduce the weight's gradient",
+    Mark.INCOMPLETE: "incomplete: rows are missing or of unknown samples; run.log says why",
 }
 
 

@@ -1,7 +1,7 @@
 """Builds and calls a network before its run, to see that it can be trained and measured."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,19 @@ from condexp.analysis.costs import Footprint, footprints
 from condexp.analysis.layers.info import Catalogue
 from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.vocabulary import FisherType, Matrix, Precision
 from condexp.config import Config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.models.sync_batchnorm import convert_sync_batchnorm
 from condexp.runs.build import build_model
-from condexp.training.choices import Source
+from condexp.training.choices import ProbeMode, Source
+from condexp.training.evaluate import build_loss
+from condexp.training.probe import draw_probe
 from condexp.training.rescale import cancels_rescaling
+
+CERTIFIED_SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,33 @@ def trace_model(config: Config, dataset: Dataset, options: AnalysisOptions) -> M
         f"{config.dataset.name} with {dataset.num_outputs} outputs: {type(failure).__name__}: "
         f"{reason}. The way out is {way_out}."
     ) from failure
+
+
+def certify_model(config: Config, dataset: Dataset, options: AnalysisOptions) -> Snapshot:
+    """Measure the untrained network on a few training samples, to see what its snapshots certify.
+
+    Args:
+        config: The validated configuration.
+        dataset: The data set.
+        options: What is to be measured.
+
+    Returns:
+        A snapshot of the gradients, and of Fisher blocks where they are asked for: its records tell
+        whose recorded rows reproduce the gradient of the weight, and whose belong to samples.
+    """
+    matrices = {Matrix.GRAD_OUTPUT} | ({Matrix.FISHER} & set(options.matrices))
+    choices = replace(
+        options,
+        matrices=tuple(matrices),
+        fisher_type=FisherType.EMPIRICAL,
+        precision=Precision.FLOAT32,
+        memory_limit=None,
+    )
+    size = min(CERTIFIED_SAMPLES, len(dataset.train))
+    mode = ProbeMode.TRAIN if _trains(config) and size > 1 else ProbeMode.EVAL
+    probe = draw_probe(dataset, size=size, batch_size=size, mode=mode, seed=config.seed)
+    model = build_model(config, dataset)
+    return probe.measure(model, build_loss(dataset.task), choices)
 
 
 def _attempt(

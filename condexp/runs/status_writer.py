@@ -16,6 +16,8 @@ from condexp.store.run_folder.status import State, Status, write_status
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 from condexp.training.loop import Plan
 
+# An incomplete layer is logged once, with its reason.
+_NOT_LOGGED = {SpectrumStatus.OK, SpectrumStatus.INCOMPLETE}
 STATUS_SECONDS = 5.0  # how stale status.json of a live run may be
 logger = logging.getLogger("condexp")
 
@@ -80,15 +82,18 @@ class StatusWriter:
         )
 
     def on_snapshot(self, record: SnapshotRecord, /) -> None:
-        """Log what is no number: a dead or a nonfinite layer.
+        """Log what is no number, and why: an incomplete, a dead or a nonfinite layer.
 
         Args:
             record: The snapshot.
         """
         for layer in record.snapshot.records:
+            if layer.incomplete is not None:
+                what = (record.step, layer.info.name, layer.incomplete)
+                logger.warning("step %d: layer %s is incomplete: %s", *what)
             for matrix in Matrix:
                 spectrum = getattr(layer, matrix)
-                if spectrum is not None and spectrum.status is not SpectrumStatus.OK:
+                if spectrum is not None and spectrum.status not in _NOT_LOGGED:
                     place = (record.step, matrix, layer.info.name, spectrum.status)
                     logger.warning("step %d: %s of layer %s is %s", *place)
 

@@ -117,19 +117,22 @@ class Noise:
         )
 
 
-def unseen(steps: Iterable[Step]) -> set[str]:
-    """The layers that are used by ``x @ W.T``."""
+def unseen(steps: Iterable[Step], *, hidden: bool = False) -> set[str]:
+    """The layers that are used by ``x @ W.T`` where the network's graph does not show it."""
     found: set[str] = set()
     for step in steps:
-        found |= {step.layer} if step.how == "matmul" else unseen(step.body)
+        if step.how == "matmul" and hidden:
+            found.add(step.layer)
+        hides = step.kind == "no_grad" or step.how == "reentrant"
+        found |= unseen(step.body, hidden=hidden or hides)
     return found
 
 
 def check_layer(record: LayerSnapshot, right: Truth, noise: Noise, *, blind: bool) -> None:
     """Check all matrices and measures.
 
-    ``blind``: a use that nobody sees may have no gradient at all, and the certificate, which is of
-    gradients, then cannot know of its rows: inputs are not looked at.
+    ``blind``: a use inside a re-entrant activation checkpoint that nobody sees may have no gradient
+    at all, and no certificate then knows of its rows: inputs are not looked at.
     """
     name = record.info.name
     inputs, grads = right.input_matrices, right.grad_output_matrices

@@ -182,6 +182,15 @@ def test_a_use_that_was_not_seen_makes_a_layer_incomplete(way: str) -> None:
     assert snapshot["a"].incomplete is snapshot["c"].incomplete is None
 
 
+def test_a_use_that_was_not_seen_counts_without_a_gradient_too() -> None:
+    # The rectifier is dead, so the gradient of the weight says nothing of these rows.
+    record = analysed(Net(lambda b, h: b(h) + torch.relu(h @ b.weight.T - 1e3)))["b"]
+    assert record.incomplete is not None
+    assert "used otherwise than by linear or conv2d" in record.incomplete
+    assert record.input is not None
+    assert record.input.status == "incomplete"
+
+
 def test_a_weight_without_a_use_that_was_seen_is_listed() -> None:
     class Hidden(Net):
         def forward(self, x: Tensor) -> Tensor:

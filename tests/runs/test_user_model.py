@@ -67,6 +67,30 @@ def test_layers_and_a_run(condexp: Command, tmp_path: Path) -> None:
     assert "kwargs.width=6" in out
 
 
+def test_layers_says_beforehand_what_would_be_incomplete(condexp: Command, tmp_path: Path) -> None:
+    text = (
+        MODEL.replace("return self.fc(", "return self.twice(")
+        + """
+    def twice(self, x):
+        return self.fc(x) + x @ self.fc.weight.T
+"""
+    )
+    (tmp_path / "convnets.py").write_text(text)
+    mine = ["model=import", "model.target=convnets:ConvNet", *TINY]
+    code, out, _ = condexp("layers", *mine)
+    assert code == 0
+    said = out.partition("incomplete: every number of it would be NaN")[2]
+    assert "do not reproduce" in " ".join(said.split())
+    assert "exclude=['fc']" in said.replace("\n", "")
+    code, out, _ = condexp("layers", *mine, "analysis.layers.exclude=[fc]")
+    assert "the rows of all 2 layers reproduce the gradients" in " ".join(out.split())
+
+    code, _, _ = condexp(*mine)
+    assert code == 0
+    (log,) = tmp_path.rglob("run.log")
+    assert "layer fc is incomplete: the recorded rows do not reproduce" in log.read_text()
+
+
 @pytest.mark.usefixtures("jobs_in_this_process")
 def test_a_grid_over_an_argument_of_the_models_own(condexp: Command, tmp_path: Path) -> None:
     code, _, _ = condexp(

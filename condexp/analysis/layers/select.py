@@ -59,7 +59,7 @@ def select_modules(model: nn.Module, options: AnalysisOptions) -> Selection:
     others: list[NotAnalysed] = []
     for name, module in model.named_modules():
         label = name or type(module).__name__
-        if any(is_lazy(p) for p in module.parameters(recurse=False)):
+        if any(map(is_lazy, module._parameters.values())):
             raise InputError(
                 f"layer {label!r} has uninitialised parameters: call the model once before."
             )
@@ -72,7 +72,7 @@ def select_modules(model: nn.Module, options: AnalysisOptions) -> Selection:
                 candidates[label] = module
             else:
                 others.append(NotAnalysed(label, obstacle))
-        elif own := [n for n, _ in module.named_parameters(recurse=False)]:
+        elif own := [n for n, parameter in module._parameters.items() if parameter is not None]:
             others.append(NotAnalysed(label, _foreign(module, own)))
     if not candidates:
         raise InputError(

@@ -1,6 +1,7 @@
 """Uses of weights: all calls of ``linear`` and ``conv2d`` while they are watched, whoever calls."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from condexp.analysis.layers.rows import Operation
 from condexp.analysis.linalg.rows.patches import Window
@@ -51,6 +53,31 @@ def has_reentrant_checkpoint(output: Tensor) -> bool:
         seen.add(node)
         waiting += [parent for parent, _ in node.next_functions]
     return False
+
+
+def uses_in_graph(output: Tensor, weights: Mapping[str, Tensor]) -> Counter[str]:
+    """Count the edges of an output's graph that lead to weights: at most one for each use.
+
+    Args:
+        output: The output, with a graph.
+        weights: The weights that require gradients, by name.
+
+    Returns:
+        The number of edges for each name; there is none of what a re-entrant activation checkpoint
+        hides, and one for several uses of one cast or transposed copy.
+    """
+    names = {get_gradient_edge(weight).node: name for name, weight in weights.items()}
+    found: Counter[str] = Counter()
+    seen: set[Any] = {output.grad_fn}
+    waiting: list[Any] = [output.grad_fn]
+    while waiting:
+        for parent, _ in waiting.pop().next_functions:
+            if parent in names:
+                found[names[parent]] += 1
+            elif parent is not None and parent not in seen:
+                seen.add(parent)
+                waiting.append(parent)
+    return found
 
 
 Listener = Callable[[str, WeightUse, Tensor], None]

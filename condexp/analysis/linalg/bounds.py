@@ -35,28 +35,9 @@ def interval(first_low: float, first_high: float, low: float, high: float) -> tu
     return least, first_high / low if low > 0 else math.inf
 
 
-def is_certified(square: Tensor, values: Numbers) -> bool:
-    """Return whether Σλ = trace and Σλ² = ‖·‖_F² of each block, to the solver's rounding.
-
-    A solver that returns nonsense is caught so; those of GPUs have.
-
-    Args:
-        square: Matrices ``[groups, n, n]``.
-        values: Their eigenvalues.
-
-    Returns:
-        False where they cannot be the eigenvalues.
-    """
-    side = square.shape[-1]
-    norms = torch.linalg.vector_norm(square.flatten(1), dim=1, dtype=torch.float64).numpy() ** 2
-    traces = square.diagonal(dim1=1, dim2=2).double().sum(1).numpy()
-    allowed = 1e-12 * max(side, 8)
-    of_norm = np.abs(np.square(values).sum(1) - norms) <= allowed * norms
-    of_trace = np.abs(values.sum(1) - traces) <= allowed * np.sqrt(side * norms)
-    return bool((of_norm & of_trace).all()) or not np.isfinite(norms).all()
-
-
-def largest_ranks(square: Tensor, dtype: torch.dtype, counted: NDArray[np.int64]) -> Iterator[int]:
+def largest_ranks(
+    square: Tensor, diagonals: Numbers, counted: NDArray[np.int64], dtype: torch.dtype
+) -> Iterator[int]:
     """Yield the side of each block without its dead and duplicated units, which leave exact zeros.
 
     A unit is dead if its row and column are 0. Of two that are alike, all products are the same
@@ -64,23 +45,23 @@ def largest_ranks(square: Tensor, dtype: torch.dtype, counted: NDArray[np.int64]
 
     Args:
         square: Matrices ``[groups, n, n]``.
-        dtype: Precision of their products.
+        diagonals: Their diagonals.
         counted: Number of eigenvalues of each that are above the noise.
+        dtype: Precision of their products.
 
     Yields:
         The largest rank of each.
     """
-    for block, rank in zip(square, counted, strict=True):
-        side = len(block)
+    for block, diagonal, rank in zip(square, diagonals, counted, strict=True):
+        side = len(diagonal)
         if rank == side:
             yield side
             continue
-        alive = block.diagonal() != 0
-        dead = side - int(alive.sum())
-        if dtype != torch.float64 or rank >= side - dead:
-            yield side - dead
+        alive = np.flatnonzero(diagonal)
+        if dtype != torch.float64 or rank >= len(alive):
+            yield len(alive)
             continue
-        rows = block[alive][:, alive] if dead else block
+        rows = block if len(alive) == side else block[alive][:, alive]
         mixed = rows @ torch.linspace(1, 2, len(rows), dtype=torch.float64)
         order = mixed.argsort()
         first, second = order[:-1], order[1:]
@@ -89,4 +70,4 @@ def largest_ranks(square: Tensor, dtype: torch.dtype, counted: NDArray[np.int64]
             bool(torch.equal(rows[i], rows[j]))
             for i, j in zip(first[near].tolist(), second[near].tolist(), strict=True)
         )
-        yield side - dead - same
+        yield len(alive) - same

@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from condexp.analysis.linalg.bounds import Numbers
+
 T = TypeVar("T")
 
+_SQUARES_FIT = 1e-140, 1e140  # norms whose squares are neither denormal nor infinite
 _STACKED = 1 << 18  # numbers in matrices that are solved in one call
 
 
@@ -131,24 +134,49 @@ def _solve_stack(matrices: list[Tensor]) -> list[Tensor]:
 def descending_eigenvalues(matrices: Tensor) -> Tensor:
     """Return the eigenvalues of symmetric matrices; a solver that fails is followed by another.
 
+    What a solver returns is believed where Σλ is the trace and Σλ² is ‖·‖_F², to its rounding: some
+    of GPUs have returned nonsense without an error.
+
     Args:
         matrices: ``[..., n, n]`` on the CPU.
 
     Returns:
-        ``[..., n]`` float64, descending; NaN where no solver converged, or the matrices are not
-        finite.
+        ``[..., n]`` float64, descending; NaN where no solver's can be believed, or the matrices are
+        not finite.
     """
     matrices = matrices.detach().double()
     unknown = torch.full_like(matrices[..., 0], torch.nan)
-    if not math.isfinite(float(matrices.sum())):  # LAPACK's answer would be undefined
+    norms = torch.linalg.vector_norm(matrices, dim=(-2, -1)).numpy()
+    # LAPACK's answer would be undefined. Squares may overflow where no number does.
+    if not np.isfinite(norms).all() and not math.isfinite(float(matrices.sum())):
         return unknown
-    try:
-        # Of the upper triangle: a tenth quicker than of the lower one.
-        values: Tensor = torch.linalg.eigvalsh(matrices, UPLO="U")
-        return values.flip(-1)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # public, says its docs
-        pass
-    try:
-        return torch.from_numpy(np.linalg.eigvalsh(matrices.numpy())).flip(-1)
-    except np.linalg.LinAlgError:
-        return unknown
+    for solve in (_torch_eigenvalues, _numpy_eigenvalues):
+        try:
+            values = solve(matrices)
+        except (torch.linalg.LinAlgError, np.linalg.LinAlgError):  # type: ignore[attr-defined]
+            continue  # torch's is public, says its docs
+        if _is_certified(matrices, norms, values):
+            return torch.from_numpy(values)
+    return unknown
+
+
+def _torch_eigenvalues(matrices: Tensor) -> Numbers:
+    # Of the upper triangle: a tenth quicker than of the lower one.
+    values: Tensor = torch.linalg.eigvalsh(matrices, UPLO="U")
+    return values.flip(-1).numpy()
+
+
+def _numpy_eigenvalues(matrices: Tensor) -> Numbers:
+    return np.ascontiguousarray(np.linalg.eigvalsh(matrices.numpy())[..., ::-1])
+
+
+def _is_certified(matrices: Tensor, norms: Numbers, values: Numbers) -> bool:
+    side = values.shape[-1]
+    traces = np.trace(matrices.numpy(), axis1=-2, axis2=-1)
+    allowed = 1e-12 * max(side, 8) * norms
+    of_values = torch.linalg.vector_norm(torch.from_numpy(values), dim=-1).numpy()
+    with np.errstate(invalid="ignore"):  # infinite norms
+        fits = np.abs(of_values - norms) <= allowed
+    fits &= np.abs(values.sum(-1) - traces) <= allowed * math.sqrt(side)
+    squares_fit = (norms > _SQUARES_FIT[0]) & (norms < _SQUARES_FIT[1])
+    return bool((fits | ~squares_fit).all())

@@ -171,6 +171,8 @@ class KroneckerSpectrum:
     def _interval(self, index: int) -> tuple[float, float]:
         if self.status is not SpectrumStatus.OK:
             return math.nan, math.nan
+        if index > self._largest_rank:
+            return math.inf, math.inf
         a, b = self.a.bounds, self.b.bounds
         firsts = [float((a[end][:, 0] * b[end][:, 0]).max()) for end in (0, 1)]
         near = self._solved(index)
@@ -179,6 +181,13 @@ class KroneckerSpectrum:
         low = _bound(near, index, a[0], b[0], is_low=True)
         high = _bound(near, index, a[1], b[1], is_low=False)
         return interval(firsts[0], firsts[1], low, high)
+
+    @cached_property
+    def _largest_rank(self) -> int:
+        """The number of products that are not 0 exactly."""
+        sides = [(len(s.blocks) * (s.blocks.shape[1],)) for s in (self.a, self.b)]
+        ranks = [s.max_ranks or side for s, side in zip((self.a, self.b), sides, strict=True)]
+        return sum(a * b for a, b in zip(*ranks, strict=True))
 
     def _margin(self, near: float) -> float:
         """Return what products near one err by at most.

@@ -5,6 +5,12 @@ import math
 import torch
 from torch import Tensor
 
+_TINY = {
+    dtype: torch.finfo(dtype).tiny / torch.finfo(dtype).eps
+    for dtype in (torch.float32, torch.float64)
+}
+_FEW = 4096  # numbers whose norm takes no longer in float64
+
 
 def frobenius_norm(tensor: Tensor) -> Tensor:
     """Return ‖T‖_F as a float64 scalar where T is, right for all that T's type can hold.
@@ -16,9 +22,11 @@ def frobenius_norm(tensor: Tensor) -> Tensor:
     Args:
         tensor: Tensor of any shape, at least float32.
     """
-    if tensor.is_cuda:
+    if tensor.is_cuda or tensor.numel() <= _FEW:
         return _wide_norm(tensor)
-    rows = tensor if tensor.ndim < 2 else torch.linalg.vector_norm(tensor.flatten(1), dim=1)
+    rows = tensor
+    if tensor.ndim > 1:
+        rows = torch.linalg.vector_norm(tensor if tensor.ndim == 2 else tensor.flatten(1), dim=1)
     norm = _double_norm(rows)
     value, smallest = float(norm), _smallest_square(tensor.dtype, tensor.numel())
     return norm if value * value > smallest and math.isfinite(value) else _wide_norm(tensor)
@@ -41,8 +49,7 @@ def row_norms(tensor: Tensor) -> Tensor:
 
 def _smallest_square(dtype: torch.dtype, numel: int) -> float:
     """Return the square of a norm below which squares that are flushed to 0 would count."""
-    info = torch.finfo(dtype)
-    return numel * info.tiny / info.eps
+    return numel * _TINY[dtype]
 
 
 def _double_norm(tensor: Tensor, dim: int | None = None) -> Tensor:

@@ -13,7 +13,6 @@ from condexp.analysis.linalg.bounds import (
     RELATIVE_ERROR,
     Numbers,
     interval,
-    is_certified,
     largest_ranks,
 )
 from condexp.analysis.linalg.eigen import descending_eigenvalues
@@ -102,19 +101,21 @@ class Spectrum:
         # Off the device first: MPS has no float64.
         found = descending_eigenvalues(square) if eigenvalues is None else eigenvalues
         values = found.numpy()  # NumPy's calls cost less than torch's
-        unknown = torch.full((len(values), length), math.nan, dtype=torch.float64)
-        if np.isnan(values).any() and not math.isfinite(float(square.double().sum())):
-            return cls(unknown, math.nan, SpectrumStatus.NONFINITE, dtype, num_rows)
+        if np.isnan(values).any():
+            unknown = torch.full((len(values), length), math.nan, dtype=torch.float64)
+            is_finite = math.isfinite(float(square.double().sum()))
+            status = SpectrumStatus.UNRELIABLE if is_finite else SpectrumStatus.NONFINITE
+            return cls(unknown, math.nan, status, dtype, num_rows)
         largest = max(float(values.max()), 0.0) * scale
         eps, eps64 = torch.finfo(dtype).eps, torch.finfo(torch.float64).eps
         row_noise = 4 * torch.finfo(row_dtype).eps ** 2
-        diagonal = square.diagonal(dim1=-2, dim2=-1)
-        floor = PRODUCT_ERROR * eps * math.sqrt(side) * max(float(diagonal.max()), 0.0) * scale
+        diagonals = np.diagonal(square.numpy(), axis1=-2, axis2=-1)
+        floor = PRODUCT_ERROR * eps * math.sqrt(side) * max(float(diagonals.max()), 0.0) * scale
         rows_decide = row_noise * largest > floor
         floor += largest * ((side + 4) * eps64 + row_noise)
         floor += mean_square * row_noise + cancelled * side * eps64
-        wrong = not float(values.min()) * scale >= -floor  # NaN too: no solver converged
-        if wrong or not is_certified(square, values):
+        if float(values.min()) * scale < -floor:
+            unknown = torch.full((len(values), length), math.nan, dtype=torch.float64)
             return cls(unknown, floor, SpectrumStatus.UNRELIABLE, dtype, num_rows)
         solved = np.zeros((len(values), length))
         solved[:, :side] = np.maximum(values, 0.0) * scale
@@ -129,7 +130,7 @@ class Spectrum:
             torch.from_numpy(solved),
             tuple(
                 min(most, rank, max(num_rows - centered, 0))
-                for rank in largest_ranks(square, dtype, (counted[:, :side] > 0).sum(1))
+                for rank in largest_ranks(square, diagonals, (counted[:, :side] > 0).sum(1), dtype)
             ),
             RELATIVE_ERROR * eps,
             # Rows err by eps of their entries, in directions of their own.

@@ -1,7 +1,8 @@
 """The gradient certificate: whether recorded rows reproduce the gradient of their weight."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -43,11 +44,7 @@ class GradientCertificate:
     smallest: float = 0.0
     dtype: torch.dtype = torch.float64
     on_cuda: bool = False
-    _signs: dict[tuple[int, torch.dtype, torch.device], Tensor] = field(
-        default_factory=dict, repr=False
-    )
 
-    @torch.no_grad()
     def project(self, operation: Operation, inputs: Tensor) -> Tensor:
         """Return aᵀv of all rows a.
 
@@ -62,9 +59,9 @@ class GradientCertificate:
         with exact_products(inputs.device):
             if window is None:
                 rows = inputs.reshape(-1, inputs.shape[-1])
-                return rows @ self._sign(inputs.shape[-1], inputs)
+                return rows @ _signs(inputs.shape[-1], inputs.dtype, inputs.device)
             num_samples, _, height, width = inputs.shape
-            kernel = self._sign(math.prod(window.kernel_size), inputs)
+            kernel = _signs(math.prod(window.kernel_size), inputs.dtype, inputs.device)
             summed = self._sum_channels(inputs, window.groups)
             found = F.conv2d(
                 window.pad(summed.reshape(-1, 1, height, width)),
@@ -77,13 +74,12 @@ class GradientCertificate:
     def _sum_channels(self, images: Tensor, groups: int) -> Tensor:
         """Return Σ_c v_c x_c, ``[N, groups, H, W]``."""
         num_samples, channels, height, width = images.shape
-        signs = self._sign(channels // groups, images)
+        signs = _signs(channels // groups, images.dtype, images.device)
         if groups == 1 and images.is_contiguous(memory_format=torch.channels_last):
             return (images.movedim(1, -1) @ signs)[:, None]
         blocks = images.reshape(num_samples * groups, channels // groups, height * width)
         return (signs @ blocks).view(num_samples, groups, height, width)
 
-    @torch.no_grad()
     def add_rows(self, operation: Operation, projected: Tensor, grad: Tensor) -> None:
         """Add the rows of one use.
 
@@ -92,8 +88,7 @@ class GradientCertificate:
             projected: Result of :meth:`project`.
             grad: Gradient ∂L/∂h of the output, not scaled.
         """
-        self.dtype = coarser(self.dtype, grad.dtype)
-        self.on_cuda = self.on_cuda or grad.is_cuda
+        self._note(grad.dtype, grad)
         grad = summable(grad)
         projected = projected.to(grad.dtype)
         with exact_products(grad.device):
@@ -106,7 +101,6 @@ class GradientCertificate:
         self.of_rows = _sum(self.of_rows, found.double())
         self.rounding = self.rounding + frobenius_norm(projected) * frobenius_norm(grad)
 
-    @torch.no_grad()
     def add_gradient(self, groups: int, grad: Tensor, norm: Tensor, dtype: torch.dtype) -> None:
         """Add a gradient of the weight.
 
@@ -116,13 +110,12 @@ class GradientCertificate:
             norm: Its Frobenius norm.
             dtype: Precision in which it was computed.
         """
-        self.dtype = coarser(self.dtype, dtype)
-        self.on_cuda = self.on_cuda or grad.is_cuda
+        self._note(dtype, grad)
         blocks = weight_blocks(groups, grad)
         kernel = grad[0, 0].numel() if grad.ndim > 2 else 1
-        signs = self._sign(blocks.shape[2] // kernel, grad)
+        signs = _signs(blocks.shape[2] // kernel, grad.dtype, grad.device)
         if grad.ndim > 2:
-            signs = torch.outer(signs, self._sign(kernel, grad)).flatten()
+            signs = torch.outer(signs, _signs(kernel, grad.dtype, grad.device)).flatten()
         with exact_products(grad.device):
             found = (blocks @ signs).flatten()
         self.of_weight = _sum(self.of_weight, found.double())
@@ -146,37 +139,41 @@ class GradientCertificate:
         self.dtype = coarser(self.dtype, other.dtype)
         self.on_cuda = self.on_cuda or other.on_cuda
 
-    @property
-    def residual(self) -> float:
-        """‖Σ g (aᵀv) − (∂L/∂W) v‖ / ‖∂L/∂W‖_F; NaN where no gradient arrived, or it was 0."""
-        if self.of_weight is None or self.power == 0:
-            return math.nan
-        return self._difference() / math.sqrt(float(self.power))
+    def check(self) -> tuple[float, bool]:
+        """Compare both sums.
 
-    @property
-    def fails(self) -> bool:
-        """Whether the difference is larger than rounding explains."""
-        power = float(self.power)
-        if self.of_weight is None or not math.isfinite(power):
-            return False
+        Returns:
+            ‖Σ g (aᵀv) − (∂L/∂W) v‖ / ‖∂L/∂W‖_F, NaN where no gradient arrived or it was 0; and
+            whether that is more than rounding explains.
+        """
+        if self.of_weight is None:
+            return math.nan, False
+        difference, power = self._difference(), float(self.power)
+        residual = difference / math.sqrt(power) if power > 0 else math.nan
+        if not math.isfinite(power):
+            return residual, False
         eps = torch.finfo(self.dtype).eps
         if self.on_cuda and self.dtype == torch.float32:
             eps = _TF32
         allowed = _TOLERANCE * math.sqrt(eps * power) + _ROUNDING * eps * float(self.rounding)
-        return self._difference() > allowed + self.smallest
+        return residual, difference > allowed + self.smallest
+
+    def _note(self, dtype: torch.dtype, grad: Tensor) -> None:
+        if dtype != self.dtype:
+            self.dtype = coarser(self.dtype, dtype)
+        self.on_cuda = self.on_cuda or grad.is_cuda
 
     def _difference(self) -> float:
         assert self.of_weight is not None
-        of_rows = torch.zeros_like(self.of_weight) if self.of_rows is None else self.of_rows
-        return float(torch.linalg.vector_norm(of_rows - self.of_weight))
+        missing = self.of_weight if self.of_rows is None else self.of_rows - self.of_weight
+        return float(torch.linalg.vector_norm(missing))
 
-    def _sign(self, size: int, like: Tensor) -> Tensor:
-        key = (size, like.dtype, like.device)
-        if key not in self._signs:
-            generator = torch.Generator().manual_seed(size)
-            drawn = torch.randint(2, (size,), generator=generator) * 2 - 1
-            self._signs[key] = drawn.to(like)
-        return self._signs[key]
+
+@lru_cache(maxsize=256)
+def _signs(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(size)
+    drawn = torch.randint(2, (size,), generator=generator, device="cpu") * 2 - 1
+    return drawn.to(dtype=dtype, device=device)
 
 
 def _sum(mine: Tensor | None, other: Tensor) -> Tensor:

@@ -99,6 +99,7 @@ class MeasurementHooks:
         self._hidden: dict[str, list[ForwardPass]] = {}
         self._recomputed: dict[str, list[tuple[ForwardPass, int | None]]] = {}
         self._num_recomputed: Counter[str] = Counter()
+        self._num_uses: Counter[str] = Counter()
 
     @property
     def trained(self) -> list[Tensor]:
@@ -206,6 +207,7 @@ class MeasurementHooks:
         self.edges.clear()
         self._recomputed.clear()
         self._num_recomputed.clear()
+        self._num_uses.clear()
         self._tables, self._hides_uses, self._on_root = OwnTables(model), False, None
         for module in model.modules():
             if isinstance(module, _BatchNorm):
@@ -221,6 +223,7 @@ class MeasurementHooks:
             hook = self.statistics.loss_rounding.output_hook(output, current)
             self._on_root = partial(self._on_root_grad, hook, current)
             self._on_grad(output, self._on_root)
+            self.statistics.compare_uses(output, self._num_uses)
         if self._needs_sample_test and current.num_samples > 1:
             self._test_samples(current, output)
 
@@ -299,6 +302,7 @@ class MeasurementHooks:
         if in_backward:
             self._on_recomputed_use(name, use, source)
             return
+        self._num_uses[name] += 1
         if self._tables.maps(use, source):
             self.statistics.of_tables.add(name)
             return
@@ -382,7 +386,7 @@ class MeasurementHooks:
                 self._early.setdefault(name, []).append(grad.clone())
                 return
             if name is None or name not in statistics:
-                statistics.unmeasured_power += frobenius_norm(summable(grad)) ** 2
+                statistics.unmeasured_norms.append(frobenius_norm(summable(grad)))
                 if name is not None:
                     statistics.unexplained.add(name)
                 return

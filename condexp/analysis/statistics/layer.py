@@ -46,6 +46,7 @@ class LayerState:
         positions: Number T of rows that a sample contributes in one call.
         num_samples: N of the passes whose gradients came.
         underflow: See :func:`.underflow`.
+        has_unseen_uses: See :class:`LayerStatistics`.
     """
 
     parts: tuple[Any, ...]
@@ -53,10 +54,14 @@ class LayerState:
     positions: int
     num_samples: int
     underflow: float
+    has_unseen_uses: bool
 
 
 class LayerStatistics:
     """Statistics of one layer over all passes so far.
+
+    Attributes:
+        has_unseen_uses: Whether the network's graph has uses of the weight whose rows are missing.
 
     Args:
         name: Name of the layer.
@@ -100,7 +105,7 @@ class LayerStatistics:
         self._positions = 0
         self.mixes_samples = False
         self._num_samples, self._underflow = 0, 0.0
-        self.has_zero_sums = False
+        self.has_zero_sums = self.has_unseen_uses = False
 
     def state(self) -> LayerState:
         """Return the statistics so far, of complete passes, for another process to merge."""
@@ -108,7 +113,8 @@ class LayerStatistics:
         fisher = self.fisher and self.fisher.state()
         parts = (*moments, self._weight.state(), self._units, self._means, fisher)
         uses = max(self._uses.values(), default=0)
-        return LayerState(parts, uses, self._positions, self._num_samples, self._underflow)
+        numbers = self._positions, self._num_samples, self._underflow
+        return LayerState(parts, uses, *numbers, self.has_unseen_uses)
 
     def merge(self, state: LayerState) -> None:
         """Add the statistics of another process, of the same layer.
@@ -124,6 +130,7 @@ class LayerStatistics:
         self._positions = self._positions or state.positions
         self._num_samples += state.num_samples
         self._underflow += state.underflow
+        self.has_unseen_uses = self.has_unseen_uses or state.has_unseen_uses
 
     @property
     def is_reused(self) -> bool:
@@ -203,6 +210,7 @@ class LayerStatistics:
         owners.test(test, parts)
         self.mixes_samples = self.mixes_samples or (owners.is_settled and owners.layout is None)
 
+    @torch.no_grad()
     def certify(
         self, operation: Operation, number: int, grad: Tensor, current: ForwardPass
     ) -> None:
@@ -327,7 +335,7 @@ class LayerStatistics:
             kfac = KroneckerSpectrum(inputs, grad_output)
         of_weight = self._weight.measures(learning_rate, loss_rounding=loss_rounding, power=power)
         fisher = None if self.fisher is None else self.fisher.spectrum(of_signals)
-        certificate = self._weight.certificate
+        residual, fails = self._weight.certificate.check()
         incomplete = None
         if self.fisher is not None and self.fisher.obstacle is not None:
             incomplete = f"{self.fisher.obstacle}; leave it out with exclude=[{self.name!r}]"
@@ -339,17 +347,20 @@ class LayerStatistics:
             fisher=fisher,
             input_mean_fraction=self._mean_fraction(),
             **vars(of_weight),
-            gradient_residual=certificate.residual,
+            gradient_residual=residual,
             incomplete=incomplete,
         )
-        if not certificate.fails:
+        if fails:
+            reason = (
+                "the recorded rows do not reproduce its weight's gradient (relative difference "
+                f"{residual:.2g}): the weight is used otherwise than by linear or conv2d, "
+                "by another module, or in the loss itself, or a hook changes its gradient"
+            )
+        elif self.has_unseen_uses:
+            reason = "its weight is used otherwise than by linear or conv2d, too"
+        else:
             return record
-        return record.as_incomplete(
-            "the recorded rows do not reproduce its weight's gradient (relative difference "
-            f"{certificate.residual:.2g}): the weight is used otherwise than by linear or conv2d, "
-            "by another module, or in the loss itself, or a hook changes its gradient; leave it "
-            f"out with exclude=[{self.name!r}]"
-        )
+        return record.as_incomplete(f"{reason}; leave it out with exclude=[{self.name!r}]")
 
     def _mean_fraction(self) -> float:
         if self._input is None:

@@ -1,6 +1,7 @@
 """Statistics of a whole network: those of each layer, and what the layers share."""
 
 import math
+from collections import Counter
 
 from torch import Tensor, nn
 
@@ -10,6 +11,7 @@ from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.layers.info import NotAnalysed
 from condexp.analysis.layers.select import Selection, why_never
+from condexp.analysis.layers.uses import uses_in_graph
 from condexp.analysis.loss.rounding import LossRounding
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import BnMode, Coverage, LayerSnapshot, Snapshot
@@ -46,7 +48,7 @@ class NetworkStatistics:
         self.loss_rounding = LossRounding()
         self.output_layer: str | None = None
         self.queue = SolveQueue()
-        self.unmeasured_power: Tensor | float = 0.0
+        self.unmeasured_norms: list[Tensor] = []
         self.of_tables: set[str] = set()
         self.hidden: set[str] = set()
         self.unexplained: set[str] = set()
@@ -61,6 +63,15 @@ class NetworkStatistics:
     def see(self, name: str) -> None:
         """Note the first use of a layer, which may be measured later."""
         self._order.setdefault(name, len(self._order))
+
+    def compare_uses(self, output: Tensor, seen: Counter[str]) -> None:
+        """Note the layers whose weights are in an output's graph more often than was seen."""
+        weights = {n: m.weight for n, m in self._modules.items() if m.weight.requires_grad}
+        for name in uses_in_graph(output, weights) - seen:
+            if name in self._layers:
+                self._layers[name].has_unseen_uses = True
+            else:
+                self.unexplained.add(name)
 
     def __contains__(self, name: str) -> bool:
         """Return whether a layer was called."""
@@ -152,7 +163,7 @@ class NetworkStatistics:
                 continue
             reason = why_never(of_table=name in self.of_tables, hidden=name in self.hidden)
             if name in self.unexplained and name not in self.of_tables:
-                reason = "used otherwise than by linear or conv2d: a gradient reached its weight"
+                reason = "its weight is used otherwise than by linear or conv2d"
             never.append(NotAnalysed(name, reason))
         return (*self._selection.not_analysed, *never)
 
@@ -165,7 +176,7 @@ class NetworkStatistics:
                 measured += module.bias.numel()
             power += layer.gradient_power
         total = sum(parameter.numel() for parameter in self._model.parameters())
-        whole = power + float(self.unmeasured_power)
+        whole = power + sum(float(norm) ** 2 for norm in self.unmeasured_norms)
         return Coverage(measured / total, power / whole if whole > 0 else math.nan)
 
     def _new(self, name: str) -> LayerStatistics:

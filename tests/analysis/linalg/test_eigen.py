@@ -74,5 +74,30 @@ def test_a_solver_that_fails(both: bool, monkeypatch: pytest.MonkeyPatch) -> Non
             assert torch.allclose(found[number], expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("both", [False, True])
+def test_a_solver_that_returns_nonsense_is_not_believed(
+    both: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, every = torch.linalg.eigvalsh, matrices([(1, 40, 40)] * 8)
+    every[2], every[3] = every[2] * 1e-200, every[3] * 1e200  # squares out of range
+
+    def wrong(given: Tensor, **more: Any) -> Tensor:
+        values: Tensor = plain(given, **more)
+        return values.roll(1, 0) if values.ndim == 3 else values * (1 + 1e-9)
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", wrong)
+    if both:
+        monkeypatch.setattr(np.linalg, "eigvalsh", lambda given: np.ones(given.shape[:-1]))
+    for number, (found, matrix) in enumerate(zip(solve_all(every), every, strict=True)):
+        expected = plain(matrix).flip(-1)
+        if number in {2, 3}:  # nobody can tell
+            assert not found.isnan().any()
+        elif both:
+            assert found.isnan().all()
+        else:
+            assert torch.allclose(found, expected, rtol=1e-11, atol=1e-11)
+
+
 def _never_converges(_given: object) -> object:
     raise np.linalg.LinAlgError("it did not converge")
