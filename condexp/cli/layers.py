@@ -175,8 +175,11 @@ def _not_analysed_table(modules: "Sequence[NotAnalysed]") -> Table:
     table = Table(title="not analysed", title_justify="left")
     for column in ("module", "reason"):
         table.add_column(column, overflow="fold")
+    names: dict[str, list[str]] = {}
     for module in modules:
-        table.add_row(Text(module.name), Text(module.reason))
+        names.setdefault(module.reason, []).append(module.name)
+    for reason, alike in names.items():
+        table.add_row(Text(", ".join(alike)), Text(reason))
     return table
 
 

@@ -115,7 +115,7 @@ def test_a_weight_of_two_modules_is_one_layer() -> None:
     assert snapshot["0"].info.uses == 2
     for matrix in ("input", "grad_output", "fisher", "weight_grad"):
         oracles.same(getattr(snapshot["0"], matrix), getattr(expected["0"], matrix))
-    assert [entry.name for entry in snapshot.not_analysed] == ["2"]
+    assert [entry.name for entry in snapshot.not_analysed] == ["2", "0.bias"]
 
 
 def test_a_dead_layer_is_a_finding() -> None:

@@ -320,7 +320,8 @@ def test_frozen_layers_are_left_out_or_refused_at_once() -> None:
     snapshot = condexp.analyze(model, CROSS_ENTROPY, inputs, targets)
     assert snapshot.layers == ("0", "4")
     assert [(entry.name, entry.reason) for entry in snapshot.not_analysed] == [
-        ("2", "frozen (requires_grad=False)")
+        ("2", "frozen (requires_grad=False)"),
+        *((f"{name}.bias", "a bias: measured with bias=True") for name in snapshot.layers),
     ]
     with pytest.raises(InputError, match=r"'2': frozen .* exclude=\['2'\]"):
         condexp.analyze(model, CROSS_ENTROPY, inputs, targets, layers=["0", "2"])

@@ -1,6 +1,6 @@
 """Selection of the measured modules by names, globs and aliases; the others are given reasons."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import zip_longest
@@ -177,7 +177,23 @@ def trace_layers(
         for name in modules
         if name not in found
     )
-    return Catalogue(tuple(found.values()), (*selection.not_analysed, *never))
+    rest = (*selection.not_analysed, *never, *biases({n: modules[n] for n in found}, options))
+    return Catalogue(tuple(found.values()), rest)
+
+
+def biases(measured: Mapping[str, Layer], options: AnalysisOptions) -> Iterator[NotAnalysed]:
+    """List the biases of measured layers, where they are not measured with the weights.
+
+    Args:
+        measured: The layers by name.
+        options: ``bias`` is read.
+
+    Yields:
+        An entry for each bias.
+    """
+    for name, module in measured.items():
+        if module.bias is not None and not options.bias:
+            yield NotAnalysed(f"{name}.bias", "a bias: measured with bias=True")
 
 
 def why_never(*, of_table: bool, hidden: bool) -> str:

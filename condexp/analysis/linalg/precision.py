@@ -55,18 +55,31 @@ def coarser(*dtypes: torch.dtype) -> torch.dtype:
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
-def computed_in(dtype: torch.dtype) -> torch.dtype:
+def computed_in(dtype: torch.dtype, device: torch.device, *, convolves: bool) -> torch.dtype:
     """Return the precision in which a network's own products of a type are computed now.
 
     Args:
         dtype: Type of the tensors.
+        device: Where they are.
+        convolves: Whether the network has convolutions: on a GPU, those of float32 round their
+            factors to TF32 unless PyTorch is told otherwise.
 
     Returns:
-        bfloat16 for float32 where PyTorch is allowed to round the factors to it, or to TF32, which
-        has no type of its own; else the type itself.
+        For float32, bfloat16 where PyTorch is allowed to round the factors to it, and float16,
+        which has as many digits, where it may round them to TF32; else the type itself.
     """
-    reduced = dtype == torch.float32 and _legacy_precision() is not None
-    return torch.bfloat16 if reduced else dtype
+    if dtype != torch.float32:
+        return dtype
+    legacy = _legacy_precision()
+    if device.type != "cuda":
+        return dtype if legacy is None else torch.bfloat16
+    if legacy == "medium":
+        return torch.bfloat16
+    of_products = legacy == "high" or _precision(torch.backends.cuda.matmul) == "tf32"
+    of_convolutions = (
+        convolves and _precision(getattr(torch.backends.cudnn, "conv", None)) == "tf32"
+    )
+    return torch.float16 if of_products or of_convolutions else dtype
 
 
 def summable(tensor: Tensor) -> Tensor:

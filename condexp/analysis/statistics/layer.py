@@ -72,6 +72,7 @@ class LayerStatistics:
             ``options.float64``, rows come in several portions whatever the mode.
         queue: See :class:`.AdaptiveMoment`.
         keep_weights: See :class:`.MeasurementHooks`.
+        convolves: Whether the network has convolutions; see :func:`.computed_in`.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class LayerStatistics:
         pass_mode: PassMode,
         queue: SolveQueue,
         keep_weights: bool = True,
+        convolves: bool = True,
     ) -> None:
         self.name, self.module, self.fisher, self._options = name, module, fisher, options
         if options.has_several_signals or name in options.float64:
@@ -101,7 +103,7 @@ class LayerStatistics:
         self._returns: Counter[int] = Counter()
         self._with_gradient: set[int] = set()
         self._projected: dict[tuple[int, int], Tensor] = {}
-        self._operation = operation_of(module)
+        self._operation, self._convolves = operation_of(module), convolves
         self._positions = 0
         self.mixes_samples = False
         self._num_samples, self._underflow = 0, 0.0
@@ -174,7 +176,7 @@ class LayerStatistics:
         if not self.module.weight.requires_grad or torch.is_autocast_enabled(inputs.device.type):
             rows = rows.copy()
         if self._input is not None:
-            row_dtype = _row_dtype(use.inputs, use.dtype)
+            row_dtype = _row_dtype(use.inputs, use.dtype, convolves=self._convolves)
             self._input.add(rows, current.num_samples if number == 0 else 0, row_dtype)
         else:
             self._means.add(rows)
@@ -260,7 +262,8 @@ class LayerStatistics:
                 "would count its gradients double: record one backward pass a forward pass."
             )
         # Promoted first: half precision would overflow once multiplied by the denominator.
-        row_dtype, given, grad = computed_in(grad.dtype), grad, summable(grad)
+        row_dtype = computed_in(grad.dtype, grad.device, convolves=self._convolves)
+        given, grad = grad, summable(grad)
         if self._grad_output is not None:
             rows = gradient_rows(operation, grad, current.denominator)
             self._grad_output.add(rows, current.num_samples if first else 0, row_dtype)
@@ -374,17 +377,20 @@ class LayerStatistics:
         return mean_fraction(mean, power)
 
 
-def _row_dtype(inputs: Tensor, dtype: torch.dtype) -> torch.dtype:
+def _row_dtype(inputs: Tensor, dtype: torch.dtype, *, convolves: bool) -> torch.dtype:
     """Return the precision of an input, which a function may have promoted before the product.
 
     Args:
         inputs: The input.
         dtype: Precision of the product: under autocast, that one's.
+        convolves: See :func:`.computed_in`.
 
     Returns:
         ``dtype`` where it holds every value of the input.
     """
     if torch.finfo(dtype).eps <= torch.finfo(inputs.dtype).eps:
-        return computed_in(inputs.dtype) if inputs.requires_grad else inputs.dtype
+        if not inputs.requires_grad:
+            return inputs.dtype
+        return computed_in(inputs.dtype, inputs.device, convolves=convolves)
     values = inputs.detach()
     return dtype if torch.equal(values.to(dtype).to(values.dtype), values) else values.dtype

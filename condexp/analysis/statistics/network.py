@@ -4,13 +4,14 @@ import math
 from collections import Counter
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.layers.info import NotAnalysed
-from condexp.analysis.layers.select import Selection, why_never
+from condexp.analysis.layers.select import Selection, biases, why_never
 from condexp.analysis.layers.uses import uses_in_graph
 from condexp.analysis.loss.rounding import LossRounding
 from condexp.analysis.options import AnalysisOptions
@@ -56,6 +57,7 @@ class NetworkStatistics:
         self._modules, self._options = selection.modules, options
         self._learning_rate = learning_rate
         self._pass_mode, self._keep_weights = pass_mode, keep_weights
+        self._convolves = any(isinstance(module, _ConvNd) for module in model.modules())
         self._fisher = NetworkFisher()
         self._layers: dict[str, LayerStatistics] = {}
         self._order: dict[str, int] = {}
@@ -165,7 +167,8 @@ class NetworkStatistics:
             if name in self.unexplained and name not in self.of_tables:
                 reason = "its weight is used otherwise than by linear or conv2d"
             never.append(NotAnalysed(name, reason))
-        return (*self._selection.not_analysed, *never)
+        measured = {name: self._modules[name] for name in self._layers}
+        return (*self._selection.not_analysed, *never, *biases(measured, self._options))
 
     def _coverage(self) -> Coverage:
         measured, power = 0, 0.0
@@ -191,6 +194,7 @@ class NetworkStatistics:
             pass_mode=self._pass_mode,
             queue=self.queue,
             keep_weights=self._keep_weights,
+            convolves=self._convolves,
         )
 
     def _merge_ranks(self, communicator: Communicator) -> list[str]:

@@ -100,6 +100,8 @@ def test_every_other_module_with_weights_is_listed_with_its_reason() -> None:
         "wrapped": "Linear: its weight is computed from others (a parametrisation)",
         "unused": "never called in the forward pass",
         "standardised": "never called in the forward pass",
+        "attention.out_proj.bias": "a bias: measured with bias=True",
+        "fc.bias": "a bias: measured with bias=True",
     }
 
 
@@ -109,7 +111,10 @@ def test_what_was_not_selected_is_listed() -> None:
     assert [(n.name, n.reason) for n in catalogue.not_analysed] == [
         ("2", "not selected"),
         ("4", "not selected"),
+        ("0.bias", "a bias: measured with bias=True"),
     ]
+    whole = trace_layers(cases.mlp(), cases.normal(2, 4), options(bias=True))
+    assert whole.not_analysed == ()
 
 
 def test_transformer_layers_are_seen_in_evaluation_too() -> None:

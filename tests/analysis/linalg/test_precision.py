@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from condexp.analysis.linalg.moments import Scale, SecondMoment
-from condexp.analysis.linalg.precision import exact_products
+from condexp.analysis.linalg.precision import computed_in, exact_products
 from condexp.analysis.linalg.spectrum import Spectrum
 
 CPU = torch.device("cpu")
@@ -16,6 +16,7 @@ CPU = torch.device("cpu")
 def restored_settings() -> Iterator[None]:
     yield
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
 
 
 def settings() -> tuple[str, bool]:
@@ -45,6 +46,24 @@ def test_the_older_switch_of_tf32_is_respected_too() -> None:
     with exact_products(CPU):
         assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.usefixtures("restored_settings")
+def test_the_digits_of_a_networks_own_products() -> None:
+    cuda, float32 = torch.device("cuda"), torch.float32
+    assert computed_in(float32, CPU, convolves=True) == float32
+    assert computed_in(torch.bfloat16, cuda, convolves=True) == torch.bfloat16
+    assert computed_in(float32, cuda, convolves=False) == float32
+    # PyTorch's default for cuDNN. TF32 has float16's digits.
+    assert computed_in(float32, cuda, convolves=True) == torch.float16
+    torch.backends.cudnn.allow_tf32 = False
+    assert computed_in(float32, cuda, convolves=True) == float32
+    torch.set_float32_matmul_precision("high")
+    assert computed_in(float32, cuda, convolves=False) == torch.float16
+    assert computed_in(float32, CPU, convolves=False) == torch.bfloat16
+    torch.set_float32_matmul_precision("medium")
+    assert computed_in(float32, cuda, convolves=False) == torch.bfloat16
+    assert computed_in(torch.float64, cuda, convolves=True) == torch.float64
 
 
 def test_autocast_does_not_reach_moments_and_spectra() -> None:
