@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from benchmarks.networks import Network, Training, resnet, vgg
 from benchmarks.timing import Measurement, alternate
-from condexp.analysis.layers.rows import moment_rows, operation_of, window_of
+from condexp.analysis.layers.kinds import layer_of
+from condexp.analysis.layers.rows import moment_rows
 from condexp.analysis.linalg.moments import Scale, SecondMoment
 from condexp.analysis.linalg.rows.dense import DenseRows, Rows
-from condexp.analysis.linalg.rows.patches import unfold_patches
+from condexp.analysis.linalg.rows.patches import Window, unfold_patches
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from condexp.analysis.options import AnalysisOptions
 
@@ -36,8 +37,10 @@ def measure(num_pairs: int) -> list[Measurement]:
             name = f"patches: {channels} channels, {height}x{width} px"
             if name not in measured:
                 times = alternate(
-                    _way(lambda m, x: moment_rows(operation_of(m), x, OPTIONS), module, inputs),
-                    _way(lambda m, x: DenseRows(unfold_patches(x, window_of(m))), module, inputs),
+                    _way(
+                        lambda m, x: moment_rows(layer_of(m).operation, x, OPTIONS), module, inputs
+                    ),
+                    _way(lambda m, x: DenseRows(unfold_patches(x, _window(m))), module, inputs),
                     num_pairs,
                 )
                 measured[name] = Measurement(name, *times, TARGET)
@@ -58,8 +61,14 @@ def _convolutions(network: Network) -> Iterator[tuple[nn.Conv2d, Tensor]]:
     with torch.no_grad():
         training.model(training.inputs)
     for convolution, images in inputs.items():
-        if isinstance(moment_rows(operation_of(convolution), images, OPTIONS), PatchRows):
+        if isinstance(moment_rows(layer_of(convolution).operation, images, OPTIONS), PatchRows):
             yield convolution, images
+
+
+def _window(module: nn.Conv2d) -> Window:
+    window = layer_of(module).operation.window
+    assert window is not None
+    return window
 
 
 def _way(

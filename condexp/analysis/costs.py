@@ -11,7 +11,7 @@ from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.layers.info import Catalogue, LayerInfo
 from condexp.analysis.layers.rows import moment_rows
-from condexp.analysis.layers.select import select_modules
+from condexp.analysis.layers.select import select_layers
 from condexp.analysis.layers.uses import WeightUse, watched
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from condexp.analysis.options import AnalysisOptions
@@ -52,7 +52,7 @@ class Footprint:
     Attributes:
         num_samples: Samples of that call.
         block: The layer's Fisher block after that call; None where ``fisher`` is not measured.
-        laid_out: Count of numbers that are laid out of the input at once; 0 for a linear layer.
+        laid_out: Count of numbers that are laid out of the input at once; 0 for a linear map.
         uses: Number of calls of the layer.
     """
 
@@ -88,16 +88,16 @@ def footprints(
     Yields:
         The footprint of each layer, complete after the call.
     """
-    modules, network = select_modules(model, options).modules, NetworkFisher()
+    selected, network = select_layers(model, options).layers, NetworkFisher()
     found: dict[str, Footprint] = {}
     for layer in catalogue.layers:
         block = None
         if options.wants(Matrix.FISHER):
-            module = modules[layer.name]
-            block = FisherBlock(layer.name, module, options, network, PassMode.SEVERAL_PASSES)
+            chosen = selected[layer.name]
+            block = FisherBlock(layer.name, chosen, options, network, PassMode.SEVERAL_PASSES)
         found[layer.name] = Footprint(num_samples, block)
-    weights = {name: modules[name].weight for name in found}
-    with watched(weights, lambda name, use, _source: found[name].note(use, options)):
+    measured = {name: selected[name] for name in found}
+    with watched(measured, lambda name, use, _source: found[name].note(use, options)):
         yield found
 
 
@@ -179,7 +179,7 @@ class LayerCost:
 
         Many pixels of few channels are multiplied as they lie, unless ``center`` is asked for.
         """
-        if self.layer.type == "Linear" or not self.sides:
+        if not (self.footprint.laid_out and self.sides):
             return 0
         num_samples = min(self.batch_size, self.num_samples)
         inputs = self.footprint.laid_out // self.footprint.num_samples

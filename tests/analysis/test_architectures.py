@@ -187,7 +187,11 @@ def test_depthwise_convolutions_have_a_block_a_channel() -> None:
 @pytest.mark.parametrize(
     ("arch", "projections", "rest_of_attention"),
     [
-        ("vit_b_16", {"self_attention.out_proj"}, {"self_attention"}),
+        (
+            "vit_b_16",
+            {"self_attention.in_proj", "self_attention.out_proj"},
+            {"self_attention.in_proj.bias", "self_attention.out_proj.bias"},
+        ),
         ("swin_t", {"attn.qkv", "attn.proj"}, {"attn"}),
     ],
 )
@@ -225,7 +229,7 @@ def test_what_surrounds_attention_is_measured_right() -> None:
     model, inputs = cases.randomised(Net()), cases.normal(3, 7, 5)
     targets = cases.labels(3, NUM_CLASSES)
     snapshot = condexp.analyze(model, LOSS, inputs, targets, precision="float64")
-    assert snapshot.layers == ("embed", "attention.out_proj", "fc")
+    assert snapshot.layers == ("embed", "attention.in_proj", "attention.out_proj", "fc")
     a, g = all_calls(model.eval(), ["embed"], inputs, targets)["embed"]
     rows, grads = a.flatten(0, 1), 3 * g.flatten(0, 1)
     oracles.close(snapshot["embed"].input, oracles.united((rows.T @ rows / 21)[None]), RELATIVE)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import condexp
+from condexp.analysis.layers.kinds import layer_of
 from condexp.analysis.layers.uses import watched
 from condexp.analysis.recorder import Recorder
 from condexp.errors import InputError
@@ -275,8 +276,8 @@ def test_nothing_is_replaced_afterwards_and_watches_nest() -> None:
     def note(name: str, use: object, source: Tensor) -> None:
         seen.append(name)
 
-    with watched({"first": first.weight}, note):
-        with watched({"second": second.weight, "again": first.weight}, note):
+    with watched({"first": layer_of(first)}, note):
+        with watched({"second": layer_of(second), "again": layer_of(first)}, note):
             second(first(torch.ones(1, 2)))
         second(first(torch.ones(1, 2)))
     assert seen == ["first", "again", "second", "first"]

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import LayerCall, PassMode, joined_grads, joined_inputs
-from condexp.analysis.layers.rows import Layer, Operation, operation_of
+from condexp.analysis.layers.kinds import Layer
+from condexp.analysis.layers.rows import Operation
 from condexp.analysis.layers.samples import SampleTest
 from condexp.analysis.linalg.gram import (
     WORKING_NUMBERS,
@@ -56,7 +57,7 @@ class FisherBlock:
 
     Args:
         name: The layer's name.
-        module: The layer.
+        layer: The layer.
         options: ``bias``, ``precision`` and ``memory_limit`` are read. Convolutions are looked at
             by patches always, for these are what the weight is multiplied with.
         network: The network's Fisher matrix, to which the layer's Gram matrix is added.
@@ -67,19 +68,19 @@ class FisherBlock:
     def __init__(
         self,
         name: str,
-        module: Layer,
+        layer: Layer,
         options: AnalysisOptions,
         network: NetworkFisher,
         pass_mode: PassMode,
     ) -> None:
-        self.name, self._module, self._network, self._pass_mode = name, module, network, pass_mode
+        self.name, self._layer, self._network, self._pass_mode = name, layer, network, pass_mode
         self._options = replace(options, conv_input=ConvInput.PATCHES)
         single = options.precision is Precision.FLOAT32
         self.dtype = torch.float32 if single else torch.float64
         self.row_dtype = torch.float64
-        operation, weight = operation_of(module), module.weight
-        d_in = weight[0].numel() + operation.appends_one(options)
-        self._shape = GradientShape(operation.groups, 1, d_in, len(weight) // operation.groups)
+        operation = layer.operation
+        d_in = layer.fan_in + operation.appends_one(options)
+        self._shape = GradientShape(operation.groups, 1, d_in, layer.d_out // operation.groups)
         self._forms = False  # the first call decides for all
         self._calls: dict[int, LayerCall] = {}
         self._formed: list[Tensor] = []  # gradients of this pass, one for each signal
@@ -274,7 +275,7 @@ class FisherBlock:
         for call in calls:
             size = torch.promote_types(call.inputs.dtype, torch.float32).itemsize
             rows = call.num_samples * call.positions
-            total += num_signals * rows * len(self._module.weight) * size
+            total += num_signals * rows * self._layer.d_out * size
             total += inputs * call.inputs.numel() * call.inputs.dtype.itemsize
         return total
 
@@ -287,7 +288,7 @@ class FisherBlock:
     def _compute(self) -> None:
         limit = self._options.memory_limit
         budget = WORKING_NUMBERS if limit is None else max(1, min(WORKING_NUMBERS, limit // 32))
-        with exact_products(self._module.weight.device):
+        with exact_products(self._layer.weight.device):
             if self._forms:
                 found = grams_of_gradients(_joined(self._gradients), self.dtype)
             else:

@@ -1,8 +1,8 @@
-"""Rows of a layer's inputs and gradients: the only place where Linear and Conv2d differ."""
+"""Rows of inputs and gradients: the only place where linear maps and convolutions differ."""
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from condexp.analysis.linalg.rows.bias_column import WithOne
 from condexp.analysis.linalg.rows.dense import DenseRows, Rows
@@ -11,9 +11,6 @@ from condexp.analysis.linalg.rows.pixels import PixelRows
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import ConvInput
-from condexp.errors import InputError
-
-Layer = nn.Linear | nn.Conv2d
 
 
 @dataclass(frozen=True)
@@ -38,12 +35,6 @@ class Operation:
         return options.bias and self.has_bias
 
 
-def operation_of(module: Layer) -> Operation:
-    """Return what a layer computes when it is called, if nobody has changed that."""
-    window = window_of(module) if isinstance(module, nn.Conv2d) else None
-    return Operation(window, module.bias is not None)
-
-
 def input_rows(operation: Operation, inputs: Tensor, options: AnalysisOptions) -> Tensor:
     """Lay out an input as the rows ``a`` of ``h = W a + b``.
 
@@ -54,9 +45,6 @@ def input_rows(operation: Operation, inputs: Tensor, options: AnalysisOptions) -
 
     Returns:
         ``[groups, num_rows, d_in]``; with ``bias`` a last column of ones where there is one.
-
-    Raises:
-        InputError: If a convolution is called without a batch dimension.
     """
     rows = _plain_rows(operation, inputs, options)
     return WithOne(DenseRows(rows)).dense() if operation.appends_one(options) else rows
@@ -66,11 +54,6 @@ def _plain_rows(operation: Operation, inputs: Tensor, options: AnalysisOptions) 
     window = operation.window
     if window is None:
         return inputs.reshape(1, -1, inputs.shape[-1])
-    if inputs.ndim != 4:
-        raise InputError(
-            f"a Conv2d was called on an input of shape {tuple(inputs.shape)}: "
-            "its analysis needs a batch, [N, C, H, W]; add the batch dimension."
-        )
     if options.conv_input is ConvInput.CHANNELS:
         return pixel_rows(inputs, window.groups)
     return unfold_patches(inputs, window)
@@ -89,7 +72,7 @@ def moment_rows(operation: Operation, inputs: Tensor, options: AnalysisOptions) 
     """
     rows: Rows
     window = operation.window
-    if window is not None and inputs.ndim == 4 and _shifts_suffice(window, options):
+    if window is not None and _shifts_suffice(window, options):
         rows = PatchRows(inputs, window)
     else:
         rows = DenseRows(_plain_rows(operation, inputs, options))
@@ -101,29 +84,6 @@ def _shifts_suffice(window: Window, options: AnalysisOptions) -> bool:
     several = tuple(window.kernel_size) != (1, 1)
     patches = options.conv_input is ConvInput.PATCHES
     return several and patches and tuple(window.stride) == (1, 1)
-
-
-def window_of(module: nn.Conv2d) -> Window:
-    """Return the geometry of a convolution, of an image to which its own padding was added.
-
-    A padding other than with zeros is added before the convolution itself is called.
-    """
-    return Window(
-        kernel_size=module.kernel_size,
-        stride=module.stride,
-        padding=module.padding if module.padding_mode == "zeros" else "valid",
-        dilation=module.dilation,
-        groups=module.groups,
-    )
-
-
-def without_padding(module: Layer, inputs: Tensor) -> Tensor:
-    """Return images without what a ``padding_mode`` other than zeros has added around them."""
-    if isinstance(module, nn.Linear) or module.padding_mode == "zeros" or inputs.ndim != 4:
-        return inputs
-    left, right, top, bottom = module._reversed_padding_repeated_twice
-    height, width = inputs.shape[2:]
-    return inputs[..., top : height - bottom, left : width - right]
 
 
 def grad_output_rows(operation: Operation, grad: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from condexp.analysis.layers.info import Catalogue, LayerInfo, NotAnalysed
-from condexp.analysis.layers.rows import Layer, operation_of
+from condexp.analysis.layers.kinds import Layer, kind_of, layers_of
 from condexp.analysis.layers.samples import tensors_in
 from condexp.analysis.layers.tables import OwnTables
 from condexp.analysis.layers.uses import WeightUse, watched
@@ -28,18 +29,18 @@ class Selection:
     """What is to be measured of a network.
 
     Attributes:
-        modules: The layers by name; of those that share a weight, the first.
-        shared: Other names of layers, by which a weight of ``modules`` goes too.
+        layers: The layers by name; of those that share a weight, the first.
+        shared: Other names of layers, by which a weight of ``layers`` goes too.
         not_analysed: Every other module that owns parameters, with the reason.
     """
 
-    modules: dict[str, Layer]
+    layers: dict[str, Layer]
     shared: dict[str, str]
     not_analysed: tuple[NotAnalysed, ...]
 
 
-def select_modules(model: nn.Module, options: AnalysisOptions) -> Selection:
-    """Pick the modules to analyse.
+def select_layers(model: nn.Module, options: AnalysisOptions) -> Selection:
+    """Pick the layers to analyse.
 
     The aliases ``first`` and ``last_linear`` go by the order of registration, unless a layer has
     that name. Frozen layers have no gradient: where one is needed, they are left out.
@@ -66,18 +67,16 @@ def select_modules(model: nn.Module, options: AnalysisOptions) -> Selection:
         # The parts of a parametrisation are listed with the layer they belong to.
         if ".parametrizations." in f".{name}.":
             continue
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            obstacle = _obstacle(module)
-            if obstacle is None:
-                candidates[label] = module
-            else:
-                others.append(NotAnalysed(label, obstacle))
-        elif own := [n for n, parameter in module._parameters.items() if parameter is not None]:
-            others.append(NotAnalysed(label, _foreign(module, own)))
+        found = dict(layers_of(label, module))
+        candidates |= found
+        measured = {id(layer.weight) for layer in found.values()}
+        rest = [n for n, p in module._parameters.items() if not (p is None or id(p) in measured)]
+        if reason := _why_not(module, rest, has_layers=bool(found)):
+            others.append(NotAnalysed(label, reason))
     if not candidates:
         raise InputError(
-            f"{type(model).__name__} has no layer that can be analysed: "
-            "only torch.nn.Linear and torch.nn.Conv2d with a plain weight are."
+            f"{type(model).__name__} has no layer that can be analysed: only linear maps, "
+            "convolutions and the projections of attention are, with a plain weight."
         )
     included = _matching("layers", options.layers, candidates)
     excluded = _matching("exclude", options.exclude, candidates)
@@ -96,8 +95,8 @@ def select_modules(model: nn.Module, options: AnalysisOptions) -> Selection:
         if first != name:
             shared[name] = first
             others.append(NotAnalysed(name, f"shares the weight of {first!r}, measured there"))
-    modules = {name: module for name, module in selected.items() if name not in shared}
-    return Selection(modules, shared, tuple(others))
+    layers = {name: layer for name, layer in selected.items() if name not in shared}
+    return Selection(layers, shared, tuple(others))
 
 
 def _without_frozen(
@@ -145,8 +144,8 @@ def trace_layers(
     Raises:
         InputError: If the outputs do not depend on a layer whose gradient is needed.
     """
-    selection = select_modules(model, options)
-    modules, found = selection.modules, dict[str, LayerInfo]()
+    selection = select_layers(model, options)
+    layers, found = selection.layers, dict[str, LayerInfo]()
     products: dict[str, list[Tensor]] = {}
     tables, of_tables, unseen = OwnTables(model), set[str](), set[str]()
 
@@ -162,22 +161,21 @@ def trace_layers(
             found[name] = replace(before, uses=before.uses + 1)
         else:
             positions = max(1, use.num_rows // len(inputs))
-            found[name] = describe(name, modules[name], options, positions=positions)
+            found[name] = describe(name, layers[name], options, positions=positions)
 
-    weights = {name: module.weight for name, module in modules.items()}
     with preserved_state(model), torch.inference_mode(False), torch.enable_grad():
         if training is not None:
             model.train(training)
-        with watched(weights, note):
+        with watched(layers, note):
             outputs = model(inputs.clone())
         if options.needs_gradients:
             _refuse_unused(outputs, products)
     never = (
         NotAnalysed(name, why_never(of_table=name in of_tables, hidden=name in unseen))
-        for name in modules
+        for name in layers
         if name not in found
     )
-    rest = (*selection.not_analysed, *never, *biases({n: modules[n] for n in found}, options))
+    rest = (*selection.not_analysed, *never, *biases({n: layers[n] for n in found}, options))
     return Catalogue(tuple(found.values()), rest)
 
 
@@ -191,8 +189,8 @@ def biases(measured: Mapping[str, Layer], options: AnalysisOptions) -> Iterator[
     Yields:
         An entry for each bias.
     """
-    for name, module in measured.items():
-        if module.bias is not None and not options.bias:
+    for name, layer in measured.items():
+        if layer.operation.has_bias and not options.bias:
             yield NotAnalysed(f"{name}.bias", "a bias: measured with bias=True")
 
 
@@ -236,13 +234,13 @@ def _refuse_unused(outputs: object, products: Mapping[str, list[Tensor]]) -> Non
 
 
 def describe(
-    name: str, module: Layer, options: AnalysisOptions, *, positions: int, uses: int = 1
+    name: str, layer: Layer, options: AnalysisOptions, *, positions: int, uses: int = 1
 ) -> LayerInfo:
     """Gather the sizes of one layer.
 
     Args:
         name: The layer's name.
-        module: The layer.
+        layer: The layer.
         options: ``conv_input`` and ``bias`` are read.
         positions: Number of rows that a sample contributes in one call.
         uses: Number of calls of the module in one pass.
@@ -250,41 +248,49 @@ def describe(
     Returns:
         The record.
     """
-    weight = module.weight
-    convolution = isinstance(module, nn.Conv2d)
-    fan_in = weight[0].numel()
-    channels = convolution and options.conv_input is ConvInput.CHANNELS
-    operation = operation_of(module)
+    operation, fan_in, d_out = layer.operation, layer.fan_in, layer.d_out
+    channels = operation.window is not None and options.conv_input is ConvInput.CHANNELS
     one = operation.appends_one(options)
-    d_in = (weight.shape[1] if channels else fan_in) + one
+    d_in = (layer.channels if channels else fan_in) + one
     return LayerInfo(
         name=name,
-        type="Conv2d" if convolution else "Linear",
+        type=layer.type,
         d_in=d_in,
-        d_out=weight.shape[0],
+        d_out=d_out,
         groups=operation.groups,
         positions=positions,
         uses=uses,
         fan_in=None if fan_in == d_in else fan_in,
-        num_weights=(fan_in + one) * weight.shape[0] if channels else None,
+        num_weights=(fan_in + one) * d_out if channels else None,
     )
 
 
-def _obstacle(module: Layer) -> str | None:
-    """Return why a Linear or Conv2d cannot be analysed; None where it can."""
-    kind = nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d
-    if "weight" not in module._parameters:
-        return f"{kind.__name__}: its weight is computed from others (a parametrisation)"
-    return None
+def _why_not(module: nn.Module, rest: Iterable[str], *, has_layers: bool) -> str | None:
+    """Return why some parameters of a module are not analysed; None where there is nothing to say.
 
+    Args:
+        module: The module.
+        rest: Its own parameters but for weights that are measured.
+        has_layers: Whether there are such weights; their biases are told of layer by layer.
 
-def _foreign(module: nn.Module, parameters: Iterable[str]) -> str:
-    """Return why a module that owns parameters is not analysed."""
-    return f"{type(module).__name__}: not a Linear or Conv2d layer (owns {', '.join(parameters)})"
+    Returns:
+        The reason.
+    """
+    kind, owned = kind_of(module), ", ".join(rest)
+    if has_layers:
+        keys = {"bias_k", "bias_v"} & set(rest)
+        return f"{kind}: vectors that are appended to the keys and values" if keys else None
+    if isinstance(module, nn.Linear | _ConvNd):
+        return f"{kind}: its weight is computed from others (a parametrisation)"
+    if not owned:
+        return None
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return f"{kind}: multiplied inside a fused kernel that shows no rows (owns {owned})"
+    return f"{kind}: not a linear map, a convolution or an attention (owns {owned})"
 
 
 def _matching(option: str, patterns: Iterable[str], candidates: dict[str, Layer]) -> set[str]:
-    linear = [name for name, module in candidates.items() if isinstance(module, nn.Linear)]
+    linear = [name for name, layer in candidates.items() if layer.type == "Linear"]
     everything = list(candidates)
     meant = {"all": everything, "first": everything[:1], "last_linear": linear[-1:]}
     meant = {alias: names for alias, names in meant.items() if alias not in candidates}
@@ -293,7 +299,7 @@ def _matching(option: str, patterns: Iterable[str], candidates: dict[str, Layer]
         matches = meant.get(pattern) or [n for n in everything if fnmatchcase(n, pattern)]
         if not matches:
             raise InputError(
-                f"{option}={pattern!r} matches no Linear or Conv2d layer: give a name, a glob "
+                f"{option}={pattern!r} matches no layer: give a name, a glob "
                 f"like '*.conv1' or one of {', '.join(ALIASES)}; the layers are "
                 f"{_shortened(everything)}.{suggestion(pattern, [*everything, *ALIASES])}"
             )

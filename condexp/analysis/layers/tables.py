@@ -29,7 +29,7 @@ class OwnTables:
             use: The use.
             source: Its product, see :func:`.gradient_source`.
         """
-        found = self._is_table(use.inputs)
+        found = self._is_table(use.given)
         if (node := source.grad_fn) is not None:
             (self._of_tables if found else self._of_samples).add(node)
         return found

@@ -1,10 +1,12 @@
-"""Uses of weights: all calls of ``linear`` and ``conv2d`` while they are watched, whoever calls."""
+"""Uses of weights: all calls of linear maps and convolutions while watched, whoever calls."""
 
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -12,8 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from condexp.analysis.layers.kinds import (
+    Layer,
+    in_plane,
+    pixels,
+    planar_window,
+    spread,
+    transposed_window,
+)
 from condexp.analysis.layers.rows import Operation
 from condexp.analysis.linalg.rows.patches import Window
+from condexp.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,16 +32,22 @@ class WeightUse:
     """One multiplication of an input with a weight.
 
     Args:
-        operation: What is computed of the two.
-        inputs: The input, as it was given.
-        output_shape: Shape of the output.
+        operation: What is computed of the two, as the layer's kind lays them out.
+        given: The input, as it was given.
+        inputs: The input that the operation is of; without a graph where it is not ``given``.
+        images: Of a convolution, the input without what was put between its pixels.
+        output_shape: Shape of the operation's output.
         dtype: Precision in which it was computed: under autocast, that one's.
+        lay_out: Brings a gradient of the product into that shape.
     """
 
     operation: Operation
+    given: Tensor
     inputs: Tensor
+    images: Tensor
     output_shape: torch.Size
     dtype: torch.dtype
+    lay_out: Callable[[Tensor], Tensor]
 
     @property
     def num_rows(self) -> int:
@@ -38,6 +55,13 @@ class WeightUse:
         shape = self.output_shape
         channels = -1 if self.operation.window is None else 1
         return shape.numel() // shape[channels] if shape.numel() else 0
+
+    def detached(self) -> "WeightUse":
+        """Return the use without the graph of its input."""
+        given = self.given.detach()
+        alone = given if self.inputs is self.given else self.inputs
+        images = alone if self.images is self.inputs else self.images.detach()
+        return replace(self, given=given, inputs=alone, images=images)
 
 
 def has_reentrant_checkpoint(output: Tensor) -> bool:
@@ -94,36 +118,35 @@ def gradient_source(output: Tensor) -> Tensor:
 
 
 class _Watch:
-    """Weights whose uses one listener is told of."""
+    """Layers whose uses one listener is told of."""
 
-    def __init__(self, weights: Mapping[str, Tensor], listener: Listener) -> None:
-        self.names = {id(weight): name for name, weight in weights.items()}
+    def __init__(self, layers: Mapping[str, Layer], listener: Listener) -> None:
+        self.names = {(id(layer.weight), layer.function): name for name, layer in layers.items()}
         self.listener = listener
 
 
 _watches: list[_Watch] = []
-_PATCHED = ((F, "linear"), (F, "conv2d"), (torch, "conv2d"))
 _originals: dict[tuple[Any, str], Any] = {}
 _COMPILER = "torch._dynamo.trace_rules"
 
 
 @contextmanager
-def watched(weights: Mapping[str, Tensor], listener: Listener) -> Iterator[None]:
+def watched(layers: Mapping[str, Layer], listener: Listener) -> Iterator[None]:
     """Tell a listener of every use of some weights inside, also of those outside their modules.
 
-    Modules, attention and most users call ``torch.nn.functional.linear`` and ``conv2d`` by these
-    names, which are replaced meanwhile; what is computed stays the same, bit for bit. What is
-    multiplied otherwise (``x @ W.T``, compiled or scripted code) is not seen: a gradient that no
-    recorded row explains tells of it.
+    Modules, attention and most users call functions of ``torch.nn.functional`` and ``torch`` by
+    their names, which are replaced meanwhile; what is computed stays the same, bit for bit. What is
+    multiplied otherwise (``x @ W.T``, compiled or scripted code) is not seen: the graph of the
+    output, and a gradient that no recorded row explains, tell of it.
 
     Args:
-        weights: The weights, by name, each once.
+        layers: The layers, by name, of different weights.
         listener: Called after a use with its name, itself, and its :func:`gradient_source`.
 
     Yields:
         Nothing.
     """
-    watch = _Watch(weights, listener)
+    watch = _Watch(layers, listener)
     if not _watches:
         _replace_functions()
     _watches.append(watch)
@@ -136,10 +159,16 @@ def watched(weights: Mapping[str, Tensor], listener: Listener) -> Iterator[None]
 
 
 def _replace_functions() -> None:
-    for owner, name in _PATCHED:
+    replacements: dict[tuple[Any, str], Callable[[Callable[..., Tensor]], Any]] = {
+        (F, "linear"): _watched_linear,
+        (torch, "addmm"): _watched_addmm,
+    }
+    for owner, dims in product((F, torch), (1, 2, 3)):
+        replacements[owner, f"conv{dims}d"] = partial(_watched_convolution, dims)
+        replacements[owner, f"conv_transpose{dims}d"] = partial(_watched_transposed, dims)
+    for owner, name in replacements:
         _originals[owner, name] = getattr(owner, name)
-    for owner, name in _PATCHED:
-        make = _watched_linear if name == "linear" else _watched_conv2d
+    for (owner, name), make in replacements.items():
         setattr(owner, name, make(_originals[owner, name]))
 
 
@@ -154,14 +183,67 @@ def _restore_functions() -> None:
 def _watched_linear(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
         output = original(input, weight, bias)
-        _tell(weight, None, bias, input, output)
+        base = weight._base
+        whole, rows = weight, slice(0, len(weight) if weight.ndim == 2 else 0)
+        if base is not None and (part := _rows_of(weight, base)) is not None:
+            whole, rows = base, part
+        if listeners := _listeners(whole, "linear"):
+            shape = full = output.shape
+            lay_out: Callable[[Tensor], Tensor] = partial(torch.reshape, shape=shape)
+            if whole is not weight:  # the other outputs, and their gradients, are 0
+                around = (rows.start, len(whole) - rows.stop)
+                lay_out = partial(_among_zeros, shape=shape, around=around)
+                full = torch.Size((*shape[:-1], len(whole)))
+            use = _linear_use(input, bias, output, full, lay_out)
+            for tell in listeners:
+                tell(use, gradient_source(output))
         return output
 
     return linear
 
 
-def _watched_conv2d(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def conv2d(
+def _among_zeros(grad: Tensor, shape: torch.Size, around: tuple[int, int]) -> Tensor:
+    return F.pad(grad.reshape(shape), around)
+
+
+def _rows_of(weight: Tensor, base: Tensor) -> slice | None:
+    """Return the rows of a matrix that a view of it consists of; None where it is another part."""
+    if weight.ndim != 2 or base.ndim != 2 or weight.shape[1] != base.shape[1]:
+        return None
+    if weight.stride() != base.stride() or base.shape[1] == 0:
+        return None
+    offset = int(weight.storage_offset()) - int(base.storage_offset())
+    first, rest = divmod(offset, base.stride(0) or 1)
+    return None if rest else slice(first, first + len(weight))
+
+
+def _watched_addmm(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def addmm(*args: Any, **kwargs: Any) -> Tensor:
+        output = original(*args, **kwargs)
+        if len(args) == 3 and not kwargs:
+            bias, inputs, weight = args
+            for tell in _listeners(weight, "addmm"):
+                lay_out = partial(torch.reshape, shape=output.shape)
+                use = _linear_use(inputs, bias, output, output.shape, lay_out)
+                tell(use, gradient_source(output))
+        return output
+
+    return addmm
+
+
+def _linear_use(
+    inputs: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
+    shape: torch.Size,
+    lay_out: Callable[[Tensor], Tensor],
+) -> WeightUse:
+    operation = Operation(None, bias is not None)
+    return WeightUse(operation, inputs, inputs, inputs, shape, output.dtype, lay_out)
+
+
+def _watched_convolution(dims: int, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def convolution(
         input: Tensor,  # noqa: A002
         weight: Tensor,
         bias: Tensor | None = None,
@@ -171,39 +253,77 @@ def _watched_conv2d(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         groups: int = 1,
     ) -> Tensor:
         output = original(input, weight, bias, stride, padding, dilation, groups)
-        _tell(weight, (stride, padding, dilation, groups), bias, input, output)
+        for tell in _listeners(weight, f"conv{dims}d"):
+            _refuse_without_batch(input, dims)
+            kernel = weight.shape[2:]
+            window = planar_window(kernel, stride, padding, dilation, groups)
+            with torch.no_grad():
+                inputs = input
+                if dims != 2:
+                    inputs = in_plane(input.detach(), kernel, stride, padding, dilation)
+            use = _convolution_use(window, input, inputs, bias, output)
+            tell(use, gradient_source(output))
         return output
 
-    return conv2d
+    return convolution
 
 
-def _tell(
-    weight: Tensor,
-    geometry: tuple[Any, Any, Any, int] | None,
-    bias: Tensor | None,
-    inputs: Tensor,
-    output: Tensor,
-) -> None:
-    key = id(weight)
-    told = [watch for watch in _watches if key in watch.names]
-    if not told:
-        return
-    window = None
-    if geometry is not None:
-        stride, padding, dilation, groups = geometry
-        window = Window(
-            kernel_size=(weight.shape[2], weight.shape[3]),
-            stride=_pair(stride),
-            padding=padding if isinstance(padding, str) else _pair(padding),
-            dilation=_pair(dilation),
-            groups=groups,
+def _watched_transposed(dims: int, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def transposed(
+        input: Tensor,  # noqa: A002
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Tensor:
+        rest = (stride, padding, output_padding, groups, dilation)
+        output = original(input, weight, bias, *rest)
+        for tell in _listeners(weight, f"conv_transpose{dims}d"):
+            _refuse_without_batch(input, dims)
+            kernel = weight.shape[2:]
+            with torch.no_grad():
+                wide = spread(input.detach(), kernel, stride, padding, output_padding, dilation)
+                inputs = in_plane(wide, kernel, 1, 0, dilation)
+            window = transposed_window(kernel, dilation, groups)
+            use = _convolution_use(window, input, inputs, bias, output)
+            tell(use, gradient_source(output))
+        return output
+
+    return transposed
+
+
+def _refuse_without_batch(inputs: Tensor, dims: int) -> None:
+    if inputs.ndim != dims + 2:
+        raise InputError(
+            f"a Conv{dims}d was called on an input of shape {tuple(inputs.shape)}: its analysis "
+            "needs a batch, [N, C, ...]; add the batch dimension."
         )
-    use = WeightUse(Operation(window, bias is not None), inputs, output.shape, output.dtype)
-    source = gradient_source(output)
-    for watch in told:
-        watch.listener(watch.names[key], use, source)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    numbers = (value,) if isinstance(value, int) else tuple(value)
-    return (numbers * 2)[:2] if len(numbers) == 1 else (numbers[0], numbers[1])
+def _convolution_use(
+    window: Window, given: Tensor, inputs: Tensor, bias: Tensor | None, output: Tensor
+) -> WeightUse:
+    shape = output.shape
+    lay_out: Callable[[Tensor], Tensor] = partial(torch.reshape, shape=shape)
+    plane = shape
+    if len(shape) == 3:
+        plane = torch.Size((*shape[:2], 1, shape[2]))
+        lay_out = partial(torch.reshape, shape=plane)
+    elif len(shape) == 5:
+        plane = torch.Size((shape[0] * shape[2], shape[1], *shape[3:]))
+        lay_out = partial(_in_depth, shape=shape)
+    operation = Operation(window, bias is not None)
+    images = inputs if inputs is given else pixels(given.detach())
+    return WeightUse(operation, given, inputs, images, plane, output.dtype, lay_out)
+
+
+def _in_depth(grad: Tensor, shape: torch.Size) -> Tensor:
+    return grad.reshape(shape).movedim(2, 1).flatten(0, 1)
+
+
+def _listeners(weight: Tensor, function: str) -> list[Callable[[WeightUse, Tensor], None]]:
+    key = id(weight), function
+    return [partial(w.listener, w.names[key]) for w in _watches if key in w.names]

@@ -20,7 +20,7 @@ from condexp.analysis.layers.calls import ForwardPass, PassMode
 from condexp.analysis.layers.compiled import compiled_parts
 from condexp.analysis.layers.rows import Operation
 from condexp.analysis.layers.samples import SampleTest, count_samples, tensors_in
-from condexp.analysis.layers.select import select_modules
+from condexp.analysis.layers.select import select_layers
 from condexp.analysis.layers.tables import OwnTables
 from condexp.analysis.layers.uses import WeightUse, has_reentrant_checkpoint, watched
 from condexp.analysis.linalg.norms import frobenius_norm
@@ -74,8 +74,8 @@ class MeasurementHooks:
         self.model, self.options, self.denominator = model, options, denominator
         self.num_samples = num_samples
         self.edges: dict[str, list[GradientEdge]] = {}
-        selection = select_modules(model, options)
-        self._modules = selection.modules
+        selection = select_layers(model, options)
+        self._layers = selection.layers
         self.statistics = NetworkStatistics(
             model,
             selection,
@@ -120,11 +120,10 @@ class MeasurementHooks:
         self._refuse_compiled()
         self._keep(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
         self._keep(self.model.register_forward_hook(self._end))
-        weights = {name: module.weight for name, module in self._modules.items()}
-        measured = {id(weight): name for name, weight in weights.items()}
+        measured = {id(layer.weight): name for name, layer in self._layers.items()}
         for parameter in self.trained:
             self._on_grad(parameter, self._on_parameter_grad(measured.get(id(parameter))))
-        self._watch.enter_context(watched(weights, self._on_use))
+        self._watch.enter_context(watched(self._layers, self._on_use))
         return self
 
     def __exit__(
@@ -310,7 +309,7 @@ class MeasurementHooks:
         with torch.no_grad():
             number = layer.forward(use, current)
         if number is not None and source.requires_grad:
-            about = (layer, use.operation, use.output_shape, current, number)
+            about = (layer, use.operation, use.lay_out, current, number)
             self._on_grad(source, partial(self._on_output_grad, *about))
             self._last_product = name, weakref.ref(source)
             if self._needs_sample_test or not self.options.is_empirical:
@@ -323,7 +322,7 @@ class MeasurementHooks:
         the backward pass. One that is not re-entrant computes again what was measured, and nothing
         is back-propagated through that.
         """
-        use = replace(use, inputs=use.inputs.detach())
+        use = use.detached()
         inputs, version = use.inputs, use.inputs._version
 
         def commit(grad: Tensor) -> None:
@@ -347,7 +346,7 @@ class MeasurementHooks:
                     layer.weight_backward(early, current, in_parts=True)
             current, number = before[place]
             if number is not None:
-                about = (self.statistics[name], use.operation, use.output_shape, current, number)
+                about = (self.statistics[name], use.operation, use.lay_out, current, number)
                 self._on_output_grad(*about, grad)
 
         if source.requires_grad:
@@ -357,14 +356,14 @@ class MeasurementHooks:
         self,
         layer: LayerStatistics,
         operation: Operation,
-        shape: torch.Size,
+        lay_out: Callable[[Tensor], Tensor],
         current: ForwardPass,
         number: int,
         grad: Tensor,
     ) -> None:
         if grad.numel() == 0:
             return
-        grad = grad.reshape(shape)
+        grad = lay_out(grad)
         if self._test is not None:
             layer.test_samples(self._test, operation, number, grad)
         elif self._extra is None:

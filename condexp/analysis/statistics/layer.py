@@ -12,14 +12,12 @@ from torch import Tensor
 
 from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.layers.calls import ForwardPass, PassMode
+from condexp.analysis.layers.kinds import Layer
 from condexp.analysis.layers.rows import (
-    Layer,
     Operation,
     gradient_rows,
     moment_rows,
-    operation_of,
     unit_extremes,
-    without_padding,
 )
 from condexp.analysis.layers.samples import Owners, SampleTest
 from condexp.analysis.layers.select import describe
@@ -65,7 +63,7 @@ class LayerStatistics:
 
     Args:
         name: Name of the layer.
-        module: The layer.
+        layer: The layer.
         options: What to measure.
         fisher: The layer's Fisher block, if it is measured.
         pass_mode: Who runs the passes, and how many. Of several signals, and in the layers of
@@ -78,7 +76,7 @@ class LayerStatistics:
     def __init__(
         self,
         name: str,
-        module: Layer,
+        layer: Layer,
         options: AnalysisOptions,
         fisher: FisherBlock | None = None,
         *,
@@ -87,7 +85,7 @@ class LayerStatistics:
         keep_weights: bool = True,
         convolves: bool = True,
     ) -> None:
-        self.name, self.module, self.fisher, self._options = name, module, fisher, options
+        self.name, self.layer, self.fisher, self._options = name, layer, fisher, options
         if options.has_several_signals or name in options.float64:
             pass_mode = PassMode.SEVERAL_PASSES
 
@@ -97,13 +95,13 @@ class LayerStatistics:
 
         self._input = moment(Scale.MEAN, Matrix.INPUT)
         self._grad_output = moment(Scale.SUM, Matrix.GRAD_OUTPUT)
-        self._weight = WeightStatistics(module, options, pass_mode, keep_values=keep_weights)
+        self._weight = WeightStatistics(layer, options, pass_mode, keep_values=keep_weights)
         self._units, self._means = UnitExtremes(), RowMeans()
         self._uses: Counter[int] = Counter()
         self._returns: Counter[int] = Counter()
         self._with_gradient: set[int] = set()
         self._projected: dict[tuple[int, int], Tensor] = {}
-        self._operation, self._convolves = operation_of(module), convolves
+        self._operation, self._convolves = layer.operation, convolves
         self._positions = 0
         self.mixes_samples = False
         self._num_samples, self._underflow = 0, 0.0
@@ -169,18 +167,20 @@ class LayerStatistics:
         self._positions = self._positions or max(1, num_rows // current.num_samples)
         given = use.inputs.detach()
         whole = inputs = summable(given)
+        images = whole if use.images is use.inputs else summable(use.images)
         if self._options.conv_input is ConvInput.CHANNELS:
-            inputs = without_padding(self.module, inputs)
+            inputs = self.layer.without_padding(images)
         rows = moment_rows(operation, inputs, self._options)
         # Autograd keeps a trained layer's input from changes; under autocast, a copy of it.
-        if not self.module.weight.requires_grad or torch.is_autocast_enabled(inputs.device.type):
+        if not self.layer.weight.requires_grad or torch.is_autocast_enabled(inputs.device.type):
             rows = rows.copy()
         if self._input is not None:
-            row_dtype = _row_dtype(use.inputs, use.dtype, convolves=self._convolves)
+            row_dtype = _row_dtype(use.given, use.dtype, convolves=self._convolves)
             self._input.add(rows, current.num_samples if number == 0 else 0, row_dtype)
         else:
             self._means.add(rows)
-        self._units.add(*unit_extremes(operation, inputs))
+        units = inputs if use.images is use.inputs else images
+        self._units.add(*unit_extremes(operation, units))
         certificate = self._weight.certificate
         self._projected[current.number, number] = certificate.project(operation, whole)
         if self.fisher is not None:
@@ -267,7 +267,7 @@ class LayerStatistics:
         if self._grad_output is not None:
             rows = gradient_rows(operation, grad, current.denominator)
             self._grad_output.add(rows, current.num_samples if first else 0, row_dtype)
-            num_columns = len(self.module.weight) // operation.groups
+            num_columns = self.layer.d_out // operation.groups
             self._underflow += underflow(given, num_columns) * current.denominator**2
         if self.fisher is not None:
             self.fisher.backward(grad * current.denominator, number, row_dtype)
@@ -302,7 +302,7 @@ class LayerStatistics:
             )
         positions, uses = self._positions, max(self._uses.values())
         return PlainMeasures(
-            info=describe(self.name, self.module, self._options, positions=positions, uses=uses),
+            info=describe(self.name, self.layer, self._options, positions=positions, uses=uses),
             dead_fraction=self._units.dead_fraction(),
             full_fraction=self._units.full_fraction(),
         )

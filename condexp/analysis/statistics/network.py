@@ -54,7 +54,7 @@ class NetworkStatistics:
         self.hidden: set[str] = set()
         self.unexplained: set[str] = set()
         self._model, self._selection = model, selection
-        self._modules, self._options = selection.modules, options
+        self._selected, self._options = selection.layers, options
         self._learning_rate = learning_rate
         self._pass_mode, self._keep_weights = pass_mode, keep_weights
         self._convolves = any(isinstance(module, _ConvNd) for module in model.modules())
@@ -68,7 +68,8 @@ class NetworkStatistics:
 
     def compare_uses(self, output: Tensor, seen: Counter[str]) -> None:
         """Note the layers whose weights are in an output's graph more often than was seen."""
-        weights = {n: m.weight for n, m in self._modules.items() if m.weight.requires_grad}
+        selected = self._selected.items()
+        weights = {name: layer.weight for name, layer in selected if layer.weight.requires_grad}
         for name in uses_in_graph(output, weights) - seen:
             if name in self._layers:
                 self._layers[name].has_unseen_uses = True
@@ -127,7 +128,7 @@ class NetworkStatistics:
             raise InputError(
                 "nothing was recorded: call the model on at least one sample inside the with "
                 "block, with gradients enabled, so that it calls the selected layers "
-                f"({', '.join(self._modules)})."
+                f"({', '.join(self._selected)})."
             )
         rounding = self.loss_rounding.relative_square()
         if self.output_layer in self._layers and self.loss_rounding.has_zero_sums:
@@ -160,35 +161,35 @@ class NetworkStatistics:
 
     def _not_analysed(self) -> tuple[NotAnalysed, ...]:
         never = []
-        for name in self._modules:
+        for name in self._selected:
             if name in self._layers:
                 continue
             reason = why_never(of_table=name in self.of_tables, hidden=name in self.hidden)
             if name in self.unexplained and name not in self.of_tables:
                 reason = "its weight is used otherwise than by linear or conv2d"
             never.append(NotAnalysed(name, reason))
-        measured = {name: self._modules[name] for name in self._layers}
+        measured = {name: self._selected[name] for name in self._layers}
         return (*self._selection.not_analysed, *never, *biases(measured, self._options))
 
     def _coverage(self) -> Coverage:
         measured, power = 0, 0.0
         for name, layer in self._layers.items():
-            module = self._modules[name]
-            measured += module.weight.numel()
-            if module.bias is not None and self._options.bias:
-                measured += module.bias.numel()
+            of_layer = self._selected[name]
+            measured += of_layer.weight.numel()
+            if of_layer.operation.appends_one(self._options):
+                measured += of_layer.d_out
             power += layer.gradient_power
         total = sum(parameter.numel() for parameter in self._model.parameters())
         whole = power + sum(float(norm) ** 2 for norm in self.unmeasured_norms)
         return Coverage(measured / total, power / whole if whole > 0 else math.nan)
 
     def _new(self, name: str) -> LayerStatistics:
-        module, options, fisher = self._modules[name], self._options, None
+        layer, options, fisher = self._selected[name], self._options, None
         if options.wants(Matrix.FISHER):
-            fisher = FisherBlock(name, module, options, self._fisher, self._pass_mode)
+            fisher = FisherBlock(name, layer, options, self._fisher, self._pass_mode)
         return LayerStatistics(
             name,
-            module,
+            layer,
             options,
             fisher,
             pass_mode=self._pass_mode,

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.layers.calls import PassMode
-from condexp.analysis.layers.rows import Layer, operation_of, weight_blocks
+from condexp.analysis.layers.kinds import Layer
+from condexp.analysis.layers.rows import weight_blocks
 from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.analysis.linalg.precision import summable
 from condexp.analysis.linalg.spectrum import Spectrum
@@ -46,7 +47,7 @@ class WeightStatistics:
     several batches of one analysis it is their mean, weighted by the denominators.
 
     Args:
-        module: The layer.
+        layer: The layer.
         options: ``matrices`` is read.
         pass_mode: Under ``ONE_PASS`` nobody updates the weight before the snapshot, so nothing is
             copied before then.
@@ -54,13 +55,13 @@ class WeightStatistics:
     """
 
     def __init__(
-        self, module: Layer, options: AnalysisOptions, pass_mode: PassMode, *, keep_values: bool
+        self, layer: Layer, options: AnalysisOptions, pass_mode: PassMode, *, keep_values: bool
     ) -> None:
         one_pass = pass_mode is PassMode.ONE_PASS
         self.certificate = GradientCertificate()
         self._adds_up = pass_mode is PassMode.USER_PASSES
-        self._module, self._options, self._one_pass = module, options, one_pass
-        self._groups = operation_of(module).groups
+        self._layer, self._options, self._one_pass = layer, options, one_pass
+        self._groups = layer.operation.groups
         self._needs_gradient = keep_values or not one_pass or options.wants(*SINGULAR_VALUES)
         self._keep_values = keep_values
         self._weight: Tensor | None = None
@@ -84,7 +85,7 @@ class WeightStatistics:
     def forward(self, dtype: torch.dtype) -> None:
         """Note the weight, at the first call, and the precision in which the layer computes."""
         if self._weight is None:
-            weight = summable(self._module.weight.detach())
+            weight = summable(self._layer.lay_out(self._layer.weight.detach()))
             self._weight = weight if self._one_pass else weight.clone()
             self._dtype = dtype
 
@@ -107,7 +108,11 @@ class WeightStatistics:
             in_parts: Whether the pass may bring others: an activation checkpoint back-propagates
                 each of its segments by itself.
         """
-        grad = summable(grad)
+        self._add(summable(self._layer.lay_out(grad)), num_samples, denominator, is_new, in_parts)
+
+    def _add(
+        self, grad: Tensor, num_samples: int, denominator: float, is_new: bool, in_parts: bool
+    ) -> None:
         if self._norm is None and self._weight is not None:
             self._norm = frobenius_norm(self._weight)  # it was just used, so it is in the cache
         self._grad_norm = frobenius_norm(grad)
@@ -147,7 +152,7 @@ class WeightStatistics:
             self.forward(state.dtype)
             if state.gradient is not None:
                 mine, self.certificate = self.certificate, GradientCertificate()
-                self.backward(state.gradient, state.num_samples, state.denominator)
+                self._add(state.gradient, state.num_samples, state.denominator, True, False)
                 self.certificate = mine
             self.certificate.merge(state.certificate)
 

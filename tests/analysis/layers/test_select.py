@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import condexp
 from condexp.analysis.layers.info import LayerInfo
-from condexp.analysis.layers.select import select_modules, trace_layers
+from condexp.analysis.layers.select import select_layers, trace_layers
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
@@ -21,7 +21,7 @@ def options(**choices: object) -> AnalysisOptions:
 
 
 def selected(model: nn.Module, *layers: str, exclude: tuple[str, ...] = ()) -> tuple[str, ...]:
-    return tuple(select_modules(model, options(layers=layers, exclude=exclude)).modules)
+    return tuple(select_layers(model, options(layers=layers, exclude=exclude)).layers)
 
 
 def test_names_globs_and_aliases() -> None:
@@ -46,7 +46,7 @@ def test_names_globs_and_aliases() -> None:
     ("layers", "exclude", "message"),
     [
         (("blocks.1.conv3",), (), "layers='blocks.1.conv3' matches no .* mean 'blocks.1.conv"),
-        (("bn",), (), "layers='bn' matches no Linear or Conv2d layer"),
+        (("bn",), (), "layers='bn' matches no layer"),
         (("last_liner",), (), "Did you mean 'last_linear'"),
         (("all",), ("cfc",), "exclude='cfc' matches no .* mean 'fc'"),
         (("fc",), ("last_linear",), r"exclude=\['last_linear'\] leaves nothing of layers=\['fc'\]"),
@@ -84,19 +84,26 @@ class Standardised(nn.Linear):
         return F.linear(input, self.weight - self.weight.mean(), self.bias)
 
 
+FOREIGN = "not a linear map, a convolution or an attention"
+
+
 def test_every_other_module_with_weights_is_listed_with_its_reason() -> None:
     model = cases.randomised(cases.Attention())
     model.standardised = Standardised(2, 2)
     catalogue = trace_layers(model, torch.zeros(2, 5, dtype=torch.long), options())
-    assert [layer.name for layer in catalogue.layers] == ["attention.out_proj", "fc"]
+    assert [layer.name for layer in catalogue.layers] == [
+        "attention.in_proj",
+        "attention.out_proj",
+        "conv",
+        "fc",
+    ]
     reasons = {entry.name: entry.reason for entry in catalogue.not_analysed}
     assert reasons == {
-        "Attention": "Attention: not a Linear or Conv2d layer (owns position)",
-        "embedding": "Embedding: not a Linear or Conv2d layer (owns weight)",
-        "attention": "MultiheadAttention: not a Linear or Conv2d layer "
-        "(owns in_proj_weight, in_proj_bias)",
-        "norm": "LayerNorm: not a Linear or Conv2d layer (owns weight, bias)",
-        "conv": "Conv1d: not a Linear or Conv2d layer (owns weight, bias)",
+        "Attention": f"Attention: {FOREIGN} (owns position)",
+        "embedding": f"Embedding: {FOREIGN} (owns weight)",
+        "norm": f"LayerNorm: {FOREIGN} (owns weight, bias)",
+        "attention.in_proj.bias": "a bias: measured with bias=True",
+        "conv.bias": "a bias: measured with bias=True",
         "wrapped": "Linear: its weight is computed from others (a parametrisation)",
         "unused": "never called in the forward pass",
         "standardised": "never called in the forward pass",
@@ -122,7 +129,7 @@ def test_transformer_layers_are_seen_in_evaluation_too() -> None:
     model = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
     catalogue = trace_layers(model, torch.zeros(2, 5, 4), options())
     names = [layer.name for layer in catalogue.layers]
-    assert names == ["self_attn.out_proj", "linear1", "linear2"]
+    assert names == ["self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2"]
 
 
 def test_layers_come_in_execution_order() -> None:

@@ -1,6 +1,7 @@
 """Apple's MPS has no float64: sums and spectra go to the CPU. A stand-in device that refuses it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as tree
 
 from condexp.analysis.layers.calls import ForwardPass, PassMode
-from condexp.analysis.layers.rows import Layer, operation_of
+from condexp.analysis.layers.kinds import layer_of
 from condexp.analysis.layers.uses import WeightUse
 from condexp.analysis.linalg.moments import Scale, SecondMoment
 from condexp.analysis.linalg.spectrum import Spectrum
@@ -113,7 +114,7 @@ def test_spectra_and_denominators() -> None:
     assert loss_denominator(loss_fn, OnMps(targets), 4) == 10.0
 
 
-LAYERS: dict[str, Callable[[], tuple[Layer, Tensor]]] = {
+LAYERS: dict[str, Callable[[], tuple[nn.Linear | nn.Conv2d, Tensor]]] = {
     "linear": lambda: (nn.Linear(5, 3), normal(7, 5).float()),
     "convolution": lambda: (
         nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2),
@@ -136,16 +137,16 @@ def test_everything_of_a_layer(
     grad = torch.autograd.grad(module(inputs), module.weight, grad_output.float())[0]
     records = []
     for place in (lambda x: x, OnMps):
-        del module.weight
-        module.weight = place(weight)
+        of_module = replace(layer_of(module), weight=place(weight))
         chosen = AnalysisOptions(tuple(Matrix), **options)  # type: ignore[arg-type]
         statistics = LayerStatistics(
-            "layer", module, chosen, pass_mode=PassMode.USER_PASSES, queue=SolveQueue()
+            "layer", of_module, chosen, pass_mode=PassMode.USER_PASSES, queue=SolveQueue()
         )
         for number in (0, 1):
-            current, operation = ForwardPass(number, 7, 7.0), operation_of(module)
-            given = place(inputs.to(row_dtype))
-            statistics.forward(WeightUse(operation, given, output.shape, row_dtype), current)
+            current, operation = ForwardPass(number, 7, 7.0), of_module.operation
+            given, shape = place(inputs.to(row_dtype)), output.shape
+            use = WeightUse(operation, given, given, given, shape, row_dtype, lambda grad: grad)
+            statistics.forward(use, current)
             statistics.certify(operation, 0, place(grad_output), current)
             statistics.backward(operation, 0, place(grad_output), current)
             statistics.weight_backward(place(grad), current, in_parts=False)
