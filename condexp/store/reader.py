@@ -1,6 +1,7 @@
 """Read a run, finished or running: labelled arrays of what is committed."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError, choose, suggestion
 from condexp.store.disk import read_json
 from condexp.store.hdf5.open import open_file, read_file_shape
+from condexp.store.run_folder.completeness import read_checked_status
 from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME
 from condexp.store.schema.fields import (
     COVERAGE_NAMES,
@@ -88,9 +90,18 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any]:
-        """The content of ``status.json``; empty if there is none."""
+        """The content of ``status.json``; empty if there is none.
+
+        A run that is said to be finished, and whose results are not whole, is ``failed``.
+        """
         path = self.path / STATUS_NAME
-        return read_json(path) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        content = read_json(path)
+        with suppress(InputError):  # it is shown as it is
+            checked = read_checked_status(self.path)
+            content |= {"state": checked.state.value, "error": checked.error}
+        return content
 
     @cached_property
     def attrs(self) -> dict[str, Any]:

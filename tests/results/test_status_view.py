@@ -14,15 +14,9 @@ import pytest
 from condexp.cli.main import main
 from condexp.results.status_view import RunRow, status_table
 from condexp.results.tables.numbers import format_seconds
+from condexp.store.run_folder.completeness import read_statuses
 from condexp.store.run_folder.liveness import LOCK_NAME, UNFINISHED, Liveness
-from condexp.store.run_folder.status import (
-    STATUS_NAME,
-    State,
-    Status,
-    read_status,
-    read_statuses,
-    write_status,
-)
+from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status, write_status
 from condexp.store.schema.layout import FILE_NAME
 from tests.results.stored import text_of, write_early_failure
 

@@ -17,7 +17,7 @@ from condexp.runs.execute import stored_result
 from condexp.runs.prepare import prepare
 from condexp.runs.result import RunResult
 from condexp.store.run_folder.identity import identity_yaml, run_folder
-from condexp.store.run_folder.liveness import Liveness, describe_process, liveness_of
+from condexp.store.run_folder.liveness import Liveness, left_alone, liveness_of
 from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
 from condexp.store.schema.layout import file_size
 
@@ -221,7 +221,7 @@ def _classify(config: Config, folder: Path) -> tuple[JobAction, RunResult | None
         return JobAction.SHOW, stored, status
     life = liveness_of(folder, status)
     if life is Liveness.ALIVE or (life is Liveness.SILENT and not restart):
-        return JobAction.LEAVE, RunResult(folder, State.RUNNING, _left_alone(status, life)), status
+        return JobAction.LEAVE, RunResult(folder, State.RUNNING, left_alone(status, life)), status
     if restart:
         return JobAction.RESTART, None, status
     if status.state is not State.FAILED:
@@ -234,12 +234,3 @@ def _classify(config: Config, folder: Path) -> tuple[JobAction, RunResult | None
         "anew)"
     )
     return JobAction.GIVE_UP, RunResult(folder, State.FAILED, why), status
-
-
-def _left_alone(status: Status, life: Liveness) -> str:
-    if life is Liveness.ALIVE:
-        return f"{describe_process(status)} is at it: left alone"
-    return (
-        f"no word of {describe_process(status)} since {status.updated}: left alone; if it is dead, "
-        f"remove {STATUS_NAME} from the run's folder to resume it"
-    )

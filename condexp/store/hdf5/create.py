@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from condexp.store.disk import as_results_error, locked, replacing, reserve, write_at
+from condexp.store.disk import Owner, as_results_error, locked, replacing, reserve, write_at
 from condexp.store.hdf5.file_objects import PAGE_BYTES, SparseFile
 from condexp.store.hdf5.open import storage_type
 from condexp.store.schema.fields import FORMAT, SCALE_CONVENTION, VERSION, DatasetSpec, Kind
@@ -19,7 +20,7 @@ FILL_BYTES = 1 << 20
 FILE_OPTIONS = {"libver": ("v108", "v108"), "alignment_threshold": 8, "alignment_interval": 8}
 
 
-def create_results(path: Path, spec: FileSpec) -> None:
+def create_results(path: Path, spec: FileSpec, owner: Owner | None = None) -> None:
     """Create ``results.h5`` with every array at its final place and size, NaN until written.
 
     The same specification gives the same bytes. A process killed in here leaves nothing, the older
@@ -28,13 +29,18 @@ def create_results(path: Path, spec: FileSpec) -> None:
     Args:
         path: The file; an older one is replaced. Its folder exists.
         spec: What the run will measure, and when.
+        owner: The owner of the run's folder; None: the lock is taken for as long as this takes.
 
     Raises:
         ResultsError: If there is no room or no permission, or another process writes the file.
     """
     file, ranges = skeleton(spec)
     outcome = f"Nothing was created; the file takes {file.size / 2**20:.1f} MiB"
-    with as_results_error(path, outcome), locked(path), replacing(path) as handle:
+    with (
+        as_results_error(path, outcome),
+        nullcontext(owner) if owner else locked(path) as owning,
+        replacing(path, owner=owning) as handle,
+    ):
         _write(handle, file, ranges)
 
 

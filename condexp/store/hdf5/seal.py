@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from condexp.errors import InputError
-from condexp.store.disk import ResultsError, as_results_error, replacing
+from condexp.store.disk import Owner, ResultsError, as_results_error, replacing
 from condexp.store.hdf5.create import FILE_OPTIONS, attach_scales, describe
 from condexp.store.hdf5.file_objects import DiskFile
 from condexp.store.hdf5.open import open_file, read_file_shape, storage_type
@@ -40,7 +40,7 @@ def is_sealed(path: Path) -> bool:
         return SEALED in file.attrs
 
 
-def seal_results(path: Path) -> None:
+def seal_results(path: Path, owner: Owner | None = None) -> None:
     """Replace a results file by its sealed form; whatever goes wrong, one of both is there.
 
     The same content gives the same bytes. Its writer may still be open, and has to have committed
@@ -48,9 +48,11 @@ def seal_results(path: Path) -> None:
 
     Args:
         path: The file.
+        owner: The owner of the run's folder.
 
     Raises:
         InputError: If it is no results file, or is sealed already.
+        LostFolderError: If the folder is no longer its owner's.
         ResultsError: If it cannot be written, or what was written is not what the file holds.
     """
     outcome = "The results are complete, but neither cut nor compressed"
@@ -65,7 +67,7 @@ def seal_results(path: Path) -> None:
             num_evals=sizes[Axis.EVAL],
         )
         described = datasets(extent)
-        with replacing(path) as handle:
+        with replacing(path, owner=owner) as handle:
             file = DiskFile(handle)
             _write(live, described, file)
             file.check()

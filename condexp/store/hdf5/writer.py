@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from condexp.errors import choose
-from condexp.store.disk import as_results_error, locked, write_at
+from condexp.store.disk import Owner, as_results_error, locked, write_at
 from condexp.store.hdf5.encoding import checksum, plain_rows, snapshot_row
 from condexp.store.hdf5.offsets import by_axis, clear_rows, read_offsets
 from condexp.store.schema.fields import Axis
@@ -37,13 +37,20 @@ class ResultsWriter:
     Args:
         path: The file made by :func:`condexp.store.hdf5.create.create_results`.
         durability: ``power`` waits for the disk at every commit; ``kill`` does not.
+        owner: The owner of the run's folder; None: the writer takes the lock, and holds it until
+            it is closed.
+
+    Attributes:
+        owner: The owner of the run's folder.
 
     Raises:
         InputError: If it is not a results file, is sealed, or the durability is unknown.
         ResultsError: If it cannot be written, or another process writes it.
     """
 
-    def __init__(self, path: Path, durability: str = Durability.KILL) -> None:
+    def __init__(
+        self, path: Path, durability: str = Durability.KILL, owner: Owner | None = None
+    ) -> None:
         self.path = path
         self._sync = choose("durability", durability, list(Durability)) == Durability.POWER
         self._pending: dict[int, StepRecord] = {}
@@ -51,11 +58,12 @@ class ResultsWriter:
         self._resources = ExitStack()
         try:
             with as_results_error(path, "Nothing was written"):
-                self._resources.enter_context(locked(path))
+                self.owner = owner or self._resources.enter_context(locked(path))
                 self._offsets = read_offsets(path)
                 self._committed = dict(self._offsets.committed)
                 self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            self._resources.callback(os.close, self._handle)
+                self._resources.callback(os.close, self._handle)
+                self.owner.adopt(self._handle)
         except BaseException:
             self._resources.close()
             raise
@@ -180,6 +188,7 @@ class ResultsWriter:
         if any(not 0 <= kept[axis] <= self._committed[axis] for axis in Axis):
             raise ValueError(f"{self.path} has {self.committed}, too few for {counts}")
         self._pending.clear()
+        self.owner.verify()
         with self._guarded():
             for axis, num_rows in kept.items():
                 self._count(axis, num_rows)
@@ -230,6 +239,7 @@ class ResultsWriter:
 
     def _append(self, axis: Axis, rows: list[bytes], num_rows: int) -> None:
         """Write the next rows of every column, then the counter that makes them final."""
+        self.owner.verify()
         first = self._committed[axis]
         for column, data in zip(self._offsets.columns[axis], rows, strict=True):
             if data:

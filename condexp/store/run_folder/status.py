@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from condexp.errors import InputError, suggestion
-from condexp.store.disk import read_json, write_json
+from condexp.store.disk import Owner, read_json, write_json
 
 STATUS_NAME = "status.json"
 CONFIG_NAME = "config.yaml"
@@ -22,6 +22,9 @@ class State(StrEnum):
     FAILED = "failed"
     DIVERGED = "diverged"
     COMPLETE = "complete"
+
+
+FINISHED = frozenset({State.COMPLETE, State.DIVERGED})
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,19 @@ class Status:
     attempts: int = 1
 
 
-def write_status(folder: Path, status: Status) -> None:
+def write_status(folder: Path, status: Status, owner: Owner | None = None) -> None:
     """Replace ``status.json``; a reader finds the old one or the new one, never a part.
 
     Args:
         folder: The run's folder.
         status: What to say.
+        owner: The owner of the folder; None where no process runs the run.
 
     Raises:
+        LostFolderError: If the folder is no longer its owner's.
         OSError: If it cannot be written.
     """
-    write_json(folder / STATUS_NAME, asdict(status))
+    write_json(folder / STATUS_NAME, asdict(status), owner)
 
 
 def read_status(folder: Path) -> Status:
@@ -130,22 +135,3 @@ def _runs_under(folder: Path) -> set[Path]:
         else:
             folders[:] = [name for name in folders if not name.startswith(".")]
     return found
-
-
-def read_statuses(paths: Iterable[str | Path]) -> dict[Path, Status]:
-    """Read the status of every run below some folders.
-
-    Args:
-        paths: Run folders, or folders that hold run folders at any depth.
-
-    Returns:
-        Status by run folder, in the order of the folders' names.
-    """
-    return {folder: _read(folder) for folder in find_runs(paths)}
-
-
-def _read(folder: Path) -> Status:
-    try:
-        return read_status(folder)
-    except InputError as damage:  # one run's damage must not hide the others
-        return Status(State.FAILED, error=str(damage))

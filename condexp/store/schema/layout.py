@@ -110,6 +110,15 @@ class FileSpec:
             num_not_analysed=len(self.not_analysed),
         )
 
+    @property
+    def num_rows(self) -> dict[Axis, int]:
+        """The rows of a run that came to its end."""
+        return {
+            Axis.SNAPSHOT: len(self.snapshot_steps),
+            Axis.TRAIN: self.num_train_steps,
+            Axis.EVAL: len(self.eval_steps),
+        }
+
     def _length(self, layer: LayerInfo, matrix: Matrix) -> int:
         length = layer.spectrum_length(matrix)
         return min(self.fisher_rows, length) if matrix is Matrix.FISHER else length

@@ -19,7 +19,7 @@ from condexp.errors import InputError
 from condexp.runs import checkpointer
 from condexp.runs.checkpointer import Checkpointer, CheckpointSchedule
 from condexp.runs.stop_signals import StopRequests
-from condexp.store.disk import ResultsError
+from condexp.store.disk import ResultsError, locked
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.seal import seal_results
 from condexp.store.hdf5.writer import ResultsWriter
@@ -32,7 +32,8 @@ from condexp.store.run_folder.checkpoints import (
     remove_checkpoints,
     save_checkpoint,
 )
-from condexp.store.schema.layout import FileSpec
+from condexp.store.run_folder.liveness import LOCK_NAME
+from condexp.store.schema.layout import FILE_NAME, FileSpec
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
 from condexp.training.choices import RunState
 from condexp.training.events import RowCounts
@@ -58,10 +59,11 @@ def test_one_older_is_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint.previous.pt", "checkpoint.pt"]
     steps = [read_checkpoint(tmp_path / name).step for name in names(tmp_path)]
     assert steps == [2, 3]
-    remove_checkpoints(tmp_path, previous_only=True)
-    assert names(tmp_path) == ["checkpoint.pt"]
-    remove_checkpoints(tmp_path)
-    assert names(tmp_path) == []
+    with locked(tmp_path / FILE_NAME) as owner:
+        remove_checkpoints(owner, previous_only=True)
+        assert names(tmp_path) == ["checkpoint.pt", LOCK_NAME]
+        remove_checkpoints(owner)
+    assert names(tmp_path) == [LOCK_NAME]
 
 
 @pytest.mark.parametrize("call", ["pwrite", "fsync"])
