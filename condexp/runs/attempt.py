@@ -25,7 +25,6 @@ from condexp.store.disk import (
     as_results_error,
     read_json,
     write_json,
-    write_text,
 )
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.offsets import by_axis
@@ -40,6 +39,7 @@ from condexp.store.run_folder.checkpoints import (
     remove_checkpoints,
 )
 from condexp.store.run_folder.completeness import check_finished
+from condexp.store.run_folder.config_file import write_config
 from condexp.store.run_folder.provenance import provenance
 from condexp.store.run_folder.status import CONFIG_NAME, State
 from condexp.training.checkpoint import Checkpoint
@@ -221,7 +221,7 @@ class Attempt:
         if self._checkpoint is not None:
             content["earlier"] = _earlier_provenance(path, content)
         with as_results_error(self._folder / CONFIG_NAME, INTACT):
-            write_text(self._folder / CONFIG_NAME, config, self._owner)
+            write_config(self._folder / CONFIG_NAME, config, self._owner)
         with as_results_error(path, INTACT):
             write_json(path, content, self._owner)
 

@@ -138,7 +138,9 @@ def _run(
     attempt = Attempt(prepared, owner, status_writer, stop, workers)
     with ExitStack() as log:
         try:
-            log.enter_context(run_log(owner.folder / "run.log", append=earlier is not None))
+            log_file = owner.folder / "run.log"
+            with as_results_error(log_file, "Nothing was changed"):
+                log.enter_context(run_log(log_file, append=earlier is not None))
             lost = missing_results(owner.folder, earlier) if earlier else None
             if earlier and lost:
                 logger.warning("status.json says %s, but %s", earlier.state, lost)

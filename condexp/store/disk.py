@@ -350,7 +350,7 @@ def write_json(path: Path, content: Any, owner: Owner | None = None) -> None:
         LostFolderError: If the folder is no longer its owner's.
         OSError: If it cannot be written.
     """
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain_values(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, f"{text}\n", owner)
 
 
@@ -377,10 +377,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _finite(content: Any) -> Any:
-    """Return the content without the numbers JSON has no word for."""
+def plain_values(content: Any) -> Any:
+    """Return the same content without the numbers JSON has no word for.
+
+    Args:
+        content: Dicts, lists, strings, numbers, booleans, None.
+
+    Returns:
+        The content; NaN and infinities are None.
+    """
     if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: plain_values(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [plain_values(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content

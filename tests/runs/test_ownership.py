@@ -14,6 +14,8 @@ import pytest
 from condexp.runs import attempt, execute
 from condexp.runs.result import RunResult
 from condexp.store import disk
+from condexp.store.hdf5.seal import seal_results
+from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.run_folder.completeness import read_statuses
 from condexp.store.run_folder.status import State, Status, read_status, write_status
 from condexp.training.events import StepRecord
@@ -250,11 +252,21 @@ def test_between_opening_and_locking(
     assert contents(folder) == contents(whole)
 
 
+def cut_rows(path: Path) -> None:
+    folder = path.parent
+    shutil.rmtree(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResultsWriter, "on_snapshot", lambda *_: None)
+        patch.setattr(attempt, "check_finished", lambda *_: None)
+        assert run(folder.parents[1], *RUN).state is State.COMPLETE
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "missing": Path.unlink,
     "empty": lambda path: path.write_bytes(b""),
     "garbage": lambda path: path.write_bytes(b"no results " * 999),
     "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "rows": cut_rows,
     "without its end": lambda path: path.write_bytes(path.read_bytes()[:-20]),
 }
 
@@ -278,10 +290,9 @@ def test_complete_without_its_results_is_told_and_resumed(
 def test_complete_is_written_after_the_file_was_checked(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = attempt.seal_results
 
     def seal_and_lose(path: Path, owner: disk.Owner) -> None:
-        genuine(path, owner)
+        seal_results(path, owner)
         path.write_bytes(path.read_bytes()[:-100])
 
     monkeypatch.setattr(attempt, "seal_results", seal_and_lose)
@@ -303,7 +314,7 @@ def running(folder: Path, **changes: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     here = os.uname().nodename
-    plain = {"pid": os.getppid(), "host": here, "updated": now}
+    plain: dict[str, Any] = {"pid": os.getppid(), "host": here, "updated": now}
     write_status(folder, Status(State.RUNNING, **plain | changes))
 
 

@@ -11,13 +11,14 @@ import h5py
 import numpy as np
 
 from condexp.errors import InputError
-from condexp.store.disk import Owner, ResultsError, as_results_error, replacing
+from condexp.store.disk import Owner, ResultsError, as_results_error, replacing, write_at
+from condexp.store.hdf5.checked_file import sealed_trailer
 from condexp.store.hdf5.create import FILE_OPTIONS, attach_scales, describe
 from condexp.store.hdf5.file_objects import DiskFile
 from condexp.store.hdf5.open import open_file, read_file_shape, storage_type
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.schema.fields import Axis, DatasetSpec, Kind
-from condexp.store.schema.layout import COUNTERS, SEALED, datasets
+from condexp.store.schema.layout import COUNTERS, SEALED, STEPS, datasets
 
 # A chunk's index takes 2 kB: smaller arrays stay as they are, their rows have a checksum already.
 MIN_CHUNK, CHUNK, MAX_CHUNK = 1 << 16, 1 << 18, 1 << 20
@@ -60,6 +61,7 @@ def seal_results(path: Path, owner: Owner | None = None) -> None:
         if SEALED in live.attrs:
             raise InputError(f"{path} is sealed already")
         sizes = {axis: int(live[name][()]) for axis, name in COUNTERS.items()}
+        scheduled = {axis: len(live[name]) for axis, name in STEPS.items()}
         extent = replace(
             read_file_shape(live),
             num_snapshots=sizes[Axis.SNAPSHOT],
@@ -71,6 +73,9 @@ def seal_results(path: Path, owner: Owner | None = None) -> None:
             file = DiskFile(handle)
             _write(live, described, file)
             file.check()
+            if extent.version > 2:
+                trailer = sealed_trailer(handle, file.size, sizes, scheduled)
+                write_at(handle, trailer.to_bytes(), file.size)
             _verify(live, described, path.with_name(f"{path.name}.partial"))
 
 

@@ -145,6 +145,8 @@ def check_resumable(
         raise InputError(f"{path} has fewer {', '.join(behind)} rows than {here}")
     if sealed and (checkpoint.state is RunState.UNFINISHED or committed != counts):
         raise InputError(f"{path} is sealed, but {here} is not of the end of a run")
+    if checkpoint.state is RunState.COMPLETE and counts != spec.num_rows:
+        raise InputError(f"{here} says the run is complete, but counts fewer rows than that")
     if problems := validate_results(path, counts):
         raise InputError(f"{path} is damaged: {problems[0]}")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from condexp.errors import InputError
 from condexp.store.disk import ResultsError
+from condexp.store.hdf5.checked_file import Trailer
 from condexp.store.hdf5.open import open_file
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.run_folder.status import FINISHED, State, Status, find_runs, read_status
@@ -97,7 +98,11 @@ def _read(folder: Path) -> Status:
 
 
 def _rows(path: Path) -> tuple[dict[Axis, int], dict[Axis, int]]:
-    """Return the rows that are committed, and those that there is room for."""
+    """Return the rows that are committed, and those that are scheduled."""
+    # The end of a sealed file tells at once: there may be thousands of runs.
+    trailer = Trailer.read(path)
+    if trailer is not None and trailer.committed is not None:
+        return dict(trailer.committed), dict(trailer.scheduled)
     with open_file(path) as file:
         committed = {axis: int(file[COUNTERS[axis]][()]) for axis in Axis}
         return committed, {axis: len(file[STEPS[axis]]) for axis in Axis}
