@@ -19,7 +19,6 @@ from condexp.runs.result import RunResult
 from condexp.store.run_folder.identity import identity_yaml, run_folder
 from condexp.store.run_folder.liveness import Liveness, left_alone, liveness_of
 from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
-from condexp.store.schema.layout import file_size
 
 
 class JobAction(StrEnum):
@@ -42,7 +41,7 @@ class JobCost:
     Attributes:
         num_steps: Training steps of the whole run.
         steps_left: Training steps still to be done.
-        num_bytes: Disk space of its results and checkpoint.
+        num_bytes: Disk space that it takes at most.
         seconds: From finished jobs of the sweep that differ in the seed alone; None: there is none.
     """
 
@@ -158,9 +157,7 @@ class SweepPlanner:
         key = str(config.plain | {"seed": None})
         if key not in self._prepared:
             prepared = prepare(config)
-            slots = config.optimizer.num_slots
-            num_bytes = file_size(prepared.spec) + 4 * prepared.num_weights * (1 + slots)
-            self._prepared[key] = prepared.plan.num_steps, num_bytes
+            self._prepared[key] = prepared.plan.num_steps, prepared.num_bytes
         return self._prepared[key]
 
     def _timed(self, job: PlannedJob) -> PlannedJob:
