@@ -19,7 +19,8 @@ def run(args: list[str]) -> int:
     options = parser.parse_args(args)
     from condexp.results.console import show
     from condexp.results.status_view import status_table
-    from condexp.store.run_folder.status import State, read_statuses
+    from condexp.store.run_folder.completeness import read_statuses
+    from condexp.store.run_folder.status import State
 
     statuses = read_statuses(options.folders)
     show(status_table(statuses))

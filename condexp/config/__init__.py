@@ -38,6 +38,7 @@ class RunConfig:
     fail_fast: bool
     timeout: float | None = within(0, open_low=True)
     dry_run: bool
+    max_disk: float = within(0, open_low=True)
 
 
 @dataclass(kw_only=True)

@@ -13,8 +13,9 @@ from condexp.results.config_keys import flatten, lookup
 from condexp.results.layer_measures import LayerMeasures
 from condexp.store.last_rows import LastRows, read_last_rows
 from condexp.store.reader import Run
+from condexp.store.run_folder.completeness import read_statuses
 from condexp.store.run_folder.identity import identity_config
-from condexp.store.run_folder.status import CONFIG_NAME, State, Status, read_statuses
+from condexp.store.run_folder.status import CONFIG_NAME, State, Status
 from condexp.store.schema.layout import FILE_NAME
 from condexp.store.schema.matrices import NETWORK
 

@@ -14,7 +14,7 @@ from condexp.results.config_keys import flatten, lookup
 from condexp.results.tables.table import describe_data
 from condexp.store.disk import read_json
 from condexp.store.reader import Run
-from condexp.store.run_folder.status import read_statuses
+from condexp.store.run_folder.completeness import read_statuses
 from condexp.store.schema.layout import FILE_NAME
 
 PROVENANCE_NAME = "provenance.json"

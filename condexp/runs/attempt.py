@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,15 @@ from condexp.runs.status_writer import StatusWriter
 from condexp.runs.stop_signals import Stopped, StopRequests
 from condexp.runs.trainer import build_trainer
 from condexp.runs.workers.group import WorkerGroup
-from condexp.store.disk import as_results_error, locked, read_json, write_json, write_text
+from condexp.store.disk import (
+    LostFolderError,
+    Owner,
+    as_results_error,
+    read_json,
+    write_json,
+)
 from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.offsets import by_axis
 from condexp.store.hdf5.seal import is_sealed, seal_results
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.reader import open_run
@@ -31,23 +38,30 @@ from condexp.store.run_folder.checkpoints import (
     read_evaluations,
     remove_checkpoints,
 )
+from condexp.store.run_folder.completeness import check_finished
+from condexp.store.run_folder.config_file import write_config
 from condexp.store.run_folder.provenance import provenance
 from condexp.store.run_folder.status import CONFIG_NAME, State
-from condexp.store.schema.layout import FILE_NAME
 from condexp.training.checkpoint import Checkpoint
 from condexp.training.choices import RunState
-from condexp.training.events import Sink
+from condexp.training.events import RowCounts, Sink
 
 logger = logging.getLogger("condexp")
 INTACT = "All committed results are intact; make room and start the run again"
+DAMAGED_NAME = "results.damaged.h5"
 STALE = ("overview.png", "overview.pdf", "overview.csv")
 
 
 class Attempt:
-    """One process's work on a run, whose folder exists.
+    """One process's work on a run, whose folder it owns.
+
+    Attributes:
+        begun: Whether anything was changed in the folder.
+        final: The state that the run ended in.
 
     Args:
         prepared: The checked experiment.
+        owner: The owner of the folder, until the last file is written.
         status_writer: Says how far the run is.
         stop: What it was asked to stop for.
         workers: The other ranks of the run.
@@ -56,35 +70,54 @@ class Attempt:
     def __init__(
         self,
         prepared: PreparedRun,
+        owner: Owner,
         status_writer: StatusWriter,
         stop: StopRequests,
         workers: WorkerGroup,
     ) -> None:
         self._prepared, self._status_writer, self._stop = prepared, status_writer, stop
-        self._workers = workers
-        self._folder = prepared.folder
-        self._results = prepared.folder / FILE_NAME
+        self._workers, self._owner = workers, owner
+        self._folder, self._results = owner.folder, owner.path
         config_sha256 = hashlib.sha256(prepared.spec.config_yaml.encode()).hexdigest()
         self._fingerprint = RunFingerprint(config_sha256, prepared.dataset.checksum)
         self._checkpoint: Checkpoint | None = None
+        self.begun = False
         self.final: State | None = None
 
-    def begin(self) -> None:
-        """Find the checkpoint to resume from, or clear what an earlier run left; the lock is held.
+    def begin(self, *, may_begin_anew: bool = False) -> None:
+        """Find the checkpoint to resume from, or clear what an earlier run left.
+
+        Args:
+            may_begin_anew: Whether to train from the start where there is a checkpoint and it
+                cannot be used: of a run that was finished, and whose results are lost. What is left
+                of these is kept under another name.
 
         Raises:
             InputError: If there is a checkpoint, and the run cannot resume from it.
+            LostFolderError: If the folder is no longer its owner's.
         """
-        for left in self._folder.glob("*.partial"):
-            left.unlink(missing_ok=True)
         if self._prepared.config.run.on_existing != "restart":
-            self._checkpoint = find_checkpoint(self._folder, self._check)
+            self._checkpoint = self._find_checkpoint(may_begin_anew)
+        self.begun = True
+        for left in self._folder.glob("*.partial"):
+            self._owner.unlink(left.name)
         if self._checkpoint is None:
             # First of all, that a kill from here on leaves no older "complete" behind.
             self._status_writer.write(State.PENDING)
-            remove_checkpoints(self._folder)
+            remove_checkpoints(self._owner)
             for name in STALE:
-                (self._folder / name).unlink(missing_ok=True)
+                self._owner.unlink(name)
+
+    def _find_checkpoint(self, may_begin_anew: bool) -> Checkpoint | None:
+        try:
+            return find_checkpoint(self._folder, self._check)
+        except InputError as unusable:
+            if not may_begin_anew:
+                raise
+            logger.warning("%s It is run anew; %s keeps what there was", unusable, DAMAGED_NAME)
+        with suppress(FileNotFoundError):
+            self._results.replace(self._results.with_name(DAMAGED_NAME))
+        return None
 
     def run(self, observer: Sink) -> State:
         """Train what is left to train, and finish the run's files.
@@ -96,16 +129,17 @@ class Attempt:
             Complete or diverged, which ``status.json`` says by then.
 
         Raises:
+            LostFolderError: If the folder is no longer its owner's.
+            ResultsError: If the results cannot be written, or do not hold all of the run.
             Stopped: If the run was asked to stop; its checkpoint and its status are written.
         """
         if self._checkpoint is None:
-            create_results(self._results, self._prepared.spec)
+            create_results(self._results, self._prepared.spec, self._owner)
         elif is_sealed(self._results):  # all but the last files are there
-            with locked(self._results):
-                self._take_over(self._checkpoint)
-                return self._finish(self._checkpoint.state)
+            self._take_over(self._checkpoint)
+            return self._finish(self._checkpoint.state, self._checkpoint.committed)
         durability = self._prepared.config.store.durability
-        with ResultsWriter(self._results, durability) as writer:  # it holds the lock to the end
+        with ResultsWriter(self._results, durability, self._owner) as writer:
             if self._checkpoint is not None:
                 writer.rewind(self._checkpoint.committed)
                 self._take_over(self._checkpoint)
@@ -118,7 +152,7 @@ class Attempt:
                 raise stopped
             writer.flush()
             self._seal()
-            return self._finish(state)
+            return self._finish(state, writer.committed)
 
     def _check(self, checkpoint: Checkpoint) -> None:
         check_resumable(self._folder, self._prepared.spec, self._fingerprint, checkpoint)
@@ -131,9 +165,7 @@ class Attempt:
         prepared, checkpoint = self._prepared, self._checkpoint
         if checkpoint is not None and checkpoint.state is not RunState.UNFINISHED:
             return checkpoint.state
-        communicator = self._workers.start(
-            checkpoint, lambda death: self._status_writer.write(State.FAILED, death)
-        )
+        communicator = self._workers.start(checkpoint, self._report_death)
         trainer, start = build_trainer(prepared, communicator), 0
         if checkpoint is not None:
             checkpoint.restore(trainer.model, trainer.optimizer)
@@ -158,17 +190,28 @@ class Attempt:
 
     def _seal(self) -> None:
         try:
-            seal_results(self._results)
+            seal_results(self._results, self._owner)
+        except LostFolderError:
+            raise
         except Exception:  # the unsealed file holds the same numbers
             logger.exception("results.h5 was not sealed; it is complete all the same")
 
-    def _finish(self, state: RunState) -> State:
-        remove_checkpoints(self._folder, previous_only=True)
-        self.final = State.COMPLETE if state is RunState.COMPLETE else State.DIVERGED
-        logger.info("%s", self.final)
-        self._status_writer.write(self.final)
+    def _finish(self, state: RunState, committed: RowCounts) -> State:
+        whole = state is RunState.COMPLETE
+        # Read again, by the path where everybody will look.
+        check_finished(self._results, self._prepared.spec.num_rows if whole else by_axis(committed))
+        remove_checkpoints(self._owner, previous_only=True)
+        final = State.COMPLETE if whole else State.DIVERGED
+        self._status_writer.write(final)
+        self.final = final
+        logger.info("%s", final)
+        self._owner.verify()
         _draw(self._folder)
-        return self.final
+        return final
+
+    def _report_death(self, message: str) -> None:
+        with suppress(LostFolderError):  # the process has to end all the same
+            self._status_writer.write(State.FAILED, message)
 
     def _write_setting(self) -> None:
         prepared = self._prepared
@@ -178,9 +221,9 @@ class Attempt:
         if self._checkpoint is not None:
             content["earlier"] = _earlier_provenance(path, content)
         with as_results_error(self._folder / CONFIG_NAME, INTACT):
-            write_text(self._folder / CONFIG_NAME, config)
+            write_config(self._folder / CONFIG_NAME, config, self._owner)
         with as_results_error(path, INTACT):
-            write_json(path, content)
+            write_json(path, content, self._owner)
 
 
 def _earlier_provenance(path: Path, content: Mapping[str, Any]) -> list[Any]:

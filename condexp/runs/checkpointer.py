@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from condexp.analysis.communicator import SINGLE_PROCESS
-from condexp.store.disk import ResultsError
+from condexp.store.disk import LostFolderError, ResultsError
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.run_folder.checkpoints import (
     MIN_SECONDS,
@@ -115,11 +115,16 @@ class Checkpointer:
 
         Returns:
             Whether to stop here; then the caller writes the checkpoint.
+
+        Raises:
+            LostFolderError: If the run's folder is no longer this process's.
         """
         action = self._communicator.all_reduce_max(self._action(step))
         if action is StepAction.SAVE:
             try:
                 self.save(step, RunState.UNFINISHED)
+            except LostFolderError:
+                raise
             except ResultsError as error:
                 logger.warning("%s", error)
         return action is StepAction.STOP
@@ -158,5 +163,5 @@ class Checkpointer:
             state=state,
             others=tuple(others),
         )
-        save_checkpoint(self._folder, checkpoint)
+        save_checkpoint(self._folder, checkpoint, self._writer.owner)
         self._written = time.monotonic()

@@ -1,29 +1,29 @@
 """One experiment from its checked configuration to its complete run folder."""
 
-import errno
 import logging
 import traceback
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
 from condexp.config import Config
 from condexp.errors import InputError
+from condexp.results.console import say
 from condexp.runs.attempt import Attempt, run_log
 from condexp.runs.prepare import PreparedRun, prepare
 from condexp.runs.result import RunResult
 from condexp.runs.status_writer import StatusWriter
-from condexp.runs.stop_signals import Stopped, stop_requests
+from condexp.runs.stop_signals import Stopped, StopRequests, stop_requests
 from condexp.runs.workers.group import WorkerGroup
 from condexp.runs.workers.main import run_worker
-from condexp.store.disk import ResultsError, as_results_error, locked
-from condexp.store.reader import open_run
-from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
+from condexp.store.disk import LostFolderError, Owner, ResultsError, as_results_error, locked
+from condexp.store.run_folder.completeness import missing_results
+from condexp.store.run_folder.liveness import refuse_beside_another
+from condexp.store.run_folder.status import FINISHED, STATUS_NAME, State, Status, read_status
 from condexp.store.schema.layout import FILE_NAME
 from condexp.training.events import Sink
 
 logger = logging.getLogger("condexp")
-HELD_BY_ANOTHER = {errno.EAGAIN, errno.EWOULDBLOCK}
 
 
 class Observer(Sink, Protocol):
@@ -59,8 +59,9 @@ def run_experiment(config: Config, observer: Observer) -> RunResult:
     with WorkerGroup(prepared) as workers:
         if workers.env is not None and workers.env.rank > 0:
             return run_worker(prepared, workers)
+        # Without the lock: what is stored may lie where nothing can be written.
         stored = stored_result(prepared.folder, config.run.on_existing)
-        result = stored or _run(prepared, observer, workers)
+        result = stored or _own_and_run(prepared, observer, workers)
     observer.finished(result)
     return result
 
@@ -73,10 +74,11 @@ def stored_result(folder: Path, on_existing: str) -> RunResult | None:
         on_existing: ``resume``, ``restart`` or ``fail``.
 
     Returns:
-        The stored result; None where the experiment is to be run.
+        The stored result; None where the experiment is to be run, or run on: also where it says
+        that it is finished, and its results do not hold all of it.
 
     Raises:
-        InputError: If the folder exists and must not, or says it is complete and is damaged.
+        InputError: If the folder exists and must not, or its status is damaged.
     """
     if not (folder / STATUS_NAME).exists() or on_existing == "restart":
         return None
@@ -86,45 +88,79 @@ def stored_result(folder: Path, on_existing: str) -> RunResult | None:
             "it, or give run.on_existing=restart to run it anew."
         )
     try:
-        state = read_status(folder).state
-        if state not in {State.COMPLETE, State.DIVERGED}:
-            return None
-        open_run(folder)
+        status = read_status(folder)
     except InputError as damage:
         raise InputError(
             f"{folder} is damaged: {damage} Give run.on_existing=restart to run it anew."
         ) from damage
-    return RunResult(folder, state, stored=True)
+    if status.state not in FINISHED or missing_results(folder, status):
+        return None
+    return RunResult(folder, status.state, stored=True)
 
 
-def _run(prepared: PreparedRun, observer: Observer, workers: WorkerGroup) -> RunResult:
+def _own_and_run(prepared: PreparedRun, observer: Observer, workers: WorkerGroup) -> RunResult:
+    """Decide under the lock what is to be done with the folder, and do it.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        InputError: If the folder cannot be made, or must not be there.
+    """
     folder, results = prepared.folder, prepared.folder / FILE_NAME
+    on_existing = prepared.config.run.on_existing
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run.root: {folder} cannot be made: {error.strerror}.") from error
+    with stop_requests() as stop, ExitStack() as held:
+        try:
+            with as_results_error(results, "Nothing was changed"):
+                owner = held.enter_context(locked(results))
+            if not owner.has_lock:
+                refuse_beside_another(folder, restart=on_existing == "restart")
+        except ResultsError as error:  # the folder is another's, or cannot be written
+            return RunResult(folder, State.FAILED, str(error))
+        # Another process may have begun or finished it since it was looked at.
+        stored = stored_result(folder, on_existing)
+        return stored or _run(prepared, observer, workers, stop, owner)
+
+
+def _run(
+    prepared: PreparedRun,
+    observer: Observer,
+    workers: WorkerGroup,
+    stop: StopRequests,
+    owner: Owner,
+) -> RunResult:
     earlier = _earlier_status(prepared)
-    status_writer = StatusWriter(folder, prepared.plan, earlier)
-    with stop_requests() as stop, ExitStack() as log:
-        attempt = Attempt(prepared, status_writer, stop, workers)
+    status_writer = StatusWriter(owner, prepared.plan, earlier)
+    attempt = Attempt(prepared, owner, status_writer, stop, workers)
+    with ExitStack() as log:
         try:
-            with as_results_error(results, "Nothing was changed"), locked(results):
-                log.enter_context(run_log(folder / "run.log", append=earlier is not None))
-                attempt.begin()
-        except ResultsError as error:
-            return _failed(folder, status_writer, error)
-        observer.started(prepared)
-        try:
-            return RunResult(folder, attempt.run(observer))
+            log_file = owner.folder / "run.log"
+            with as_results_error(log_file, "Nothing was changed"):
+                log.enter_context(run_log(log_file, append=earlier is not None))
+            lost = missing_results(owner.folder, earlier) if earlier else None
+            if earlier and lost:
+                logger.warning("status.json says %s, but %s", earlier.state, lost)
+                say(f"{prepared.folder} says {earlier.state}, but {lost}: it is run on")
+            attempt.begin(may_begin_anew=lost is not None)
+            observer.started(prepared)
+            return RunResult(prepared.folder, attempt.run(observer))
         except (KeyboardInterrupt, Stopped):
             logger.warning("interrupted")
-            status_writer.write(attempt.final or State.INTERRUPTED)
+            with suppress(LostFolderError):
+                status_writer.write(attempt.final or State.INTERRUPTED)
             raise
         except (Exception, SystemExit) as error:  # a library's exit must not end a sweep
+            if not attempt.begun and isinstance(error, InputError):
+                raise  # refused, and nothing was changed
             logger.exception("failed")
             dead = workers.dead_worker(error)
             workers.give_up()
-            return _failed(folder, status_writer, InputError(dead) if dead else error)
+            failure = InputError(dead) if dead else error
+            return _failed(prepared.folder, status_writer, failure)
 
 
 def _earlier_status(prepared: PreparedRun) -> Status | None:
@@ -138,7 +174,6 @@ def _failed(folder: Path, status_writer: StatusWriter, error: BaseException) -> 
     known = isinstance(error, (OSError, ResultsError, InputError))
     said = [str(error)] if known else traceback.format_exception_only(error)
     message = "".join(said).strip()
-    # What another process holds is that one's to describe.
-    if not (isinstance(error, ResultsError) and error.errno in HELD_BY_ANOTHER):
+    with suppress(LostFolderError):  # what lies there now is another's to describe
         status_writer.write(State.FAILED, message)
     return RunResult(folder, State.FAILED, message)

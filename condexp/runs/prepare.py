@@ -4,7 +4,9 @@ The model is built on torch's ``meta`` device where it can be, so that a sweep o
 checked quickly.
 """
 
+import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,12 +30,14 @@ from condexp.runs.build import (
 from condexp.runs.checks import check_labels, check_memory, check_processes, num_signals
 from condexp.runs.model_trace import ModelTrace, trace_model
 from condexp.store.run_folder.identity import identity_yaml, run_folder
-from condexp.store.schema.layout import FileSpec
+from condexp.store.schema.layout import FileSpec, file_size
 from condexp.training.choices import ModelPrecision, Source
 from condexp.training.distributed.environment import DistributedEnv
 from condexp.training.execution import check_execution, find_device
 from condexp.training.loop import Plan
 from condexp.training.snapshot_schedule import Schedule, evaluation_steps
+
+SMALL_FILES_BYTES = 2**22  # pictures, log, provenance, status, configuration
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class PreparedRun:
         options: What is measured of them.
         plan: When.
         spec: What its results file is created from.
-        num_weights: Numbers in the model's state.
+        num_bytes: Disk space that the run takes at most, while it is being sealed.
         costs: What measuring takes, layer by layer.
     """
 
@@ -61,7 +65,7 @@ class PreparedRun:
     options: AnalysisOptions
     plan: Plan
     spec: FileSpec
-    num_weights: int
+    num_bytes: int
     costs: tuple[LayerCost, ...]
 
     @property
@@ -112,7 +116,7 @@ def prepare(config: Config) -> PreparedRun:
     if plan.snapshot_steps:
         check_labels(config.analysis, options, trace.model)
         check_memory(options, costs)
-    tensors = trace.model.state_dict().values()
+    num_bytes = _disk_space(config, spec, trace.model.state_dict().values())
     return PreparedRun(
         config,
         folder,
@@ -122,9 +126,35 @@ def prepare(config: Config) -> PreparedRun:
         options,
         plan,
         spec,
-        num_weights=sum(tensor.numel() for tensor in tensors),
+        num_bytes=num_bytes,
         costs=costs,
     )
+
+
+def _disk_space(config: Config, spec: FileSpec, tensors: Iterable[torch.Tensor]) -> int:
+    """Return the bytes that a run takes at most.
+
+    Returns:
+        Those of the results, twice: sealed beside unsealed; of the checkpoint, three times: the one
+        before and the one that is being written; and of the small files.
+
+    Raises:
+        InputError: If it is more than ``run.max_disk``.
+    """
+    copies = 1 + config.optimizer.num_slots
+    states = [tensor.numel() * tensor.element_size() + 1024 for tensor in tensors]
+    checkpoint = copies * sum(states) + 2**17  # with the random states
+    results = round(1.1 * file_size(spec))
+    total = 2 * results + 3 * checkpoint + SMALL_FILES_BYTES
+    if total > config.run.max_disk * 1e9:
+        raise InputError(
+            f"the run takes up to {total / 1e9:.3g} GB of disk ({len(spec.snapshot_steps)} "
+            f"snapshots in results of {results / 1e9:.3g} GB, sealed beside unsealed), more than "
+            f"run.max_disk={config.run.max_disk:g}: measure less often (analysis.schedule), leave "
+            "spectra out (analysis.save_spectra=false), or give "
+            f"run.max_disk={math.ceil(total / 1e9)}."
+        )
+    return total
 
 
 def _check_writable(folder: Path) -> None:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from math import nan
-from pathlib import Path
 
 from numpy import fmin
 
 from condexp.analysis.vocabulary import Matrix, SpectrumStatus
+from condexp.store.disk import Owner
 from condexp.store.run_folder.status import State, Status, write_status
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 from condexp.training.loop import Plan
@@ -26,13 +26,13 @@ class StatusWriter:
     """A sink that keeps ``status.json`` fresh, and the log short.
 
     Args:
-        folder: The run folder.
+        owner: The owner of the run's folder.
         plan: How long the run is.
         earlier: What an earlier attempt at the run left, whose time and number are counted on.
     """
 
-    def __init__(self, folder: Path, plan: Plan, earlier: Status | None = None) -> None:
-        self._folder, self._plan, self._earlier = folder, plan, earlier
+    def __init__(self, owner: Owner, plan: Plan, earlier: Status | None = None) -> None:
+        self._owner, self._plan, self._earlier = owner, plan, earlier
         self._started = datetime.now(UTC)
         self._written = 0.0
         self._step = 0
@@ -103,6 +103,9 @@ class StatusWriter:
         Args:
             state: The run's state.
             error: The message of a failure.
+
+        Raises:
+            LostFolderError: If the folder is no longer its owner's.
         """
         now = datetime.now(UTC)
         self._written = time.monotonic()
@@ -125,7 +128,7 @@ class StatusWriter:
             attempts=self.attempt,
         )
         try:
-            write_status(self._folder, status)
+            write_status(self._owner.folder, status, self._owner)
         except OSError as reason:
             logger.warning("status.json was not written: %s", reason)
 

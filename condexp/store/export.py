@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from condexp.errors import InputError
 from condexp.store.hdf5.open import open_file, read_file_shape
+from condexp.store.hdf5.row_checks import is_live
+from condexp.store.hdf5.validate import validate_results
 from condexp.store.reader import Run
 from condexp.store.schema.fields import COVERAGE_NAMES, EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec
 from condexp.store.schema.layout import COUNTERS, STEPS, columns
@@ -92,6 +94,8 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
         InputError: If spectra are asked for and the file has none.
     """
     with open_file(run.file) as file:
+        if is_live(file) and (problems := validate_results(run.file)):
+            raise InputError(problems[0])
         snapshots = columns(read_file_shape(file), Axis.SNAPSHOT)
         eigenvalues = [column for column in snapshots if column.measure == "eigenvalue"]
         if spectra and not eigenvalues:

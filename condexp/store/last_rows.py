@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condexp.store.hdf5.open import open_file
+from condexp.store.hdf5.row_checks import RowChecker, read_plain_rows
 from condexp.store.schema.fields import EVAL_NAMES, Axis
 from condexp.store.schema.layout import COUNTERS
 from condexp.store.schema.matrices import NETWORK
@@ -51,7 +52,6 @@ def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
         InputError: If it is not a results file.
     """
     with open_file(file) as opened:
-        num_evals = int(opened[COUNTERS[Axis.EVAL]][()])
         num_snapshots = int(opened[COUNTERS[Axis.SNAPSHOT]][()])
         last = slice(max(0, num_snapshots - 1), num_snapshots)
         arrays = _layers(opened["layers"], keys, last)
@@ -59,7 +59,16 @@ def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
         if keys is None or any(key.startswith(f"{NETWORK}.") for key in keys):
             network = _network(opened, last)
         names = [name for name in EVAL_NAMES if keys is None or name in keys]
-        evals = {name: opened["eval"][name][:num_evals] for name in names}
+        counter = opened[COUNTERS[Axis.EVAL]]
+        evals = read_plain_rows(
+            opened, Axis.EVAL, EVAL_NAMES if names else (), lambda: int(counter[()])
+        )
+        evals = {name: evals[name] for name in names}
+        checker = RowChecker(opened, num_snapshots) if num_snapshots else None
+        for group, found in (("layers", arrays), (NETWORK, network)):
+            for name, values in found.items():
+                if checker is not None:
+                    checker.check(f"{group}/{name}", values, last.start)
         num_signals = int(opened.attrs.get("num_signals", 1))
     return LastRows(arrays, network, num_signals, evals)
 

@@ -1,6 +1,7 @@
 """Read a run, finished or running: labelled arrays of what is committed."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 import yaml
+from numpy.typing import NDArray
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError, choose, suggestion
 from condexp.store.disk import read_json
 from condexp.store.hdf5.open import open_file, read_file_shape
-from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME
+from condexp.store.hdf5.row_checks import RowChecker, check_all_rows, read_plain_rows
+from condexp.store.run_folder.completeness import read_checked_status
+from condexp.store.run_folder.config_file import read_config
+from condexp.store.run_folder.status import CHECKSUM, CONFIG_NAME, STATUS_NAME
 from condexp.store.schema.fields import (
     COVERAGE_NAMES,
     EVAL_NAMES,
@@ -28,6 +33,7 @@ from condexp.store.schema.matrices import NETWORK, spectra_group
 
 # libyaml, ten times faster over a thousand runs, where PyYAML was built with it.
 SAFE_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+ALL_NAMES = {Axis.TRAIN: tuple(TRAIN_NAMES), Axis.EVAL: tuple(EVAL_NAMES)}
 BOOLEAN_ATTRIBUTES = ("center", "bias")
 
 
@@ -76,7 +82,7 @@ class Run:
         """
         whole = self.path / CONFIG_NAME
         if whole.is_file():
-            text = whole.read_text(encoding="utf-8")
+            text = read_config(whole)
         else:
             with open_file(self.file) as file:
                 text = file["config"].asstr()[()]
@@ -84,13 +90,25 @@ class Run:
             content = yaml.load(text, Loader=SAFE_LOADER)
         except yaml.YAMLError as error:
             raise InputError(f"{whole} is damaged: {str(error).splitlines()[0]}") from error
-        return content if isinstance(content, dict) else {}
+        if not isinstance(content, dict):
+            raise InputError(f"{whole} is damaged: it holds no configuration")
+        return content
 
     @property
     def status(self) -> dict[str, Any]:
-        """The content of ``status.json``; empty if there is none."""
+        """The content of ``status.json``; empty if there is none.
+
+        A run that is said to be finished, and whose results are not whole, is ``failed``.
+        """
         path = self.path / STATUS_NAME
-        return read_json(path) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        content = read_json(path)
+        content.pop(CHECKSUM, None)
+        with suppress(InputError):  # it is shown as it is
+            checked = read_checked_status(self.path)
+            content |= {"state": checked.state.value, "error": checked.error}
+        return content
 
     @cached_property
     def attrs(self) -> dict[str, Any]:
@@ -201,6 +219,7 @@ class Run:
                 )
             group = file[path]
             member = int(np.flatnonzero(group["layer_index"][:] == index)[0])
+            check_all_rows(file, f"{path}/eigenvalue", num)
             values = group["eigenvalue"][:num, member, :]
             coordinates = {"step": group["step"][:num], "eig": group["eig"][:]}
             read = xr.DataArray(values, coordinates, ("step", "eig"), f"{matrix} of {layer}")
@@ -218,28 +237,40 @@ def _num_committed(file: h5py.File, axis: Axis) -> int:
 
 def _frame(file: h5py.File, axis: Axis, names: Iterable[str]) -> pd.DataFrame:
     """Return the committed rows of a group of columns."""
-    num, (group, _, index) = _num_committed(file, axis), STEPS[axis].partition("/")
-    columns = {name: file[group][name][:num] for name in names}
-    frame = pd.DataFrame(columns, index=file[group][index][:num])
-    return frame.iloc[: _num_committed(file, axis)]
+    columns = read_plain_rows(file, axis, ALL_NAMES[axis], lambda: _num_committed(file, axis))
+    num = min(map(len, columns.values()))
+    return pd.DataFrame({name: columns[name] for name in names}, index=file[STEPS[axis]][:num])
 
 
 def _table(file: h5py.File, name: str) -> xr.Dataset:
     """Return the committed rows of a group, its scales, epochs and coverage as coordinates."""
     num, group = _num_committed(file, Axis.SNAPSHOT), file[name]
-    arrays = {each: _labelled(group[each], num) for each in group}
-    scales = {each: arrays.pop(each) for each in [*arrays] if group[each].is_scale}
+    rows = {each: group[each][:num] for each in group if _by_step(group[each])}
     beside = [each for each in ("epoch", *COVERAGE_NAMES) if each in file]
-    table = xr.Dataset(arrays, scales | {each: _labelled(file[each], num) for each in beside})
-    return table.isel(step=slice(_num_committed(file, Axis.SNAPSHOT)))
+    rows_beside = {each: file[each][:num] for each in beside}
+    checker = RowChecker(file, num)
+    for path, values in ({f"{name}/{each}": v for each, v in rows.items()} | rows_beside).items():
+        checker.check(path, values)
+    final = _num_committed(file, Axis.SNAPSHOT)
+    arrays = {each: _labelled(group[each], rows.get(each)) for each in group}
+    scales = {each: arrays.pop(each) for each in [*arrays] if group[each].is_scale}
+    coordinates = {each: _labelled(file[each], rows_beside[each]) for each in beside}
+    return xr.Dataset(arrays, scales | coordinates).isel(step=slice(final))
 
 
-def _labelled(dataset: h5py.Dataset, num: int) -> xr.Variable:
-    """Return the committed rows of an array with its dimensions, codes turned into names."""
+def _by_step(dataset: h5py.Dataset) -> bool:
+    return (
+        bool(dataset.ndim)
+        and (dataset.dims[0].keys() or [dataset.name.rpartition("/")[2]])[0] == "step"
+    )
+
+
+def _labelled(dataset: h5py.Dataset, rows: NDArray[Any] | None) -> xr.Variable:
+    """Return an array, or the rows that were read, with its dimensions, codes turned into names."""
     # A scale has no scale of its own: it is named as its dimension.
     own = dataset.name.rpartition("/")[2]
     dims = [axis.keys()[0] if len(axis) else own for axis in dataset.dims]
-    cut = dataset[:num] if dims[0] == "step" else dataset[:]
+    cut = dataset[:] if rows is None else rows
     if codes := h5py.check_enum_dtype(dataset.dtype):
         cut = np.array(sorted(codes, key=codes.__getitem__))[cut]
     elif h5py.check_string_dtype(dataset.dtype):

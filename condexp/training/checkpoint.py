@@ -1,5 +1,7 @@
 """A checkpoint: everything that a run's next step depends on; reading one executes no code."""
 
+import hashlib
+import io
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +16,10 @@ from condexp.training.choices import RunState
 from condexp.training.events import RowCounts
 from condexp.training.seeding import restore_random_state
 
-VERSION = 1
+VERSION = 2
+"""The version that is written: 2 ends with a checksum."""
+READABLE = (1, 2)
+SEAL = b"sha256: "  # then the digest of all before; a reader of zip archives passes over both
 
 
 class Stream(Protocol):
@@ -66,8 +71,10 @@ class Checkpoint:
         names = ("model", "optimizer", "random", "step", "epoch", "position", "state", "others")
         content = {name: getattr(self, name) for name in (*names, "config_sha256", "data_sha256")}
         content |= {"version": VERSION, "committed": asdict(self.committed)}
+        hashing = _HashingStream(stream)
         # Texts read from a file are other objects than the program's own.
-        torch.save(_interned(content), stream)  # type: ignore[arg-type]  # it only writes
+        torch.save(_interned(content), hashing)  # type: ignore[arg-type]  # it only writes
+        stream.write(SEAL + hashing.digest())
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int = 0) -> None:
         """Put model, optimizer and the global generators in this state.
@@ -105,11 +112,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
         InputError: If there is no such file, or it is damaged or not a checkpoint of condexp.
     """
     try:
+        sealed = _check_digest(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["version"] != VERSION:
+        if content["version"] not in READABLE:
             raise InputError(
                 f"{path} has version {content['version']}; this condexp reads version {VERSION}"
             )
+        if not sealed and content["version"] > 1:
+            raise InputError(f"{path} is damaged: its end, with the checksum, is missing")
         return Checkpoint(
             model=content["model"],
             optimizer=content["optimizer"],
@@ -131,6 +141,48 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except Exception as error:
         said = str(error).splitlines() or [type(error).__name__]
         raise InputError(f"{path} is damaged or not a checkpoint of condexp: {said[0]}") from error
+
+
+class _HashingStream(io.RawIOBase):
+    """Passes bytes on, and remembers their SHA-256."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream, self._hash = stream, hashlib.sha256()
+
+    # A buffer's type has no name before Python 3.12.
+    def write(self, data, /) -> int:  # type: ignore[no-untyped-def]
+        self._hash.update(data)
+        return self._stream.write(data)
+
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+
+def _check_digest(path: Path) -> bool:
+    """Return whether a file ends with its checksum.
+
+    Raises:
+        InputError: If it does, and the checksum is of something else.
+    """
+    length = len(SEAL) + hashlib.sha256().digest_size
+    with path.open("rb") as file:
+        left = file.seek(0, 2) - length
+        if left < 0:
+            return False
+        file.seek(left)
+        end = file.read()
+        if not end.startswith(SEAL):
+            return False
+        file.seek(0)
+        found = hashlib.sha256()
+        while left:
+            piece = file.read(min(left, 1 << 20))
+            found.update(piece)
+            left -= len(piece)
+    if found.digest() != end[len(SEAL) :]:
+        raise InputError(f"{path} is damaged: its bytes do not match their checksum")
+    return True
 
 
 def _interned(content: Any) -> Any:

@@ -14,17 +14,19 @@ import pytest
 from condexp.cli.main import main
 from condexp.results.status_view import RunRow, status_table
 from condexp.results.tables.numbers import format_seconds
+from condexp.store.run_folder.completeness import read_statuses
 from condexp.store.run_folder.liveness import LOCK_NAME, UNFINISHED, Liveness
 from condexp.store.run_folder.status import (
+    FINISHED,
     STATUS_NAME,
     State,
     Status,
     read_status,
-    read_statuses,
     write_status,
 )
 from condexp.store.schema.layout import FILE_NAME
 from tests.results.stored import text_of, write_early_failure
+from tests.store.records import few_columns, write_run
 
 
 def of_process(status: Status, pid: int) -> Status:
@@ -40,6 +42,8 @@ def test_one_row_a_run_with_what_became_of_it(tmp_path: Path) -> None:
         status = Status(state, step=index, num_steps=10, test_error=12.5, seconds=3661)
         status = of_process(status, os.getpid())
         write_status(folder, status)
+        if state in FINISHED:
+            write_run(folder / FILE_NAME, few_columns())
     text = text_of(status_table(read_statuses([tmp_path])))
     rows = [line for line in text.splitlines() if "run" in line and "/10" in line]
     for index, state in enumerate(State):
@@ -81,7 +85,7 @@ def test_a_run_whose_process_died_is_called_what_it_is(tmp_path: Path) -> None:
     assert "4 runs: 1 running, 1 interrupted, 2 interrupted (stale)" in text
 
 
-def test_the_command_opens_each_status_once_and_no_results(
+def test_the_command_opens_each_status_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = [
@@ -94,7 +98,7 @@ def test_the_command_opens_each_status_once_and_no_results(
         error = "RuntimeError: no" if state is State.FAILED else None
         status = Status(state, index, 2000, test_error=5.0, error=error)
         write_status(folder, of_process(status, 2**22 + index))  # no system counts so far
-        (folder / FILE_NAME).write_bytes(b"not to be opened")
+        (folder / FILE_NAME).write_bytes(b"not to be opened, but of a finished run")
     touched: Counter[str] = Counter()
 
     def counted(genuine: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,13 +114,17 @@ def test_the_command_opens_each_status_once_and_no_results(
     monkeypatch.undo()
     out = capsys.readouterr().out
     assert "60 runs: " in out
+    assert "complete, but" in " ".join(out.split())
     assert out.count("RuntimeError: no") == 10
     here = {path: times for path, times in touched.items() if path.startswith(str(tmp_path))}
     listed = [tmp_path, *{folder.parent for folder in folders}, *folders]
     read = [folder / STATUS_NAME for folder in folders]
-    # Only where a process is gone does its lock say more than its status.
-    locks = [folder / LOCK_NAME for folder in folders if read_status(folder).state in UNFINISHED]
-    assert here == {str(path): 1 for path in (*listed, *read, *locks)}
+    # Only where a process is gone does its lock say more than its status: that of the file, or,
+    # where there is none, of the folder.
+    unfinished = [folder for folder in folders if read_status(folder).state in UNFINISHED]
+    locks = [folder / LOCK_NAME for folder in unfinished]
+    expected = Counter(map(str, (*listed, *read, *locks, *unfinished)))
+    assert here == expected
 
 
 def test_seconds() -> None:

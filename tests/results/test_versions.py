@@ -26,7 +26,7 @@ from condexp.training.checkpoint import read_checkpoint
 from tests.store.records import make_spec
 
 ARCHIVES = Path(__file__).parent.parent / "store" / "archives"
-VERSIONS = (1, 2)
+VERSIONS = (1, 2, 3)
 KINDS = ("sealed", "unsealed")
 
 
@@ -93,13 +93,16 @@ def test_they_are_collected_together(stored: Path) -> None:
     assert frame["fc.input_kappa_0.5"].notna().all()
 
 
-def test_an_unfinished_run_of_version_1_is_refused_before_anything_changes(
-    stored: Path, tmp_path: Path
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_an_unfinished_run_of_an_older_version_is_refused_before_anything_changes(
+    stored: Path, tmp_path: Path, version: str
 ) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(stored / "1" / "unsealed", folder)
+    shutil.copytree(stored / version / "unsealed", folder)
     before = (folder / "results.h5").read_bytes()
-    message = "has format version 1, which can be read but not added to: .* belong to version 2"
+    message = (
+        f"has format version {version}, which can be read but not added to: .* belong to version 3"
+    )
     with pytest.raises(InputError, match=message):
         ResultsWriter(folder / "results.h5")
     checkpoint = read_checkpoint(folder / "checkpoint.pt")

@@ -12,7 +12,7 @@ from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import PreparedRun, prepare
 from condexp.store.reader import open_run
 from condexp.store.run_folder.status import State
-from tests.in_process import validated
+from tests.in_process import run, validated
 from tests.observer import Silent
 
 Prepare = Callable[..., PreparedRun]
@@ -174,3 +174,26 @@ def test_what_is_foretold_is_what_comes(
     np.testing.assert_allclose(network["fisher_trace"].values, total, rtol=1e-6)
     assert network["fisher_eigenvalue"].shape == (1, rows)
     assert (measures["n_fisher"].values <= rows).all()
+
+
+def test_a_run_that_would_fill_the_disk_says_so_before_it_starts(tmp_path: Path) -> None:
+    much = [
+        "model.width=512",
+        "trainer.epochs=null",
+        "trainer.steps=100000",
+        "analysis.schedule.every_steps=1",
+    ]
+    told = r"takes up to 17.9 GB of disk \(100000 snapshots .*than run.max_disk=10: .*save_spectra"
+    with pytest.raises(InputError, match=told):
+        prepare(validated(*much, "run.max_disk=10", root=tmp_path))
+    assert prepare(validated(*much, root=tmp_path)).num_bytes > 10e9
+
+
+def test_the_disk_that_a_run_takes_is_at_most_what_was_said(tmp_path: Path) -> None:
+    small = ["trainer.steps=4", "dataset.subset.train=40", "dataset.subset.test=20"]
+    small += ["trainer.batch_size=10", "trainer.checkpoint.every_steps=1"]
+    config = validated(*small, root=tmp_path)
+    result = run(tmp_path, *small, picture=True)
+    assert result.folder is not None
+    taken = sum(path.stat().st_size for path in result.folder.iterdir())
+    assert taken < prepare(config).num_bytes

@@ -1,6 +1,7 @@
 """Synthetic records with every kind of number a run can produce, and the file they make."""
 
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,8 +15,10 @@ from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.snapshot import BnMode, Coverage, LayerSnapshot, Snapshot
 from condexp.analysis.vocabulary import LAYER_MEASURES, Matrix, SpectrumStatus
+from condexp.store.hdf5.checked_file import sealed_trailer
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter
+from condexp.store.schema.fields import Axis
 from condexp.store.schema.layout import FileSpec
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
@@ -166,3 +169,13 @@ def counters(path: Path) -> tuple[int, int, int]:
         names = ("n_committed", "n_train_committed", "n_eval_committed")
         first, second, third = (int(file[name][()]) for name in names)
     return first, second, third
+
+
+def restore_checksums(path: Path) -> None:
+    """Give a file that was changed on purpose checksums of what it holds now."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        none = dict.fromkeys(Axis, 0)
+        trailer = sealed_trailer(file.fileno(), size, none, none)
+        file.seek(size)
+        file.write(replace(trailer, committed=None).to_bytes())

@@ -19,6 +19,7 @@ from condexp.store.hdf5.writer import ResultsWriter
 from tests.store.hdf5.processes import exit_code, forked, without_privileges
 from tests.store.records import (
     make_spec,
+    restore_checksums,
     snapshot_record,
     write_run,
 )
@@ -115,14 +116,17 @@ def test_what_is_no_results_file_is_not_written_to(tmp_path: Path) -> None:
         ResultsWriter(path)
     with h5py.File(path, "w") as file:
         file.attrs["condexp_format"] = "condexp"
-        file.attrs["condexp_format_version"] = 3
-    with pytest.raises(InputError, match="version 1 or 2: it says 'condexp', version 3"):
+        file.attrs["condexp_format_version"] = 4
+    with pytest.raises(InputError, match="version 1 or 2 or 3: it says 'condexp', version 4"):
         ResultsWriter(path)
     create_results(path, make_spec())
     with pytest.raises(InputError, match="unknown durability 'disk': allowed are kill, power"):
         ResultsWriter(path, "disk")
     with h5py.File(path, "r+") as file:
         file.attrs["condexp_sealed"] = 1
+    with pytest.raises(InputError, match="its end, with the checksums, is missing"):
+        ResultsWriter(path)
+    restore_checksums(path)
     with pytest.raises(InputError, match="is sealed"):
         ResultsWriter(path)
 
@@ -133,6 +137,7 @@ def test_a_file_that_hdf5_has_rewritten_has_no_fixed_places(tmp_path: Path) -> N
     with h5py.File(path, "r+") as file:
         del file["epoch"]
         file.create_dataset("epoch", (8,), "<f8", chunks=(4,)).dims[0].attach_scale(file["step"])
+    restore_checksums(path)
     with pytest.raises(InputError, match="/epoch has no fixed place"):
         ResultsWriter(path)
 

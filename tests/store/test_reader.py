@@ -181,7 +181,7 @@ def test_configuration_status_and_attributes(tmp_path: Path) -> None:
     assert run.status["state"] == "running"
     assert run.attrs["bias"] is True
     assert run.attrs["center"] is False
-    assert run.attrs["condexp_format_version"] == 2
+    assert run.attrs["condexp_format_version"] == 3
     assert len(run.attrs["config_sha256"]) == 64
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from condexp.errors import InputError
-from condexp.store.run_folder.status import read_status
+from condexp.store.run_folder.completeness import read_checked_status
+from condexp.store.run_folder.status import State, read_status
 from tests.survival.nursery import Nursery
 from tests.survival.runs import (
     Reference,
@@ -64,6 +65,73 @@ def test_150_kills_at_random_moments(
     reached = kill_and_go_on(nursery, tmp_path / "runs", references[name], num_kills=150, seed=1)
     # They fell everywhere.
     assert len(set(reached)) >= 6
+
+
+def disturb(folder: Path, how: str, aside: Path) -> None:
+    """Do to a run's folder what people do to it while it lives."""
+    if how == "move" and folder.exists():
+        folder.rename(aside)
+    elif how == "delete":
+        shutil.rmtree(folder, ignore_errors=True)
+    elif how == "unlock":
+        (folder / "results.h5.lock").unlink(missing_ok=True)
+
+
+def check_believed(folder: Path, reference: Reference) -> None:
+    """A run that is called complete is the whole one."""
+    try:
+        complete = read_checked_status(folder).state is State.COMPLETE
+    except InputError:  # none yet, or no more
+        return
+    if complete:
+        assert (folder / "results.h5").read_bytes() == reference.results
+        assert (folder / "checkpoint.pt").read_bytes() == reference.checkpoint
+
+
+def kill_among_moves(
+    nursery: Nursery, root: Path, reference: Reference, num_kills: int, seed: int
+) -> None:
+    """Kill runs, several of them at one folder, which is moved, deleted and unlocked meanwhile."""
+    moments, kills = random.Random(seed), 0
+    told, aside = root.with_name("told"), root.with_name("aside")
+    folder = root / "default" / reference.folder.name
+    while kills < num_kills:
+        told.write_bytes(b"")
+        children = [nursery.start(reference.overrides, root, told=str(told))]
+        least = moments.randint(0, reference.num_records)
+        wait_until(lambda: told.stat().st_size >= least or not lives(children[0]))  # noqa: B023
+        disturb(folder, moments.choice(("move", "delete", "unlock", "none", "none")), aside)
+        children += [nursery.start(reference.overrides, root) for _ in range(moments.randint(0, 2))]
+        until_a_random_moment(moments, 0.1)
+        moments.shuffle(children)
+        for child in children:
+            if moments.random() < 0.8:
+                os.kill(child, signal.SIGKILL)
+            code = nursery.wait(child)
+            assert code in {0, 1, -signal.SIGKILL}
+            kills += code < 0
+            check_believed(folder, reference)
+        if aside.exists():
+            check_believed(aside, reference)
+            shutil.rmtree(aside)
+        check_at_any_moment(root, reference)
+        if moments.random() < 0.05:
+            shutil.rmtree(root)
+    assert nursery.run(reference.overrides, root) == 0
+    check_in_the_end(root, reference)
+
+
+def test_kills_among_moves(
+    tmp_path: Path, nursery: Nursery, references: dict[str, Reference]
+) -> None:
+    kill_among_moves(nursery, tmp_path / "runs", references["mlp"], num_kills=12, seed=3)
+
+
+@pytest.mark.slow
+def test_1000_kills_among_moves(
+    tmp_path: Path, nursery: Nursery, references: dict[str, Reference]
+) -> None:
+    kill_among_moves(nursery, tmp_path / "runs", references["mlp"], num_kills=1000, seed=4)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A checkpoint comes back bit for bit, refuses what it is not, and executes nothing."""
 
+import hashlib
 import io
 import pickle
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from condexp.errors import InputError
-from condexp.training.checkpoint import Checkpoint, read_checkpoint
+from condexp.training.checkpoint import SEAL, Checkpoint, read_checkpoint
 from condexp.training.choices import RunState
 from condexp.training.events import RowCounts
 from condexp.training.optimizers import build_optimizer
@@ -164,7 +165,7 @@ Change = Callable[[dict[str, Any]], dict[str, Any]]
     ("change", "message"),
     [
         (lambda c: {"state_dict": {}}, "damaged or not a checkpoint of condexp: 'version'"),
-        (lambda c: c | {"version": 2}, "has version 2; this condexp reads version 1"),
+        (lambda c: c | {"version": 3}, "has version 3; this condexp reads version 2"),
         (lambda c: c | {"committed": {"rows": 1}}, "unexpected keyword"),
         (lambda c: c | {"state": "won"}, "'won' is not a valid RunState"),
         (lambda c: c | {"step": [1]}, "damaged"),
@@ -173,6 +174,8 @@ Change = Callable[[dict[str, Any]], dict[str, Any]]
 )
 def test_foreign_content(path: Path, change: Change, message: str) -> None:
     torch.save(change(torch.load(path, weights_only=True)), path)
+    content = path.read_bytes()
+    path.write_bytes(content + SEAL + hashlib.sha256(content).digest())
     with pytest.raises(InputError, match=message):
         read_checkpoint(path)
 

@@ -19,8 +19,16 @@ from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import SIGNALS
 from condexp.runs.sweep.job_process import run_in_process
 from condexp.runs.sweep.job_spec import JobSpec
-from condexp.store.run_folder.liveness import Liveness, describe_process, liveness_of, lock_held
-from condexp.store.run_folder.status import State, read_status
+from condexp.store.disk import ResultsError, locked
+from condexp.store.run_folder.liveness import (
+    UNFINISHED,
+    Liveness,
+    describe_process,
+    liveness_of,
+    lock_held,
+)
+from condexp.store.run_folder.status import State, read_status, write_status
+from condexp.store.schema.layout import FILE_NAME
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,9 @@ class JobTask:
             if alive:
                 there = f"{describe_process(status)} is at it: left alone"
                 return RunResult(job.folder, State.RUNNING, there)
+            if again and status.state in UNFINISHED:  # which no lock might tell its next process
+                with suppress(OSError, ResultsError), locked(job.folder / FILE_NAME) as owner:
+                    write_status(job.folder, replace(status, state=State.INTERRUPTED), owner)
         return None
 
     def reason_not_to_start(self, job: JobSpec) -> str | None:

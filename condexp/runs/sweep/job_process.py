@@ -23,8 +23,10 @@ from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import SIGNALS
 from condexp.runs.sweep.job_spec import JobSpec
 from condexp.runs.workers.interpreter import START
+from condexp.store.disk import ResultsError, locked
 from condexp.store.run_folder.liveness import UNFINISHED
 from condexp.store.run_folder.status import State, read_status, write_status
+from condexp.store.schema.layout import FILE_NAME
 
 COMMAND = (sys.executable, "-c", START.format("condexp.runs.sweep.job_main"))
 POLL_SECONDS = 0.1
@@ -158,12 +160,13 @@ def _result_of_dead_process(
     words = f"; its last words: {tail.stderr_tail}" if tail.stderr_tail else ""
     message = stop_reason or f"its process {how}{words}"
     result = RunResult(folder, State.INTERRUPTED if stop_reason else State.FAILED, message)
-    with suppress(InputError, OSError):  # it may have ended before it had a folder
+    # It may have ended before it had a folder, and what another process runs is that one's.
+    with suppress(InputError, OSError, ResultsError), locked(folder / FILE_NAME) as owner:
         status = read_status(folder)
         if status.pid == child.pid and status.state not in UNFINISHED:
             return RunResult(folder, status.state, status.error)  # all was done but its last word
         if status.pid == child.pid:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             ended = replace(status, state=result.state, error=message, updated=now)
-            write_status(folder, ended)
+            write_status(folder, ended, owner)
     return result

@@ -17,9 +17,8 @@ from condexp.runs.execute import stored_result
 from condexp.runs.prepare import prepare
 from condexp.runs.result import RunResult
 from condexp.store.run_folder.identity import identity_yaml, run_folder
-from condexp.store.run_folder.liveness import Liveness, describe_process, liveness_of
+from condexp.store.run_folder.liveness import Liveness, left_alone, liveness_of
 from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
-from condexp.store.schema.layout import file_size
 
 
 class JobAction(StrEnum):
@@ -42,7 +41,7 @@ class JobCost:
     Attributes:
         num_steps: Training steps of the whole run.
         steps_left: Training steps still to be done.
-        num_bytes: Disk space of its results and checkpoint.
+        num_bytes: Disk space that it takes at most.
         seconds: From finished jobs of the sweep that differ in the seed alone; None: there is none.
     """
 
@@ -158,9 +157,7 @@ class SweepPlanner:
         key = str(config.plain | {"seed": None})
         if key not in self._prepared:
             prepared = prepare(config)
-            slots = config.optimizer.num_slots
-            num_bytes = file_size(prepared.spec) + 4 * prepared.num_weights * (1 + slots)
-            self._prepared[key] = prepared.plan.num_steps, num_bytes
+            self._prepared[key] = prepared.plan.num_steps, prepared.num_bytes
         return self._prepared[key]
 
     def _timed(self, job: PlannedJob) -> PlannedJob:
@@ -221,7 +218,7 @@ def _classify(config: Config, folder: Path) -> tuple[JobAction, RunResult | None
         return JobAction.SHOW, stored, status
     life = liveness_of(folder, status)
     if life is Liveness.ALIVE or (life is Liveness.SILENT and not restart):
-        return JobAction.LEAVE, RunResult(folder, State.RUNNING, _left_alone(status, life)), status
+        return JobAction.LEAVE, RunResult(folder, State.RUNNING, left_alone(status, life)), status
     if restart:
         return JobAction.RESTART, None, status
     if status.state is not State.FAILED:
@@ -234,12 +231,3 @@ def _classify(config: Config, folder: Path) -> tuple[JobAction, RunResult | None
         "anew)"
     )
     return JobAction.GIVE_UP, RunResult(folder, State.FAILED, why), status
-
-
-def _left_alone(status: Status, life: Liveness) -> str:
-    if life is Liveness.ALIVE:
-        return f"{describe_process(status)} is at it: left alone"
-    return (
-        f"no word of {describe_process(status)} since {status.updated}: left alone; if it is dead, "
-        f"remove {STATUS_NAME} from the run's folder to resume it"
-    )

@@ -2,24 +2,26 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from condexp.store.disk import as_results_error, locked, replacing, reserve, write_at
+from condexp.store.disk import Owner, as_results_error, locked, replacing, reserve, write_at
+from condexp.store.hdf5.checked_file import skeleton_trailer
 from condexp.store.hdf5.file_objects import PAGE_BYTES, SparseFile
 from condexp.store.hdf5.open import storage_type
-from condexp.store.schema.fields import FORMAT, SCALE_CONVENTION, VERSION, DatasetSpec, Kind
-from condexp.store.schema.layout import COUNTERS, FileSpec, datasets
+from condexp.store.schema.fields import FORMAT, SCALE_CONVENTION, VERSION, Axis, DatasetSpec, Kind
+from condexp.store.schema.layout import CHECKSUMS, COLUMN, COUNTERS, FileSpec, columns, datasets
 
 FILL_BYTES = 1 << 20
 # The oldest format with real dimension scales and no timestamps: no reader has to be new.
 FILE_OPTIONS = {"libver": ("v108", "v108"), "alignment_threshold": 8, "alignment_interval": 8}
 
 
-def create_results(path: Path, spec: FileSpec) -> None:
+def create_results(path: Path, spec: FileSpec, owner: Owner | None = None) -> None:
     """Create ``results.h5`` with every array at its final place and size, NaN until written.
 
     The same specification gives the same bytes. A process killed in here leaves nothing, the older
@@ -28,26 +30,38 @@ def create_results(path: Path, spec: FileSpec) -> None:
     Args:
         path: The file; an older one is replaced. Its folder exists.
         spec: What the run will measure, and when.
+        owner: The owner of the run's folder; None: the lock is taken for as long as this takes.
 
     Raises:
         ResultsError: If there is no room or no permission, or another process writes the file.
     """
-    file, ranges = skeleton(spec)
+    file, ranges, written = skeleton(spec)
+    trailer = skeleton_trailer(file, written, spec.num_rows).to_bytes()
     outcome = f"Nothing was created; the file takes {file.size / 2**20:.1f} MiB"
-    with as_results_error(path, outcome), locked(path), replacing(path) as handle:
+    with (
+        as_results_error(path, outcome),
+        nullcontext(owner) if owner else locked(path) as owning,
+        replacing(path, owner=owning) as handle,
+    ):
+        reserve(handle, file.size + len(trailer))
         _write(handle, file, ranges)
+        write_at(handle, trailer, file.size)
 
 
-def skeleton(spec: FileSpec) -> tuple[SparseFile, list[tuple[int, int]]]:
+def skeleton(
+    spec: FileSpec,
+) -> tuple[SparseFile, list[tuple[int, int]], list[tuple[int, int]]]:
     """Build the file in memory: all of it but the arrays that a run fills.
 
     Args:
         spec: What the run will measure, and when.
 
     Returns:
-        The file, and the byte ranges ``(start, length)`` that are to be NaN.
+        The file, the byte ranges ``(start, length)`` that are to be NaN, and those ``(start, end)``
+        that the run will write.
     """
-    sparse, ranges = SparseFile(), []
+    sparse, ranges, written = SparseFile(), [], []
+    counted = {*COUNTERS.values(), *CHECKSUMS.values()}
     content = _content(spec)
     with h5py.File(sparse, "w", **FILE_OPTIONS) as file:
         file.attrs.update(_attributes(spec))
@@ -56,8 +70,12 @@ def skeleton(spec: FileSpec) -> tuple[SparseFile, list[tuple[int, int]]]:
             stored = _add(file, dataset, content.get(dataset.path))
             if dataset.kind is Kind.FLOAT and dataset.path not in content and dataset.num_bytes:
                 ranges.append((stored.id.get_offset(), dataset.num_bytes))
+            fixed = dataset.axis is None or dataset.kind is Kind.INT
+            if dataset.num_bytes and (not fixed or dataset.path in counted):
+                start = stored.id.get_offset()
+                written.append((start, start + dataset.num_bytes))
         attach_scales(file, described)
-    return sparse, ranges
+    return sparse, ranges, written
 
 
 def _add(file: h5py.File, dataset: DatasetSpec, content: Any) -> h5py.Dataset:
@@ -109,6 +127,7 @@ def _content(spec: FileSpec) -> dict[str, Any]:
         # Written, as HDF5 gives a scalar no place in the file before that.
         **dict.fromkeys(COUNTERS.values(), 0),
         "config": spec.config_yaml,
+        COLUMN: [column.path for column in columns(spec.extent, Axis.SNAPSHOT)],
         "not_analysed": [f"{other.name}: {other.reason}" for other in spec.not_analysed],
         "train/train_step": np.arange(spec.num_train_steps),
         "eval/eval_step": spec.eval_steps,
@@ -159,7 +178,6 @@ def _attributes(spec: FileSpec) -> dict[str, Any]:
 
 def _write(handle: int, file: SparseFile, ranges: list[tuple[int, int]]) -> None:
     """Write the file in memory and the NaN to disk."""
-    reserve(handle, file.size)
     for page, content in sorted(file.pages.items()):
         start = page * PAGE_BYTES
         write_at(handle, memoryview(content)[: file.size - start], start)

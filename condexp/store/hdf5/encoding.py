@@ -1,6 +1,5 @@
 """From records to the bytes of their rows: one column after the other, in file order."""
 
-import zlib
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 
@@ -138,18 +137,3 @@ def _encode(column: DatasetSpec, values: Row) -> bytes:
     # A file without layers, or without fractions p, has rows of no elements and any dimensions.
     stored = Kind.FLAG if column.kind.codes else column.kind
     return values.reshape(column.shape[1:]).astype(stored.value).tobytes()
-
-
-def checksum(rows: list[bytes]) -> bytes:
-    """Return the stored checksum of a row.
-
-    Args:
-        rows: The bytes of its columns.
-
-    Returns:
-        Their CRC-32 on four bytes, never 0: that is a row not written.
-    """
-    value = 0
-    for data in rows:
-        value = zlib.crc32(data, value)
-    return np.array(value or 1, dtype="<u4").tobytes()

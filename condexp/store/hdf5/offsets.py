@@ -12,7 +12,7 @@ from condexp.errors import InputError
 from condexp.store.disk import write_at
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.schema.fields import VERSION, Axis, DatasetSpec, FileShape, Kind
-from condexp.store.schema.layout import COUNTERS, CRC, SEALED, STEPS, columns, datasets
+from condexp.store.schema.layout import CHECKSUMS, COUNTERS, SEALED, STEPS, columns, datasets
 from condexp.training.events import RowCounts
 
 BLOCK_BYTES = 1 << 20
@@ -88,8 +88,8 @@ def older_version(path: Path, version: int) -> str:
         The message.
     """
     return (
-        f"{path} has format version {version}, which can be read but not added to: rows measured "
-        f"now have intervals and certificates, and belong to version {VERSION}"
+        f"{path} has format version {version}, which can be read but not added to: rows written "
+        f"now have intervals, certificates and checksums, and belong to version {VERSION}"
     )
 
 
@@ -138,5 +138,4 @@ def clear_rows(handle: int, offsets: DatasetOffsets, axis: Axis, first: int) -> 
 def _filled(offsets: DatasetOffsets, axis: Axis) -> Iterator[DatasetSpec]:
     """Yield the columns that are empty until their records come; steps are there already."""
     yield from (each for each in offsets.columns[axis] if each.kind is not Kind.INT)
-    if axis is Axis.SNAPSHOT:
-        yield next(each for each in datasets(offsets.extent) if each.path == CRC)
+    yield next(each for each in datasets(offsets.extent) if each.path == CHECKSUMS[axis])

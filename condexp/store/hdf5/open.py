@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
-from condexp.store.hdf5.file_objects import ExactFile
+from condexp.store.hdf5.checked_file import CheckedFile
 from condexp.store.schema.fields import FORMAT, READABLE, DatasetSpec, FileShape, Kind
 
 
@@ -25,13 +25,10 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         The open file.
 
     Raises:
-        InputError: If it is not a results file of a version that is read, or lacks a dataset.
+        InputError: If it is not a results file of a version that is read, lacks a dataset, or
+            holds something else than what was written.
     """
-    try:
-        stream = ExactFile(path, "r")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"no results file at {path}: {error.strerror}") from error
-    with stream:
+    with _checked(path) as stream:
         try:
             file = h5py.File(stream, "r")
         except OSError as error:
@@ -44,10 +41,81 @@ def open_file(path: Path) -> Iterator[h5py.File]:
                     f"{path} is not a results file of format {FORMAT!r}, version {versions}: "
                     f"it says {given[0]!r}, version {given[1]}"
                 )
+            if given[1] > 2 and stream.trailer is None:
+                raise InputError(f"{path} is damaged: its end, with the checksums, is missing")
             try:
                 yield file
             except KeyError as error:  # h5py's way to say that a dataset is missing
                 raise InputError(f"{path} is damaged: {error.args[0]}") from error
+
+
+def check_blocks(path: Path) -> None:
+    """Compare every byte of a results file that is final with its checksum.
+
+    Args:
+        path: The file; one of an earlier version has no such checksums, and passes.
+
+    Raises:
+        InputError: If it is damaged; names the damaged arrays.
+    """
+    with _checked(path) as stream:
+        stream.check_all()
+
+
+@contextmanager
+def _checked(path: Path) -> Iterator[CheckedFile]:
+    """Open a file; tell of damage that is met, whatever HDF5 or h5py make of it.
+
+    Yields:
+        The file.
+
+    Raises:
+        InputError: If there is none, or damage was met; names the damaged arrays.
+    """
+    try:
+        stream = CheckedFile(path)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"no results file at {path}: {error.strerror}") from error
+    cause: BaseException | None = None
+    try:
+        with stream:
+            yield stream
+    except Exception as raised:
+        if stream.damage is None:
+            raise
+        cause = raised
+    if stream.damage is not None:
+        raise InputError(f"{stream.damage}. {_damaged_parts(stream.path)}") from cause
+
+
+def _damaged_parts(path: Path) -> str:
+    """Say which arrays of a damaged file are damaged, and that the others are not.
+
+    Returns:
+        A sentence.
+    """
+    found: dict[str, bool] = {}
+
+    def look(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            try:
+                dict(item.attrs)
+                for rows in item.iter_chunks() if item.chunks else [()]:
+                    item[rows]
+            except InputError:
+                found[name] = False
+            else:
+                found[name] = True
+
+    try:
+        with CheckedFile(path) as stream, h5py.File(stream, "r") as file:
+            file.visititems(look)
+    except Exception:  # it is damaged, and what leads to its arrays as well
+        return "What leads to its arrays is damaged: none can be trusted"
+    bad = [f"/{name}" for name, good in found.items() if not good]
+    if not bad:
+        return "It is a place between the arrays: all of them are undamaged"
+    return f"Damaged: {', '.join(bad)}; the other {len(found) - len(bad)} arrays are undamaged"
 
 
 def read_file_shape(file: h5py.File) -> FileShape:

@@ -11,13 +11,14 @@ import h5py
 import numpy as np
 
 from condexp.errors import InputError
-from condexp.store.disk import ResultsError, as_results_error, replacing
+from condexp.store.disk import Owner, ResultsError, as_results_error, replacing, write_at
+from condexp.store.hdf5.checked_file import sealed_trailer
 from condexp.store.hdf5.create import FILE_OPTIONS, attach_scales, describe
 from condexp.store.hdf5.file_objects import DiskFile
 from condexp.store.hdf5.open import open_file, read_file_shape, storage_type
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.schema.fields import Axis, DatasetSpec, Kind
-from condexp.store.schema.layout import COUNTERS, SEALED, datasets
+from condexp.store.schema.layout import COUNTERS, SEALED, STEPS, datasets
 
 # A chunk's index takes 2 kB: smaller arrays stay as they are, their rows have a checksum already.
 MIN_CHUNK, CHUNK, MAX_CHUNK = 1 << 16, 1 << 18, 1 << 20
@@ -40,7 +41,7 @@ def is_sealed(path: Path) -> bool:
         return SEALED in file.attrs
 
 
-def seal_results(path: Path) -> None:
+def seal_results(path: Path, owner: Owner | None = None) -> None:
     """Replace a results file by its sealed form; whatever goes wrong, one of both is there.
 
     The same content gives the same bytes. Its writer may still be open, and has to have committed
@@ -48,9 +49,11 @@ def seal_results(path: Path) -> None:
 
     Args:
         path: The file.
+        owner: The owner of the run's folder.
 
     Raises:
         InputError: If it is no results file, or is sealed already.
+        LostFolderError: If the folder is no longer its owner's.
         ResultsError: If it cannot be written, or what was written is not what the file holds.
     """
     outcome = "The results are complete, but neither cut nor compressed"
@@ -58,6 +61,7 @@ def seal_results(path: Path) -> None:
         if SEALED in live.attrs:
             raise InputError(f"{path} is sealed already")
         sizes = {axis: int(live[name][()]) for axis, name in COUNTERS.items()}
+        scheduled = {axis: len(live[name]) for axis, name in STEPS.items()}
         extent = replace(
             read_file_shape(live),
             num_snapshots=sizes[Axis.SNAPSHOT],
@@ -65,10 +69,13 @@ def seal_results(path: Path) -> None:
             num_evals=sizes[Axis.EVAL],
         )
         described = datasets(extent)
-        with replacing(path) as handle:
+        with replacing(path, owner=owner) as handle:
             file = DiskFile(handle)
             _write(live, described, file)
             file.check()
+            if extent.version > 2:
+                trailer = sealed_trailer(handle, file.size, sizes, scheduled)
+                write_at(handle, trailer.to_bytes(), file.size)
             _verify(live, described, path.with_name(f"{path.name}.partial"))
 
 

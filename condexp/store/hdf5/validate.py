@@ -3,17 +3,17 @@
 import hashlib
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from condexp.errors import InputError
-from condexp.store.hdf5.open import open_file, read_file_shape, storage_type
+from condexp.store.hdf5.open import check_blocks, open_file, read_file_shape, storage_type
+from condexp.store.hdf5.row_checks import RowChecker, read_plain_rows, row_blocks
 from condexp.store.schema.fields import Axis, DatasetSpec
-from condexp.store.schema.layout import COUNTERS, CRC, STEPS, columns, datasets
-
-BLOCK_BYTES = 1 << 24
+from condexp.store.schema.layout import COLUMN, COUNTERS, CRC, STEPS, columns, datasets
 
 
 def validate_results(path: Path, counts: Mapping[Axis, int] | None = None) -> list[str]:
@@ -27,6 +27,7 @@ def validate_results(path: Path, counts: Mapping[Axis, int] | None = None) -> li
         What is wrong with it, one sentence each; empty where it is valid. No file makes it raise.
     """
     try:
+        check_blocks(Path(path))
         with open_file(Path(path)) as file:
             # What is committed can only grow: first the counters, then the rows under them.
             counts = counts or {axis: int(file[name][()]) for axis, name in COUNTERS.items()}
@@ -115,11 +116,14 @@ def _schedule(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str]:
 
 
 def _rows(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str]:
-    """Yield the committed snapshots whose bytes do not match their checksum."""
+    """Yield the committed rows whose bytes do not match their checksum."""
+    if int(file.attrs["condexp_format_version"]) > 2:
+        yield from _rows_by_column(file, counts)
+        return
     stored = file[CRC][: max(0, counts[Axis.SNAPSHOT])]
     computed = [0] * len(stored)
     for column in columns(read_file_shape(file), Axis.SNAPSHOT):
-        for first, block in _blocks(file[column.path], column, len(stored)):
+        for first, block in row_blocks(file[column.path], len(stored)):
             for row, values in enumerate(block, start=first):
                 computed[row] = zlib.crc32(values.tobytes(), computed[row])
     for row, (value, expected) in enumerate(zip(computed, stored, strict=True)):
@@ -128,10 +132,25 @@ def _rows(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str]:
             yield f"snapshot {row} (step {step}): its bytes do not match their checksum"
 
 
-def _blocks(
-    array: h5py.Dataset, column: DatasetSpec, num_rows: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield an array's committed rows, a few at a time: spectra may exceed the memory."""
-    at_once = max(1, BLOCK_BYTES // max(1, column.row_bytes))
-    for first in range(0, num_rows, at_once):
-        yield first, array[first : min(first + at_once, num_rows)]
+def _rows_by_column(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str]:
+    """Yield the same of a file with a checksum of every array's row."""
+    extent, num = read_file_shape(file), max(0, counts[Axis.SNAPSHOT])
+    checker = RowChecker(file, num, fixed=True)
+    own = columns(extent, Axis.SNAPSHOT)
+    if list(file[COLUMN].asstr()[:]) != [column.path for column in own]:
+        yield f"/{COLUMN} does not name the arrays of snapshots"
+        return
+    for column in own:
+        for first, values in row_blocks(file[column.path], num):
+            for row in checker.bad_rows(column.path, values, first):
+                step = int(file["step"][row])
+                yield (
+                    f"/{column.path}, snapshot {row} (step {step}): its bytes do not match "
+                    "their checksum"
+                )
+    for axis in (Axis.TRAIN, Axis.EVAL):
+        names = [column.name for column in columns(extent, axis)]
+        try:
+            read_plain_rows(file, axis, names, partial(max, 0, counts[axis]))
+        except InputError as damage:
+            yield str(damage)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -9,13 +10,15 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from condexp.errors import choose
-from condexp.store.disk import as_results_error, locked, write_at
-from condexp.store.hdf5.encoding import checksum, plain_rows, snapshot_row
+from condexp.store.disk import Owner, as_results_error, locked, write_at
+from condexp.store.hdf5.encoding import plain_rows, snapshot_row
 from condexp.store.hdf5.offsets import by_axis, clear_rows, read_offsets
+from condexp.store.hdf5.row_checks import row_checksums, running_checksums
 from condexp.store.schema.fields import Axis
-from condexp.store.schema.layout import COUNTERS, CRC
+from condexp.store.schema.layout import CHECKSUMS, COUNTERS
 from condexp.training.events import EvalRecord, RowCounts, SnapshotRecord, StepRecord
 
 FLUSH_SECONDS = 1.0
@@ -37,13 +40,20 @@ class ResultsWriter:
     Args:
         path: The file made by :func:`condexp.store.hdf5.create.create_results`.
         durability: ``power`` waits for the disk at every commit; ``kill`` does not.
+        owner: The owner of the run's folder; None: the writer takes the lock, and holds it until
+            it is closed.
+
+    Attributes:
+        owner: The owner of the run's folder.
 
     Raises:
         InputError: If it is not a results file, is sealed, or the durability is unknown.
         ResultsError: If it cannot be written, or another process writes it.
     """
 
-    def __init__(self, path: Path, durability: str = Durability.KILL) -> None:
+    def __init__(
+        self, path: Path, durability: str = Durability.KILL, owner: Owner | None = None
+    ) -> None:
         self.path = path
         self._sync = choose("durability", durability, list(Durability)) == Durability.POWER
         self._pending: dict[int, StepRecord] = {}
@@ -51,11 +61,12 @@ class ResultsWriter:
         self._resources = ExitStack()
         try:
             with as_results_error(path, "Nothing was written"):
-                self._resources.enter_context(locked(path))
+                self.owner = owner or self._resources.enter_context(locked(path))
                 self._offsets = read_offsets(path)
                 self._committed = dict(self._offsets.committed)
                 self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            self._resources.callback(os.close, self._handle)
+                self._resources.callback(os.close, self._handle)
+                self.owner.adopt(self._handle)
         except BaseException:
             self._resources.close()
             raise
@@ -98,15 +109,11 @@ class ResultsWriter:
             ValueError: If it is not the next one of the schedule.
             ResultsError: If the file cannot be written.
         """
-        row = self._committed[Axis.EVAL]
-        self._expect(Axis.EVAL, row, record.step)
+        self._expect(Axis.EVAL, self._committed[Axis.EVAL], record.step)
         self.flush()
         names = (column.measure for column in self._offsets.columns[Axis.EVAL])
-        rows = plain_rows(
-            self._offsets.columns[Axis.EVAL], {name: [getattr(record, name)] for name in names}
-        )
-        with self._guarded():
-            self._append(Axis.EVAL, rows, num_rows=1)
+        records = {name: [getattr(record, name)] for name in names}
+        self._append_plain(Axis.EVAL, records, num_rows=1)
 
     def on_snapshot(self, record: SnapshotRecord, /) -> None:
         """Commit one snapshot, and the training steps before it.
@@ -118,8 +125,7 @@ class ResultsWriter:
             ValueError: If it is not the next one of the schedule, or its layers are not the file's.
             ResultsError: If the file cannot be written.
         """
-        row = self._committed[Axis.SNAPSHOT]
-        self._expect(Axis.SNAPSHOT, row, record.step)
+        self._expect(Axis.SNAPSHOT, self._committed[Axis.SNAPSHOT], record.step)
         self.flush()
         rows = snapshot_row(
             self._offsets.columns[Axis.SNAPSHOT],
@@ -128,8 +134,7 @@ class ResultsWriter:
             record,
         )
         with self._guarded():
-            write_at(self._handle, checksum(rows), self._offsets.offsets[CRC] + 4 * row)
-            self._append(Axis.SNAPSHOT, rows, num_rows=1)
+            self._append(Axis.SNAPSHOT, rows, row_checksums(rows), num_rows=1)
 
     def flush(self) -> None:
         """Commit the training steps that were taken.
@@ -143,10 +148,7 @@ class ResultsWriter:
         steps = list(self._pending.values())
         names = (column.measure for column in self._offsets.columns[Axis.TRAIN])
         records = {name: [getattr(step, name) for step in steps] for name in names}
-        with self._guarded():
-            self._append(
-                Axis.TRAIN, plain_rows(self._offsets.columns[Axis.TRAIN], records), len(steps)
-            )
+        self._append_plain(Axis.TRAIN, records, len(steps))
         self._pending.clear()
 
     def sync(self) -> RowCounts:
@@ -180,6 +182,7 @@ class ResultsWriter:
         if any(not 0 <= kept[axis] <= self._committed[axis] for axis in Axis):
             raise ValueError(f"{self.path} has {self.committed}, too few for {counts}")
         self._pending.clear()
+        self.owner.verify()
         with self._guarded():
             for axis, num_rows in kept.items():
                 self._count(axis, num_rows)
@@ -228,9 +231,28 @@ class ResultsWriter:
                 f"{self.path}: the next {axis} record is of step {schedule[row]}, not {step}"
             )
 
-    def _append(self, axis: Axis, rows: list[bytes], num_rows: int) -> None:
+    def _append_plain(self, axis: Axis, records: Mapping[str, list[float]], num_rows: int) -> None:
+        """Append training steps or evaluations, whose checksum runs on."""
+        rows = plain_rows(self._offsets.columns[axis], records)
+        with self._guarded():
+            checksums = running_checksums(rows, self._last_checksum(axis))
+            self._append(axis, rows, checksums, num_rows)
+
+    def _last_checksum(self, axis: Axis) -> int:
+        row = self._committed[axis] - 1
+        if row < 0:
+            return 0
+        stored = os.pread(self._handle, 4, self._offsets.offsets[CHECKSUMS[axis]] + 4 * row)
+        return int.from_bytes(stored, "little")
+
+    def _append(
+        self, axis: Axis, rows: list[bytes], checksums: NDArray[np.uint32], num_rows: int
+    ) -> None:
         """Write the next rows of every column, then the counter that makes them final."""
+        self.owner.verify()
         first = self._committed[axis]
+        place = self._offsets.offsets[CHECKSUMS[axis]] + first * (checksums.nbytes // num_rows)
+        write_at(self._handle, checksums.tobytes(), place)
         for column, data in zip(self._offsets.columns[axis], rows, strict=True):
             if data:
                 write_at(

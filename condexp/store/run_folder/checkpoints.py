@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from condexp.errors import InputError
-from condexp.store.disk import as_results_error, replacing
+from condexp.store.disk import Owner, as_results_error, replacing
 from condexp.store.hdf5.file_objects import DiskFile
 from condexp.store.hdf5.offsets import by_axis, older_version
 from condexp.store.hdf5.open import open_file, read_file_shape
@@ -22,20 +22,22 @@ MIN_SECONDS = 10.0  # between the checkpoints of short epochs: a few millisecond
 logger = logging.getLogger("condexp")
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, owner: Owner | None = None) -> None:
     """Write ``checkpoint.pt``, and keep the one before it.
 
     Args:
         folder: The run's folder.
         checkpoint: What to write.
+        owner: The owner of the folder.
 
     Raises:
+        LostFolderError: If the folder is no longer its owner's.
         ResultsError: If it cannot be written; the one before is still there, if there was one.
     """
     path = folder / CHECKPOINT_NAME
     with (
         as_results_error(path, "The older checkpoint and all committed results are intact"),
-        replacing(path, older=folder / PREVIOUS_NAME) as handle,
+        replacing(path, older=PREVIOUS_NAME, owner=owner) as handle,
     ):
         file = DiskFile(handle)
         checkpoint.write(file)
@@ -76,16 +78,20 @@ def find_checkpoint(folder: Path, check: Callable[[Checkpoint], None]) -> Checkp
     return None
 
 
-def remove_checkpoints(folder: Path, *, previous_only: bool = False) -> None:
+def remove_checkpoints(owner: Owner, *, previous_only: bool = False) -> None:
     """Remove the checkpoints that a folder holds, and what a kill left of one.
 
     Args:
-        folder: The run's folder.
+        owner: The owner of the folder.
         previous_only: Whether ``checkpoint.pt`` stays.
+
+    Raises:
+        LostFolderError: If the folder is no longer its owner's.
+        OSError: If one cannot be removed.
     """
     names = (PREVIOUS_NAME, f"{CHECKPOINT_NAME}.partial", CHECKPOINT_NAME)
     for name in names[:2] if previous_only else names:
-        (folder / name).unlink(missing_ok=True)
+        owner.unlink(name)
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,8 @@ def check_resumable(
         raise InputError(f"{path} has fewer {', '.join(behind)} rows than {here}")
     if sealed and (checkpoint.state is RunState.UNFINISHED or committed != counts):
         raise InputError(f"{path} is sealed, but {here} is not of the end of a run")
+    if checkpoint.state is RunState.COMPLETE and counts != spec.num_rows:
+        raise InputError(f"{here} says the run is complete, but counts fewer rows than that")
     if problems := validate_results(path, counts):
         raise InputError(f"{path} is damaged: {problems[0]}")
 

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from condexp.store.run_folder.status import State, Status
+from condexp.errors import InputError
+from condexp.store.disk import ResultsError
+from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
 
 LOCK_NAME = "results.h5.lock"
 # A live run writes its status every few seconds, but a step or an evaluation may take long.
@@ -64,6 +66,47 @@ def describe_process(status: Status) -> str:
     return f"process {status.pid} on {status.host or 'an unknown machine'}"
 
 
+def left_alone(status: Status, life: Liveness) -> str:
+    """Say why a run is not begun: a process may be at it.
+
+    Args:
+        status: Its status.
+        life: What is known of that process: alive or silent.
+
+    Returns:
+        The message.
+    """
+    if life is Liveness.ALIVE:
+        return f"{describe_process(status)} is at it: left alone"
+    return (
+        f"no word of {describe_process(status)} since {status.updated}: left alone; if it is dead, "
+        f"remove {STATUS_NAME} from the run's folder to resume it"
+    )
+
+
+def refuse_beside_another(folder: Path, *, restart: bool) -> None:
+    """Refuse to run where no lock tells that nobody else does: the status has to.
+
+    Args:
+        folder: The run's folder, on a file system without locks.
+        restart: Whether the run is to be begun anew, beside a process of which nothing is heard.
+
+    Raises:
+        ResultsError: If another process lives, or may live.
+    """
+    try:
+        status = read_status(folder)
+    except InputError:  # none, or damaged: told of by whoever reads it next
+        return
+    if status.host == socket.gethostname() and status.pid == os.getpid():
+        return  # an earlier process's: its number is this one's now
+    life = liveness_of(folder, status)
+    if life is Liveness.ALIVE or (life is Liveness.SILENT and not restart):
+        raise ResultsError(
+            f"{folder}: {left_alone(status, life)}. The file system has no locks that could tell"
+        )
+
+
 def lock_held(folder: Path) -> bool | None:
     """Return whether a process is writing a run's results.
 
@@ -76,9 +119,22 @@ def lock_held(folder: Path) -> bool | None:
     try:
         handle = os.open(folder / LOCK_NAME, os.O_RDONLY)
     except FileNotFoundError:
-        return False
+        return _folder_locked(folder)
     except OSError:
         return None
+    return _locked(handle)
+
+
+def _folder_locked(folder: Path) -> bool:
+    """Return whether a process owns a folder whose lock file was removed."""
+    try:
+        return bool(_locked(os.open(folder, os.O_RDONLY)))
+    except OSError:
+        return False
+
+
+def _locked(handle: int) -> bool | None:
+    """Return whether another has locked a file, and close it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,16 +1,20 @@
 """``status.json``: how far a run is. It also marks the folders that are runs."""
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from condexp.errors import InputError, suggestion
-from condexp.store.disk import read_json, write_json
+from condexp.store.disk import Owner, plain_values, read_json, write_json
 
 STATUS_NAME = "status.json"
 CONFIG_NAME = "config.yaml"
+CHECKSUM = "sha256"  # of the other keys
 
 
 class State(StrEnum):
@@ -22,6 +26,9 @@ class State(StrEnum):
     FAILED = "failed"
     DIVERGED = "diverged"
     COMPLETE = "complete"
+
+
+FINISHED = frozenset({State.COMPLETE, State.DIVERGED})
 
 
 @dataclass(frozen=True)
@@ -61,17 +68,20 @@ class Status:
     attempts: int = 1
 
 
-def write_status(folder: Path, status: Status) -> None:
+def write_status(folder: Path, status: Status, owner: Owner | None = None) -> None:
     """Replace ``status.json``; a reader finds the old one or the new one, never a part.
 
     Args:
         folder: The run's folder.
         status: What to say.
+        owner: The owner of the folder; None where no process runs the run.
 
     Raises:
+        LostFolderError: If the folder is no longer its owner's.
         OSError: If it cannot be written.
     """
-    write_json(folder / STATUS_NAME, asdict(status))
+    content = plain_values(asdict(status))
+    write_json(folder / STATUS_NAME, content | {CHECKSUM: _checksum(content)}, owner)
 
 
 def read_status(folder: Path) -> Status:
@@ -87,12 +97,19 @@ def read_status(folder: Path) -> Status:
         InputError: If there is none, or it is no status.
     """
     content = read_json(folder / STATUS_NAME)
+    stored = content.pop(CHECKSUM, None)  # a person's own may have none
+    if stored is not None and stored != _checksum(content):
+        raise InputError(f"{folder / STATUS_NAME} is damaged: it does not match its checksum")
     known = {field.name for field in fields(Status)}
     try:
         given = {key: value for key, value in content.items() if key in known}
         return Status(**given | {"state": State(content["state"])})
     except (KeyError, ValueError) as error:
         raise InputError(f"{folder / STATUS_NAME} names no state of a run: {error}") from error
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def find_runs(paths: Iterable[str | Path]) -> tuple[Path, ...]:
@@ -130,22 +147,3 @@ def _runs_under(folder: Path) -> set[Path]:
         else:
             folders[:] = [name for name in folders if not name.startswith(".")]
     return found
-
-
-def read_statuses(paths: Iterable[str | Path]) -> dict[Path, Status]:
-    """Read the status of every run below some folders.
-
-    Args:
-        paths: Run folders, or folders that hold run folders at any depth.
-
-    Returns:
-        Status by run folder, in the order of the folders' names.
-    """
-    return {folder: _read(folder) for folder in find_runs(paths)}
-
-
-def _read(folder: Path) -> Status:
-    try:
-        return read_status(folder)
-    except InputError as damage:  # one run's damage must not hide the others
-        return Status(State.FAILED, error=str(damage))

@@ -8,9 +8,10 @@ from enum import StrEnum
 from condexp.analysis.vocabulary import Matrix
 
 FORMAT = "condexp"
-VERSION = 2
-"""The version that is written: 2 has intervals of κ, certificates and coverage."""
-READABLE = (1, 2)
+VERSION = 3
+"""The version that is written: 2 has intervals of κ, certificates and coverage, 3 checksums of all
+that is read."""
+READABLE = (1, 2, 3)
 
 STATUS_CODES_1 = {"absent": 0, "ok": 1, "zero": 2, "unreliable": 3, "nonfinite": 4}
 STATUS_CODES = STATUS_CODES_1 | {"incomplete": 5}

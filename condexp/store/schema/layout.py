@@ -24,6 +24,8 @@ from condexp.store.schema.matrices import NETWORK, measures, network, spectra
 
 FILE_NAME = "results.h5"
 CRC = "crc32"
+COLUMN = "column"
+CHECKSUMS = {Axis.SNAPSHOT: CRC, Axis.TRAIN: f"train/{CRC}", Axis.EVAL: f"eval/{CRC}"}
 SEALED = "condexp_sealed"  # the attribute of a file that no run will add to
 COUNTERS = {
     Axis.SNAPSHOT: "n_committed",
@@ -110,6 +112,15 @@ class FileSpec:
             num_not_analysed=len(self.not_analysed),
         )
 
+    @property
+    def num_rows(self) -> dict[Axis, int]:
+        """The rows of a run that came to its end."""
+        return {
+            Axis.SNAPSHOT: len(self.snapshot_steps),
+            Axis.TRAIN: self.num_train_steps,
+            Axis.EVAL: len(self.eval_steps),
+        }
+
     def _length(self, layer: LayerInfo, matrix: Matrix) -> int:
         length = layer.spectrum_length(matrix)
         return min(self.fisher_rows, length) if matrix is Matrix.FISHER else length
@@ -132,7 +143,11 @@ def datasets(spec: FileSpec | FileShape) -> tuple[DatasetSpec, ...]:
     """
     extent = spec.extent if isinstance(spec, FileSpec) else spec
     parts = (_root, _training, _layers, measures, network, spectra)
-    return tuple(dataset for part in parts for dataset in part(extent))
+    described = [dataset for part in parts for dataset in part(extent)]
+    if extent.version > 2:
+        num = sum(dataset.axis is Axis.SNAPSHOT for dataset in described)
+        described += _checksums(extent, num)
+    return tuple(described)
 
 
 def columns(extent: FileShape, axis: Axis) -> tuple[DatasetSpec, ...]:
@@ -175,8 +190,23 @@ def _root(extent: FileShape) -> Iterator[DatasetSpec]:
     if extent.version > 1:
         for name, long_name in COVERAGE_NAMES.items():
             yield DatasetSpec(name, shape, Kind.FLOAT, dims, long_name, axis=axis)
-    name = "CRC-32 of the snapshot's row, columns in file order; 0 is not written"
-    yield DatasetSpec(CRC, shape, Kind.CHECKSUM, dims, name)
+    if extent.version < 3:
+        name = "CRC-32 of the snapshot's row, columns in file order; 0 is not written"
+        yield DatasetSpec(CRC, shape, Kind.CHECKSUM, dims, name)
+
+
+def _checksums(extent: FileShape, num_columns: int) -> Iterator[DatasetSpec]:
+    """Yield the checksums of the rows that a run commits."""
+    name = "arrays with a row a snapshot, in file order"
+    yield DatasetSpec(COLUMN, (num_columns,), Kind.TEXT, (COLUMN,), name)
+    name = "CRC-32 of the snapshot's row of each array; 0 is not written"
+    shape = (extent.num_snapshots, num_columns)
+    yield DatasetSpec(CRC, shape, Kind.CHECKSUM, ("step", COLUMN), name)
+    sizes = {Axis.TRAIN: extent.num_train_steps, Axis.EVAL: extent.num_evals}
+    for axis, size in sizes.items():
+        name = "CRC-32 of this row and all before it, columns in file order"
+        dims = (f"{axis}_step",)
+        yield DatasetSpec(CHECKSUMS[axis], (size,), Kind.CHECKSUM, dims, name)
 
 
 def _training(extent: FileShape) -> Iterator[DatasetSpec]:

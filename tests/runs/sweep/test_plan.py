@@ -57,7 +57,7 @@ def leave(job: PlannedJob, status: Status) -> None:
 @pytest.fixture
 def stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Complete runs need no results file here."""
-    monkeypatch.setattr("condexp.runs.execute.open_run", lambda _: None)
+    monkeypatch.setattr("condexp.runs.execute.missing_results", lambda *_: None)
 
 
 @pytest.mark.usefixtures("stored")

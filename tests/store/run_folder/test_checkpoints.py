@@ -19,7 +19,8 @@ from condexp.errors import InputError
 from condexp.runs import checkpointer
 from condexp.runs.checkpointer import Checkpointer, CheckpointSchedule
 from condexp.runs.stop_signals import StopRequests
-from condexp.store.disk import ResultsError
+from condexp.store.disk import ResultsError, locked
+from condexp.store.hdf5.checked_file import Trailer
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.seal import seal_results
 from condexp.store.hdf5.writer import ResultsWriter
@@ -32,7 +33,8 @@ from condexp.store.run_folder.checkpoints import (
     remove_checkpoints,
     save_checkpoint,
 )
-from condexp.store.schema.layout import FileSpec
+from condexp.store.run_folder.liveness import LOCK_NAME
+from condexp.store.schema.layout import FILE_NAME, FileSpec
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
 from condexp.training.choices import RunState
 from condexp.training.events import RowCounts
@@ -58,10 +60,11 @@ def test_one_older_is_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint.previous.pt", "checkpoint.pt"]
     steps = [read_checkpoint(tmp_path / name).step for name in names(tmp_path)]
     assert steps == [2, 3]
-    remove_checkpoints(tmp_path, previous_only=True)
-    assert names(tmp_path) == ["checkpoint.pt"]
-    remove_checkpoints(tmp_path)
-    assert names(tmp_path) == []
+    with locked(tmp_path / FILE_NAME) as owner:
+        remove_checkpoints(owner, previous_only=True)
+        assert names(tmp_path) == ["checkpoint.pt", LOCK_NAME]
+        remove_checkpoints(owner)
+    assert names(tmp_path) == [LOCK_NAME]
 
 
 @pytest.mark.parametrize("call", ["pwrite", "fsync"])
@@ -175,6 +178,10 @@ def test_a_foreign_file_is_refused(run: tuple[Path, FileSpec, Checkpoint]) -> No
     path.write_bytes(b"not HDF5")
     assert "is not an HDF5 file" in refusal(run)
     path.write_bytes(content.replace(b"condexp_format_version", b"condexp_format_versiom"))
+    assert "do not match their checksum" in refusal(run)
+    trailer = Trailer.read(path)
+    assert trailer is not None
+    path.write_bytes(path.read_bytes()[: trailer.size])
     assert "is not a results file of format 'condexp', version 1 or 2" in refusal(run)
     create_results(path, make_spec(config_yaml="other"))
     assert "is of another configuration than the checkpoint" in refusal(run)
@@ -194,7 +201,7 @@ def test_a_foreign_file_is_refused(run: tuple[Path, FileSpec, Checkpoint]) -> No
     assert refusal(run) == ""
     damaged[offset] ^= 1
     path.write_bytes(damaged)
-    assert "is damaged: snapshot 0 (step 0)" in refusal(run)
+    assert "/layers/weight_norm, snapshot 0 (step 0)" in refusal(run)
 
 
 def test_a_sealed_file_goes_with_the_checkpoint_of_the_end(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import xarray as xr
 from condexp.analysis.layers.info import LayerInfo
 from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES, Matrix, SpectrumStatus
 from condexp.errors import InputError
+from condexp.store.hdf5.checked_file import Trailer
 from condexp.store.hdf5.create import create_results, skeleton
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.hdf5.writer import ResultsWriter
@@ -44,7 +45,10 @@ def test_every_array_of_the_format_is_there_in_its_shape(written: tuple[Path, Fi
         "n_committed": (),
         "n_train_committed": (),
         "n_eval_committed": (),
-        "crc32": (num_snapshots,),
+        "column": (113,),
+        "crc32": (num_snapshots, 113),
+        "train/crc32": (num_steps,),
+        "eval/crc32": (num_evals,),
         "train/train_step": (num_steps,),
         "train/loss": (num_steps,),
         "train/lr": (num_steps,),
@@ -115,7 +119,7 @@ def test_the_arrays_describe_themselves(written: tuple[Path, FileSpec]) -> None:
         assert file["spectra/input/n00006/layer_index"][:].tolist() == [1, 2, 3]
         assert file["spectra/input/n00006/layer"].asstr()[1] == "shared.ünit"
         assert file["not_analysed"].asstr()[0] == "bn: BatchNorm2d: no matrix weight"
-        assert file.attrs["condexp_format_version"] == 2
+        assert file.attrs["condexp_format_version"] == 3
         assert file.attrs["title"] == "a test λ"
         assert file.attrs["center"] == 0
         assert "1/N sum of g g^T" in file.attrs["scale_convention"]
@@ -154,7 +158,7 @@ def test_version_1_is_laid_out_as_ever() -> None:
     )
     digest = hashlib.sha256(words.encode()).hexdigest()
     assert digest == "04b393b411f89a3a0d8bb00644231bf0918e194e5cb40f5589921c343f8cb17f"
-    file, _ = skeleton(make_spec(matrices=without))
+    file, _, _ = skeleton(make_spec(matrices=without))
     with h5py.File(file, "r") as opened:
         assert set(opened.attrs) == {
             "Conventions", "condexp_format", "condexp_format_version", "config_sha256",
@@ -194,13 +198,16 @@ def test_every_row_has_a_fixed_aligned_place_and_waits_as_nan(tmp_path: Path) ->
 
 def test_the_bytes_are_those_of_the_old_plain_format(written: tuple[Path, FileSpec]) -> None:
     # By the HDF5 specification, level 0A: signature, superblock version 2, 8-byte sizes, not open
-    # for writing, base address 0, and an end of file that is where the file ends.
+    # for writing, base address 0, and an end of file that is where the checksums begin.
     content = written[0].read_bytes()
     signature, version, offsets, lengths, flags = struct.unpack_from("<8sBBBB", content)
     base, _, end = struct.unpack_from("<QQQ", content, 12)
     assert signature == b"\x89HDF\r\n\x1a\n"
     assert (version, offsets, lengths, flags) == (2, 8, 8, 0)
-    assert (base, end) == (0, len(content))
+    trailer = Trailer.read(written[0])
+    assert trailer is not None
+    assert (base, end) == (0, trailer.size)
+    assert content.endswith(trailer.to_bytes())
 
 
 def test_another_library_reads_it_while_it_is_written(tmp_path: Path) -> None:
@@ -213,7 +220,13 @@ def test_another_library_reads_it_while_it_is_written(tmp_path: Path) -> None:
         tree = xr.open_datatree(path, engine="h5netcdf")
         with tree:
             layers = tree["layers"].to_dataset()
-            assert dict(layers.sizes) == {"step": 8, "layer": 4, "p": 3, "not_analysed": 1}
+            assert dict(layers.sizes) == {
+                "step": 8,
+                "layer": 4,
+                "p": 3,
+                "not_analysed": 1,
+                "column": 113,
+            }
             assert layers["kfac_kappa"].dims == ("step", "layer", "p")
             assert layers["layer"].values.tolist() == [info.name for info in LAYERS]
             assert layers["p"].values.tolist() == list(KAPPA_P)
@@ -284,7 +297,7 @@ def test_the_size_is_known_beforehand(tmp_path: Path) -> None:
 
 def test_a_large_file_takes_no_memory() -> None:
     wide = LayerInfo("wide", "Linear", 4096, 4096, 1, 1, 1)
-    file, ranges = skeleton(make_spec(num_snapshots=20_000, layers=(wide,)))
+    file, ranges, _ = skeleton(make_spec(num_snapshots=20_000, layers=(wide,)))
     assert file.size > 2 * 2**30
     assert sum(map(len, file.pages.values())) < 4 * 2**20
     assert sum(length for _, length in ranges) > 2 * 2**30

@@ -16,8 +16,10 @@ from condexp.runs.result import RunResult
 from condexp.runs.sweep.job import SweepFlags
 from condexp.runs.sweep.job_process import TAIL_LINES
 from condexp.runs.sweep.job_spec import JobSpec
-from condexp.store.run_folder.liveness import UNFINISHED, lock_held
+from condexp.store.disk import ResultsError, locked
+from condexp.store.run_folder.liveness import UNFINISHED
 from condexp.store.run_folder.status import State, read_status, write_status
+from condexp.store.schema.layout import FILE_NAME
 
 # Anything else is still in the queue: running, waiting, or on its way back to waiting.
 OVER = frozenset({
@@ -166,16 +168,18 @@ class JobWatcher:
             message += "; the same command resumes it"
         else:
             message += self._log_tail(number)
-        with suppress(InputError, OSError):  # it may have had no folder yet
+        # It may have had no folder yet, and what another process runs is that one's.
+        with suppress(InputError, OSError, ResultsError):
             status = read_status(job.folder)
             if status.state in {State.COMPLETE, State.DIVERGED}:
                 return RunResult(job.folder, status.state)
             if status.state is State.INTERRUPTED and not state:  # long forgotten by Slurm
                 return RunResult(job.folder, status.state, f"Slurm's job {number}: {how}")
-            if status.state in UNFINISHED and not lock_held(job.folder):
+            if status.state in UNFINISHED:
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 written = replace(status, state=ended, error=message, updated=now)
-                write_status(job.folder, written)
+                with locked(job.folder / FILE_NAME) as owner:
+                    write_status(job.folder, written, owner)
         return RunResult(job.folder, ended, message, cancelled=cancelled)
 
     def _log_tail(self, number: str) -> str:
