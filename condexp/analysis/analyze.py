@@ -25,7 +25,7 @@ def analyze(
     learning_rate: float | None = None,
     **choices: Unpack[AnalysisChoices],
 ) -> Snapshot:
-    """Measure the curvature factors of every Linear and Conv2d layer on one batch.
+    """Measure the curvature factors of every linear map and convolution on one batch.
 
     With a = the layer's input rows, h = W a + b and g = ∂ℓ_n/∂h: ``input`` is Σ_x = E[a aᵀ] over
     samples and positions, ``grad_output`` is Σ_∇h = E_n[Σ_t g gᵀ], ``kfac`` is Σ_x ⊗ Σ_∇h, which

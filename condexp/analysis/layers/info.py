@@ -11,7 +11,7 @@ class LayerInfo:
 
     Args:
         name: The module's dotted name (the class name where the model itself is the layer).
-        type: ``Linear`` or ``Conv2d``.
+        type: Class of the module: ``Linear``, ``Conv2d``, ``MultiheadAttention``, …
         d_in: Side of a block of ``input``: (C_in / groups)·k_h·k_w, C_in / groups under
             ``channels``, one more with ``bias``.
         d_out: Output features or channels, of all groups together.
