@@ -14,6 +14,7 @@ from condexp.data.dataset import Dataset
 
 def make_spec(group: str, name: str, **changes: object) -> Any:
     values = OmegaConf.load(conf_dir() / group / f"{name}.yaml")
+    values.pop("defaults", None)  # Hydra's own
     merged = OmegaConf.merge(values, changes)
     return typed(find(group, name).Spec, merged, group)  # type: ignore[arg-type]
 

@@ -31,7 +31,7 @@ from condexp.store.run_folder.checkpoints import (
     read_evaluations,
     remove_checkpoints,
 )
-from condexp.store.run_folder.provenance import provenance
+from condexp.store.run_folder.provenance import PROVENANCE_NAME, provenance
 from condexp.store.run_folder.status import CONFIG_NAME, State
 from condexp.store.schema.layout import FILE_NAME
 from condexp.training.checkpoint import Checkpoint
@@ -173,7 +173,7 @@ class Attempt:
     def _write_setting(self) -> None:
         prepared = self._prepared
         config = yaml.safe_dump(prepared.config.plain, sort_keys=True, allow_unicode=True)
-        path = self._folder / "provenance.json"
+        path = self._folder / PROVENANCE_NAME
         content = provenance(sys.argv, prepared.dataset.checksum, str(prepared.device))
         if self._checkpoint is not None:
             content["earlier"] = _earlier_provenance(path, content)

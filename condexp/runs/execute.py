@@ -18,6 +18,7 @@ from condexp.runs.workers.group import WorkerGroup
 from condexp.runs.workers.main import run_worker
 from condexp.store.disk import ResultsError, as_results_error, locked
 from condexp.store.reader import open_run
+from condexp.store.run_folder.provenance import refuse_other_data
 from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
 from condexp.store.schema.layout import FILE_NAME
 from condexp.training.events import Sink
@@ -59,24 +60,29 @@ def run_experiment(config: Config, observer: Observer) -> RunResult:
     with WorkerGroup(prepared) as workers:
         if workers.env is not None and workers.env.rank > 0:
             return run_worker(prepared, workers)
-        stored = stored_result(prepared.folder, config.run.on_existing)
+        checksum = prepared.dataset.checksum
+        stored = stored_result(prepared.folder, config.run.on_existing, checksum)
         result = stored or _run(prepared, observer, workers)
     observer.finished(result)
     return result
 
 
-def stored_result(folder: Path, on_existing: str) -> RunResult | None:
+def stored_result(
+    folder: Path, on_existing: str, data_checksum: str | None = None
+) -> RunResult | None:
     """Find the result that is there already, if it is to be shown instead of run again.
 
     Args:
         folder: The run folder.
         on_existing: ``resume``, ``restart`` or ``fail``.
+        data_checksum: SHA-256 of the data set as it is now; None: that is not compared.
 
     Returns:
         The stored result; None where the experiment is to be run.
 
     Raises:
-        InputError: If the folder exists and must not, or says it is complete and is damaged.
+        InputError: If the folder exists and must not, or says it is complete and is damaged,
+            or is of other data.
     """
     if not (folder / STATUS_NAME).exists() or on_existing == "restart":
         return None
@@ -94,6 +100,8 @@ def stored_result(folder: Path, on_existing: str) -> RunResult | None:
         raise InputError(
             f"{folder} is damaged: {damage} Give run.on_existing=restart to run it anew."
         ) from damage
+    if data_checksum is not None:
+        refuse_other_data(folder, data_checksum)
     return RunResult(folder, state, stored=True)
 
 
