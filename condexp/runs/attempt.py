@@ -117,7 +117,7 @@ class Attempt:
                 logger.warning("%s", stopped := Stopped(asked))
                 raise stopped
             writer.flush()
-            self._seal()
+            seal_or_log(self._results)
             return self._finish(state)
 
     def _check(self, checkpoint: Checkpoint) -> None:
@@ -156,31 +156,55 @@ class Attempt:
         self._workers.mark_finished()
         return outcome.state
 
-    def _seal(self) -> None:
-        try:
-            seal_results(self._results)
-        except Exception:  # the unsealed file holds the same numbers
-            logger.exception("results.h5 was not sealed; it is complete all the same")
-
     def _finish(self, state: RunState) -> State:
         remove_checkpoints(self._folder, previous_only=True)
         self.final = State.COMPLETE if state is RunState.COMPLETE else State.DIVERGED
         logger.info("%s", self.final)
         self._status_writer.write(self.final)
-        _draw(self._folder)
+        draw_overview(self._folder)
         return self.final
 
     def _write_setting(self) -> None:
         prepared = self._prepared
-        config = yaml.safe_dump(prepared.config.plain, sort_keys=True, allow_unicode=True)
-        path = self._folder / PROVENANCE_NAME
         content = provenance(sys.argv, prepared.dataset.checksum, str(prepared.device))
-        if self._checkpoint is not None:
-            content["earlier"] = _earlier_provenance(path, content)
-        with as_results_error(self._folder / CONFIG_NAME, INTACT):
-            write_text(self._folder / CONFIG_NAME, config)
-        with as_results_error(path, INTACT):
-            write_json(path, content)
+        resumes = self._checkpoint is not None
+        write_setting(self._folder, prepared.config.plain, content, resumes=resumes)
+
+
+def write_setting(
+    folder: Path, config: Mapping[str, Any], content: dict[str, Any], *, resumes: bool
+) -> None:
+    """Write ``config.yaml`` and ``provenance.json``.
+
+    Args:
+        folder: The run's folder.
+        config: The whole configuration, plain.
+        content: The provenance of this attempt.
+        resumes: Whether it goes on with an earlier one, whose provenance is kept.
+
+    Raises:
+        ResultsError: If they cannot be written.
+    """
+    path = folder / PROVENANCE_NAME
+    if resumes:
+        content["earlier"] = _earlier_provenance(path, content)
+    text = yaml.safe_dump(config, sort_keys=True, allow_unicode=True)
+    with as_results_error(folder / CONFIG_NAME, INTACT):
+        write_text(folder / CONFIG_NAME, text)
+    with as_results_error(path, INTACT):
+        write_json(path, content)
+
+
+def seal_or_log(results: Path) -> None:
+    """Seal a complete results file; a failure is logged: the unsealed file has the same numbers.
+
+    Args:
+        results: The file.
+    """
+    try:
+        seal_results(results)
+    except Exception:
+        logger.exception("results.h5 was not sealed; it is complete all the same")
 
 
 def _earlier_provenance(path: Path, content: Mapping[str, Any]) -> list[Any]:
@@ -193,7 +217,12 @@ def _earlier_provenance(path: Path, content: Mapping[str, Any]) -> list[Any]:
     return [*found, {key: value for key, value in before.items() if value != content.get(key)}]
 
 
-def _draw(folder: Path) -> None:
+def draw_overview(folder: Path) -> None:
+    """Draw the picture of a finished run; a failure is logged.
+
+    Args:
+        folder: The run's folder.
+    """
     try:
         overview([open_run(folder)], folder)
     except Exception:  # a picture can be drawn again: it must not cost the run its result

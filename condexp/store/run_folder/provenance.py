@@ -20,12 +20,12 @@ GIT_SECONDS = 20
 PROVENANCE_NAME = "provenance.json"
 
 
-def provenance(argv: Sequence[str], data_checksum: str, device: str) -> dict[str, Any]:
+def provenance(argv: Sequence[str], data_checksum: str | None, device: str) -> dict[str, Any]:
     """Collect what is needed to trace a run's numbers back.
 
     Args:
         argv: The command line.
-        data_checksum: SHA-256 of the data set's arrays.
+        data_checksum: SHA-256 of the data set's arrays; None where that is not known.
         device: The device it runs on, ``cpu`` or ``cuda:0``.
 
     Returns:
