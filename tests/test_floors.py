@@ -24,6 +24,7 @@ FLOORS = {
     "results": 5,
     "runs": 6,
     "cli": 7,
+    "integrations": 7,
 }
 FACE = 8  # the package's __init__ and __main__, and the plugins that Hydra finds outside of it
 # Within a room, from the bottom up: whoever is named imports nobody named after it.
