@@ -20,7 +20,7 @@ from condexp.store.schema.fields import COVERAGE_NAMES
 
 # The groups that say what was computed; where and on what it ran stands in provenance.json.
 GROUPS = ("model", "dataset", "optimizer", "scheduler", "trainer", "analysis")
-NOT_SETTING = ("experiment", "profile", "run", "store", "data_sha256")
+NOT_SETTING = ("experiment", "profile", "run", "store", "data_sha256", "checkpoints")
 
 
 def headline(run: Run) -> str:
@@ -37,6 +37,8 @@ def headline(run: Run) -> str:
     """
     title = str(run.attrs.get("title") or run.path.name)
     steps = run.metrics.dropna(subset="lr")
+    if "checkpoints" in run.config:  # measured afterwards: no step was trained here
+        return title
     num_steps = run.status.get("num_steps") or len(steps)
     if len(steps) and not math.isfinite(steps["loss"].iloc[-1]):
         return f"{title}, diverged at step {steps.index[-1]}"

@@ -31,6 +31,7 @@ from condexp.store.run_folder.checkpoints import (
     read_evaluations,
     remove_checkpoints,
 )
+from condexp.store.run_folder.kept_checkpoints import remove_kept
 from condexp.store.run_folder.provenance import PROVENANCE_NAME, provenance
 from condexp.store.run_folder.status import CONFIG_NAME, State
 from condexp.store.schema.layout import FILE_NAME
@@ -83,6 +84,7 @@ class Attempt:
             # First of all, that a kill from here on leaves no older "complete" behind.
             self._status_writer.write(State.PENDING)
             remove_checkpoints(self._folder)
+            remove_kept(self._folder)
             for name in STALE:
                 (self._folder / name).unlink(missing_ok=True)
 
@@ -149,6 +151,7 @@ class Attempt:
             stop=self._stop,
             start=start,
             communicator=communicator,
+            keep=setting.keep,
         )
         sinks: list[Sink] = [writer, self._status_writer, observer]
         outcome = trainer.train(sinks, start=start, pause=checkpointer.pause)

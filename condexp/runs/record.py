@@ -316,7 +316,7 @@ class RunRecord:
         if self._folder is None:
             return
         if not self._folder.has_file:
-            self._folder.create(snapshot)
+            self._folder.create(self._setting.file_spec(snapshot))
         if step in self._due:
             epoch = step / self._plan.steps_per_epoch
             self._folder.on_snapshot(SnapshotRecord(step, epoch, snapshot))

@@ -1,6 +1,7 @@
 """The run folder of somebody else's training loop, as rank 0 writes it."""
 
 import logging
+import math
 import os
 import socket
 import sys
@@ -43,6 +44,7 @@ class RecordSetting:
         plan: When, and how long the loop is.
         on_existing: ``resume``, ``restart`` or ``fail``.
         device: Where the model is.
+        data_checksum: SHA-256 of the data set; None: it is not known.
     """
 
     title: str
@@ -51,6 +53,7 @@ class RecordSetting:
     plan: Plan
     on_existing: str
     device: str
+    data_checksum: str | None = None
 
     @property
     def yaml(self) -> str:
@@ -119,7 +122,7 @@ class RecordFolder:
                 self._clear()
         if resumes and self._results.is_file():
             self._writer = self._resources.enter_context(ResultsWriter(self._results))
-        content = provenance(sys.argv, None, setting.device)
+        content = provenance(sys.argv, setting.data_checksum, setting.device)
         write_setting(folder, setting.config, content, resumes=earlier is not None)
         self._status.write(State.RUNNING)
 
@@ -148,16 +151,16 @@ class RecordFolder:
         self._status.resume(step, read_evaluations(self._results))
         logger.info("resuming from step %d", step)
 
-    def create(self, snapshot: Snapshot) -> None:
+    def create(self, spec: FileSpec) -> None:
         """Make the results file.
 
         Args:
-            snapshot: Any snapshot of the network, which tells its layers.
+            spec: What it is created from.
 
         Raises:
             ResultsError: If it cannot be made.
         """
-        create_results(self._results, self._setting.file_spec(snapshot))
+        create_results(self._results, spec)
         self._writer = self._resources.enter_context(ResultsWriter(self._results))
         for record in self._waiting:
             self._writer.on_step(record)
@@ -170,6 +173,10 @@ class RecordFolder:
         else:
             self._writer.on_step(record)
         self._status.on_step(record)
+
+    def on_checkpoint(self, number: int) -> None:
+        """Count a checkpoint that was measured, of a training that was made elsewhere."""
+        self._status.on_step(StepRecord(number, math.nan, math.nan))
 
     def on_eval(self, record: EvalRecord) -> None:
         """Write an evaluation."""

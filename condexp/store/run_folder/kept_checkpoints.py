@@ -1,0 +1,60 @@
+"""Checkpoints that stay: ``checkpoints/step-000123.pt`` in a run's folder."""
+
+import os
+import shutil
+from pathlib import Path
+
+from condexp.store.disk import as_results_error
+
+FOLDER = "checkpoints"
+
+
+def keep_checkpoint(path: Path, step: int, keep: int | str) -> None:
+    """Let a checkpoint stay under the name of its step, and remove those that are too many.
+
+    Args:
+        path: The run's ``checkpoint.pt``, just written.
+        step: Number of finished updates.
+        keep: How many stay, the last ones; ``all``, or 0: none.
+
+    Raises:
+        ResultsError: If it cannot be written.
+    """
+    if keep == 0:
+        return
+    kept = path.parent / FOLDER / f"step-{step:06}.pt"
+    partial = kept.with_name(f"{kept.name}.partial")
+    with as_results_error(kept, "The checkpoint itself and all committed results are intact"):
+        kept.parent.mkdir(exist_ok=True)
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(path, partial)  # takes no space, for the last one is never changed in place
+        except OSError:  # a file system without links
+            shutil.copyfile(path, partial)
+        partial.replace(kept)
+        if isinstance(keep, int):
+            for old in kept_checkpoints(path.parent)[:-keep]:
+                old.unlink(missing_ok=True)
+
+
+def kept_checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints that stay.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        The files, in the order of their steps.
+    """
+    found = (folder / FOLDER).glob("step-*.pt")
+    return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")))
+
+
+def remove_kept(folder: Path) -> None:
+    """Remove the checkpoints that stayed, as a run begins anew.
+
+    Args:
+        folder: The run's folder.
+    """
+    for path in kept_checkpoints(folder):
+        path.unlink(missing_ok=True)
