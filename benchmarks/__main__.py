@@ -13,6 +13,7 @@ from benchmarks import (
     pause,
     ranks,
     reading,
+    record,
     scaling,
     snapshot,
 )
@@ -22,6 +23,7 @@ from condexp.analysis.linalg.eigen import pin_threads
 BENCHMARKS = {
     "loop": loop.measure,
     "pause": pause.measure,
+    "record": record.measure,
     "append": append.measure,
     "snapshot": snapshot.measure,
     "patches": patches.measure,

@@ -1,7 +1,8 @@
 """Layer-wise conditioning analysis of deep networks, while they train.
 
 The library's face: ``analyze`` and ``Recorder`` measure a model and give a ``Snapshot`` of
-``Spectrum`` records; ``open_run`` and ``collect`` read what runs have stored.
+``Spectrum`` records; ``record_run`` lets your own loop leave a run folder; ``open_run`` and
+``collect`` read what runs have stored.
 """
 
 from importlib import import_module
@@ -13,18 +14,31 @@ if TYPE_CHECKING:
     from condexp.analysis.recorder import Recorder
     from condexp.analysis.snapshot import Snapshot
     from condexp.results.collect import collect
+    from condexp.runs.record import record_run
     from condexp.store.reader import open_run
+    from condexp.training.snapshot_schedule import Schedule
 
-__all__ = ["Recorder", "Snapshot", "Spectrum", "analyze", "collect", "open_run"]
+__all__ = [
+    "Recorder",
+    "Schedule",
+    "Snapshot",
+    "Spectrum",
+    "analyze",
+    "collect",
+    "open_run",
+    "record_run",
+]
 
 # Looked up on first use, so that the command line answers without importing torch.
 _HOMES = {
     "Recorder": "condexp.analysis.recorder",
+    "Schedule": "condexp.training.snapshot_schedule",
     "Snapshot": "condexp.analysis.snapshot",
     "Spectrum": "condexp.analysis.linalg.spectrum",
     "analyze": "condexp.analysis.analyze",
     "collect": "condexp.results.collect",
     "open_run": "condexp.store.reader",
+    "record_run": "condexp.runs.record",
 }
 
 

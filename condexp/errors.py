@@ -56,7 +56,7 @@ def choose(what: str, given: str, allowed: Iterable[str]) -> str:
 
 
 def one_of(choices: Iterable[object]) -> Any:
-    """A field that holds one of these names or numbers.
+    """A field that holds one of these names or numbers; ``null`` passes where the type admits it.
 
     Args:
         choices: The allowed values.
@@ -100,7 +100,7 @@ def check_limits(record: Any, path: str) -> None:
         if is_dataclass(value):
             check_limits(value, key)
         for single in value if isinstance(value, (list, tuple)) else [value]:
-            if "choices" in item.metadata:
+            if "choices" in item.metadata and single is not None:
                 choose(key, str(single), [str(choice) for choice in item.metadata["choices"]])
             if "low" in item.metadata and isinstance(single, (int, float)):
                 _check_number(key, single, **item.metadata)

@@ -20,7 +20,7 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs in this process draw no overview: it takes longer than all the rest of them."""
-    monkeypatch.setattr("condexp.runs.attempt._draw", lambda folder: None)
+    monkeypatch.setattr("condexp.runs.attempt.draw_overview", lambda folder: None)
 
 
 @pytest.fixture

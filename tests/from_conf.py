@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from condexp.config.by_name import find
@@ -14,6 +14,8 @@ from condexp.data.dataset import Dataset
 
 def make_spec(group: str, name: str, **changes: object) -> Any:
     values = OmegaConf.load(conf_dir() / group / f"{name}.yaml")
+    assert isinstance(values, DictConfig)
+    values.pop("defaults", None)  # Hydra's own
     merged = OmegaConf.merge(values, changes)
     return typed(find(group, name).Spec, merged, group)  # type: ignore[arg-type]
 

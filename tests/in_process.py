@@ -45,7 +45,7 @@ def run(
     """Run an experiment, or go on with it; the picture takes longer than all the rest."""
     with pytest.MonkeyPatch.context() as patch:
         if not picture:
-            patch.setattr("condexp.runs.attempt._draw", lambda folder: None)
+            patch.setattr("condexp.runs.attempt.draw_overview", lambda folder: None)
         return run_experiment(validated(*overrides, root=root), observer or Silent())
 
 

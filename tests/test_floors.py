@@ -14,17 +14,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "condexp"
 FLOORS = {
     "errors": 0,
-    "analysis": 1,
-    "models": 1,
-    "data": 1,
-    "training": 2,
-    "store": 3,
-    "config": 3,
-    "results": 4,
-    "runs": 5,
-    "cli": 6,
+    "user_code": 1,
+    "analysis": 2,
+    "models": 2,
+    "data": 2,
+    "training": 3,
+    "store": 4,
+    "config": 4,
+    "results": 5,
+    "runs": 6,
+    "cli": 7,
+    "integrations": 7,
 }
-FACE = 7  # the package's __init__ and __main__, and the plugins that Hydra finds outside of it
+FACE = 8  # the package's __init__ and __main__, and the plugins that Hydra finds outside of it
 # Within a room, from the bottom up: whoever is named imports nobody named after it.
 WITHIN = {
     "analysis": (
@@ -106,8 +108,8 @@ def circles(graph: Mapping[str, set[str]]) -> Iterator[str]:
 
 def test_every_file_is_in_a_room() -> None:
     beside = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py"}
-    assert beside == {"__init__.py", "__main__.py", "errors.py"}
-    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} | {"errors"}
+    assert beside == {"__init__.py", "__main__.py", "errors.py", "user_code.py"}
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} | {"errors", "user_code"}
     assert rooms == set(FLOORS)
     assert {path.parent for path in FILES if path.is_relative_to(PACKAGE)} == {
         path.parent for path in PACKAGE.rglob("__init__.py")

@@ -5,20 +5,25 @@ from typing import Any, Unpack
 
 from torch import Tensor, nn
 
+from condexp.analysis.any_batch import analyze_any
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.analysis.layers.compiled import without_compiler
 from condexp.analysis.measurement import LossFunction, Measurement
 from condexp.analysis.options import AnalysisChoices, AnalysisOptions, documents_options
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.vocabulary import Matrix, SpectrumStatus
+from condexp.errors import InputError
+
+IN_BATCH: Any = object()
+"""The targets of an analysis that is given a whole batch."""
 
 
 @documents_options
 def analyze(
     model: nn.Module,
-    loss_fn: LossFunction,
-    inputs: Tensor,
-    targets: Any,
+    loss_fn: LossFunction | None,
+    inputs: Any,
+    targets: Any = IN_BATCH,
     options: AnalysisOptions | Iterable[str] | None = None,
     *,
     denominator: float | None = None,
@@ -50,8 +55,10 @@ def analyze(
 
     Args:
         model: Any module that maps ``inputs`` to what ``loss_fn`` takes.
-        loss_fn: Function ``loss_fn(outputs, targets)`` that returns a scalar.
-        inputs: The batch ``[N, ...]``.
+        loss_fn: Function ``loss_fn(outputs, targets)`` that returns a scalar; for a whole batch see
+            :func:`condexp.analysis.any_batch.analyze_any`, where None is a model's own loss.
+        inputs: The inputs ``[N, ...]``; or, without targets, the batch: a pair of both, a tuple, a
+            mapping (``model(**batch)``) or a dataclass (``model(batch)``).
         targets: Targets of the batch, as the loss takes them.
         options: Options to start from, or the names of the matrices alone; None for the defaults.
         denominator: Number D by which the loss divides its sum over samples; None: see
@@ -67,11 +74,18 @@ def analyze(
         ArithmeticError: If a spectrum is unreliable: rounding exceeded the noise floor.
     """
     chosen = AnalysisOptions.of(options, choices, ("denominator", "learning_rate"))
-    batches = [(inputs, targets)]
-    measurement = Measurement(
-        without_compiler(model), loss_fn, batches, chosen, learning_rate, denominator
-    )
-    snapshot = measurement.measure()
+    model = without_compiler(model)
+    pair = isinstance(inputs, tuple | list) and len(inputs) == 2 and isinstance(inputs[0], Tensor)
+    if targets is IN_BATCH and pair and loss_fn is not None:
+        inputs, targets = inputs
+    if targets is IN_BATCH:
+        snapshot = analyze_any(model, loss_fn, inputs, chosen, denominator, learning_rate)
+    elif loss_fn is None:
+        raise InputError("loss_fn is None: that is for a batch whose model returns its loss.")
+    else:
+        batches = [(inputs, targets)]
+        measurement = Measurement(model, loss_fn, batches, chosen, learning_rate, denominator)
+        snapshot = measurement.measure()
     _refuse_unreliable(snapshot)
     return snapshot
 

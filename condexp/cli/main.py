@@ -34,6 +34,7 @@ exit codes: 0 done (a diverged run is a result), 1 a job failed, 2 bad input and
 VERBS = {
     "run": ("hydra_app", "run one experiment; with -m a sweep (the default command)"),
     "layers": ("layers", "what would be measured, and what would not; trains nothing"),
+    "analyze": ("analyze", "stored checkpoints of any training, measured as one run"),
     "status": ("status", "one row a run: state, step, error, time"),
     "show": ("show", "a finished or running run: setting, metrics, layers"),
     "table": ("table", "mean ± std over seeds, rows x columns of any config keys"),

@@ -68,6 +68,7 @@ class CheckpointConfig:
 
     every_steps: int | None = within(1)
     every_epochs: int | None = within(1)
+    keep: int | str = within(0)
 
 
 @dataclass(kw_only=True)

@@ -153,3 +153,7 @@ def _check_together(config: Config) -> None:
         raise InputError(
             f"trainer.batch_size={trainer.batch_size!r}: give a whole number, or full."
         )
+    if isinstance(trainer.checkpoint.keep, str) and trainer.checkpoint.keep != "all":
+        raise InputError(
+            f"trainer.checkpoint.keep={trainer.checkpoint.keep!r}: give a whole number, or all."
+        )

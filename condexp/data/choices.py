@@ -23,3 +23,10 @@ class Shape(StrEnum):
 
     LOG = "log"
     LINEAR = "linear"
+
+
+class ChecksumOf(StrEnum):
+    """What of the files a checksum is of: names and sizes, or all contents, which takes long."""
+
+    SIZES = "sizes"
+    CONTENTS = "contents"

@@ -16,8 +16,7 @@ from condexp.data.augment import seed_of
 from condexp.data.choices import Augment
 from condexp.data.dataset import Indices, Share, Split
 
-# 256 for crops of 224 (Krizhevsky et al. 2012, §2).
-RESIZE_OVER_CROP = 256 / 224
+PILLOW_MODES = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +32,19 @@ class ImageFiles(Split):
         targets: Classes, int64 [N].
         folder: What the names start from.
         crop: Side of the images that are read, in px.
+        resize: What the shorter side is resized to before the crop at the centre, in px.
+        channels: 3, grey images repeated, or 1, colours turned to grey (ITU-R 601-2 luma).
     """
 
     folder: Path
     crop: int
+    resize: int
+    channels: int = 3
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of an image as it is read, (3, crop, crop)."""
-        return (3, self.crop, self.crop)
+        """Shape of an image as it is read, (channels, crop, crop)."""
+        return (self.channels, self.crop, self.crop)
 
     def name(self, index: int) -> str:
         """Decode a file's name.
@@ -81,7 +84,7 @@ class ImageFiles(Split):
             share: The part of each batch that is read.
 
         Yields:
-            Images, uint8 [B, 3, crop, crop], and classes, int64 [B].
+            Images, uint8 [B, channels, crop, crop], and classes, int64 [B].
         """
         everything = torch.arange(len(self))
         chosen = (everything[indices] for _, indices in batches)
@@ -113,8 +116,9 @@ class _Crops(data.Dataset[tuple[Tensor, Tensor]]):
         from torchvision import transforms  # takes a second, and only these data need it
 
         self._files, self._stream = files, stream
+        self._mode = PILLOW_MODES[files.channels]
         self._varied = augment is Augment.CROP_FLIP
-        fixed = [transforms.Resize(round(RESIZE_OVER_CROP * files.crop))]
+        fixed = [transforms.Resize(files.resize)]
         fixed += [transforms.CenterCrop(files.crop)]
         random = [transforms.RandomResizedCrop(files.crop), transforms.RandomHorizontalFlip()]
         self._transform = transforms.Compose([
@@ -128,4 +132,4 @@ class _Crops(data.Dataset[tuple[Tensor, Tensor]]):
         if self._varied:
             torch.default_generator.manual_seed(seed_of(*self._stream, index))
         with Image.open(self._files.folder / self._files.name(index)) as image:
-            return self._transform(image.convert("RGB")), self._files.targets[index]
+            return self._transform(image.convert(self._mode)), self._files.targets[index]

@@ -1,21 +1,18 @@
 """ImageNet, or any folders of images of its layout."""
 
-import hashlib
-import os
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from condexp.data.choices import Augment, ChecksumOf
+from condexp.data.class_folders import ClassFolders, read_class_folders
 from condexp.data.dataset import Dataset, Task
-from condexp.data.image_files import ImageFiles, encode_names
 from condexp.data.sources import DEFAULT_ROOT
-from condexp.data.spec import StoredImageSpec
-from condexp.data.transforms import class_balanced_subset
+from condexp.data.spec import ImageFolderSpec, SubsetSpec
 from condexp.errors import InputError
 
-Spec = StoredImageSpec
 SPLITS = ("train", "val")
 CROP = 224
+RESIZE_OVER_CROP = 256 / 224  # Krizhevsky et al. 2012, §2
 NUM_CLASSES, NUM_TRAIN, NUM_VAL = 1000, 1_281_167, 50_000
 # The channels' statistics that all published ImageNet models share (torchvision's, times 255).
 MEAN = (123.675, 116.28, 103.53)
@@ -26,6 +23,13 @@ BY_HAND = (
     "<folder>/train/<class>/*.JPEG and <folder>/val/<class>/*.JPEG, the same class folders in both "
     "(torchvision.datasets.ImageNet(<folder>, split) does that, with the devkit's archive beside)"
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(ImageFolderSpec):
+    """The keys of ``conf/dataset/imagenet.yaml``."""
+
+    root: str | None
 
 
 def load(spec: Spec) -> Dataset:
@@ -40,32 +44,20 @@ def load(spec: Spec) -> Dataset:
         spec: The keys. The size is that of the crops, 224 px if it is None.
 
     Returns:
-        The data set; its checksum is of the sorted relative paths and sizes.
+        The data set; its checksum is of the classes, the relative paths and the sizes, or contents.
     """
-    train, test, classes = _read_names(find_imagenet(spec.root), spec.image_size or CROP)
-    train, test = _subset(train, spec.subset.train), _subset(test, spec.subset.test)
+    found = _list(spec, find_imagenet(spec.root))
+    grey = found.train.channels == 1
     return Dataset(
         name=spec.name,
         task=Task.CLASSIFICATION,
-        train=train,
-        test=test,
-        mean=MEAN,
-        std=STD,
-        num_outputs=len(classes),
-        checksum=_checksum(train, test),
+        train=found.train,
+        test=found.test,
+        mean=(sum(MEAN) / 3,) if grey else MEAN,
+        std=(sum(STD) / 3,) if grey else STD,
+        num_outputs=len(found.classes),
+        checksum=found.checksum(spec.checksum),
     )
-
-
-def _read_names(folder: Path, crop: int = CROP) -> tuple[ImageFiles, ImageFiles, list[str]]:
-    (train, classes), (test, test_classes) = (_scan(folder, split, crop) for split in SPLITS)
-    if classes != test_classes:
-        odd = sorted(set(classes) ^ set(test_classes))
-        raise InputError(
-            f"dataset imagenet: {folder} has {len(classes)} classes in train and "
-            f"{len(test_classes)} in val; they differ in {', '.join(odd[:3])}"
-            f"{', …' if len(odd) > 3 else ''}. Both need the same class folders."
-        )
-    return train, test, classes
 
 
 def find_imagenet(root: Path | str | None) -> Path:
@@ -102,11 +94,20 @@ def verify_imagenet(root: Path | str | None) -> list[str]:
         What differs; nothing if the data set is complete.
     """
     folder = find_imagenet(root)
-    train, test, classes = _read_names(folder)
+    spec = Spec(
+        name="imagenet",
+        root=str(folder),
+        subset=SubsetSpec(train=None, test=None),
+        image_size=None,
+        channels=None,
+        augment=Augment.NONE,
+        checksum=ChecksumOf.SIZES,
+    )
+    found = _list(spec, folder)
     counted = {
-        "classes": (len(classes), NUM_CLASSES),
-        "training images": (len(train), NUM_TRAIN),
-        "validation images": (len(test), NUM_VAL),
+        "classes": (len(found.classes), NUM_CLASSES),
+        "training images": (len(found.train), NUM_TRAIN),
+        "validation images": (len(found.test), NUM_VAL),
     }
     return [
         f"{number} {what} in {folder}; ILSVRC 2012 has {published}"
@@ -115,29 +116,7 @@ def verify_imagenet(root: Path | str | None) -> list[str]:
     ]
 
 
-def _scan(folder: Path, split: str, crop: int) -> tuple[ImageFiles, list[str]]:
-    from torchvision.datasets import ImageFolder
-
-    try:
-        found = ImageFolder(folder / split)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"dataset imagenet: {folder / split} must hold one folder a class, each with images: "
-            f"{error}"
-        ) from error
-    paths, targets = zip(*found.samples, strict=True)
-    names = encode_names(path.removeprefix(f"{folder}{os.sep}") for path in paths)
-    return ImageFiles(names, torch.tensor(targets), folder=folder, crop=crop), found.classes
-
-
-def _subset(split: ImageFiles, size: int | None) -> ImageFiles:
-    return split if size is None else class_balanced_subset(split, size)
-
-
-def _checksum(*splits: ImageFiles) -> str:
-    digest = hashlib.sha256()
-    for split in splits:
-        for name in sorted(split.name(index) for index in range(len(split))):
-            size = (split.folder / name).stat().st_size
-            digest.update(f"{name} {size}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
+def _list(spec: Spec, folder: Path) -> ClassFolders:
+    crop = spec.image_size or CROP
+    resize = round(RESIZE_OVER_CROP * crop)
+    return read_class_folders(spec, folder, SPLITS, crop=crop, resize=resize)

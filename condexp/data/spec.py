@@ -1,8 +1,9 @@
 """The bases of every data set's keys. The configuration reads this module too, so no torch here."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from condexp.data.choices import Augment
+from condexp.data.choices import Augment, ChecksumOf
 from condexp.errors import check_limits, one_of, within
 
 
@@ -18,6 +19,8 @@ class DatasetSpec:
         InputError: At the first key outside its choices or its interval.
     """
 
+    published: ClassVar[bool] = True
+    """Whether the name tells the data; of others a run's identity holds the checksum."""
     name: str
 
     def __post_init__(self) -> None:
@@ -38,6 +41,7 @@ class ImageSpec(DatasetSpec):
 
     subset: SubsetSpec
     image_size: int | None = within(1, 1024)
+    channels: int | None = one_of((1, 3))
     augment: str = one_of(Augment)
 
 
@@ -46,3 +50,18 @@ class StoredImageSpec(ImageSpec):
     """The keys of images in files that are fetched beforehand: ``condexp data fetch NAME``."""
 
     root: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnImageSpec(ImageSpec):
+    """The keys of the user's own data."""
+
+    published: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolderSpec(ImageSpec):
+    """The keys of images that are read as they are used, whichever they are."""
+
+    published: ClassVar[bool] = False
+    checksum: str = one_of(ChecksumOf)

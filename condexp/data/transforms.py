@@ -1,5 +1,6 @@
 """From raw images to a data set: subset, size, statistics."""
 
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -17,10 +18,11 @@ S = TypeVar("S", bound=Split)
 def class_balanced_subset(split: S, size: int, seed: int = 0) -> S:
     """Draw a random subset in which the classes are as equal in number as they can be.
 
-    Numbers differ by at most one unless a class runs out; the others then make up for it.
+    Numbers differ by at most one unless a class runs out; the others then make up for it. Samples
+    whose targets are values are drawn as if of one class.
 
     Args:
-        split: Samples with classes as targets.
+        split: The samples.
         size: Number of samples to draw.
         seed: Seed of the draw.
 
@@ -35,7 +37,8 @@ def class_balanced_subset(split: S, size: int, seed: int = 0) -> S:
             f"a subset of {size} samples was asked for; allowed are 1 to {len(split)}."
         )
     shuffled = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    classes = split.targets[shuffled]
+    values = split.targets.is_floating_point()
+    classes = torch.zeros_like(shuffled) if values else split.targets[shuffled]
     by_class = torch.argsort(classes, stable=True)
     starts = torch.bincount(classes).cumsum(0) - torch.bincount(classes)
     # The first of every class, then the second of every class, …: any prefix is balanced.
@@ -72,6 +75,29 @@ def resize(split: Split, image_size: int) -> Split:
     return Split(resized, split.targets)
 
 
+def with_channels(split: S, channels: int | None) -> S:
+    """Repeat grey images in three channels.
+
+    Args:
+        split: Images [N, C, H, W].
+        channels: 3, 1 or None, which is as stored.
+
+    Returns:
+        Images [N, channels, H, W]; the repeated ones take no memory.
+
+    Raises:
+        InputError: If the images have another number of channels that is not one.
+    """
+    if channels is None:
+        return split
+    if len(split.shape) != 3 or split.shape[0] not in {1, channels}:
+        raise InputError(
+            f"dataset.channels={channels}: it repeats grey images [N, 1, H, W], and these inputs "
+            f"have shape {split.shape}; leave it out."
+        )
+    return replace(split, inputs=split.inputs.expand(-1, channels, -1, -1))
+
+
 def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Compute each channel's mean and standard deviation over all images and positions.
 
@@ -93,14 +119,14 @@ def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
     return tuple(means), tuple(deviations)
 
 
-def image_dataset(spec: ImageSpec, train: Split, test: Split, num_classes: int) -> Dataset:
-    """Build a data set of images: subset, then resize, then the training split's statistics.
+def image_dataset(spec: ImageSpec, train: Split, test: Split, num_outputs: int) -> Dataset:
+    """Build a data set of images: subset, resize, the training split's statistics, channels.
 
     Args:
         spec: The keys. Subsets are class-balanced; the size is that of squares in px.
-        train: Training images, uint8 [N, C, H, W].
+        train: Training images, uint8 [N, C, H, W], with classes or values.
         test: Test images.
-        num_classes: Number of classes.
+        num_outputs: Number of classes, or of values.
 
     Returns:
         The data set.
@@ -111,14 +137,16 @@ def image_dataset(spec: ImageSpec, train: Split, test: Split, num_classes: int) 
         test = class_balanced_subset(test, spec.subset.test)
     if spec.image_size is not None:
         train, test = resize(train, spec.image_size), resize(test, spec.image_size)
+    checksum = checksum_of(train, test)
+    train, test = with_channels(train, spec.channels), with_channels(test, spec.channels)
     mean, std = pixel_statistics(train.inputs)
     return Dataset(
         name=spec.name,
-        task=Task.CLASSIFICATION,
+        task=Task.REGRESSION if train.targets.is_floating_point() else Task.CLASSIFICATION,
         train=train,
         test=test,
         mean=mean,
         std=std,
-        num_outputs=num_classes,
-        checksum=checksum_of(train, test),
+        num_outputs=num_outputs,
+        checksum=checksum,
     )

@@ -1,21 +1,16 @@
 """The user's own network: a class or function of any module that can be imported."""
 
-import importlib
-import inspect
-import pkgutil
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
-from condexp.errors import InputError, suggestion
+from condexp.errors import InputError
 from condexp.models.spec import ModelSpec
+from condexp.user_code import call_target
+
+EXAMPLE = "my_models:Net for the class Net in my_models.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,100 +45,11 @@ def build(spec: Spec, input_shape: Sequence[int], num_outputs: int) -> nn.Module
         InputError: If there is no such module or name, it does not take the arguments, or what it
             returns is no ``torch.nn.Module``.
     """
-    # A network is built more than once: what the factory does to a list is not to be kept.
-    target, kwargs = spec.target, deepcopy(spec.kwargs)
-    factory = find_target(target)
     offered = {"input_shape": tuple(input_shape), "num_outputs": num_outputs}
-    try:
-        signature = inspect.signature(factory)
-    except ValueError:  # written in C; it must know itself
-        signature = inspect.Signature([inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)])
-    named = {key: value for key, value in offered.items() if key in signature.parameters}
-    arguments = {**named, **kwargs}
-    try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        unknown = [key for key in kwargs if key not in signature.parameters]
-        near = suggestion(unknown[0], signature.parameters) if unknown else ""
-        raise InputError(
-            f"model.target={target!r} takes {signature}, and got {_listed(arguments)}: {error}; "
-            f"set its arguments as model.kwargs.name=value.{near}"
-        ) from error
-    model = factory(**arguments)
+    model = call_target("model", spec.target, spec.kwargs, offered, EXAMPLE)
     if not isinstance(model, nn.Module):
         raise InputError(
-            f"model.target={target!r} gives {type(model).__name__!r}: give a subclass of "
+            f"model.target={spec.target!r} gives {type(model).__name__!r}: give a subclass of "
             "torch.nn.Module, or a function that returns a module."
         )
     return model
-
-
-def find_target(target: str) -> Callable[..., Any]:
-    """Import what ``module:name`` names.
-
-    Args:
-        target: The module's dotted name, a colon, a name in it.
-
-    Returns:
-        The class or function.
-
-    Raises:
-        InputError: If there is no such module or name, importing it fails, or it is not callable.
-    """
-    name, _, attribute = target.partition(":")
-    if not (name and attribute):
-        raise InputError(
-            f"model.target={target!r}: give module:name, for instance my_models:Net for the class "
-            "Net in my_models.py of the current folder."
-        )
-    here = str(Path.cwd())
-    if here not in sys.path:  # as python -m has it, and a console script has not
-        sys.path.insert(0, here)
-    try:
-        module = load_module(name)
-    except ModuleNotFoundError as error:
-        if not f"{name}.".startswith(f"{error.name}."):  # another that the module needs
-            raise InputError(_import_failed(target, error)) from error
-        near = suggestion(name, (found.name for found in pkgutil.iter_modules([here])))
-        raise InputError(
-            f"model.target={target!r}: there is no module {error.name!r}, neither in {here} nor "
-            f"among the installed packages.{near}"
-        ) from error
-    except Exception as error:
-        raise InputError(_import_failed(target, error)) from error
-    if not hasattr(module, attribute):
-        names = [key for key, value in vars(module).items() if callable(value)]
-        raise InputError(
-            f"model.target={target!r}: {name} has no {attribute!r}.{suggestion(attribute, names)}"
-        )
-    found = getattr(module, attribute)
-    if not callable(found) or isinstance(found, nn.Module):
-        raise InputError(
-            f"model.target={target!r} is of type {type(found).__name__}: name a class or a "
-            "function that makes the network, not a finished one."
-        )
-    return found  # type: ignore[no-any-return]  # callable, as far as one can tell
-
-
-def load_module(name: str) -> ModuleType:
-    """Import a module while a network is built.
-
-    Args:
-        name: Its dotted name.
-
-    Returns:
-        The module.
-    """
-    # A network is first sketched on the meta device: a tensor which a module makes as it is
-    # imported would be there for good without values.
-    with torch.device("cpu"):
-        return importlib.import_module(name)
-
-
-def _import_failed(target: str, error: Exception) -> str:
-    name = target.partition(":")[0]
-    return f"model.target={target!r}: importing {name} failed: {type(error).__name__}: {error}"
-
-
-def _listed(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "none"

@@ -8,8 +8,8 @@ from torch import nn
 
 from condexp.errors import InputError, suggestion
 from condexp.models.checks import check_image
-from condexp.models.import_ import load_module
 from condexp.models.spec import ModelSpec
+from condexp.user_code import load_module
 
 NUM_CHANNELS = 3
 # In training mode these two return further outputs besides the classes', unless told not to.
@@ -57,8 +57,8 @@ def build(spec: Spec, input_shape: Sequence[int], num_outputs: int) -> nn.Module
     if channels != NUM_CHANNELS:
         raise InputError(
             f"{spec.title} takes images of {NUM_CHANNELS} channels, these have {channels} "
-            f"(shape {tuple(input_shape)}); use a data set in colour, or one of the models that "
-            "take any: mlp, vgg, resnet, preresnet, resnet_imagenet."
+            f"(shape {tuple(input_shape)}); use dataset.channels=3, which repeats them, "
+            "or one of the models that take any: mlp, vgg, resnet, preresnet, resnet_imagenet."
         )
     options: dict[str, Any] = {}
     if arch in WITH_AUXILIARY_OUTPUTS:

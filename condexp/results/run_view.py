@@ -1,7 +1,7 @@
 """One run as text: its setting, its metrics, and its layers at one snapshot."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from condexp.store.schema.fields import COVERAGE_NAMES
 
 # The groups that say what was computed; where and on what it ran stands in provenance.json.
 GROUPS = ("model", "dataset", "optimizer", "scheduler", "trainer", "analysis")
+NOT_SETTING = ("experiment", "profile", "run", "store", "data_sha256", "checkpoints")
 
 
 def headline(run: Run) -> str:
@@ -36,6 +37,8 @@ def headline(run: Run) -> str:
     """
     title = str(run.attrs.get("title") or run.path.name)
     steps = run.metrics.dropna(subset="lr")
+    if "checkpoints" in run.config:  # measured afterwards: no step was trained here
+        return title
     num_steps = run.status.get("num_steps") or len(steps)
     if len(steps) and not math.isfinite(steps["loss"].iloc[-1]):
         return f"{title}, diverged at step {steps.index[-1]}"
@@ -55,7 +58,8 @@ def setting_table(run: Run) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for group in GROUPS:
-        options = dict(flatten(lookup(run.config, group) or {}))
+        values = lookup(run.config, group)
+        options = dict(flatten(values)) if isinstance(values, Mapping) else {"name": values}
         name = options.pop("name", None)
         words = [] if name is None else [str(name)]
         words += [
@@ -63,9 +67,10 @@ def setting_table(run: Run) -> Table:
         ]
         if words:
             table.add_row(group, Text(" ".join(words)))
-    seed = lookup(run.config, "seed")
-    if seed is not None:
-        table.add_row("seed", str(seed))
+    # Of a loop of the user's own: keys that no group of condexp's has.
+    others = {k: v for k, v in run.config.items() if k not in {*GROUPS, *NOT_SETTING}}
+    for key, value in flatten(others):
+        table.add_row(key, setting_text(value))
     return table
 
 

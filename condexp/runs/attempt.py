@@ -40,7 +40,8 @@ from condexp.store.run_folder.checkpoints import (
 )
 from condexp.store.run_folder.completeness import check_finished
 from condexp.store.run_folder.config_file import write_config
-from condexp.store.run_folder.provenance import provenance
+from condexp.store.run_folder.kept_checkpoints import remove_kept
+from condexp.store.run_folder.provenance import PROVENANCE_NAME, provenance
 from condexp.store.run_folder.status import CONFIG_NAME, State
 from condexp.training.checkpoint import Checkpoint
 from condexp.training.choices import RunState
@@ -105,6 +106,7 @@ class Attempt:
             # First of all, that a kill from here on leaves no older "complete" behind.
             self._status_writer.write(State.PENDING)
             remove_checkpoints(self._owner)
+            remove_kept(self._owner)
             for name in STALE:
                 self._owner.unlink(name)
 
@@ -151,7 +153,7 @@ class Attempt:
                 logger.warning("%s", stopped := Stopped(asked))
                 raise stopped
             writer.flush()
-            self._seal()
+            seal_or_log(self._owner)
             return self._finish(state, writer.committed)
 
     def _check(self, checkpoint: Checkpoint) -> None:
@@ -181,20 +183,13 @@ class Attempt:
             stop=self._stop,
             start=start,
             communicator=communicator,
+            keep=setting.keep,
         )
         sinks: list[Sink] = [writer, self._status_writer, observer]
         outcome = trainer.train(sinks, start=start, pause=checkpointer.pause)
         checkpointer.save(outcome.num_steps_done, outcome.state)
         self._workers.mark_finished()
         return outcome.state
-
-    def _seal(self) -> None:
-        try:
-            seal_results(self._results, self._owner)
-        except LostFolderError:
-            raise
-        except Exception:  # the unsealed file holds the same numbers
-            logger.exception("results.h5 was not sealed; it is complete all the same")
 
     def _finish(self, state: RunState, committed: RowCounts) -> State:
         whole = state is RunState.COMPLETE
@@ -206,7 +201,7 @@ class Attempt:
         self.final = final
         logger.info("%s", final)
         self._owner.verify()
-        _draw(self._folder)
+        draw_overview(self._folder)
         return final
 
     def _report_death(self, message: str) -> None:
@@ -215,15 +210,51 @@ class Attempt:
 
     def _write_setting(self) -> None:
         prepared = self._prepared
-        config = yaml.safe_dump(prepared.config.plain, sort_keys=True, allow_unicode=True)
-        path = self._folder / "provenance.json"
         content = provenance(sys.argv, prepared.dataset.checksum, str(prepared.device))
-        if self._checkpoint is not None:
-            content["earlier"] = _earlier_provenance(path, content)
-        with as_results_error(self._folder / CONFIG_NAME, INTACT):
-            write_config(self._folder / CONFIG_NAME, config, self._owner)
-        with as_results_error(path, INTACT):
-            write_json(path, content, self._owner)
+        resumes = self._checkpoint is not None
+        write_setting(self._owner, prepared.config.plain, content, resumes=resumes)
+
+
+def write_setting(
+    owner: Owner, config: Mapping[str, Any], content: dict[str, Any], *, resumes: bool
+) -> None:
+    """Write ``config.yaml`` and ``provenance.json``.
+
+    Args:
+        owner: The owner of the run's folder.
+        config: The whole configuration, plain.
+        content: The provenance of this attempt.
+        resumes: Whether it goes on with an earlier one, whose provenance is kept.
+
+    Raises:
+        LostFolderError: If the folder is no longer its owner's.
+        ResultsError: If they cannot be written.
+    """
+    path = owner.folder / PROVENANCE_NAME
+    if resumes:
+        content["earlier"] = _earlier_provenance(path, content)
+    text = yaml.safe_dump(config, sort_keys=True, allow_unicode=True)
+    with as_results_error(owner.folder / CONFIG_NAME, INTACT):
+        write_config(owner.folder / CONFIG_NAME, text, owner)
+    with as_results_error(path, INTACT):
+        write_json(path, content, owner)
+
+
+def seal_or_log(owner: Owner) -> None:
+    """Seal a complete results file; a failure is logged: the unsealed file has the same numbers.
+
+    Args:
+        owner: The owner of the file.
+
+    Raises:
+        LostFolderError: If the folder is no longer its owner's.
+    """
+    try:
+        seal_results(owner.path, owner)
+    except LostFolderError:
+        raise
+    except Exception:
+        logger.exception("results.h5 was not sealed; it is complete all the same")
 
 
 def _earlier_provenance(path: Path, content: Mapping[str, Any]) -> list[Any]:
@@ -236,7 +267,12 @@ def _earlier_provenance(path: Path, content: Mapping[str, Any]) -> list[Any]:
     return [*found, {key: value for key, value in before.items() if value != content.get(key)}]
 
 
-def _draw(folder: Path) -> None:
+def draw_overview(folder: Path) -> None:
+    """Draw the picture of a finished run; a failure is logged.
+
+    Args:
+        folder: The run's folder.
+    """
     try:
         overview([open_run(folder)], folder)
     except Exception:  # a picture can be drawn again: it must not cost the run its result

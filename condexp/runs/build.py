@@ -56,6 +56,22 @@ def load_dataset(config: Config) -> Dataset:
     return _loaded[key]
 
 
+def identified(config: Config) -> Config:
+    """Let a configuration tell its data, where the data set's name does not.
+
+    Args:
+        config: The validated configuration.
+
+    Returns:
+        The same, whose ``plain`` has the checksum of the user's own data as ``data_sha256``: other
+        data are another run.
+    """
+    if config.dataset.published:
+        return config
+    checksum = load_dataset(config).checksum
+    return replace(config, plain={**config.plain, "data_sha256": checksum})
+
+
 def training_batches(
     config: Config, dataset: Dataset, device: torch.device, share: Share = WHOLE
 ) -> Batches:

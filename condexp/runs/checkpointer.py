@@ -12,11 +12,13 @@ from condexp.analysis.communicator import SINGLE_PROCESS
 from condexp.store.disk import LostFolderError, ResultsError
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.run_folder.checkpoints import (
+    CHECKPOINT_NAME,
     MIN_SECONDS,
     RunFingerprint,
     logger,
     save_checkpoint,
 )
+from condexp.store.run_folder.kept_checkpoints import keep_checkpoint
 from condexp.training.checkpoint import Checkpoint
 from condexp.training.choices import RunState
 from condexp.training.distributed.communicator import StepAction, TrainingCommunicator
@@ -86,6 +88,7 @@ class Checkpointer:
         start: Number of updates that are finished already.
         communicator: The processes that train together; this one is rank 0, and the others save
             their random states with it.
+        keep: How many checkpoints stay under their steps' names, or ``all``.
     """
 
     def __init__(
@@ -100,10 +103,12 @@ class Checkpointer:
         stop: SupportsBool,
         start: int = 0,
         communicator: TrainingCommunicator = SINGLE_PROCESS,
+        keep: int | str = 0,
     ) -> None:
         self._folder, self._writer, self._fingerprint = folder, writer, fingerprint
         self._model, self._optimizer = model, optimizer
         self._schedule, self._stop, self._communicator = schedule, stop, communicator
+        self._keep = keep
         self._next = schedule.next_after(start)
         self._written = time.monotonic()
 
@@ -163,5 +168,7 @@ class Checkpointer:
             state=state,
             others=tuple(others),
         )
-        save_checkpoint(self._folder, checkpoint, self._writer.owner)
+        owner = self._writer.owner
+        save_checkpoint(self._folder, checkpoint, owner)
+        keep_checkpoint(owner, CHECKPOINT_NAME, step, self._keep)
         self._written = time.monotonic()

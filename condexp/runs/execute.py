@@ -19,6 +19,7 @@ from condexp.runs.workers.main import run_worker
 from condexp.store.disk import LostFolderError, Owner, ResultsError, as_results_error, locked
 from condexp.store.run_folder.completeness import missing_results
 from condexp.store.run_folder.liveness import refuse_beside_another
+from condexp.store.run_folder.provenance import refuse_other_data
 from condexp.store.run_folder.status import FINISHED, STATUS_NAME, State, Status, read_status
 from condexp.store.schema.layout import FILE_NAME
 from condexp.training.events import Sink
@@ -60,25 +61,30 @@ def run_experiment(config: Config, observer: Observer) -> RunResult:
         if workers.env is not None and workers.env.rank > 0:
             return run_worker(prepared, workers)
         # Without the lock: what is stored may lie where nothing can be written.
-        stored = stored_result(prepared.folder, config.run.on_existing)
+        checksum = prepared.dataset.checksum
+        stored = stored_result(prepared.folder, config.run.on_existing, checksum)
         result = stored or _own_and_run(prepared, observer, workers)
     observer.finished(result)
     return result
 
 
-def stored_result(folder: Path, on_existing: str) -> RunResult | None:
+def stored_result(
+    folder: Path, on_existing: str, data_checksum: str | None = None
+) -> RunResult | None:
     """Find the result that is there already, if it is to be shown instead of run again.
 
     Args:
         folder: The run folder.
         on_existing: ``resume``, ``restart`` or ``fail``.
+        data_checksum: SHA-256 of the data set as it is now; None: that is not compared.
 
     Returns:
         The stored result; None where the experiment is to be run, or run on: also where it says
         that it is finished, and its results do not hold all of it.
 
     Raises:
-        InputError: If the folder exists and must not, or its status is damaged.
+        InputError: If the folder exists and must not, its status is damaged, or it is of other
+            data.
     """
     if not (folder / STATUS_NAME).exists() or on_existing == "restart":
         return None
@@ -95,6 +101,8 @@ def stored_result(folder: Path, on_existing: str) -> RunResult | None:
         ) from damage
     if status.state not in FINISHED or missing_results(folder, status):
         return None
+    if data_checksum is not None:
+        refuse_other_data(folder, data_checksum)
     return RunResult(folder, status.state, stored=True)
 
 

@@ -21,6 +21,7 @@ from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.runs.build import (
+    identified,
     load_dataset,
     make_learning_rate,
     make_optimizer,
@@ -45,7 +46,7 @@ class PreparedRun:
     """A checked experiment: all that is known of it before training.
 
     Attributes:
-        config: Its configuration.
+        config: Its configuration, which tells its data too.
         folder: Where the run lives.
         device: Where it trains.
         dataset: What it trains on.
@@ -92,6 +93,7 @@ def prepare(config: Config) -> PreparedRun:
         InputError: If the experiment cannot run: what is wrong, and the way out.
     """
     device = find_device(config.trainer.device)
+    config = identified(config)
     folder = run_folder(config.plain)
     _check_writable(folder)
     dataset = load_dataset(config)

@@ -205,7 +205,7 @@ def test_a_run_and_all_that_can_be_asked_of_it(
     code, _, err = condexp(*TINY, "run.on_existing=fail")
     assert code == 2
     assert "exists already" in err
-    monkeypatch.setattr("condexp.runs.attempt._draw", lambda folder: None)  # drawn above
+    monkeypatch.setattr("condexp.runs.attempt.draw_overview", lambda folder: None)  # drawn above
     assert condexp(*TINY, "run.on_existing=restart")[0] == 0
     assert (folder / "status.json").stat().st_mtime_ns != before[folder / "status.json"]
 
@@ -310,7 +310,7 @@ def test_ctrl_c_while_the_picture_is_drawn_costs_the_picture_alone(
     def interrupt(_: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("condexp.runs.attempt._draw", interrupt)
+    monkeypatch.setattr("condexp.runs.attempt.draw_overview", interrupt)
     assert condexp(*TINY)[0] == 130
     (folder,) = runs(tmp_path)
     assert state(folder) == "complete"

@@ -3,7 +3,6 @@
 import csv
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -16,10 +15,8 @@ from condexp.config import GROUPS, Config
 from condexp.config.by_name import PACKAGES, names
 from condexp.config.presets import chosen_presets, conf_dir, own_profiles
 from condexp.config.validation import parse_config
-from condexp.data.dataset import Dataset
-from condexp.data.spec import StoredImageSpec
 from condexp.errors import InputError
-from condexp.runs.build import _loaded, load_dataset
+from condexp.runs.build import _loaded
 from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import prepare
 from condexp.store.hdf5.validate import validate_results
@@ -28,6 +25,7 @@ from condexp.store.run_folder.status import State
 from tests import in_process
 from tests.data.archives import (
     publish_idx,
+    write_arrays,
     write_cifar,
     write_imagenet,
     write_mnist_like,
@@ -52,6 +50,10 @@ RECORDED = list(
 NEEDS = {
     "model/linear": ["dataset=gaussian"],
     "dataset/gaussian": ["model=linear"],
+    "dataset/folder": ["dataset.root=data/imagenet", "dataset.image_size=32"],
+    "dataset/arrays": ["dataset.root=arrays.npz"],
+    "dataset/import": ["dataset.target=tests.data.tiny:load"],
+    "model/torchvision": ["dataset.channels=3"],
     "model/import": [
         "model.target=tests.from_conf:build",
         "model.kwargs.name=mlp",
@@ -59,7 +61,6 @@ NEEDS = {
         "model.kwargs.width=4",
     ],
 }
-NEEDS_COLOUR = {"model/torchvision"}
 
 
 def choice(path: Path) -> tuple[str, str]:
@@ -81,16 +82,6 @@ def sweep(config: DictConfig) -> dict[str, list[str]]:
     return {key: str(values).split(",") for key, values in params.items()}
 
 
-def in_colour(config: Config) -> Dataset:
-    """The digits with three equal channels: the data set in a wheel has one."""
-    digits = load_dataset(config)
-    train, test = (
-        replace(split, inputs=split.inputs.expand(-1, 3, -1, -1))
-        for split in (digits.train, digits.test)
-    )
-    return replace(digits, train=train, test=test, mean=3 * digits.mean, std=3 * digits.std)
-
-
 def in_place(kind: str, write: Callable[[Path], object]) -> Callable[..., None]:
     """Write the IDX files of a data set, and make them the published ones."""
 
@@ -108,7 +99,10 @@ WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
     "cifar100": lambda root, patch: write_cifar(root, patch, datasets.CIFAR100),
     "svhn": write_svhn,
     "imagenet": lambda root, _: write_imagenet(root),
+    "folder": lambda root, _: write_imagenet(root / "imagenet", splits=("train", "test")),
+    "arrays": lambda root, _: write_arrays(root.parent / "arrays.npz"),
 }
+OWN = {"folder": "no such folder", "arrays": "no such file"}
 # One training step and one snapshot, of two layers: some nets have sides of 4608.
 BRIEF = ["trainer.steps=1", "trainer.batch_size=4", "analysis.schedule.log_spaced=null",
          "analysis.schedule.at_end=false", "analysis.layers.include=[first,last_linear]",
@@ -125,12 +119,11 @@ def test_every_preset_trains_a_step_and_takes_a_snapshot(
     _loaded.clear()
     group, name = choice(path)
     overrides = [f"{group}={name}", *NEEDS.get(f"{group}/{name}", []), *BRIEF]
-    if f"{group}/{name}" in NEEDS_COLOUR:
-        monkeypatch.setattr("condexp.runs.prepare.load_dataset", in_colour)
     data = composed(*overrides).dataset.name
     if data in WRITERS:
         WRITERS[data](tmp_path / "data", monkeypatch)
-        overrides.append(f"dataset.root={tmp_path / 'data'}")
+        if data not in OWN:
+            overrides.append(f"dataset.root={tmp_path / 'data'}")
     if data == "digits" or group == "profile":
         overrides += SMALL
     if name == "imagenet":
@@ -146,10 +139,11 @@ def test_every_preset_trains_a_step_and_takes_a_snapshot(
 
 def absent(config: Config) -> bool:
     """Whether preparing says that the data are not here, and how to fetch them."""
-    if not isinstance(config.dataset, StoredImageSpec):
+    name = config.dataset.name
+    if name not in WRITERS:
         prepare(config)
         return False
-    with pytest.raises(InputError, match=f"condexp data fetch {config.dataset.name}"):
+    with pytest.raises(InputError, match=OWN.get(name, f"condexp data fetch {name}")):
         prepare(config)
     return True
 
@@ -162,8 +156,6 @@ def test_every_preset_as_it_is_can_be_prepared(
     monkeypatch.setattr("condexp.data.sources.DEBIAN_FASHION_MNIST", tmp_path)
     _loaded.clear()
     group, name = choice(path)
-    if f"{group}/{name}" in NEEDS_COLOUR:
-        monkeypatch.setattr("condexp.runs.prepare.load_dataset", in_colour)
     needed = NEEDS.get(f"{group}/{name}", [])
     config = parse_config(composed(f"{group}={name}", *needed))
     assert absent(config) == (config.dataset.name in WRITERS)

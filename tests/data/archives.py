@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import pickle
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,19 @@ def write_svhn(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.SVHN, "split_list", table)
 
 
-def write_imagenet(folder: Path, num_train: int = 6, num_val: int = 3) -> None:
+def write_arrays(path: Path) -> None:
+    """Write twelve training and six test images of 8 × 8 px, in three classes."""
+    generator = np.random.default_rng(0)
+    images, labels = generator.integers(0, 256, (18, 8, 8), dtype=np.uint8), np.arange(18) % 3
+    np.savez(path, x_train=images[6:], y_train=labels[6:], x_test=images[:6], y_test=labels[:6])
+
+
+def write_imagenet(
+    folder: Path, num_train: int = 6, num_val: int = 3, splits: Sequence[str] = ("train", "val")
+) -> None:
     """Write three classes of JPEGs of many sizes, one of them grey."""
     generator = np.random.default_rng(0)
-    for split, number in (("train", num_train), ("val", num_val)):
+    for split, number in zip(splits, (num_train, num_val), strict=True):
         for name in ("n01440764", "n01443537", "n01484850"):
             (folder / split / name).mkdir(parents=True)
             for index in range(number):

@@ -11,6 +11,7 @@ from torch import nn
 
 from condexp.errors import InputError
 from condexp.models import import_
+from condexp.user_code import find_target
 
 Writer = Callable[[str, str], str]
 
@@ -104,7 +105,7 @@ def test_a_module_is_imported_with_values_even_for_a_sketch(write: Writer) -> No
 def test_the_current_folder_comes_first_and_once(write: Writer, tmp_path: Path) -> None:
     write("my_nets", NETS)
     for _ in range(2):
-        import_.find_target("my_nets:Net")
+        find_target("model.target", "my_nets:Net", import_.EXAMPLE)
     assert sys.path.index(str(tmp_path)) == 0
     assert sys.path.count(str(tmp_path)) == 1
 

@@ -2,14 +2,15 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from condexp.analysis.layers.calls import ForwardPass
+from condexp.analysis.layers.samples import tensors_in
 from condexp.analysis.linalg.precision import summable
 
 _LIKE = 1e-2  # relative difference up to which a gradient is of a loss's form
@@ -110,6 +111,22 @@ class LossRounding:
         return self._rounding / self._remaining if known else 0.0
 
 
+def logits_of(outputs: object) -> Tensor | None:
+    """Find what the loss is taken of in what a model returned.
+
+    Args:
+        outputs: A tensor; or a mapping with ``logits``, as Hugging Face's outputs are; or a mapping
+            or a tuple with one tensor [N, ...] that carries a gradient.
+
+    Returns:
+        The tensor; None where there is none, or more than one.
+    """
+    if isinstance(outputs, Mapping) and isinstance(outputs.get("logits"), Tensor):
+        return cast("Tensor", outputs["logits"])
+    found = [t for t in tensors_in(outputs) if t.ndim > 0 and t.requires_grad]
+    return found[0] if len(found) == 1 else None
+
+
 def _in_float64(nested: Any) -> Any:
     if isinstance(nested, Tensor):
         on_cpu = nested.detach().cpu()
@@ -154,12 +171,14 @@ class _Form:
         if grad.numel() == 0:
             return cls(grad, grad)
         if outputs.ndim >= 2 and outputs.shape[1] >= 2 and bool(grad.isfinite().all()):
-            f = outputs.movedim(1, -1).flatten(0, -2)
-            g = grad.movedim(1, -1).flatten(0, -2)
-            if (softmax := _softmax(f, g, eps)) is not None:
-                return softmax
-            if (log_softmax := _log_softmax(f, g, eps)) is not None:
-                return log_softmax
+            # torch has the classes second; language models have them last.
+            for classes in dict.fromkeys((1, outputs.ndim - 1)):
+                f = outputs.movedim(classes, -1).flatten(0, -2)
+                g = grad.movedim(classes, -1).flatten(0, -2)
+                if (softmax := _softmax(f, g, eps)) is not None:
+                    return softmax
+                if (log_softmax := _log_softmax(f, g, eps)) is not None:
+                    return log_softmax
         if (exact := _sigmoid(outputs, grad, eps)) is not None:
             return cls(grad - exact, exact)
         return cls(torch.zeros_like(grad), grad)

@@ -25,6 +25,7 @@ from condexp.analysis.layers.tables import OwnTables
 from condexp.analysis.layers.uses import WeightUse, has_reentrant_checkpoint, watched
 from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.analysis.linalg.precision import summable
+from condexp.analysis.loss.rounding import logits_of
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.layer import LayerStatistics
@@ -216,13 +217,14 @@ class MeasurementHooks:
         current = self._pass
         if current is None or not torch.is_grad_enabled():
             return
-        if isinstance(output, Tensor) and output.requires_grad:
+        logits = logits_of(output)
+        if logits is not None and logits.requires_grad:
             name, product = self._last_product
-            self.statistics.output_layer = name if product() is output else None
-            hook = self.statistics.loss_rounding.output_hook(output, current)
+            self.statistics.output_layer = name if product() is logits else None
+            hook = self.statistics.loss_rounding.output_hook(logits, current)
             self._on_root = partial(self._on_root_grad, hook, current)
-            self._on_grad(output, self._on_root)
-            self.statistics.compare_uses(output, self._num_uses)
+            self._on_grad(logits, self._on_root)
+            self.statistics.compare_uses(logits, self._num_uses)
         if self._needs_sample_test and current.num_samples > 1:
             self._test_samples(current, output)
 

@@ -56,20 +56,17 @@ def _run(job: JobSpec) -> "RunResult":
     from condexp.runs.progress import ProgressReporter
     from condexp.runs.result import RunResult
     from condexp.runs.stop_signals import Stopped
-    from condexp.store.run_folder.identity import run_folder
     from condexp.store.run_folder.status import State
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     reporter = ProgressReporter(job.name, bar=job.draws_bar)
-    folder = None
     try:
         values = yaml.safe_load(job.config)
         presets = {key: values.pop(key) for key in ("experiment", "profile")}
         config = parse_config(DictConfig(values), **presets)
-        folder = run_folder(config.plain)
         return run_experiment(config, reporter)
     except (Stopped, KeyboardInterrupt) as stop:
-        return RunResult(folder, State.INTERRUPTED, str(stop) or "stopped by Ctrl-C")
+        return RunResult(job.folder, State.INTERRUPTED, str(stop) or "stopped by Ctrl-C")
     except (InputError, SystemExit) as error:  # it was well when the sweep was planned
         lost = RunResult.lost(str(error))
         reporter.finished(lost)

@@ -13,6 +13,7 @@ from condexp.config import Config
 from condexp.config.presets import chosen_presets
 from condexp.config.validation import parse_config
 from condexp.errors import InputError
+from condexp.runs.build import identified, load_dataset
 from condexp.runs.execute import stored_result
 from condexp.runs.prepare import prepare
 from condexp.runs.result import RunResult
@@ -58,6 +59,7 @@ class PlannedJob:
     Attributes:
         overrides: Its own.
         config: Its configuration.
+        folder: Its run folder.
         todo: What is to be done with it.
         result: Where nothing is to be run: how it stands; None too where ``original`` is given.
         original: Place in the sweep, from 0, of an earlier job that is the same.
@@ -66,15 +68,11 @@ class PlannedJob:
 
     overrides: tuple[str, ...]
     config: Config
+    folder: Path
     todo: JobAction
     result: RunResult | None = None
     original: int | None = None
     cost: JobCost | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Its run folder."""
-        return run_folder(self.config.plain)
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -135,8 +133,8 @@ class SweepPlanner:
         Raises:
             InputError: If it could not run.
         """
-        job = PlannedJob(tuple(overrides), config, JobAction.RUN)
-        folder = job.folder
+        folder = run_folder(identified(config).plain)
+        job = PlannedJob(tuple(overrides), config, folder, JobAction.RUN)
         if folder in self._places:
             original = self._places[folder]
             self._jobs.append(replace(job, todo=JobAction.REPEATED, original=original))
@@ -208,7 +206,8 @@ def _classify(config: Config, folder: Path) -> tuple[JobAction, RunResult | None
     run = config.run
     if not (folder / STATUS_NAME).exists():
         return JobAction.RUN, None, None
-    stored = stored_result(folder, run.on_existing)  # refuses what is damaged, or must not be there
+    # Refuses what is damaged, of other data, or must not be there.
+    stored = stored_result(folder, run.on_existing, load_dataset(config).checksum)
     restart = run.on_existing == "restart"
     try:
         status = read_status(folder)

@@ -16,13 +16,14 @@ NOT_IDENTITY = (
     ("profile",),
     ("dataset", "root"),
     ("dataset", "download"),
+    ("dataset", "checksum"),  # its value is part of it, as data_sha256
     ("trainer", "device"),
     ("trainer", "num_threads"),
     ("trainer", "checkpoint"),
 )
 OF_SEVERAL = (("trainer", "num_processes"), ("trainer", "sync_batchnorm"))
 """Keys that mean nothing to one process alone."""
-LATER = {("analysis", "network_precision"): "as_trained"}
+LATER = {("analysis", "network_precision"): "as_trained", ("dataset", "channels"): None}
 """Keys that earlier versions did not have, with the value that is what these did: at that value
 they are left out, so that everybody's runs keep their folders."""
 

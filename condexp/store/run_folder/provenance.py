@@ -13,15 +13,19 @@ from typing import Any
 
 import torch
 
+from condexp.errors import InputError
+from condexp.store.disk import read_json
+
 GIT_SECONDS = 20
+PROVENANCE_NAME = "provenance.json"
 
 
-def provenance(argv: Sequence[str], data_checksum: str, device: str) -> dict[str, Any]:
+def provenance(argv: Sequence[str], data_checksum: str | None, device: str) -> dict[str, Any]:
     """Collect what is needed to trace a run's numbers back.
 
     Args:
         argv: The command line.
-        data_checksum: SHA-256 of the data set's arrays.
+        data_checksum: SHA-256 of the data set's arrays; None where that is not known.
         device: The device it runs on, ``cpu`` or ``cuda:0``.
 
     Returns:
@@ -37,6 +41,26 @@ def provenance(argv: Sequence[str], data_checksum: str, device: str) -> dict[str
         "packages": _packages(),
         "hardware": _hardware(device),
     }
+
+
+def refuse_other_data(folder: Path, data_checksum: str) -> None:
+    """Refuse a stored result of other data than those of this configuration.
+
+    Args:
+        folder: The run's folder.
+        data_checksum: SHA-256 of the data set as it is now.
+
+    Raises:
+        InputError: If the result says that it is of others.
+    """
+    path = folder / PROVENANCE_NAME
+    stored = read_json(path).get("data_sha256") if path.exists() else None
+    if stored not in {None, data_checksum}:
+        raise InputError(
+            f"{folder} holds the result of other data than dataset.root has now (SHA-256 "
+            f"{str(stored)[:8]}… there, {data_checksum[:8]}… here): set dataset.root to the data "
+            "that it is of, or give run.on_existing=restart to run it anew."
+        )
 
 
 def _checkout(source: Path) -> dict[str, str] | None:

@@ -1,0 +1,1 @@
+"""Callbacks for other trainers, on top of :func:`condexp.record_run`."""

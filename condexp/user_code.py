@@ -1,0 +1,131 @@
+"""The user's own code, named on the command line as ``module:name``.
+
+This is the lowest floor, for models and data sets both are built by such code. No torch here: the
+configuration reads the modules above.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from condexp.errors import InputError, suggestion
+
+
+def call_target(
+    group: str, target: str, kwargs: Mapping[str, Any], offered: Mapping[str, Any], example: str
+) -> Any:
+    """Call the class or function that ``<group>.target`` names.
+
+    Args:
+        group: ``model`` or ``dataset``, for the messages.
+        target: ``module:name``. The current folder is searched first.
+        kwargs: Its arguments, ``<group>.kwargs``; a copy of them is passed on.
+        offered: Arguments that it is given as far as its signature names them; ``kwargs`` win.
+        example: What a target is, for the message where it is no ``module:name``.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        InputError: If there is no such module or name, or it does not take the arguments.
+    """
+    factory = find_target(f"{group}.target", target, example)
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # written in C; it must know itself
+        signature = inspect.Signature([inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)])
+    named = {key: value for key, value in offered.items() if key in signature.parameters}
+    # It is called more than once: what it does to a list is not to be kept.
+    arguments = {**named, **deepcopy(dict(kwargs))}
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        unknown = [key for key in kwargs if key not in signature.parameters]
+        near = suggestion(unknown[0], signature.parameters) if unknown else ""
+        raise InputError(
+            f"{group}.target={target!r} takes {signature}, and got {_listed(arguments)}: {error}; "
+            f"set its arguments as {group}.kwargs.name=value.{near}"
+        ) from error
+    return factory(**arguments)
+
+
+def find_target(key: str, target: str, example: str) -> Callable[..., Any]:
+    """Import what ``module:name`` names.
+
+    Args:
+        key: The configuration key that holds it, for the messages.
+        target: The module's dotted name, a colon, a name in it.
+        example: What a target is, for the message where it is none.
+
+    Returns:
+        The class or function.
+
+    Raises:
+        InputError: If there is no such module or name, importing it fails, or it is not callable.
+    """
+    name, _, attribute = target.partition(":")
+    if not (name and attribute):
+        raise InputError(
+            f"{key}={target!r}: give module:name, for instance {example} of the current folder."
+        )
+    here = str(Path.cwd())
+    if here not in sys.path:  # as python -m has it, and a console script has not
+        sys.path.insert(0, here)
+    try:
+        module = load_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):  # another that the module needs
+            raise InputError(_import_failed(key, target, error)) from error
+        near = suggestion(name, (found.name for found in pkgutil.iter_modules([here])))
+        raise InputError(
+            f"{key}={target!r}: there is no module {error.name!r}, neither in {here} nor "
+            f"among the installed packages.{near}"
+        ) from error
+    except Exception as error:
+        raise InputError(_import_failed(key, target, error)) from error
+    if not hasattr(module, attribute):
+        names = [name for name, value in vars(module).items() if callable(value)]
+        raise InputError(
+            f"{key}={target!r}: {name} has no {attribute!r}.{suggestion(attribute, names)}"
+        )
+    found = getattr(module, attribute)
+    from torch import nn
+
+    if not callable(found) or isinstance(found, nn.Module):
+        raise InputError(
+            f"{key}={target!r} is of type {type(found).__name__}: name a class or a function that "
+            f"makes the {key.partition('.')[0]}, not a finished one."
+        )
+    return found  # type: ignore[no-any-return]  # callable, as far as one can tell
+
+
+def load_module(name: str) -> ModuleType:
+    """Import a module, maybe while a network is built.
+
+    Args:
+        name: Its dotted name.
+
+    Returns:
+        The module.
+    """
+    import torch
+
+    # A network is first sketched on the meta device: a tensor which a module makes as it is
+    # imported would be there for good without values.
+    with torch.device("cpu"):
+        return importlib.import_module(name)
+
+
+def _import_failed(key: str, target: str, error: Exception) -> str:
+    name = target.partition(":")[0]
+    return f"{key}={target!r}: importing {name} failed: {type(error).__name__}: {error}"
+
+
+def _listed(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "none"
