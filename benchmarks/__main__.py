@@ -15,6 +15,7 @@ from benchmarks import (
     reading,
     scaling,
     snapshot,
+    verifying,
 )
 from benchmarks.timing import as_json, conditions, table
 from condexp.analysis.linalg.eigen import pin_threads
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "memory": memory.measure,
     "ranks": ranks.measure,
     "reading": reading.measure,
+    "verifying": verifying.measure,
 }
 
 
