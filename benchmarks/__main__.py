@@ -16,6 +16,7 @@ from benchmarks import (
     record,
     scaling,
     snapshot,
+    verifying,
 )
 from benchmarks.timing import as_json, conditions, table
 from condexp.analysis.linalg.eigen import pin_threads
@@ -32,6 +33,7 @@ BENCHMARKS = {
     "memory": memory.measure,
     "ranks": ranks.measure,
     "reading": reading.measure,
+    "verifying": verifying.measure,
 }
 
 

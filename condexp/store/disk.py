@@ -14,13 +14,8 @@ from typing import Any
 from condexp.errors import InputError
 
 # What flock says where it is not offered (NFS, some clusters' file systems): no reason to stop.
-LOCK_NOT_OFFERED = frozenset({
-    errno.EBADF,  # NFS, of a folder
-    errno.ENOLCK,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.ENOTSUP,
-})
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+LOCK_NOT_OFFERED = frozenset({*NO_LOCKS, errno.EBADF})  # the last by NFS, of a folder
 # The same of reserving space and of syncing a folder.
 NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 
@@ -96,7 +91,7 @@ class Owner:
         try:
             self.handle = self._open(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY))
             # A lock file may be removed as stale; the folder's own lock lasts, where there are any.
-            self._take(self.handle)
+            self._has_folder_lock = self._take(self.handle)
             self._lock = self._open(self._open_lock_file())
             self.has_lock = self._take(self._lock)
             self.verify()
@@ -137,6 +132,8 @@ class Owner:
             with suppress(FileNotFoundError, NotADirectoryError):
                 if os.path.samestat(os.fstat(handle), os.stat(name, dir_fd=folder)):
                     continue
+            if handle == self._lock and self._retake_lock_file():
+                continue
             raise LostFolderError(
                 f"{self.folder / name} was moved, removed or replaced while this process was "
                 "writing the run: it stops, and writes nothing more there. If another process "
@@ -167,6 +164,14 @@ class Owner:
             return os.open(self._lock_name, flags | os.O_RDWR, 0o666, dir_fd=self.handle)
         except PermissionError:  # a colleague's, of before
             return os.open(self._lock_name, flags, dir_fd=self.handle)
+
+    def _retake_lock_file(self) -> bool:
+        """Return whether a lock file that was removed is there again: the folder is still held."""
+        with suppress(OSError, ResultsError):
+            if self._has_folder_lock:
+                self._lock = self._open(self._open_lock_file())
+                return self._take(self._lock)
+        return False
 
     def _take(self, handle: int) -> bool:
         """Lock a file.

@@ -92,7 +92,7 @@ def replace_results(folder: Path) -> None:
     (folder / "copy").rename(folder / "results.h5")
 
 
-LOSSES = [move, move_and_run_again, put_another, remove, remove_lock, replace_results]
+LOSSES = [move, move_and_run_again, put_another, remove, replace_results]
 
 
 def check_left_alone(result: RunResult, folder: Path, before: dict[str, bytes] | None) -> None:
@@ -122,6 +122,19 @@ def test_a_run_that_loses_its_folder_stops_and_writes_nothing_more(
     check_left_alone(run(tmp_path, *RUN, observer=Meanwhile(act, step)), folder, before)
     assert run(tmp_path, *RUN).state is State.COMPLETE
     assert contents(folder) == contents(whole)
+
+
+def test_a_lock_file_that_is_removed_costs_nothing(tmp_path: Path, whole: Path) -> None:
+    folder, refused = tmp_path / "default" / whole.name, []
+
+    def act() -> None:
+        remove_lock(folder)
+        refused.append(run(tmp_path, *RUN).message)
+
+    assert run(tmp_path, *RUN, observer=Meanwhile(act, 3)).state is State.COMPLETE
+    assert contents(folder) == contents(whole)
+    assert "another process" in str(refused)
+    assert (folder / "results.h5.lock").exists()
 
 
 @pytest.mark.parametrize("lose", LOSSES)
