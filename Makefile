@@ -8,7 +8,7 @@ LAUNCHER ?= $(if $(filter paper,$(PROFILE)),basic,local)
 TABLES := table1 table2 table3
 FIGURES := fig-validation fig-stability fig-domination fig-conditioning fig-last-layer
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-engines lint typecheck bench $(TABLES) $(FIGURES) paper clean
+.PHONY: help setup run test test-slow test-engines lint typecheck bench $(TABLES) $(FIGURES) vit-conditioning paper clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -84,6 +84,10 @@ $(TABLES): $(VENV)/.installed
 $(FIGURES): $(VENV)/.installed
 	@$(run_grids); name=$(subst -,_,$@); \
 	$(BIN)/condexp figure $${name#fig_} $(STORED) --output outputs/$$name && exit $$code
+
+vit-conditioning: ## beyond the paper: κ by layer of a vision transformer, LayerNorm, BatchNorm or none
+vit-conditioning: $(VENV)/.installed
+	@$(run_grids); $(BIN)/condexp figure conditioning $(STORED) --output outputs/vit_conditioning && exit $$code
 
 paper: $(VENV)/.installed ## all of these, and outputs/REPORT.md with a verdict on each claim
 	@code=0; for target in $(TABLES) $(FIGURES); do \

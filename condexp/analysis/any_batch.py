@@ -91,8 +91,7 @@ def _loss(model: nn.Module, loss_fn: AnyLoss | None, batch: Any) -> Tensor:
         what = "the model's outputs have no loss" if loss_fn is None else "loss_fn gives no scalar"
         raise InputError(
             f"{what} (found {type(loss).__name__}): give labels in the batch and loss_fn=None "
-            "for a model that returns its loss, or loss_fn(outputs, batch) that returns a scalar "
-            "tensor."
+            "for a model that returns its loss, or loss_fn(outputs, batch) that returns a scalar."
         )
     return loss
 
