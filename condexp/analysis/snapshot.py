@@ -9,6 +9,7 @@ from functools import cached_property
 from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.vocabulary import SpectrumStatus
 from condexp.errors import choose
 
 
@@ -94,6 +95,14 @@ class LayerSnapshot(PlainMeasures, WeightMeasures):
     def gradient_is_whole(self) -> bool:
         """Whether nothing of the weight's gradient is missing in the rows."""
         return self.incomplete is None
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether something of it can be believed: rows may be of no sample, and factors right."""
+        if self.incomplete is None:
+            return True
+        every = (self.input, self.grad_output, self.kfac, self.weight, self.weight_grad)
+        return any(s is not None and s.status is not SpectrumStatus.INCOMPLETE for s in every)
 
     def as_incomplete(self, reason: str) -> "LayerSnapshot":
         """Return a record of which nothing can be believed: every number of it is NaN.

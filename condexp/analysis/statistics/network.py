@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -20,6 +22,23 @@ from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.statistics.moment import SolveQueue
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    """‖∂L/∂θ‖², summed over the backward passes of all processes.
+
+    Args:
+        of_layers: Of each layer's weight.
+        rest: Of all other parameters.
+    """
+
+    of_layers: Mapping[str, float]
+    rest: float
+
+    def with_rank(self, of_layers: Mapping[str, float], rest: float) -> "_Gradients":
+        """Return the sums with those of a process, which has layers of its own."""
+        return _Gradients({**self.of_layers, **of_layers}, self.rest + rest)
 
 
 class NetworkStatistics:
@@ -141,9 +160,14 @@ class NetworkStatistics:
             for name, measures in plain.items()
             if measures is not None
         }
+        powers = {name: self[name].gradient_power for name in mine}
+        rest = sum(float(norm) ** 2 for norm in self.unmeasured_norms)
         records: dict[str, LayerSnapshot] = {}
-        for of_rank in communicator.gather_objects(mine, dst=0):
+        gradients = _Gradients({}, 0.0)
+        everything = (mine, powers, rest)
+        for of_rank, its_powers, its_rest in communicator.gather_objects(everything, dst=0):
             records |= of_rank
+            gradients = gradients.with_rank(its_powers, its_rest)
         network = NetworkFisher()
         for of_rank_too in communicator.gather_objects(self._fisher, dst=0):
             network.merge(of_rank_too)
@@ -154,33 +178,33 @@ class NetworkStatistics:
             self.num_samples,
             BnMode.of(self.batch_statistics),
             fisher if fisher is None or complete else fisher.as_incomplete(),
-            self._not_analysed(),
-            self._coverage(),
+            self._not_analysed(records),
+            self._coverage(records, gradients),
             self._selection.shared,
         )
 
-    def _not_analysed(self) -> tuple[NotAnalysed, ...]:
+    def _not_analysed(self, measured: Collection[str]) -> tuple[NotAnalysed, ...]:
         never = []
         for name in self._selected:
-            if name in self._layers:
+            if name in measured:
                 continue
             reason = why_never(of_table=name in self.of_tables, hidden=name in self.hidden)
             if name in self.unexplained and name not in self.of_tables:
                 reason = "its weight is used otherwise than by linear or conv2d"
             never.append(NotAnalysed(name, reason))
-        measured = {name: self._selected[name] for name in self._layers}
-        return (*self._selection.not_analysed, *never, *biases(measured, self._options))
+        layers = {name: layer for name, layer in self._selected.items() if name in measured}
+        return (*self._selection.not_analysed, *never, *biases(layers, self._options))
 
-    def _coverage(self) -> Coverage:
+    def _coverage(self, records: Mapping[str, LayerSnapshot], gradients: "_Gradients") -> Coverage:
         measured, power = 0, 0.0
-        for name, layer in self._layers.items():
-            of_layer = self._selected[name]
-            measured += of_layer.weight.numel()
-            if of_layer.operation.appends_one(self._options):
-                measured += of_layer.d_out
-            power += layer.gradient_power
+        for name, record in records.items():
+            if record.has_numbers:
+                layer = self._selected[name]
+                measured += layer.weight.numel()
+                measured += layer.d_out * layer.operation.appends_one(self._options)
+                power += gradients.of_layers[name]
         total = sum(parameter.numel() for parameter in self._model.parameters())
-        whole = power + sum(float(norm) ** 2 for norm in self.unmeasured_norms)
+        whole = sum(gradients.of_layers.values()) + gradients.rest
         return Coverage(measured / total, power / whole if whole > 0 else math.nan)
 
     def _new(self, name: str) -> LayerStatistics:

@@ -124,6 +124,8 @@ SCORES = ("train_loss", "train_error", "test_loss", "test_error")
 
 def numbers(where: str, snapshot: Snapshot) -> Numbers:
     found = {f"{where} num_samples": torch.tensor(snapshot.num_samples)}
+    found[f"{where} coverage"] = torch.tensor(snapshot.coverage.parameters)
+    found[f"{where} not analysed"] = torch.tensor(len(snapshot.not_analysed))
     if snapshot.fisher is not None:
         found[f"{where} fisher of the network"] = snapshot.fisher.eigenvalues
     for record in snapshot.records:
