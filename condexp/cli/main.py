@@ -6,12 +6,14 @@ answers at once.
 
 import argparse
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
-from condexp.errors import InputError, suggestion
+from condexp.errors import InputError, suggestion, visible
 from condexp.runs.stop_signals import Stopped
 
 EPILOG = """\
@@ -43,6 +45,7 @@ VERBS = {
     "export": ("export", "every number of a run as CSV in long form"),
     "data": ("data", "fetch or verify the files of a dataset"),
 }
+READING = frozenset({"status", "show", "table", "figure", "report", "validate", "export"})
 
 
 def _help_parser() -> argparse.ArgumentParser:
@@ -89,6 +92,42 @@ def _hide_verb_from_completion() -> None:
         os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", removed)) - removed)
 
 
+class _LeftOut(logging.Handler):
+    """Says of each run once that it cannot be read, or counts once, and knows if one could not."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: set[str] = set()
+        self.exit_code = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a warning or an error as a line of its own.
+
+        Args:
+            record: What a reading command logs.
+        """
+        text = visible(record.getMessage()).replace("\n", " ")
+        if text not in self._said:
+            self._said.add(text)
+            sys.stderr.write(f"condexp: {text}\n")
+        self.exit_code |= record.levelno >= logging.ERROR
+
+
+def _read_runs(module: ModuleType, args: list[str]) -> int:
+    """Do a command that reads runs.
+
+    Returns:
+        Its exit code; 1 where one of several runs could not be read.
+    """
+    logger, left_out = logging.getLogger("condexp"), _LeftOut()
+    logger.addHandler(left_out)
+    try:
+        code: int = module.run(args)
+    finally:
+        logger.removeHandler(left_out)
+    return code or left_out.exit_code
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -112,6 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _help_parser().print_help()
             return 0
         module = import_module(f"condexp.cli.{VERBS[verb][0]}")
+        if verb in READING:
+            return _read_runs(module, rest)
         code: int = module.run(rest)
         return code
     except KeyboardInterrupt:

@@ -6,16 +6,26 @@ a sweep's job, need neither torch nor pandas.
 
 import os
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.control import Control
-from rich.segment import ControlType
+from rich.segment import ControlType, Segment
+
+from condexp.errors import visible
 
 WIDE = 200  # columns where the output is a file or a pipe: nothing is cut
 
 
 class _Console(Console):
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Yield what is to be printed; control characters in a text as text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
     def on_broken_pipe(self) -> None:
         """Go on in silence where the reader of a pipe went away: rich would end the run."""
         self.quiet = True

@@ -19,7 +19,8 @@ from condexp.runs.status_writer import StatusWriter
 from condexp.runs.stop_signals import Stopped, StopRequests
 from condexp.runs.trainer import build_trainer
 from condexp.runs.workers.group import WorkerGroup
-from condexp.store.disk import as_results_error, locked, read_json, write_json, write_text
+from condexp.store.disk import as_results_error, locked, write_json, write_text
+from condexp.store.files import read_json
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.seal import is_sealed, seal_results
 from condexp.store.hdf5.writer import ResultsWriter

@@ -1,5 +1,6 @@
 """Files as Python objects, for libraries that must not write, lock or buffer one themselves."""
 
+import errno
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from contextlib import suppress
 from condexp.store.disk import write_at
 
 PAGE_BYTES = 1 << 12
+READ_BYTES = 1 << 28  # no array of a run that can be shown is read in a larger piece
 
 
 class SparseFile(io.RawIOBase):
@@ -149,8 +151,14 @@ class ExactFile(io.FileIO):
     """
 
     def readinto(self, buffer, /) -> int:  # type: ignore[no-untyped-def]
-        """Return the bytes read into a buffer, in as many reads as it takes."""
+        """Return the bytes read into a buffer, in as many reads as it takes.
+
+        Raises:
+            OSError: If so many are asked for that the file must be damaged, or made to be.
+        """
         view, total = memoryview(buffer).cast("B"), 0
+        if len(view) > READ_BYTES:
+            raise OSError(errno.EFBIG, f"{len(view)} bytes are to be read at once")
         while total < len(view) and (count := super().readinto(view[total:])):
             total += count
         return total

@@ -10,7 +10,10 @@ from numpy.typing import DTypeLike
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
+from condexp.store.disk import ResultsError
+from condexp.store.files import open_regular
 from condexp.store.hdf5.file_objects import ExactFile
+from condexp.store.hdf5.structure import CheckedFile, attribute, texts
 from condexp.store.schema.fields import FORMAT, READABLE, DatasetSpec, FileShape, Kind
 
 
@@ -25,29 +28,37 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         The open file.
 
     Raises:
-        InputError: If it is not a results file of a version that is read, or lacks a dataset.
+        ResultsError: What is raised while it is read.
+        InputError: If it is not a results file of a version that is read, lacks a dataset, or what
+            is read of it is damaged or foreign.
     """
     try:
-        stream = ExactFile(path, "r")
-    except (FileNotFoundError, IsADirectoryError) as error:
+        # Its name is the path, not the descriptor's number.
+        stream = ExactFile(path, "r", opener=lambda name, _flags: open_regular(Path(name)))
+    except OSError as error:
         raise InputError(f"no results file at {path}: {error.strerror}") from error
     with stream:
         try:
-            file = h5py.File(stream, "r")
-        except OSError as error:
+            file = CheckedFile(stream, "r")
+        except Exception as error:
             raise InputError(f"{path} is not an HDF5 file: {error}") from error
         with file:
-            given = file.attrs.get("condexp_format"), file.attrs.get("condexp_format_version")
-            if given[0] != FORMAT or given[1] not in READABLE:
-                versions = " or ".join(map(str, READABLE))
-                raise InputError(
-                    f"{path} is not a results file of format {FORMAT!r}, version {versions}: "
-                    f"it says {given[0]!r}, version {given[1]}"
-                )
             try:
+                given = attribute(file, "condexp_format"), attribute(file, "condexp_format_version")
+                if given[0] != FORMAT or given[1] not in READABLE:
+                    versions = " or ".join(map(str, READABLE))
+                    raise InputError(
+                        f"{path} is not a results file of format {FORMAT!r}, version {versions}: "
+                        f"it says {given[0]!r}, version {given[1]}"
+                    )
                 yield file
-            except KeyError as error:  # h5py's way to say that a dataset is missing
-                raise InputError(f"{path} is damaged: {error.args[0]}") from error
+            except (InputError, ResultsError):
+                raise
+            # What is damaged, or made to be, can make HDF5 and numpy fail in any way.
+            except Exception as error:
+                missing = isinstance(error, KeyError)  # as text it would be in quotes
+                reason = error.args[0] if missing else error
+                raise InputError(f"{path} is damaged: {reason or type(error).__name__}") from error
 
 
 def read_file_shape(file: h5py.File) -> FileShape:
@@ -61,7 +72,7 @@ def read_file_shape(file: h5py.File) -> FileShape:
     """
     layers = file["layers"]
     return FileShape(
-        layers=tuple(layers["layer"].asstr()[:]),
+        layers=texts(layers["layer"]),
         lengths={
             matrix: tuple(int(length) for length in layers[f"n_{matrix}"][:])
             for matrix in Matrix
@@ -74,7 +85,7 @@ def read_file_shape(file: h5py.File) -> FileShape:
         num_train_steps=len(file["train/train_step"]),
         num_evals=len(file["eval/eval_step"]),
         num_not_analysed=len(file["not_analysed"]),
-        version=int(file.attrs["condexp_format_version"]),
+        version=int(attribute(file, "condexp_format_version")),
     )
 
 

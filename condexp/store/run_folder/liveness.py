@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from condexp.store.files import open_regular
 from condexp.store.run_folder.status import State, Status
 
 LOCK_NAME = "results.h5.lock"
@@ -74,7 +75,7 @@ def lock_held(folder: Path) -> bool | None:
         None where that cannot be known: the file system offers no locks.
     """
     try:
-        handle = os.open(folder / LOCK_NAME, os.O_RDONLY)
+        handle = open_regular(folder / LOCK_NAME)
     except FileNotFoundError:
         return False
     except OSError:
@@ -101,7 +102,7 @@ def seconds_since_update(status: Status) -> float:
     """
     try:
         return (datetime.now(UTC) - datetime.fromisoformat(status.updated)).total_seconds()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.inf
 
 
@@ -110,7 +111,7 @@ def _exists(pid: int | None) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # someone else's
         return True

@@ -1,16 +1,27 @@
 """``status.json``: how far a run is. It also marks the folders that are runs."""
 
+import logging
+import math
 import os
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
+from typing import Any, get_args
 
 from condexp.errors import InputError, suggestion
-from condexp.store.disk import read_json, write_json
+from condexp.store.disk import write_json
+from condexp.store.files import parse_yaml, read_json, read_text
+from condexp.store.run_folder.identity import identity_hash
 
 STATUS_NAME = "status.json"
 CONFIG_NAME = "config.yaml"
+MANY = 10**12  # more steps, and more seconds, than any run has
+LINK_LEVELS = 2  # a link leads to a run, to an experiment or to a folder of experiments
+OUTSIDE_GROUPS = frozenset({"experiment", "profile", "seed"})
+MAX_KEYS = 500
+logger = logging.getLogger("condexp")
 
 
 class State(StrEnum):
@@ -86,13 +97,32 @@ def read_status(folder: Path) -> Status:
     Raises:
         InputError: If there is none, or it is no status.
     """
-    content = read_json(folder / STATUS_NAME)
-    known = {field.name for field in fields(Status)}
+    path = folder / STATUS_NAME
+    content = read_json(path)
     try:
-        given = {key: value for key, value in content.items() if key in known}
-        return Status(**given | {"state": State(content["state"])})
+        given: dict[str, Any] = {"state": State(content["state"])}
     except (KeyError, ValueError) as error:
-        raise InputError(f"{folder / STATUS_NAME} names no state of a run: {error}") from error
+        raise InputError(f"{path} names no state of a run: {error}") from error
+    for field in fields(Status)[1:]:
+        if field.name in content:
+            value = content[field.name]
+            if not _fits(value, field.type):
+                kind = getattr(field.type, "__name__", field.type)
+                raise InputError(f"{path}: {field.name} is {str(value)[:40]!r}, not {kind}")
+            given[field.name] = value
+    return Status(**given)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Return whether a value can be that of a field; counts and times are not negative."""
+    kinds = get_args(kind) or (kind,)
+    if value is None or isinstance(value, bool | str):
+        return type(value) in kinds
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    counted = int in kinds or kind is float
+    in_range = 0 <= value < MANY if counted else True
+    return in_range and (isinstance(value, int) or float in kinds)
 
 
 def find_runs(paths: Iterable[str | Path]) -> tuple[Path, ...]:
@@ -107,45 +137,140 @@ def find_runs(paths: Iterable[str | Path]) -> tuple[Path, ...]:
     Raises:
         InputError: If there is no run under one of the paths.
     """
-    found: set[Path] = set()
+    found: dict[object, Path] = {}
     for path in map(Path, paths):
-        runs = _runs_under(path if path.is_dir() else path.parent) if path.exists() else set()
+        there = Path(path).exists()
+        runs = _runs_under(path if path.is_dir() else path.parent) if there else {}
         if not runs:
             parent = path.parent
             names = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
             near = suggestion(path.name, (name for name in names if name != path.name))
-            what = "holds no run" if path.exists() else "does not exist"
+            what = "holds no run" if there else "does not exist"
             raise InputError(f"no run found: {path} {what}.{near} Runs are made by 'condexp run'.")
-        found |= runs
-    return tuple(sorted(found))
+        found = runs | found
+    return tuple(sorted(found.values()))
 
 
-def _runs_under(folder: Path) -> set[Path]:
-    """Return the run folders, without walking into them: a sweep may have thousands."""
-    found = set()
-    for current, folders, files in os.walk(folder):
-        if STATUS_NAME in files:
-            found.add(Path(current))
-            folders.clear()
-        else:
-            folders[:] = [name for name in folders if not name.startswith(".")]
+def _runs_under(folder: Path) -> dict[object, Path]:
+    """Return the run folders, without walking into them: a sweep may have thousands.
+
+    Links are followed a few levels deep, for they may lead anywhere. A folder that cannot be read
+    may be a run, and is taken for one.
+    """
+    found: dict[object, Path] = {}
+    seen: set[object] = set()
+    waiting = deque([(folder, -1)])  # links at the front: a run is called by its own name
+    while waiting:
+        current, levels = waiting.pop()
+        try:
+            there = current.stat()
+            inode = there.st_dev, there.st_ino
+            if inode in seen:
+                continue
+            seen.add(inode)
+            entries = list(os.scandir(current))
+        except OSError:
+            found[current] = current
+            continue
+        if any(entry.name == STATUS_NAME for entry in entries):
+            found[inode] = current
+        elif levels != 0:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.is_dir():
+                    if levels < 0 and entry.is_symlink():
+                        waiting.appendleft((Path(entry.path), LINK_LEVELS))
+                    else:
+                        waiting.append((Path(entry.path), levels - 1))
     return found
+
+
+class Unreadable(Status):
+    """What stands for a status that cannot be read: one run's damage must not hide the others."""
 
 
 def read_statuses(paths: Iterable[str | Path]) -> dict[Path, Status]:
     """Read the status of every run below some folders.
 
+    A run that was copied, as a backup say, is there once: as the copy that is furthest. The log
+    names the others.
+
     Args:
         paths: Run folders, or folders that hold run folders at any depth.
 
     Returns:
-        Status by run folder, in the order of the folders' names.
+        Status by run folder, in the order of the folders' names; `Unreadable` where it is damaged.
     """
-    return {folder: _read(folder) for folder in find_runs(paths)}
+    statuses = {folder: _read(folder) for folder in find_runs(paths)}
+    begun: dict[str, list[Path]] = {}
+    for folder, status in statuses.items():
+        begun.setdefault(status.started, []).append(folder)
+    for started, folders in begun.items():
+        if started and len(folders) > 1:
+            for copy, original in _copies(folders, statuses):
+                logger.warning("%s is a copy of %s: the run counts once", copy, original)
+                del statuses[copy]
+    return statuses
+
+
+def _copies(folders: list[Path], statuses: Mapping[Path, Status]) -> Iterator[tuple[Path, Path]]:
+    """Yield the copies among runs that were started in the same second, and what they copy."""
+    originals: dict[str, Path] = {}
+    for folder in sorted(folders, key=lambda each: -statuses[each].step):
+        try:
+            identity = identity_hash(read_config(folder / CONFIG_NAME))
+        except InputError:
+            continue
+        original = originals.setdefault(identity, folder)
+        if original is not folder:
+            yield folder, original
 
 
 def _read(folder: Path) -> Status:
     try:
         return read_status(folder)
-    except InputError as damage:  # one run's damage must not hide the others
-        return Status(State.FAILED, error=str(damage))
+    except InputError as damage:
+        return Unreadable(State.FAILED, error=str(damage))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the configuration of a run.
+
+    Args:
+        path: Its ``config.yaml``.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: If there is none, or it is no configuration.
+    """
+    return parse_config(path, read_text(path))
+
+
+def parse_config(path: Path, text: str) -> dict[str, Any]:
+    """Parse the configuration of a run.
+
+    Args:
+        path: The file that holds it, for messages.
+        text: The configuration in YAML.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: If it is none.
+    """
+    config = parse_yaml(path, text)
+    for key, value in config.items():
+        if (key in OUTSIDE_GROUPS) == isinstance(value, dict):
+            raise InputError(f"{path} is no configuration: {key} is {str(value)[:40]!r}")
+        name = value.get("name", "") if isinstance(value, dict) else value
+        if not isinstance(name, int if key == "seed" else str | None):
+            raise InputError(f"{path} is no configuration: {key} is {str(name)[:40]!r}")
+    if _num_keys(config) > MAX_KEYS:
+        raise InputError(f"{path} is no configuration: it has more than {MAX_KEYS} keys")
+    return config
+
+
+def _num_keys(values: Mapping[str, Any]) -> int:
+    return sum(_num_keys(v) if isinstance(v, dict) else 1 for v in values.values())
