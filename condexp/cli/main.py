@@ -14,7 +14,7 @@ from importlib import import_module
 from types import ModuleType
 
 from condexp.errors import InputError, suggestion, visible
-from condexp.runs.stop_signals import Stopped
+from condexp.runs.stop_signals import Stopped, stopping_at_once
 
 EPILOG = """\
 examples:
@@ -28,8 +28,9 @@ examples:
 overrides are Hydra's: group=choice, group.key=value, --config-dir DIR for your own;
   condexp run --cfg job prints the configuration; condexp run --hydra-help explains the rest.
 completion: eval "$(condexp -sc install=bash)"
-exit codes: 0 done (a diverged run is a result), 1 a job failed, 2 bad input and nothing was run,
-  75 stopped by SIGTERM, SIGUSR1, SIGUSR2 or a limit, 130 by Ctrl-C: the same command resumes it
+exit codes: 0 done (a diverged run is a result), 1 a job failed or a run cannot be read,
+  2 bad input and nothing was run, 75 stopped by SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or a limit,
+  130 by Ctrl-C: the same command resumes it
 """
 
 # Verb: its module in this package, whose run(args) returns the exit code; what the help says.
@@ -73,6 +74,11 @@ def split_verb(args: Sequence[str]) -> tuple[str, list[str]]:
     Raises:
         InputError: If the first word is neither a command nor an override nor an option.
     """
+    several = [arg for arg in args if arg in {"-m", "--multirun"}][:1]
+    if several:  # anywhere on the line
+        args = [arg for arg in args if arg not in {"-m", "--multirun"}]
+        verb, rest = split_verb(args)
+        return verb, [*several, *rest]
     if not args or args[0].startswith("-") or "=" in args[0] or args[0].startswith("~"):
         return "run", list(args)
     if args[0] in VERBS:
@@ -150,10 +156,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb == "run" and rest[:1] in (["-h"], ["--help"]):  # Hydra's own is --hydra-help
             _help_parser().print_help()
             return 0
-        module = import_module(f"condexp.cli.{VERBS[verb][0]}")
         if verb in READING:
-            return _read_runs(module, rest)
-        code: int = module.run(rest)
+            return _read_runs(import_module(f"condexp.cli.{VERBS[verb][0]}"), rest)
+        with stopping_at_once():
+            from condexp.results.console import go_on_without_output
+
+            go_on_without_output()
+            code: int = import_module(f"condexp.cli.{VERBS[verb][0]}").run(rest)
         return code
     except KeyboardInterrupt:
         sys.stderr.write("condexp: interrupted\n")

@@ -47,6 +47,7 @@ def parse_config(
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
         raise InputError(f"seed={seed!r}: give a whole number from 0 to 2^31 - 1.")
     groups = {key: _typed_group(key, values.get(key)) for key in GROUPS}
+    groups["run"].root = str(Path(groups["run"].root).expanduser())  # no shell saw a file's ~
     config = Config(experiment=experiment, profile=profile, seed=seed, plain={}, **groups)
     _check_together(config)
     plain = {key: OmegaConf.to_container(OmegaConf.structured(groups[key])) for key in GROUPS}

@@ -45,12 +45,16 @@ def liveness_of(folder: Path, status: Status) -> Liveness:
     here = status.host == socket.gethostname()
     present = here and _exists(status.pid)
     fresh = seconds_since_update(status) < (FRESH_SECONDS if here else FRESH_ELSEWHERE_SECONDS)
-    if fresh and (present or not here):
+    # Who says that it runs holds the lock; who is just starting may be refused it by trying.
+    certain = status.state is State.RUNNING and os.path.lexists(folder / LOCK_NAME)
+    if fresh and (present if here else not certain):
         return Liveness.ALIVE
     held = lock_held(folder)
     if held or (held is None and present):
         return Liveness.ALIVE
-    return Liveness.SILENT if held is None and not here else Liveness.DEAD
+    if held is None and not here:
+        return Liveness.ALIVE if fresh else Liveness.SILENT
+    return Liveness.DEAD
 
 
 def describe_process(status: Status) -> str:
