@@ -117,6 +117,9 @@ def within(
     return field(metadata=limits)
 
 
+LARGEST = 10**9  # no count of a configuration is larger: neither steps nor samples nor sizes
+
+
 def check_limits(record: Any, path: str) -> None:
     """Check every field of a typed record, nested ones too.
 
@@ -136,6 +139,8 @@ def check_limits(record: Any, path: str) -> None:
                 choose(key, str(single), [str(choice) for choice in item.metadata["choices"]])
             if "low" in item.metadata and isinstance(single, (int, float)):
                 _check_number(key, single, **item.metadata)
+                if isinstance(single, int) and single > LARGEST:
+                    raise InputError(f"{key}={single}: it must be at most {LARGEST}.")
 
 
 def _check_number(

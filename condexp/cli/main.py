@@ -129,9 +129,18 @@ def _read_runs(module: ModuleType, args: list[str]) -> int:
     logger.addHandler(left_out)
     try:
         code: int = module.run(args)
+        sys.stdout.flush()  # a full disk shows here, and not when nobody looks any more
     finally:
         logger.removeHandler(left_out)
     return code or left_out.exit_code
+
+
+def _drop_output() -> None:
+    """Let what standard output cannot take be no second error as the interpreter ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -173,6 +182,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (InputError, OSError) as error:
+    except OSError as error:
+        sys.stderr.write(f"condexp: {error}\n")
+        _drop_output()
+        return 2
+    except InputError as error:
         sys.stderr.write(f"condexp: {error}\n")
         return 2

@@ -154,3 +154,7 @@ def _check_together(config: Config) -> None:
         raise InputError(
             f"trainer.batch_size={trainer.batch_size!r}: give a whole number, or full."
         )
+    fractions = config.analysis.kappa_p
+    twice = sorted({p for p in fractions if fractions.count(p) > 1})
+    if twice:
+        raise InputError(f"analysis.kappa_p={fractions} has {twice[0]} twice: give it once.")

@@ -16,7 +16,7 @@ from condexp.results.report_origins import commands, describe_machines, describe
 from condexp.results.select import select, with_snapshots, with_those_that_can
 from condexp.results.tables.formats import Format, markdown_frame, markdown_text, render
 from condexp.results.tables.table import make_table
-from condexp.store.disk import write_text
+from condexp.store.files import saving
 
 REPORT_NAME = "REPORT.md"
 PAIRED = "model.last_bn"
@@ -75,8 +75,8 @@ def write_report(root: Path, where: Sequence[str] = (), output: Path | None = No
         *_claims(root, target.parent, verdicts),
         *_origins(found, missing),
     ]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, "\n\n".join(parts) + "\n")
+    with saving(target) as file:
+        file.write(("\n\n".join(parts) + "\n").encode(errors="replace"))
     return target
 
 

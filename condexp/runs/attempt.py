@@ -217,6 +217,8 @@ def run_log(path: Path, *, append: bool) -> Iterator[None]:
     Yields:
         Nothing.
     """
+    if path.is_symlink():  # it may lead anywhere
+        path.unlink()
     handler = _PatientHandler(path, mode="a" if append else "w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)

@@ -25,7 +25,14 @@ from condexp.runs.build import (
     make_probe,
     training_batches,
 )
-from condexp.runs.checks import check_labels, check_memory, check_processes, num_signals
+from condexp.runs.checks import (
+    check_labels,
+    check_length,
+    check_memory,
+    check_processes,
+    num_signals,
+    warn_of_no_effect,
+)
 from condexp.runs.model_trace import ModelTrace, trace_model
 from condexp.store.run_folder.identity import identity_yaml, run_folder
 from condexp.store.schema.layout import FileSpec
@@ -97,6 +104,7 @@ def prepare(config: Config) -> PreparedRun:
     reused = (layer.name for layer in trace.catalogue.layers if layer.uses > 1)
     options = replace(options, float64=tuple(reused))
     plan = _plan(config, dataset)
+    warn_of_no_effect(config, len(dataset.train), plan)
     # These two raise where an argument is out of range.
     make_optimizer(config, trace.model)
     make_learning_rate(config, plan.num_steps, plan.steps_per_epoch)
@@ -163,6 +171,7 @@ def _plan(config: Config, dataset: Dataset) -> Plan:
     per_epoch = training_batches(config, dataset, torch.device("cpu")).steps_per_epoch
     limits = (trainer.steps, trainer.epochs and trainer.epochs * per_epoch)
     num_steps = min(limit for limit in limits if limit is not None)
+    check_length(config, num_steps, per_epoch)
     setting = analysis.schedule
     schedule = Schedule(
         every_steps=setting.every_steps,

@@ -163,7 +163,9 @@ def replacing(path: Path, *, older: Path | None = None) -> Iterator[int]:
         OSError: If it cannot be written, or not made sure of: the older file is there, or the new.
     """
     partial = path.with_name(f"{path.name}.partial")
-    handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    handle = os.open(
+        partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+    )
     try:
         try:
             yield handle
@@ -193,7 +195,7 @@ def write_text(path: Path, text: str) -> None:
         with replacing(path) as handle:
             write_at(handle, text.encode(), 0)
     except OSError as error:
-        if error.errno != errno.ENOSPC or not path.exists():
+        if error.errno != errno.ENOSPC or not path.exists() or path.is_symlink():
             raise
         # A full disk has no room for a second file, but for these bytes where the older ones are.
         with path.open("r+b", buffering=0) as older:

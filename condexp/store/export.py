@@ -1,5 +1,6 @@
 """A results file as one long table of numbers, written block by block."""
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from condexp.errors import InputError
 from condexp.store.csv_text import write_frame
+from condexp.store.files import saving
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.structure import attribute, texts
 from condexp.store.reader import Run
@@ -55,17 +57,11 @@ def save_csv(run: Run, path: Path, *, spectra: bool = False) -> None:
     Raises:
         InputError: If the file cannot be written, or as for :func:`write_csv`.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("w", encoding="utf-8", newline="") as stream:
-                write_csv(run, stream, spectra=spectra)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    with saving(path) as file:
+        stream = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        write_csv(run, stream, spectra=spectra)
+        stream.flush()
+        stream.detach()
 
 
 def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:

@@ -8,8 +8,10 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -43,6 +45,36 @@ def open_regular(path: Path) -> int:
     return handle
 
 
+@contextmanager
+def saving(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that a command was asked for, whole or not at all.
+
+    Args:
+        path: The file; its folder is made. A regular file there is replaced, and nothing else.
+
+    Yields:
+        Where to write.
+
+    Raises:
+        OSError: If it is no regular file; told as the next.
+        InputError: If it cannot be written, to its close.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file, and nothing else is replaced")
+        try:
+            with os.fdopen(os.open(partial, flags, 0o666), "wb") as file:
+                yield file
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def read_text(path: Path, max_bytes: int = TEXT_BYTES) -> str:
     """Read a text file of a run.
 
@@ -57,7 +89,7 @@ def read_text(path: Path, max_bytes: int = TEXT_BYTES) -> str:
         InputError: If it cannot be read, is larger, or is no text.
     """
     try:
-        with open(open_regular(path), "rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             content = file.read(max_bytes + 1)
     except FileNotFoundError as error:
         raise InputError(f"there is no {path}") from error

@@ -1,12 +1,13 @@
 """A figure by its name: of the runs that were asked for, where it belongs."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from condexp.errors import InputError, choose
-from condexp.results.figures import OF_ONE_RUN, find_figure
+from condexp.results.figures import OF_GRIDS, OF_ONE_RUN, find_figure
 from condexp.results.figures.style import Size
 from condexp.results.select import (
     leaving_out_unreadable,
@@ -15,6 +16,8 @@ from condexp.results.select import (
     with_those_that_can,
 )
 from condexp.store.reader import open_run
+
+logger = logging.getLogger("condexp")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ def draw(
             "unless analysis=none or analysis.schedule says otherwise."
         )
     measured = {run.path for run in runs}
+    if len(runs) == 1 and name in OF_GRIDS:
+        logger.warning("%s compares the runs of a grid, and this is one run", name)
     target = output or common_folder(folders)
     files = with_those_that_can(runs, lambda some: draw_runs(some, target, size=width))
     return Drawn(files, tuple(folder for folder in selected if folder not in measured))

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from condexp.store.csv_text import write_frame
+from condexp.store.files import saving
 
 # Okabe & Ito (2008): distinguishable under every common colour blindness.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
@@ -112,11 +113,11 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, stem: str) -> tuple[P
         contents[extension] = buffer.getvalue()
     text = StringIO()
     write_frame(data, text)
-    contents["csv"] = text.getvalue().encode()
-    folder.mkdir(parents=True, exist_ok=True)
+    contents["csv"] = text.getvalue().encode(errors="replace")
     paths = {extension: folder / f"{stem}.{extension}" for extension in ("pdf", "png", "csv")}
     for extension, path in paths.items():
-        path.write_bytes(contents[extension])
+        with saving(path) as file:
+            file.write(contents[extension])
     return tuple(paths.values())
 
 

@@ -5,8 +5,10 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from condexp.store.disk import write_at
+from condexp.store.files import open_regular
 
 PAGE_BYTES = 1 << 12
 READ_BYTES = 1 << 28  # no array of a run that can be shown is read in a larger piece
@@ -148,7 +150,14 @@ class ExactFile(io.FileIO):
     """A file read without a buffer: nothing before it is asked for, and nothing short.
 
     A buffer could hold a row from before its commit beside a counter from after it.
+
+    Args:
+        path: The file.
+        mode: ``"r"``.
     """
+
+    def __init__(self, path: Path, mode: str = "r") -> None:
+        super().__init__(path, mode, opener=lambda name, _flags: open_regular(Path(name)))
 
     def readinto(self, buffer, /) -> int:  # type: ignore[no-untyped-def]
         """Return the bytes read into a buffer, in as many reads as it takes.

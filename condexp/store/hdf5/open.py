@@ -11,7 +11,6 @@ from numpy.typing import DTypeLike
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.store.disk import ResultsError
-from condexp.store.files import open_regular
 from condexp.store.hdf5.file_objects import ExactFile
 from condexp.store.hdf5.structure import CheckedFile, attribute, texts
 from condexp.store.schema.fields import FORMAT, READABLE, DatasetSpec, FileShape, Kind
@@ -33,8 +32,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
             is read of it is damaged or foreign.
     """
     try:
-        # Its name is the path, not the descriptor's number.
-        stream = ExactFile(path, "r", opener=lambda name, _flags: open_regular(Path(name)))
+        stream = ExactFile(path, "r")
     except OSError as error:
         raise InputError(f"no results file at {path}: {error.strerror}") from error
     with stream:
