@@ -35,6 +35,7 @@ from condexp.runs.checks import (
 )
 from condexp.runs.model_trace import ModelTrace, trace_model
 from condexp.store.run_folder.identity import identity_yaml, run_folder
+from condexp.store.run_folder.status import State, read_status
 from condexp.store.schema.layout import FileSpec
 from condexp.training.choices import ModelPrecision, Source
 from condexp.training.distributed.environment import DistributedEnv
@@ -96,7 +97,8 @@ def prepare(config: Config) -> PreparedRun:
     """
     device = find_device(config.trainer.device)
     folder = run_folder(config.plain)
-    _check_writable(folder)
+    if config.run.on_existing != "resume" or not _has_ended(folder):
+        _check_writable(folder)
     dataset = load_dataset(config)
     check_processes(config, device, len(dataset.train), DistributedEnv.from_environ())
     options = _options(config.analysis, config.seed)
@@ -133,6 +135,14 @@ def prepare(config: Config) -> PreparedRun:
         num_weights=sum(tensor.numel() for tensor in tensors),
         costs=costs,
     )
+
+
+def _has_ended(folder: Path) -> bool:
+    """Return whether a result is there to be shown, which a read-only disk allows as well."""
+    try:
+        return read_status(folder).state in {State.COMPLETE, State.DIVERGED}
+    except InputError:
+        return False
 
 
 def _check_writable(folder: Path) -> None:

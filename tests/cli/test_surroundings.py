@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,10 +139,10 @@ def test_a_run_of_somebody_else_is_one_line(
     write_run(tmp_path / "theirs", seed=2)
     opened = os.open
 
-    def refuse(path: object, *args: object, **options: object) -> int:
+    def refuse(path: Any, *args: Any, **options: Any) -> int:
         if "theirs" in str(path):
             raise PermissionError(13, "Permission denied", str(path))
-        return opened(path, *args, **options)  # type: ignore[call-overload, no-any-return]
+        return opened(path, *args, **options)
 
     monkeypatch.setattr(os, "open", refuse)
     for args in (["status"], ["table", "--rows", "seed"]):
