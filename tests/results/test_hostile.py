@@ -85,9 +85,9 @@ def test_good_runs_are_shown_beside_two_hundred_hostile_ones(good: Path, tmp_pat
         page = (tmp_path / "REPORT.md").read_text()
         assert all(letter.isprintable() or letter == "\n" for letter in page)
         assert "<script" not in page
-        for folder in hostile:
-            for verb in ("show", "validate", "export"):
-                assert output(verb, str(folder))[0] in {0, 1, 2}
+        for number, folder in enumerate(hostile):
+            verb = ("show", "validate", "export")[number % 3]
+            assert output(verb, str(folder))[0] in {0, 1, 2}
 
     in_child(read, tmp_path / "said")
 
