@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,7 +71,10 @@ def build(spec: Spec, input_shape: Sequence[int], num_outputs: int) -> nn.Module
             f"model.target={target!r} takes {signature}, and got {_listed(arguments)}: {error}; "
             f"set its arguments as model.kwargs.name=value.{near}"
         ) from error
-    model = factory(**arguments)
+    try:
+        model = factory(**arguments)
+    except SystemExit as stop:
+        raise InputError(f"model.target={target!r} called sys.exit({stop.code!r}).") from stop
     if not isinstance(model, nn.Module):
         raise InputError(
             f"model.target={target!r} gives {type(model).__name__!r}: give a subclass of "
@@ -97,10 +102,8 @@ def find_target(target: str) -> Callable[..., Any]:
             "Net in my_models.py of the current folder."
         )
     here = str(Path.cwd())
-    if here not in sys.path:  # as python -m has it, and a console script has not
-        sys.path.insert(0, here)
     try:
-        module = load_module(name)
+        module = _load_own_module(name)
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):  # another that the module needs
             raise InputError(_import_failed(target, error)) from error
@@ -109,7 +112,7 @@ def find_target(target: str) -> Callable[..., Any]:
             f"model.target={target!r}: there is no module {error.name!r}, neither in {here} nor "
             f"among the installed packages.{near}"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(_import_failed(target, error)) from error
     if not hasattr(module, attribute):
         names = [key for key, value in vars(module).items() if callable(value)]
@@ -140,7 +143,31 @@ def load_module(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-def _import_failed(target: str, error: Exception) -> str:
+def _load_own_module(name: str) -> ModuleType:
+    """Import a module of the current folder, or else an installed one.
+
+    The folder is searched first for this module, and last for whatever it and the libraries
+    import: a file ``types.py`` there must not be taken for Python's.
+
+    Returns:
+        The module.
+    """
+    here, top = str(Path.cwd()), name.partition(".")[0]
+    if here not in sys.path:
+        sys.path.append(here)
+    own = None if top in sys.modules else PathFinder.find_spec(top, [here])
+    if own is not None and own.loader is not None and own.origin is not None:
+        module = sys.modules[top] = module_from_spec(own)
+        try:
+            with torch.device("cpu"):  # as in load_module
+                own.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[top]
+            raise
+    return load_module(name)
+
+
+def _import_failed(target: str, error: BaseException) -> str:
     name = target.partition(":")[0]
     return f"model.target={target!r}: importing {name} failed: {type(error).__name__}: {error}"
 

@@ -105,7 +105,7 @@ def test_the_current_folder_comes_first_and_once(write: Writer, tmp_path: Path) 
     write("my_nets", NETS)
     for _ in range(2):
         import_.find_target("my_nets:Net")
-    assert sys.path.index(str(tmp_path)) == 0
+    assert sys.path[-1] == str(tmp_path)
     assert sys.path.count(str(tmp_path)) == 1
 
 

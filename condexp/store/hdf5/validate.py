@@ -39,9 +39,20 @@ def validate_results(path: Path, counts: Mapping[Axis, int] | None = None) -> li
             ]
     except InputError as error:
         return [str(error)]
-    # A damaged file can make HDF5 and whatever reads its numbers fail in any way.
-    except Exception as error:
-        return [f"{path} is damaged and cannot be read: {type(error).__name__}: {error}"]
+
+
+def check_structure(path: Path) -> None:
+    """Refuse a results file that lacks an array, or has one of another shape or type.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: If it is no results file, or not as its own sizes call for.
+    """
+    with open_file(path) as file:
+        for problem in _schema(file):
+            raise InputError(f"{path} is damaged: {problem}")
 
 
 def _schema(file: h5py.File) -> Iterator[str]:
