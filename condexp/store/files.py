@@ -17,8 +17,8 @@ import yaml
 
 from condexp.errors import InputError, visible
 
-TEXT_BYTES = 1 << 20  # status.json and config.yaml have a few thousand bytes
-JSON_BYTES = 1 << 24  # provenance.json quotes the difference to a commit
+TEXT_BYTES = 1 << 18  # config.yaml has a few thousand bytes, and the layers that were named
+JSON_BYTES = 1 << 24  # of status.json and provenance.json, which quotes a difference to a commit
 MAX_VALUES = 100_000
 MAX_DEPTH = 20
 INT_LIMIT = 1 << 63
@@ -96,7 +96,7 @@ def read_text(path: Path, max_bytes: int = TEXT_BYTES) -> str:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if len(content) > max_bytes:
-        raise InputError(f"{path} is larger than the {max_bytes >> 20} MiB it may have")
+        raise InputError(f"{path} is larger than the {max_bytes >> 10} KiB it may have")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
