@@ -10,9 +10,41 @@ from collections.abc import Iterable
 from dataclasses import field, fields, is_dataclass
 from typing import Any
 
+# As one letter each, so that nothing that was laid out moves; a new line and a tab stay.
+VISIBLE = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"},
+    0x7F: 0x2421,
+    # C1 controls, marks that turn the direction of what follows, and bytes that were no UTF-8.
+    **dict.fromkeys([*range(0x80, 0xA0), 0x200E, 0x200F, 0x2028, 0x2029], 0xFFFD),
+    **dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD),
+    **dict.fromkeys(range(0xD800, 0xE000), 0xFFFD),
+}
+
+
+def visible(text: str) -> str:
+    r"""Show control characters as text: a terminal would obey them.
+
+    Args:
+        text: A text of unknown origin.
+
+    Returns:
+        The text, of the same length.
+
+    >>> visible("\x1b[2J")
+    '␛[2J'
+    """
+    return text if text.isascii() and text.isprintable() else text.translate(VISIBLE)
+
 
 class InputError(ValueError):
-    """A mistake in what was asked for: the command line prints its message and exits with 2."""
+    """A mistake in what was asked for: the command line prints its message and exits with 2.
+
+    Args:
+        message: What is wrong, and the way out; names and file contents may stand in it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))
 
 
 def suggestion(given: str, allowed: Iterable[str]) -> str:
@@ -85,6 +117,9 @@ def within(
     return field(metadata=limits)
 
 
+LARGEST = 10**9  # no count of a configuration is larger: neither steps nor samples nor sizes
+
+
 def check_limits(record: Any, path: str) -> None:
     """Check every field of a typed record, nested ones too.
 
@@ -104,6 +139,8 @@ def check_limits(record: Any, path: str) -> None:
                 choose(key, str(single), [str(choice) for choice in item.metadata["choices"]])
             if "low" in item.metadata and isinstance(single, (int, float)):
                 _check_number(key, single, **item.metadata)
+                if isinstance(single, int) and single > LARGEST:
+                    raise InputError(f"{key}={single}: it must be at most {LARGEST}.")
 
 
 def _check_number(

@@ -10,6 +10,8 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,7 +54,10 @@ def call_target(
             f"{group}.target={target!r} takes {signature}, and got {_listed(arguments)}: {error}; "
             f"set its arguments as {group}.kwargs.name=value.{near}"
         ) from error
-    return factory(**arguments)
+    try:
+        return factory(**arguments)
+    except SystemExit as stop:
+        raise InputError(f"{group}.target={target!r} called sys.exit({stop.code!r}).") from stop
 
 
 def find_target(key: str, target: str, example: str) -> Callable[..., Any]:
@@ -75,10 +80,8 @@ def find_target(key: str, target: str, example: str) -> Callable[..., Any]:
             f"{key}={target!r}: give module:name, for instance {example} of the current folder."
         )
     here = str(Path.cwd())
-    if here not in sys.path:  # as python -m has it, and a console script has not
-        sys.path.insert(0, here)
     try:
-        module = load_module(name)
+        module = _load_own_module(name)
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):  # another that the module needs
             raise InputError(_import_failed(key, target, error)) from error
@@ -87,7 +90,7 @@ def find_target(key: str, target: str, example: str) -> Callable[..., Any]:
             f"{key}={target!r}: there is no module {error.name!r}, neither in {here} nor "
             f"among the installed packages.{near}"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(_import_failed(key, target, error)) from error
     if not hasattr(module, attribute):
         names = [name for name, value in vars(module).items() if callable(value)]
@@ -122,7 +125,33 @@ def load_module(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-def _import_failed(key: str, target: str, error: Exception) -> str:
+def _load_own_module(name: str) -> ModuleType:
+    """Import a module of the current folder, or else an installed one.
+
+    The folder is searched first for this module, and last for whatever it and the libraries
+    import: a file ``types.py`` there must not be taken for Python's.
+
+    Returns:
+        The module.
+    """
+    import torch
+
+    here, top = str(Path.cwd()), name.partition(".")[0]
+    if here not in sys.path:
+        sys.path.append(here)
+    own = None if top in sys.modules else PathFinder.find_spec(top, [here])
+    if own is not None and own.loader is not None and own.origin is not None:
+        module = sys.modules[top] = module_from_spec(own)
+        try:
+            with torch.device("cpu"):  # as in load_module
+                own.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[top]
+            raise
+    return load_module(name)
+
+
+def _import_failed(key: str, target: str, error: BaseException) -> str:
     name = target.partition(":")[0]
     return f"{key}={target!r}: importing {name} failed: {type(error).__name__}: {error}"
 

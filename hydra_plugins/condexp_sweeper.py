@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 if TYPE_CHECKING:
     from condexp.runs.sweep.job import JobTask
 
+MAX_JOBS = 10_000
 PRESETS = {"experiment", "profile"}
 
 
@@ -59,11 +60,13 @@ class CondexpSweeper(BasicSweeper):
             Nothing: what became of each job is printed.
 
         Raises:
+            InputError: If there are too many jobs.
             SystemExit: With the sweep's exit code, if that is not 0.
         """
         # Only a sweep needs torch at this point.
+        from condexp.errors import InputError
         from condexp.results.console import show
-        from condexp.runs.checks import refuse_several_sweeps
+        from condexp.runs.checks import check_parallel, refuse_several_sweeps
         from condexp.runs.sweep.execute import run_sweep
         from condexp.runs.sweep.plan import plan_sweep
         from condexp.runs.sweep.report import plan_table
@@ -72,7 +75,13 @@ class CondexpSweeper(BasicSweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
+        check_parallel(self.config.hydra.launcher.get("n_jobs"))
         jobs = self._jobs(arguments)
+        if len(jobs) > MAX_JOBS:
+            raise InputError(
+                f"the sweep has {len(jobs)} jobs, and {MAX_JOBS} are the most that are planned at "
+                "once: split it, by seeds for instance."
+            )
         plan = plan_sweep(jobs, [loader.load_sweep_config(self.config, list(job)) for job in jobs])
         if any(job.config.run.dry_run for job in plan):
             show(plan_table(plan))

@@ -26,7 +26,7 @@ def run(args: list[str]) -> int:
         "--spectra", action="store_true", help="also the eigenvalues, numbered in a column eig"
     )
     options = parser.parse_args(args)
-    from condexp.results.console import make_console
+    from condexp.results.console import say
     from condexp.store.export import save_csv, write_csv
     from condexp.store.reader import open_run
 
@@ -35,5 +35,5 @@ def run(args: list[str]) -> int:
         write_csv(stored, sys.stdout, spectra=options.spectra)
     else:
         save_csv(stored, options.output, spectra=options.spectra)
-        make_console().print(f"wrote {options.output}", soft_wrap=True)
+        say(f"wrote {options.output}")
     return 0

@@ -24,10 +24,9 @@ def run(args: list[str]) -> int:
     )
     parser.add_argument("--size", default="text", help="width: column (3.4 in) or text (7.2 in)")
     options = parser.parse_args(args)
-    from condexp.results.console import make_console
+    from condexp.results.console import say
     from condexp.results.figures.draw import draw
 
-    console = make_console()
     drawn = draw(
         options.name,
         options.folders,
@@ -36,7 +35,7 @@ def run(args: list[str]) -> int:
         size=options.size,
     )
     for path in drawn.files:
-        console.print(f"wrote {path}", soft_wrap=True)
+        say(f"wrote {path}")
     for path in drawn.left_out:
-        console.print(f"left out, as it has no snapshot: {path}", soft_wrap=True)
+        say(f"left out, as it has no snapshot: {path}")
     return 0

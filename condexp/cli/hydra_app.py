@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
@@ -101,6 +102,8 @@ def with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(quiet)()
     except InputError:
         raise
+    except yaml.YAMLError as error:
+        raise InputError(_slip(error)) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError(explain(error, args)) from error
     except SystemExit as stop:  # argparse's, and a sweep's with failed jobs
@@ -114,6 +117,13 @@ def with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
     if raised:
         raise raised[0]
     return 0
+
+
+def _slip(error: yaml.YAMLError) -> str:
+    """Return in one line where a file of the user's is no YAML, and why."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name}, line {mark.line + 1}" if mark else "a file of the configuration"
+    return f"{where}: {getattr(error, 'problem', None) or ' '.join(str(error).split())}"
 
 
 def explain(error: Exception, args: Sequence[str] = ()) -> str:

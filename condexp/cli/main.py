@@ -6,13 +6,15 @@ answers at once.
 
 import argparse
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
-from condexp.errors import InputError, suggestion
-from condexp.runs.stop_signals import Stopped
+from condexp.errors import InputError, suggestion, visible
+from condexp.runs.stop_signals import Stopped, stopping_at_once
 
 EPILOG = """\
 examples:
@@ -26,8 +28,9 @@ examples:
 overrides are Hydra's: group=choice, group.key=value, --config-dir DIR for your own;
   condexp run --cfg job prints the configuration; condexp run --hydra-help explains the rest.
 completion: eval "$(condexp -sc install=bash)"
-exit codes: 0 done (a diverged run is a result), 1 a job failed, 2 bad input and nothing was run,
-  75 stopped by SIGTERM, SIGUSR1, SIGUSR2 or a limit, 130 by Ctrl-C: the same command resumes it
+exit codes: 0 done (a diverged run is a result), 1 a job failed or a run cannot be read,
+  2 bad input and nothing was run, 75 stopped by SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or a limit,
+  130 by Ctrl-C: the same command resumes it
 """
 
 # Verb: its module in this package, whose run(args) returns the exit code; what the help says.
@@ -44,6 +47,7 @@ VERBS = {
     "export": ("export", "every number of a run as CSV in long form"),
     "data": ("data", "fetch or verify the files of a dataset"),
 }
+READING = frozenset({"status", "show", "table", "figure", "report", "validate", "export"})
 
 
 def _help_parser() -> argparse.ArgumentParser:
@@ -71,6 +75,11 @@ def split_verb(args: Sequence[str]) -> tuple[str, list[str]]:
     Raises:
         InputError: If the first word is neither a command nor an override nor an option.
     """
+    several = [arg for arg in args if arg in {"-m", "--multirun"}][:1]
+    if several:  # anywhere on the line
+        args = [arg for arg in args if arg not in {"-m", "--multirun"}]
+        verb, rest = split_verb(args)
+        return verb, [*several, *rest]
     if not args or args[0].startswith("-") or "=" in args[0] or args[0].startswith("~"):
         return "run", list(args)
     if args[0] in VERBS:
@@ -88,6 +97,51 @@ def _hide_verb_from_completion() -> None:
         removed = len(words[1]) + 1
         os.environ["COMP_LINE"] = f"{words[0]} {words[2]}"
         os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", removed)) - removed)
+
+
+class _LeftOut(logging.Handler):
+    """Says of each run once that it cannot be read, or counts once, and knows if one could not."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: set[str] = set()
+        self.exit_code = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a warning or an error as a line of its own.
+
+        Args:
+            record: What a reading command logs.
+        """
+        text = visible(record.getMessage()).replace("\n", " ")
+        if text not in self._said:
+            self._said.add(text)
+            sys.stderr.write(f"condexp: {text}\n")
+        self.exit_code |= record.levelno >= logging.ERROR
+
+
+def _read_runs(module: ModuleType, args: list[str]) -> int:
+    """Do a command that reads runs.
+
+    Returns:
+        Its exit code; 1 where one of several runs could not be read.
+    """
+    logger, left_out = logging.getLogger("condexp"), _LeftOut()
+    logger.addHandler(left_out)
+    try:
+        code: int = module.run(args)
+        sys.stdout.flush()  # a full disk shows here, and not when nobody looks any more
+    finally:
+        logger.removeHandler(left_out)
+    return code or left_out.exit_code
+
+
+def _drop_output() -> None:
+    """Let what standard output cannot take be no second error as the interpreter ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,8 +166,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb == "run" and rest[:1] in (["-h"], ["--help"]):  # Hydra's own is --hydra-help
             _help_parser().print_help()
             return 0
-        module = import_module(f"condexp.cli.{VERBS[verb][0]}")
-        code: int = module.run(rest)
+        if verb in READING:
+            return _read_runs(import_module(f"condexp.cli.{VERBS[verb][0]}"), rest)
+        with stopping_at_once():
+            from condexp.results.console import go_on_without_output
+
+            go_on_without_output()
+            code: int = import_module(f"condexp.cli.{VERBS[verb][0]}").run(rest)
         return code
     except KeyboardInterrupt:
         sys.stderr.write("condexp: interrupted\n")
@@ -124,6 +183,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (InputError, OSError) as error:
+    except OSError as error:
+        sys.stderr.write(f"condexp: {error}\n")
+        _drop_output()
+        return 2
+    except InputError as error:
         sys.stderr.write(f"condexp: {error}\n")
         return 2

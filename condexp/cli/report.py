@@ -25,9 +25,9 @@ def run(args: list[str]) -> int:
         "--output", type=Path, metavar="FILE", help="the page (default: REPORT.md in ROOT)"
     )
     options = parser.parse_args(args)
-    from condexp.results.console import make_console
+    from condexp.results.console import say
     from condexp.results.report import write_report
 
     page = write_report(options.root, options.where, options.output)
-    make_console().print(f"wrote {page}", soft_wrap=True)
+    say(f"wrote {page}")
     return 0

@@ -1,12 +1,13 @@
 """``condexp table DIR…``: mean ± std over the runs of each cell."""
 
 import argparse
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from condexp.cli.parsing import add_where, comma_separated, make_parser
-from condexp.errors import choose
+from condexp.errors import InputError, choose
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -55,6 +56,9 @@ def run(args: list[str]) -> int:
 
     Returns:
         0.
+
+    Raises:
+        InputError: If rows and columns share a key, or there are no rows.
     """
     options = _parse(args)
     from condexp.results.collect import collect
@@ -63,9 +67,14 @@ def run(args: list[str]) -> int:
     from condexp.results.tables.differences import paired_key
     from condexp.results.tables.formats import SUFFIXES, Format, render
     from condexp.results.tables.table import make_table
+    from condexp.store.files import saving
 
     choose("table format", options.format, list(Format))  # before a thousand runs are read
     rows, cols, paired, where = options.rows, options.cols, options.paired, options.where
+    if not rows or set(rows) & set(cols):
+        shared = ", ".join(sorted(set(rows) & set(cols)))
+        what = f"--rows and --cols share {shared}" if shared else "--rows is empty"
+        raise InputError(f"{what}: give keys for the rows, and others for the columns.")
     keys = [*rows, *cols, options.value, *([paired_key(paired)] if paired else [])]
     frame = collect(select(options.folders, where) if where else options.folders, keys)
     table = make_table(
@@ -79,11 +88,12 @@ def run(args: list[str]) -> int:
     )
     _print(make_console(), render(table, options.format))
     if options.save is not None:
-        options.save.parent.mkdir(parents=True, exist_ok=True)
         names = {kind: f"{options.save}.{suffix}" for kind, suffix in SUFFIXES.items()}
         for kind, name in names.items():
-            with Path(name).open("w", encoding="utf-8") as file:
-                _print(make_console(file), render(table, kind))
+            text = io.StringIO()
+            _print(make_console(text), render(table, kind))
+            with saving(Path(name)) as file:
+                file.write(text.getvalue().encode(errors="replace"))
         # Standard output may be the file that the table is wanted in.
         sys.stderr.write(f"wrote {', '.join(names.values())}\n")
     return 0

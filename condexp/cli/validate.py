@@ -1,5 +1,6 @@
 """``condexp validate FILE``: a results file against its schema and its checksums."""
 
+import os
 from pathlib import Path
 
 from condexp.cli.parsing import make_parser
@@ -26,7 +27,7 @@ def run(args: list[str]) -> int:
     from condexp.store.schema.layout import FILE_NAME
 
     path = path / FILE_NAME if path.is_dir() else path
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise InputError(f"there is no results file {path}.")
     problems = validate_results(path)
     for problem in problems or ["valid"]:

@@ -47,6 +47,7 @@ def chosen_presets(hydra_config: HydraConf) -> Presets:
     choices = hydra_config.runtime.choices
     experiment, profile = str(choices.get("experiment") or "default"), choices.get("profile")
     base, _, own = experiment.rpartition("/")
+    _require_package(hydra_config, experiment)
     sources = [s for s in hydra_config.runtime.config_sources if s.schema == "file"]
     # A user's folder of experiments, with none of the folder's name, is part of their names.
     if any(Path(s.path, "experiment", f"{base}.yaml").is_file() for s in sources):
@@ -56,6 +57,26 @@ def chosen_presets(hydra_config: HydraConf) -> Presets:
             )
         experiment, profile = base, own
     return {"experiment": experiment, "profile": profile}
+
+
+def _require_package(hydra_config: HydraConf, experiment: str) -> None:
+    """Refuse an experiment whose file does not say that its keys are those of the whole.
+
+    Raises:
+        InputError: If the first line is another.
+    """
+    for source in hydra_config.runtime.config_sources:
+        file = Path(source.path, "experiment", f"{experiment}.yaml")
+        if source.schema == "file" and file.is_file():
+            lines = file.read_text(encoding="utf-8").splitlines()
+            headers = [line for line in lines if line.startswith("#")]
+            if "# @package _global_" not in [" ".join(line.split()) for line in headers]:
+                marked = lines[:1] and lines[0].startswith("\ufeff")
+                mark = " without the byte-order mark before it" if marked else ""
+                raise InputError(
+                    f"{file}, line 1: an experiment begins with '# @package _global_'{mark}."
+                )
+            return
 
 
 def own_profiles() -> list[str]:

@@ -47,6 +47,7 @@ def parse_config(
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
         raise InputError(f"seed={seed!r}: give a whole number from 0 to 2^31 - 1.")
     groups = {key: _typed_group(key, values.get(key)) for key in GROUPS}
+    groups["run"].root = str(Path(groups["run"].root).expanduser())  # no shell saw a file's ~
     config = Config(experiment=experiment, profile=profile, seed=seed, plain={}, **groups)
     _check_together(config)
     plain = {key: OmegaConf.to_container(OmegaConf.structured(groups[key])) for key in GROUPS}
@@ -157,3 +158,7 @@ def _check_together(config: Config) -> None:
         raise InputError(
             f"trainer.checkpoint.keep={trainer.checkpoint.keep!r}: give a whole number, or all."
         )
+    fractions = config.analysis.kappa_p
+    twice = sorted({p for p in fractions if fractions.count(p) > 1})
+    if twice:
+        raise InputError(f"analysis.kappa_p={fractions} has {twice[0]} twice: give it once.")

@@ -1,6 +1,8 @@
 """One row a run: its configuration, its errors, and the last measures of every layer."""
 
+import os
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from numpy.typing import NDArray
 from condexp.errors import InputError
 from condexp.results.config_keys import flatten, lookup
 from condexp.results.layer_measures import LayerMeasures
+from condexp.results.select import leaving_out_unreadable
 from condexp.store.last_rows import LastRows, read_last_rows
 from condexp.store.reader import Run
-from condexp.store.run_folder.completeness import read_statuses
+from condexp.store.run_folder.completeness import Unreadable, read_statuses
 from condexp.store.run_folder.identity import identity_config
 from condexp.store.run_folder.status import CONFIG_NAME, State, Status
 from condexp.store.schema.layout import FILE_NAME
@@ -38,7 +41,8 @@ def collect(
         ``fc.input_kappa_0.5``, with ``<layer>.<matrix>_p_limit``: κ_p past it is infinite for want
         of rows. The layer may also be called ``first`` or ``last_linear``, where all layers were
         analysed or that one was asked for by this name; ``network.fisher_<measure>`` is of all
-        layers together. What a run does not have is NaN.
+        layers together. What a run does not have is NaN. A run that cannot be read is ``failed``,
+        and the log says why.
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     # The best error is found in all of them.
@@ -47,17 +51,15 @@ def collect(
     identity_keys: dict[str, None] = {}
     measured: dict[tuple[str, ...], dict[int, NDArray[np.float64]]] = {}
     for index, (folder, status) in enumerate(read_statuses(paths).items()):
-        run = Run(folder / FILE_NAME)
-        # A run that failed early may have no results, and one that is pending no configuration.
-        try:
-            rows = read_last_rows(run.file, needed) if run.file.is_file() else None
-            config = run.config if rows or (folder / CONFIG_NAME).is_file() else {}
-        except InputError as damage:  # one run's damage must not hide the others
-            rows, config, status = None, {}, Status(State.FAILED, error=str(damage))
-        identity_keys |= dict.fromkeys(key for key, _ in flatten(identity_config(config)))
-        described.append(_describe(folder, status, config, rows, needed))
-        if rows is not None and len(rows.layers["step"]):
-            columns, values = _measures(rows, config)
+        read = _Read()
+        with leaving_out_unreadable(folder):
+            read = _read(folder, status, needed)
+        if not read.whole:
+            status = replace(status, state=State.FAILED)
+        identity_keys |= dict.fromkeys(key for key, _ in flatten(identity_config(read.config)))
+        described.append(_describe(folder, status, read.config, read.rows, needed))
+        if read.measures is not None:
+            columns, values = read.measures
             measured.setdefault(columns, {})[index] = values
     # Runs of one architecture share their columns: a frame each, not a dictionary a run.
     blocks = [
@@ -66,10 +68,42 @@ def collect(
     ]
     parts = [pd.DataFrame(described), *([pd.concat(blocks)] if blocks else [])]
     frame = pd.concat(parts, axis=1)
+    if not frame.columns.is_unique:  # a layer may be called as a group of the configuration
+        frame = frame.loc[:, ~frame.columns.duplicated()]
     if not set(keys or ()) <= set(frame.columns):
         return collect(paths)  # whoever asked for what is not there can be told the nearest name
     frame.attrs["identity_keys"] = tuple(identity_keys)
     return frame
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was read of a run, as far as that was possible."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    rows: LastRows | None = None
+    measures: tuple[tuple[str, ...], NDArray[np.float64]] | None = None
+    whole: bool = False
+
+
+def _read(folder: Path, status: Status, keys: Collection[str] | None) -> _Read:
+    """Read one run.
+
+    Returns:
+        All of it.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    if isinstance(status, Unreadable):
+        raise InputError(str(status.error))
+    run = Run(folder / FILE_NAME)
+    # A run that failed early may have no results, and one that is pending no configuration.
+    stored = os.path.lexists(run.file)
+    config = run.config if stored or os.path.lexists(folder / CONFIG_NAME) else {}
+    rows = read_last_rows(run.file, keys) if stored else None
+    measured = rows is not None and len(rows.layers["step"]) > 0
+    return _Read(config, rows, _measures(rows, config) if rows and measured else None, whole=True)
 
 
 def _describe(

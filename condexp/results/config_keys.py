@@ -42,7 +42,14 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
+            yield f"{prefix}{name}", _frozen(value)
+
+
+def _frozen(value: Any) -> Any:
+    """Return lists as tuples, nested ones too; a mapping within one as text."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_frozen, value))
+    return str(value) if isinstance(value, Mapping) else value
 
 
 def setting_text(value: object) -> str:

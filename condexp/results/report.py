@@ -13,10 +13,10 @@ from condexp.results.claims.conditions import ENDED
 from condexp.results.claims.verdict import Verdict
 from condexp.results.collect import collect
 from condexp.results.report_origins import commands, describe_machines, describe_runs
-from condexp.results.select import select, with_snapshots
-from condexp.results.tables.formats import Format, markdown_frame, render
+from condexp.results.select import select, with_snapshots, with_those_that_can
+from condexp.results.tables.formats import Format, markdown_frame, markdown_text, render
 from condexp.results.tables.table import make_table
-from condexp.store.disk import write_text
+from condexp.store.files import saving
 
 REPORT_NAME = "REPORT.md"
 PAIRED = "model.last_bn"
@@ -75,8 +75,8 @@ def write_report(root: Path, where: Sequence[str] = (), output: Path | None = No
         *_claims(root, target.parent, verdicts),
         *_origins(found, missing),
     ]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, "\n\n".join(parts) + "\n")
+    with saving(target) as file:
+        file.write(("\n\n".join(parts) + "\n").encode(errors="replace"))
     return target
 
 
@@ -103,7 +103,7 @@ def _judge(claim: Claim, found: Mapping[str, Sequence[Path]]) -> Verdict | str:
     if not ended:
         return f"no run of {' or '.join(claim.experiments)} has ended with a snapshot"
     try:
-        verdict = claim.judge(claim.measure(ended))
+        verdict = claim.judge(with_those_that_can(ended, claim.measure))
     except InputError as reason:
         return str(reason)
     left_out = len(folders) - len(ended)
@@ -149,8 +149,8 @@ def _table(frame: pd.DataFrame, keys: TableKeys, value: str) -> str:
         try:
             table = make_table(frame, keys.rows, keys.cols, value, published=published)
         except InputError as missing:
-            return f"{value}: {missing}"
-        return f"{render(table, Format.MARKDOWN)}\n\n{reason}"
+            return markdown_text(f"{value}: {missing}")
+        return f"{render(table, Format.MARKDOWN)}\n\n{markdown_text(str(reason))}"
     return str(render(table, Format.MARKDOWN))
 
 
@@ -160,14 +160,14 @@ def _claims(root: Path, folder: Path, verdicts: Mapping[str, Verdict | str]) -> 
         claim = CLAIMS[name]
         if isinstance(verdict, str):
             yield f"### Claim {claim.number}: {name}"
-            yield f"**Verdict: {NO_VERDICT}.** {verdict}"
+            yield f"**Verdict: {NO_VERDICT}.** {markdown_text(verdict)}"
         else:
             yield f"### Claim {claim.number}: {verdict.statement}"
             yield f"Counts as shown when {verdict.criterion}."
             yield f"**Verdict: {verdict.answer}.**"
             yield markdown_frame(verdict.numbers)
             if verdict.remarks:
-                yield "\n".join(f"- {remark}" for remark in verdict.remarks)
+                yield "\n".join(f"- {markdown_text(remark)}" for remark in verdict.remarks)
         yield _figure(root, folder, name)
 
 
@@ -186,7 +186,7 @@ def _origins(found: Mapping[str, Sequence[Path]], missing: Mapping[str, str]) ->
     yield markdown_frame(describe_runs(found))
     if missing:
         yield "Missing experiments:"
-        yield "\n".join(f"- {name}: {reason}" for name, reason in missing.items())
+        yield "\n".join(f"- {name}: {markdown_text(reason)}" for name, reason in missing.items())
     yield "## Commands"
     yield "\n".join(["```", *commands(folders), "```"])
     yield "## Versions and hardware"

@@ -11,14 +11,16 @@ import pandas as pd
 
 from condexp.errors import InputError
 from condexp.results.config_keys import flatten, lookup
+from condexp.results.tables.keys import sort_keys
 from condexp.results.tables.table import describe_data
-from condexp.store.disk import read_json
+from condexp.store.files import read_json
 from condexp.store.reader import Run
 from condexp.store.run_folder.completeness import read_statuses
 from condexp.store.schema.layout import FILE_NAME
 
 PROVENANCE_NAME = "provenance.json"
 PACKAGES = ("condexp", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "hydra-core")
+HARDWARE = ("system", "processor", "num_cores", "gpu", "device", "num_threads")
 SHORT_COMMIT = 12
 
 
@@ -58,8 +60,11 @@ def commands(folders: Iterable[Path]) -> list[str]:
     Returns:
         Each command once, as a shell takes it.
     """
-    argvs = (lookup(_provenance(folder), "argv") or () for folder in folders)
-    return sorted({shlex.join(map(str, argv)) for argv in argvs if argv})
+    argvs = (lookup(_provenance(folder), "argv") for folder in folders)
+    # On a line of its own each: a line break could end the block of code that they stand in.
+    return sorted({
+        shlex.join(map(str, argv)).replace("\n", "␊") for argv in argvs if isinstance(argv, list)
+    })
 
 
 def describe_machines(folders: Iterable[Path]) -> pd.DataFrame:
@@ -86,17 +91,17 @@ def describe_machines(folders: Iterable[Path]) -> pd.DataFrame:
 def _facts(origin: Mapping[str, Any]) -> dict[str, str]:
     if not origin:
         return {"code": "not recorded"}
-    git, hardware = origin.get("git") or {}, origin.get("hardware") or {}
-    commit = str(git["commit"])[:SHORT_COMMIT] if git.get("commit") else "an installed package"
-    versions = origin.get("packages") or {}
-    device = hardware.get("gpu") or hardware.get("device")
+    commit, versions = lookup(origin, "git.commit"), lookup(origin, "packages")
+    code = str(commit)[:SHORT_COMMIT] if commit else "an installed package"
+    hardware = {name: lookup(origin, f"hardware.{name}") for name in HARDWARE}
+    versions = versions if isinstance(versions, Mapping) else {}
     return {
-        "code": f"{commit} with uncommitted changes" if git.get("diff") else commit,
+        "code": f"{code} with uncommitted changes" if lookup(origin, "git.diff") else code,
         "Python": str(origin.get("python", "")).split(" ")[0],
         **{name: str(versions[name]) for name in PACKAGES if name in versions},
-        "system": str(hardware.get("system")),
-        "processor": f"{hardware.get('processor')}, {hardware.get('num_cores')} cores",
-        "device": f"{device}, {hardware.get('num_threads')} threads",
+        "system": str(hardware["system"]),
+        "processor": f"{hardware['processor']}, {hardware['num_cores']} cores",
+        "device": f"{hardware['gpu'] or hardware['device']}, {hardware['num_threads']} threads",
     }
 
 
@@ -115,7 +120,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
 
 
 def _unique(values: Iterable[Any]) -> str:
-    known = {value for value in values if value is not None and value == value}
+    known = {(value,) for value in values if value is not None and value == value}
     return ", ".join(
-        f"{value:g}" if isinstance(value, float) else str(value) for value in sorted(known)
+        f"{value:g}" if isinstance(value, float) else str(value) for (value,) in sort_keys(known)
     )

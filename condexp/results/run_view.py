@@ -180,7 +180,7 @@ def layer_table(
         seen |= set(marks.tolist())
     sizes = [data.arrays[name] for name in ("type", "d_in", "d_out")]
     for layer, cells in enumerate(zip(*columns, strict=True) if columns else ()):
-        table.add_row(Text(data.layers[layer]), *(str(size[layer]) for size in sizes), *cells)
+        table.add_row(Text(data.layers[layer]), *(Text(str(size[layer])) for size in sizes), *cells)
     below = []
     if "fisher" in data.matrices:
         network = LayerMeasures.read_network(run)
@@ -259,7 +259,7 @@ def _header(data: LayerMeasures, name: str) -> str:
 def _progress(run: Run) -> str:
     status = run.status
     parts = []
-    if "state" in status:
+    if status:
         parts.append(f"{status['state']}, step {status['step']} of {status['num_steps']}")
         parts.append(f"time {format_seconds(status['seconds'])}")
     losses = run.metrics["loss"].dropna()

@@ -1,14 +1,22 @@
 """Choose runs by their configuration: the ``--where key=value`` of tables, figures and reports."""
 
-from collections.abc import Mapping, Sequence
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from condexp.errors import InputError
 from condexp.results.config_keys import flatten, key_hint, setting_text
+from condexp.store.hdf5.validate import check_structure
 from condexp.store.reader import Run
-from condexp.store.run_folder.status import find_runs
+from condexp.store.run_folder.completeness import read_statuses
+from condexp.store.run_folder.identity import identity_hash
 from condexp.store.schema.layout import FILE_NAME
+
+T = TypeVar("T")
+logger = logging.getLogger("condexp")
 
 
 def select(folders: Sequence[Path], where: Sequence[str] = ()) -> list[Path]:
@@ -27,7 +35,7 @@ def select(folders: Sequence[Path], where: Sequence[str] = ()) -> list[Path]:
         InputError: If there is no run, a condition has no such form, no run has such a key, or no
             run meets all conditions.
     """
-    runs = find_runs(folders)
+    runs = tuple(read_statuses(folders))
     conditions = [_split(condition) for condition in where]
     if not conditions:
         return list(runs)
@@ -47,10 +55,77 @@ def with_snapshots(folders: Sequence[Path]) -> list[Run]:
         folders: Run folders.
 
     Returns:
-        Those with a snapshot; a run that failed before its first has none.
+        Those with a snapshot; a run that failed before its first has none. One that cannot be read
+        is left out, and the log says so; so is a second run of one experiment, for a pair would
+        count twice.
     """
-    runs = [Run(folder / FILE_NAME) for folder in folders if (folder / FILE_NAME).is_file()]
-    return [run for run in runs if run.steps]
+    opened: dict[str, Run] = {}
+    for folder in folders:
+        run = _opened(folder)
+        if run is not None:
+            other = opened.setdefault(identity_hash(run.config), run)
+            if other is not run:
+                logger.warning(
+                    "%s is the same experiment as %s, and counts once", run.path, other.path
+                )
+    return list(opened.values())
+
+
+def _opened(folder: Path) -> Run | None:
+    """Return the run if it has a snapshot and can be read."""
+    with leaving_out_unreadable(folder):
+        run = Run(folder / FILE_NAME)
+        if os.path.lexists(run.file):
+            check_structure(run.file)
+            return run if run.status is not None and run.config and run.steps else None
+    return None
+
+
+@contextmanager
+def leaving_out_unreadable(folder: Path) -> Iterator[None]:
+    """Let one run that cannot be read hide no other: it is left out, with an error in the log.
+
+    Args:
+        folder: The run's folder.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    except InputError as damage:
+        logger.error("left out: %s", damage)
+    # Whatever somebody else's run holds, it is that run's own failure.
+    except Exception as error:
+        logger.error("left out: %s is damaged: %s: %s", folder, type(error).__name__, error)
+
+
+def with_those_that_can(runs: Sequence[Run], act: Callable[[Sequence[Run]], T]) -> T:
+    """Do something with runs, without those that somebody made so that it fails.
+
+    Args:
+        runs: The runs.
+        act: What is done with all of them together.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        InputError: What it raises.
+    """
+    try:
+        return act(runs)
+    except InputError:
+        raise
+    except Exception:
+        able = []
+        for run in runs:
+            with leaving_out_unreadable(run.path):
+                act([run])
+                able.append(run)
+        if len(able) in {0, len(runs)}:
+            raise  # it is not a run's fault
+        return act(able)
 
 
 def _split(condition: str) -> tuple[str, str]:

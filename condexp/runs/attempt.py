@@ -2,10 +2,12 @@
 
 import hashlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,8 @@ from condexp.runs.status_writer import StatusWriter
 from condexp.runs.stop_signals import Stopped, StopRequests
 from condexp.runs.trainer import build_trainer
 from condexp.runs.workers.group import WorkerGroup
-from condexp.store.disk import (
-    LostFolderError,
-    Owner,
-    as_results_error,
-    read_json,
-    write_json,
-)
+from condexp.store.disk import LostFolderError, Owner, as_results_error, write_json
+from condexp.store.files import read_json
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.offsets import by_axis
 from condexp.store.hdf5.seal import is_sealed, seal_results
@@ -280,6 +277,12 @@ def draw_overview(folder: Path) -> None:
 
 
 class _PatientHandler(logging.FileHandler):
+    # In place of logging's: a link is not written through.
+    def _open(self) -> TextIOWrapper:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags |= os.O_TRUNC if self.mode == "w" else 0
+        return os.fdopen(os.open(self.baseFilename, flags, 0o666), "a", encoding=self.encoding)
+
     def handleError(self, _record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Lose a line rather than fill the terminal with tracebacks, on a full disk say."""
 
@@ -295,6 +298,8 @@ def run_log(path: Path, *, append: bool) -> Iterator[None]:
     Yields:
         Nothing.
     """
+    if path.is_symlink():  # it may lead anywhere
+        path.unlink()
     handler = _PatientHandler(path, mode="a" if append else "w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)

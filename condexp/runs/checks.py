@@ -1,5 +1,6 @@
 """Checks of an experiment that need its model, its data or its processes."""
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,12 @@ from condexp.data.dataset import Dataset, Task
 from condexp.errors import InputError
 from condexp.training.choices import ProbeMode, Source
 from condexp.training.distributed.environment import DistributedEnv
+from condexp.training.loop import Plan
 
+MAX_STEPS = 10**8
+MAX_RECORDS = 10**6
+logger = logging.getLogger("condexp")
+_said: set[str] = set()  # a sweep prepares many runs of one kind
 LEAST_SHARE = 2  # samples: batch statistics of one are void
 
 
@@ -81,6 +87,85 @@ def check_processes(
         raise InputError(
             f"trainer.num_processes={size} puts {local} on this machine, which has "
             f"{torch.cuda.device_count()} CUDA devices: use fewer, or trainer.device=cpu."
+        )
+
+
+def check_length(config: Config, num_steps: int, steps_per_epoch: int) -> None:
+    """Refuse a run that is longer than its results file and its memory can bear.
+
+    Args:
+        config: The validated configuration.
+        num_steps: Updates of the run.
+        steps_per_epoch: Updates in an epoch.
+
+    Raises:
+        InputError: If there are too many steps, evaluations or snapshots.
+    """
+    if num_steps > MAX_STEPS:
+        raise InputError(
+            f"the run has {num_steps} steps ({steps_per_epoch} an epoch), and {MAX_STEPS} are the "
+            "most: lower trainer.epochs or trainer.steps."
+        )
+    every, schedule = config.trainer.eval.every_epochs, config.analysis.schedule
+    periods = {
+        "trainer.eval.every_epochs": every and every * steps_per_epoch,
+        "analysis.schedule.every_steps": schedule.every_steps,
+        "analysis.schedule.every_epochs": (schedule.every_epochs or 0) * steps_per_epoch,
+    }
+    for key, period in periods.items():
+        if period and num_steps // period > MAX_RECORDS:
+            raise InputError(
+                f"{key} makes {num_steps // period} records in {num_steps} steps, and "
+                f"{MAX_RECORDS} are the most: give it a larger number."
+            )
+
+
+def warn_of_no_effect(config: Config, num_train: int, plan: Plan) -> None:
+    """Say which settings have no effect in a run that makes sense without them.
+
+    Args:
+        config: The validated configuration.
+        num_train: Training samples.
+        plan: The length of the run.
+    """
+    trainer, scheduler, setting = config.trainer, config.scheduler, config.analysis.schedule
+    epochs = -(-plan.num_steps // plan.steps_per_epoch)
+    size, release = trainer.batch_size, trainer.rescale.release_epoch
+    late = [e for e in getattr(scheduler, "milestones", ()) if e >= epochs]
+    asked = setting.every_steps or setting.every_epochs or setting.at_steps or setting.log_spaced
+    remarks = []
+    if isinstance(size, int) and size > num_train:
+        remarks.append(f"trainer.batch_size={size}: there are {num_train} training samples")
+    if late:
+        remarks.append(f"scheduler.milestones: {late} lie past the end, at epoch {epochs}")
+    if scheduler.warmup_steps > plan.num_steps:
+        steps = f"the run has {plan.num_steps} steps"
+        remarks.append(f"scheduler.warmup_steps={scheduler.warmup_steps}: {steps}")
+    if release and release >= epochs:
+        remarks.append(f"trainer.rescale.release_epoch={release}: the run ends at epoch {epochs}")
+    if asked and not config.analysis.matrices:
+        remarks.append("analysis.matrices=[] measures nothing, and analysis.schedule names steps")
+    for remark in remarks:
+        if remark not in _said:
+            _said.add(remark)
+            logger.warning("note: %s", remark)
+
+
+def check_parallel(num_jobs: object) -> None:
+    """Refuse a number of jobs at a time that is none.
+
+    Args:
+        num_jobs: ``hydra.launcher.n_jobs``; None where the launcher has no such key.
+
+    Raises:
+        InputError: If it is neither -1 nor positive.
+    """
+    if num_jobs is not None and (
+        not isinstance(num_jobs, int) or (num_jobs < 1 and num_jobs != -1)
+    ):
+        raise InputError(
+            f"hydra.launcher.n_jobs={num_jobs}: give how many jobs run at a time, or -1 for one a "
+            "core."
         )
 
 

@@ -56,7 +56,7 @@ def trace_model(config: Config, dataset: Dataset, options: AnalysisOptions) -> M
             ``trainer.rescale`` would change what it computes, or several processes cannot share it.
     """
     # Two samples say all, but for normalisations that need more than one.
-    num_samples = 1 if config.trainer.batch_size == 1 else 2
+    num_samples = 1 if 1 in {config.trainer.batch_size, len(dataset.train)} else 2
     shape = (num_samples, *dataset.input_shape)
     # The meta device costs neither time nor memory, but has no values, which other people's code
     # may ask for: what fails there counts only if it fails with values too.

@@ -28,9 +28,18 @@ from condexp.runs.build import (
     make_probe,
     training_batches,
 )
-from condexp.runs.checks import check_labels, check_memory, check_processes, num_signals
+from condexp.runs.checks import (
+    check_labels,
+    check_length,
+    check_memory,
+    check_processes,
+    num_signals,
+    warn_of_no_effect,
+)
 from condexp.runs.model_trace import ModelTrace, trace_model
+from condexp.store.run_folder.completeness import read_checked_status
 from condexp.store.run_folder.identity import identity_yaml, run_folder
+from condexp.store.run_folder.status import FINISHED
 from condexp.store.schema.layout import FileSpec, file_size
 from condexp.training.choices import ModelPrecision, Source
 from condexp.training.distributed.environment import DistributedEnv
@@ -95,7 +104,8 @@ def prepare(config: Config) -> PreparedRun:
     device = find_device(config.trainer.device)
     config = identified(config)
     folder = run_folder(config.plain)
-    _check_writable(folder)
+    if config.run.on_existing != "resume" or not _has_ended(folder):
+        _check_writable(folder)
     dataset = load_dataset(config)
     check_processes(config, device, len(dataset.train), DistributedEnv.from_environ())
     options = _options(config.analysis, config.seed)
@@ -103,6 +113,7 @@ def prepare(config: Config) -> PreparedRun:
     reused = (layer.name for layer in trace.catalogue.layers if layer.uses > 1)
     options = replace(options, float64=tuple(reused))
     plan = _plan(config, dataset)
+    warn_of_no_effect(config, len(dataset.train), plan)
     # These two raise where an argument is out of range.
     make_optimizer(config, trace.model)
     make_learning_rate(config, plan.num_steps, plan.steps_per_epoch)
@@ -159,6 +170,14 @@ def _disk_space(config: Config, spec: FileSpec, tensors: Iterable[torch.Tensor])
     return total
 
 
+def _has_ended(folder: Path) -> bool:
+    """Return whether a result is there to be shown, which a read-only disk allows as well."""
+    try:
+        return read_checked_status(folder).state in FINISHED
+    except InputError:
+        return False
+
+
 def _check_writable(folder: Path) -> None:
     try:
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -195,6 +214,7 @@ def _plan(config: Config, dataset: Dataset) -> Plan:
     per_epoch = training_batches(config, dataset, torch.device("cpu")).steps_per_epoch
     limits = (trainer.steps, trainer.epochs and trainer.epochs * per_epoch)
     num_steps = min(limit for limit in limits if limit is not None)
+    check_length(config, num_steps, per_epoch)
     setting = analysis.schedule
     schedule = Schedule(
         every_steps=setting.every_steps,

@@ -2,12 +2,28 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED, TEMPORARY_FAILURE = 130, 75  # Ctrl-C's code, and sysexits.h's "try again later"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,  # the terminal is closed
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+
+
+def heeded_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask this process to stop.
+
+    Returns:
+        All of them, but for one that it was started to ignore, as ``nohup`` starts it.
+    """
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return tuple(number for number in SIGNALS if not (ignored and number is signal.SIGHUP))
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -59,7 +75,7 @@ class StopRequests:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequests]:
-    """Note SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 instead of dying by them.
+    """Note the signals that ask this process to stop instead of dying by them.
 
     Signals belong to the main thread: in another one nothing is noted, and nothing changed.
 
@@ -70,10 +86,40 @@ def stop_requests() -> Iterator[StopRequests]:
     if threading.current_thread() is not threading.main_thread():
         yield requests
         return
-    before = {number: signal.signal(number, requests.note) for number in SIGNALS}
-    try:
+    with _handled(requests.note, heeded_signals()):
         yield requests
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Raise where a signal comes, while there is nothing to save; Ctrl-C does so by itself.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Stopped: At a signal that asks this process to stop.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Stopped(signal.Signals(number))
+
+    deadly = [n for n in heeded_signals() if signal.getsignal(n) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        deadly = []
+    with _handled(stop, deadly):
+        yield
+
+
+@contextmanager
+def _handled(
+    handler: Callable[[int, FrameType | None], None], numbers: Iterable[signal.Signals]
+) -> Iterator[None]:
+    """Give signals to a handler, and back to the one that they had."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
+        for number, own in before.items():
             # None is a handler that was not installed from Python: it cannot be put back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, signal.SIG_DFL if own is None else own)

@@ -11,8 +11,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from condexp.errors import InputError
-
 # What flock says where it is not offered (NFS, some clusters' file systems): no reason to stop.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 LOCK_NOT_OFFERED = frozenset({*NO_LOCKS, errno.EBADF})  # the last by NFS, of a folder
@@ -280,7 +278,7 @@ def replacing(path: Path, *, older: str | None = None, owner: Owner | None = Non
         else:
             owner.verify()
             folder = owner.handle
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         handle = os.open(partial, flags, 0o666, dir_fd=folder)
         opened.callback(os.close, handle)
         try:
@@ -330,11 +328,12 @@ def write_text(path: Path, text: str, owner: Owner | None = None) -> None:
         with replacing(path, owner=owner) as handle:
             write_at(handle, text.encode(), 0)
     except OSError as error:
-        if error.errno != errno.ENOSPC or not path.exists():
+        if error.errno != errno.ENOSPC or not path.exists() or path.is_symlink():
             raise
         # A full disk has no room for a second file, but for these bytes where the older ones are.
         folder = None if owner is None else owner.handle
-        handle = os.open(path if folder is None else path.name, os.O_WRONLY, dir_fd=folder)
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        handle = os.open(path if folder is None else path.name, flags, dir_fd=folder)
         try:
             write_at(handle, text.encode(), 0)
             os.ftruncate(handle, len(text.encode()))
@@ -357,29 +356,6 @@ def write_json(path: Path, content: Any, owner: Owner | None = None) -> None:
     """
     text = json.dumps(plain_values(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, f"{text}\n", owner)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The object.
-
-    Raises:
-        InputError: If there is no such file, or it holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no {path}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} does not hold an object")
-    return content
 
 
 def plain_values(content: Any) -> Any:

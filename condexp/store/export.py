@@ -1,5 +1,6 @@
 """A results file as one long table of numbers, written block by block."""
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -9,8 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from condexp.errors import InputError
+from condexp.store.csv_text import write_frame
+from condexp.store.files import saving
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.row_checks import is_live
+from condexp.store.hdf5.structure import attribute, texts
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.reader import Run
 from condexp.store.schema.fields import COVERAGE_NAMES, EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec
@@ -39,9 +43,9 @@ def write_csv(run: Run, stream: TextIO, *, spectra: bool = False) -> None:
     names = list(COLUMNS_WITH_SPECTRA if spectra else COLUMNS)
     blocks = long_form(run, spectra=spectra)
     first = next(blocks, pd.DataFrame())
-    first.reindex(columns=names).to_csv(stream, index=False)
+    write_frame(first.reindex(columns=names), stream)
     for block in blocks:
-        block.reindex(columns=names).to_csv(stream, index=False, header=False)
+        write_frame(block.reindex(columns=names), stream, header=False)
 
 
 def save_csv(run: Run, path: Path, *, spectra: bool = False) -> None:
@@ -55,17 +59,11 @@ def save_csv(run: Run, path: Path, *, spectra: bool = False) -> None:
     Raises:
         InputError: If the file cannot be written, or as for :func:`write_csv`.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("w", encoding="utf-8", newline="") as stream:
-                write_csv(run, stream, spectra=spectra)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    with saving(path) as file:
+        stream = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        write_csv(run, stream, spectra=spectra)
+        stream.flush()
+        stream.detach()
 
 
 def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
@@ -115,7 +113,7 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
 
 def _metrics(file: File, axis: Axis, names: tuple[str, ...]) -> Iterator[pd.DataFrame]:
     """Yield the columns of the training steps or of the evaluations."""
-    steps_per_epoch = int(file.attrs["steps_per_epoch"])
+    steps_per_epoch = int(attribute(file, "steps_per_epoch"))
     for rows in _blocks(file, axis, len(names)):
         steps = file[STEPS[axis]][rows]
         values = np.stack([file[axis.value][name][rows] for name in names], axis=1)
@@ -132,7 +130,7 @@ def _coverage(file: File, shares: list[DatasetSpec]) -> Iterator[pd.DataFrame]:
 
 def _measures(file: File, group: str, measures: list[DatasetSpec]) -> Iterator[pd.DataFrame]:
     """Yield the measures of all layers, or of the network, snapshot by snapshot."""
-    layers = [NETWORK] if group == NETWORK else file["layers/layer"].asstr()[:]
+    layers = [NETWORK] if group == NETWORK else texts(file["layers/layer"])
     fractions = file["layers/p"][:]
     names: list[str] = []
     p: list[float] = []
@@ -157,7 +155,7 @@ def _measures(file: File, group: str, measures: list[DatasetSpec]) -> Iterator[p
 
 def _eigenvalues(file: File, spectra: DatasetSpec) -> Iterator[pd.DataFrame]:
     """Yield the spectra of one matrix and length, layer by layer."""
-    names, length = file["layers/layer"].asstr()[:], spectra.shape[-1]
+    names, length = texts(file["layers/layer"]), spectra.shape[-1]
     layers = [names[index] for index in spectra.members] or [NETWORK]
     for member, layer in enumerate(layers):
         for rows in _blocks(file, Axis.SNAPSHOT, length):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from condexp.store.hdf5.open import open_file
 from condexp.store.hdf5.row_checks import RowChecker, read_plain_rows
+from condexp.store.hdf5.structure import attribute, texts
 from condexp.store.schema.fields import EVAL_NAMES, Axis
 from condexp.store.schema.layout import COUNTERS
 from condexp.store.schema.matrices import NETWORK
@@ -69,7 +70,7 @@ def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
             for name, values in found.items():
                 if checker is not None:
                     checker.check(f"{group}/{name}", values, last.start)
-        num_signals = int(opened.attrs.get("num_signals", 1))
+        num_signals = int(attribute(opened, "num_signals") or 1)
     return LastRows(arrays, network, num_signals, evals)
 
 
@@ -85,7 +86,7 @@ def _layers(group: Any, keys: Collection[str] | None, last: slice) -> dict[str, 
     if not measures:
         return {"step": np.empty(0)}
     arrays = {name: group[name][last] for name in ("step", *measures)}
-    arrays |= {name: group[name].asstr()[:] for name in ("layer", "type")}
+    arrays |= {name: np.array(texts(group[name])) for name in ("layer", "type")}
     sizes = [*SIZES, *(name for name in names if name in sides and asked(f"{name[2:]}_"))]
     return arrays | {name: group[name][:] for name in sizes}
 

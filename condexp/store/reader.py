@@ -1,7 +1,8 @@
 """Read a run, finished or running: labelled arrays of what is committed."""
 
+import os
 from collections.abc import Iterable
-from contextlib import suppress
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,16 @@ import h5py
 import numpy as np
 import pandas as pd
 import xarray as xr
-import yaml
 from numpy.typing import NDArray
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError, choose, suggestion
-from condexp.store.disk import read_json
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.row_checks import RowChecker, check_all_rows, read_plain_rows
+from condexp.store.hdf5.structure import attribute, attributes, texts
 from condexp.store.run_folder.completeness import read_checked_status
-from condexp.store.run_folder.config_file import read_config
-from condexp.store.run_folder.status import CHECKSUM, CONFIG_NAME, STATUS_NAME
+from condexp.store.run_folder.config_file import parse_config, read_config
+from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME
 from condexp.store.schema.fields import (
     COVERAGE_NAMES,
     EVAL_NAMES,
@@ -31,10 +31,9 @@ from condexp.store.schema.fields import (
 from condexp.store.schema.layout import COUNTERS, FILE_NAME, STEPS
 from condexp.store.schema.matrices import NETWORK, spectra_group
 
-# libyaml, ten times faster over a thousand runs, where PyYAML was built with it.
-SAFE_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 ALL_NAMES = {Axis.TRAIN: tuple(TRAIN_NAMES), Axis.EVAL: tuple(EVAL_NAMES)}
 BOOLEAN_ATTRIBUTES = ("center", "bias")
+TABLE_BYTES = 3 << 28  # 1202 layers at 200 snapshots are half of that
 
 
 def open_run(path: str | Path) -> "Run":
@@ -51,7 +50,7 @@ def open_run(path: str | Path) -> "Run":
     """
     given = Path(path)
     file = given / FILE_NAME if given.is_dir() else given
-    if not file.is_file():
+    if not os.path.lexists(file):
         parent = given.parent if given.parent.is_dir() else Path()
         near = suggestion(given.name, (other.name for other in parent.iterdir()))
         raise InputError(f"no run at {given}: {file} does not exist.{near}")
@@ -81,44 +80,33 @@ class Run:
             InputError: If ``config.yaml`` is damaged.
         """
         whole = self.path / CONFIG_NAME
-        if whole.is_file():
-            text = read_config(whole)
-        else:
-            with open_file(self.file) as file:
-                text = file["config"].asstr()[()]
-        try:
-            content = yaml.load(text, Loader=SAFE_LOADER)
-        except yaml.YAMLError as error:
-            raise InputError(f"{whole} is damaged: {str(error).splitlines()[0]}") from error
-        if not isinstance(content, dict):
-            raise InputError(f"{whole} is damaged: it holds no configuration")
-        return content
+        if os.path.lexists(whole):
+            return read_config(whole)
+        with open_file(self.file) as file:
+            (text,) = texts(file["config"])
+        return parse_config(self.file, text)
 
     @property
     def status(self) -> dict[str, Any]:
         """The content of ``status.json``; empty if there is none.
 
         A run that is said to be finished, and whose results are not whole, is ``failed``.
+
+        Raises:
+            InputError: If it is damaged.
         """
-        path = self.path / STATUS_NAME
-        if not path.is_file():
-            return {}
-        content = read_json(path)
-        content.pop(CHECKSUM, None)
-        with suppress(InputError):  # it is shown as it is
-            checked = read_checked_status(self.path)
-            content |= {"state": checked.state.value, "error": checked.error}
-        return content
+        there = os.path.lexists(self.path / STATUS_NAME)
+        return asdict(read_checked_status(self.path)) if there else {}
 
     @cached_property
     def attrs(self) -> dict[str, Any]:
         """The attributes of the file."""
         with open_file(self.file) as file:
-            attributes = dict(file.attrs)
+            found = attributes(file)
         for name in BOOLEAN_ATTRIBUTES:
-            if name in attributes:
-                attributes[name] = bool(attributes[name])
-        return {k: v.item() if isinstance(v, np.generic) else v for k, v in attributes.items()}
+            if name in found:
+                found[name] = bool(found[name])
+        return {k: v.item() if isinstance(v, np.generic) else v for k, v in found.items()}
 
     @property
     def _netcdf_attrs(self) -> dict[str, Any]:
@@ -135,7 +123,7 @@ class Run:
     def not_analysed(self) -> tuple[str, ...]:
         """Modules with weights that are not measured, each with the reason."""
         with open_file(self.file) as file:
-            return tuple(file["not_analysed"].asstr()[:]) if len(file["not_analysed"]) else ()
+            return texts(file["not_analysed"])
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -156,7 +144,7 @@ class Run:
         with open_file(self.file) as file:
             steps = _frame(file, Axis.TRAIN, TRAIN_NAMES)
             evals = _frame(file, Axis.EVAL, [name for name in EVAL_NAMES if name != "epoch"])
-            steps_per_epoch = int(file.attrs["steps_per_epoch"])
+            steps_per_epoch = int(attribute(file, "steps_per_epoch"))
         joined = steps.join(evals, how="outer").rename_axis("step")
         joined.insert(2, "epoch", joined.index.to_numpy() / steps_per_epoch)
         return joined
@@ -231,8 +219,14 @@ def _num_committed(file: h5py.File, axis: Axis) -> int:
 
     What is below it is final, unless the run goes back to its checkpoint meanwhile: then it sinks
     before rows are emptied.
+
+    Raises:
+        ValueError: If it counts more rows than there are.
     """
-    return int(file[COUNTERS[axis]][()])
+    num = int(file[COUNTERS[axis]][()])
+    if not 0 <= num <= len(file[STEPS[axis]]):
+        raise ValueError(f"/{COUNTERS[axis]} is {num}, of {len(file[STEPS[axis]])} rows")
+    return num
 
 
 def _frame(file: h5py.File, axis: Axis, names: Iterable[str]) -> pd.DataFrame:
@@ -243,8 +237,18 @@ def _frame(file: h5py.File, axis: Axis, names: Iterable[str]) -> pd.DataFrame:
 
 
 def _table(file: h5py.File, name: str) -> xr.Dataset:
-    """Return the committed rows of a group, its scales, epochs and coverage as coordinates."""
+    """Return the committed rows of a group, its scales, epochs and coverage as coordinates.
+
+    Raises:
+        InputError: If they are too many for the memory.
+    """
     num, group = _num_committed(file, Axis.SNAPSHOT), file[name]
+    size = sum(group[each].nbytes for each in group)
+    if size > TABLE_BYTES:
+        raise InputError(
+            f"{file.filename}: /{name} takes {size / 1e9:.1f} GB, too much to be read at once: "
+            "'condexp export' writes it step by step"
+        )
     rows = {each: group[each][:num] for each in group if _by_step(group[each])}
     beside = [each for each in ("epoch", *COVERAGE_NAMES) if each in file]
     rows_beside = {each: file[each][:num] for each in beside}
@@ -274,7 +278,8 @@ def _labelled(dataset: h5py.Dataset, rows: NDArray[Any] | None) -> xr.Variable:
     if codes := h5py.check_enum_dtype(dataset.dtype):
         cut = np.array(sorted(codes, key=codes.__getitem__))[cut]
     elif h5py.check_string_dtype(dataset.dtype):
-        cut = np.array([text.decode() for text in cut], dtype=np.str_)
+        cut = np.array(texts(dataset), dtype=np.str_)
     elif own == "reused":
         cut = cut.astype(bool)
-    return xr.Variable(dims, cut, {name: dataset.attrs[name] for name in ("units", "long_name")})
+    named = {name: attribute(dataset, name) for name in ("units", "long_name")}
+    return xr.Variable(dims, cut, named)

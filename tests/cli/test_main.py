@@ -333,7 +333,7 @@ def test_a_damaged_result_is_named_and_can_be_run_anew(condexp: Command, tmp_pat
     assert code == 2
     assert "Nothing was run" in err
     assert len(runs(tmp_path)) == 2
-    assert condexp("table", str(tmp_path), "--rows", "seed", root=False)[0] == 0
+    assert condexp("table", str(tmp_path), "--rows", "seed", root=False)[0] == 1
     (first / "status.json").write_text("{")
     assert condexp("status", str(tmp_path), root=False)[0] == 1
     assert condexp(*TINY, seed, "run.on_existing=restart")[0] == 0

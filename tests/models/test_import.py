@@ -106,7 +106,7 @@ def test_the_current_folder_comes_first_and_once(write: Writer, tmp_path: Path) 
     write("my_nets", NETS)
     for _ in range(2):
         find_target("model.target", "my_nets:Net", import_.EXAMPLE)
-    assert sys.path.index(str(tmp_path)) == 0
+    assert sys.path[-1] == str(tmp_path)
     assert sys.path.count(str(tmp_path)) == 1
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from condexp.store.reader import Run
 
 NAMES = ("overview", "validation", "stability", "domination", "conditioning", "last_layer")
+OF_GRIDS = ("stability", "domination", "conditioning", "last_layer")
 OF_ONE_RUN = ("overview",)
 """Drawn of each run by itself; the others show all runs together."""
 

@@ -1,15 +1,23 @@
 """A figure by its name: of the runs that were asked for, where it belongs."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from condexp.errors import InputError, choose
-from condexp.results.figures import OF_ONE_RUN, find_figure
+from condexp.results.figures import OF_GRIDS, OF_ONE_RUN, find_figure
 from condexp.results.figures.style import Size
-from condexp.results.select import select, with_snapshots
+from condexp.results.select import (
+    leaving_out_unreadable,
+    select,
+    with_snapshots,
+    with_those_that_can,
+)
 from condexp.store.reader import open_run
+
+logger = logging.getLogger("condexp")
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,8 @@ class Drawn:
 
     Attributes:
         files: What was written: for each figure a PDF, a PNG and a CSV.
-        left_out: Runs without a snapshot, such as one that failed before its first step.
+        left_out: Runs without a snapshot, such as one that failed before its first step, and those
+            that cannot be read.
     """
 
     files: tuple[Path, ...]
@@ -54,11 +63,14 @@ def draw(
     selected = select(folders, where)
     if name in OF_ONE_RUN:
         targets = [_own_folder(folder, len(selected), output) for folder in selected]
-        drawn = [
-            draw_runs([open_run(folder)], target, size=width)
-            for folder, target in zip(selected, targets, strict=True)
-        ]
-        return Drawn(tuple(path for paths in drawn for path in paths))
+        drawn: list[Path] = []
+        for folder, target in zip(selected, targets, strict=True):
+            if len(selected) == 1:
+                drawn += draw_runs([open_run(folder)], target, size=width)
+            else:
+                with leaving_out_unreadable(folder):
+                    drawn += draw_runs([open_run(folder)], target, size=width)
+        return Drawn(tuple(drawn))
     runs = with_snapshots(selected)
     if not runs:
         raise InputError(
@@ -66,7 +78,10 @@ def draw(
             "unless analysis=none or analysis.schedule says otherwise."
         )
     measured = {run.path for run in runs}
-    files = draw_runs(runs, output or common_folder(folders), size=width)
+    if len(runs) == 1 and name in OF_GRIDS:
+        logger.warning("%s compares the runs of a grid, and this is one run", name)
+    target = output or common_folder(folders)
+    files = with_those_that_can(runs, lambda some: draw_runs(some, target, size=width))
     return Drawn(files, tuple(folder for folder in selected if folder not in measured))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
+
+from condexp.store.csv_text import write_frame
+from condexp.store.files import saving
 
 # Okabe & Ito (2008): distinguishable under every common colour blindness.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
@@ -108,11 +111,13 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, stem: str) -> tuple[P
         buffer = BytesIO()
         figure.savefig(buffer, format=extension, metadata=metadata)
         contents[extension] = buffer.getvalue()
-    contents["csv"] = data.to_csv(index=False, lineterminator="\n").encode()
-    folder.mkdir(parents=True, exist_ok=True)
+    text = StringIO()
+    write_frame(data, text)
+    contents["csv"] = text.getvalue().encode(errors="replace")
     paths = {extension: folder / f"{stem}.{extension}" for extension in ("pdf", "png", "csv")}
     for extension, path in paths.items():
-        path.write_bytes(contents[extension])
+        with saving(path) as file:
+            file.write(contents[extension])
     return tuple(paths.values())
 
 

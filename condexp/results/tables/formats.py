@@ -1,5 +1,6 @@
 """Tables as rich, markdown, LaTeX or CSV."""
 
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from condexp.results.tables.cells import Entry, Layout, lay_out
 from condexp.results.tables.long import long_table
 from condexp.results.tables.numbers import Mark, format_number
 from condexp.results.tables.table import ResultTable
+from condexp.store.csv_text import write_frame
 
 # What pdflatex has no letter for, or takes for a command.
 LATEX = {
@@ -35,7 +37,10 @@ LATEX = {
     "₀": "$_0$",
     "–": "--",
     "≥": r"$\geq$",
+    "\n": " ",
 }
+# What a page would take for a column's border, for HTML, or for a link or picture.
+MARKDOWN = {"|": "\\|", "<": "&lt;", "](": "]\\(", "\n": " "}
 FORMULA = {"±": r"\pm", "×": r"\times", "÷": r"\div", "∞": r"\infty", "≥": r"\geq "}
 
 
@@ -67,7 +72,9 @@ def render(table: ResultTable, output_format: str = Format.RICH) -> RenderableTy
     """
     chosen = choose("table format", output_format, list(Format))
     if chosen == Format.CSV:
-        return long_table(table).to_csv(index=False).rstrip("\n")
+        text = io.StringIO()
+        write_frame(long_table(table), text)
+        return text.getvalue().rstrip("\n")
     layouts = lay_out(table)
     if chosen == Format.RICH:
         return Group(*(part for layout in layouts for part in _rich(layout)))
@@ -95,9 +102,26 @@ def markdown_frame(frame: pd.DataFrame) -> str:
     return _markdown_grid([str(name) for name in frame.columns], body, num_left)
 
 
+def markdown_text(text: str) -> str:
+    r"""Write a text of unknown origin so that markdown shows it as it is.
+
+    Args:
+        text: The text.
+
+    Returns:
+        One line.
+
+    >>> markdown_text("a|b <i> ![](x)")
+    'a\\|b &lt;i> ![]\\(x)'
+    """
+    for sign, shown in MARKDOWN.items():
+        text = text.replace(sign, shown)
+    return text
+
+
 def _markdown_grid(header: Sequence[str], body: Sequence[Sequence[str]], num_left: int) -> str:
     """Return texts as a markdown table, the first so many columns of which are set to the left."""
-    lines = [[text.replace("|", "\\|") for text in line] for line in (header, *body)]
+    lines = [[markdown_text(text) for text in line] for line in (header, *body)]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
     rule = ["-" * w if i < num_left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
 
@@ -143,7 +167,8 @@ def _markdown(layout: Layout) -> str:
     header = [*layout.keys, *map(", ".join, layout.columns)]
     body = [[*keys, *map(_markdown_entry, entries)] for keys, entries in layout.body]
     table = _markdown_grid(header, body, len(layout.keys))
-    return "\n\n".join([f"**{layout.title}**", table, *_notes(layout)])
+    texts = [f"**{markdown_text(layout.title)}**", table, *map(markdown_text, _notes(layout))]
+    return "\n\n".join(texts)
 
 
 def _markdown_entry(entry: Entry) -> str:

@@ -204,7 +204,8 @@ def describe_data(frame: pd.DataFrame) -> str:
     parts = [" and ".join(dict.fromkeys(map(str, known["dataset.name"])))]
     for key, (words, null) in SIZES.items():
         values = known[key] if key in known else pd.Series(dtype=float)
-        given = [f"{value:.0f}" for value in sorted(set(values.dropna().astype(float)))]
+        numbers = pd.to_numeric(values, errors="coerce")  # a damaged run may hold anything
+        given = [f"{value:.0f}" for value in sorted(set(numbers.dropna().astype(float)))]
         if given and null and values.isna().any():
             given.insert(0, null)
         if given:

@@ -16,7 +16,7 @@ from condexp.errors import InputError
 from condexp.results.console import show
 from condexp.runs.execute import stored_result
 from condexp.runs.result import RunResult
-from condexp.runs.stop_signals import SIGNALS, Stopped, StopRequests, stop_requests
+from condexp.runs.stop_signals import Stopped, StopRequests, heeded_signals, stop_requests
 from condexp.runs.sweep.job import JobTask, SweepFlags
 from condexp.runs.sweep.job_spec import JobSpec, dump_config
 from condexp.runs.sweep.plan import JobAction, PlannedJob, own_settings
@@ -139,6 +139,6 @@ def _stopping(flags: SweepFlags) -> Iterator[StopRequests]:
             requests.note(number, frame)
 
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in heeded_signals():
                 signal.signal(number, note)
         yield requests

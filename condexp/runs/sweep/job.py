@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from condexp.errors import InputError
 from condexp.runs.result import RunResult
-from condexp.runs.stop_signals import SIGNALS
+from condexp.runs.stop_signals import heeded_signals
 from condexp.runs.sweep.job_process import run_in_process
 from condexp.runs.sweep.job_spec import JobSpec
 from condexp.store.disk import ResultsError, locked
@@ -161,7 +161,7 @@ class JobTask:
 def _leave_signals_to_the_sweep() -> None:
     """Make Ctrl-C, which reaches every process of a terminal, no end of a launcher's worker."""
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
+        for number in heeded_signals():
             # No SIG_IGN, which a new process would inherit.
             signal.signal(number, lambda *_: None)
 

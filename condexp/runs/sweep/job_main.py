@@ -52,6 +52,7 @@ def _run(job: JobSpec) -> "RunResult":
 
     from condexp.config.validation import parse_config
     from condexp.errors import InputError
+    from condexp.results.console import go_on_without_output
     from condexp.runs.execute import run_experiment
     from condexp.runs.progress import ProgressReporter
     from condexp.runs.result import RunResult
@@ -59,6 +60,7 @@ def _run(job: JobSpec) -> "RunResult":
     from condexp.store.run_folder.status import State
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    go_on_without_output()
     reporter = ProgressReporter(job.name, bar=job.draws_bar)
     try:
         values = yaml.safe_load(job.config)

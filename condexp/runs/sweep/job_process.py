@@ -28,7 +28,7 @@ from condexp.store.run_folder.liveness import UNFINISHED
 from condexp.store.run_folder.status import State, read_status, write_status
 from condexp.store.schema.layout import FILE_NAME
 
-COMMAND = (sys.executable, "-c", START.format("condexp.runs.sweep.job_main"))
+COMMAND = (sys.executable, "-P", "-c", START.format("condexp.runs.sweep.job_main"))
 POLL_SECONDS = 0.1
 KILL_SECONDS = 60.0  # from a timeout's request to stop, which takes a step and a checkpoint
 TAIL_LINES = 3  # lines of standard error quoted of a job that died

@@ -32,7 +32,7 @@ IGNORING = (
     f"import signal; [signal.signal(number, signal.SIG_IGN) for number in {NUMBERS}]; "
     f"signal.pthread_sigmask(signal.SIG_UNBLOCK, {NUMBERS}); "
 )
-COMMAND = (sys.executable, "-c", IGNORING + START.format("condexp.runs.workers.main"))
+COMMAND = (sys.executable, "-P", "-c", IGNORING + START.format("condexp.runs.workers.main"))
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 20.0  # for this process to notice by itself that a worker has died
 END_SECONDS = 60.0  # for the workers to end once training is finished

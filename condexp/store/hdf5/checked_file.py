@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condexp.errors import InputError
-from condexp.store.hdf5.file_objects import PAGE_BYTES, ExactFile, SparseFile
+from condexp.store.hdf5.file_objects import PAGE_BYTES, READ_BYTES, ExactFile, SparseFile
 from condexp.store.schema.fields import Axis
 
 BLOCK = 1 << 12
 AT_ONCE = 256  # blocks read together
+MAX_RANGES = 1 << 14  # a run writes a few places for each kind of array
 MAGIC = b"condexp\x03"
 # Magic, bytes of the HDF5 file, number of ranges, rows committed (-1: it is being written), rows
 # scheduled, CRC-32 of ranges and block checksums; then the CRC-32 of all this.
@@ -86,6 +87,8 @@ class Trailer:
         whole = struct.pack("<I", zlib.crc32(footer[:-4])) == footer[-4:]
         if magic != MAGIC or not whole or size + body_bytes + length != end:
             return None
+        if num_ranges > MAX_RANGES or body_bytes > READ_BYTES:
+            raise InputError(f"{path} is damaged: it has more checksums than a results file")
         stream.seek(size)
         body = stream.read(body_bytes)
         if zlib.crc32(body) != body_crc:

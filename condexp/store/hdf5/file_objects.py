@@ -1,13 +1,17 @@
 """Files as Python objects, for libraries that must not write, lock or buffer one themselves."""
 
+import errno
 import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from condexp.store.disk import write_at
+from condexp.store.files import open_regular
 
 PAGE_BYTES = 1 << 12
+READ_BYTES = 1 << 28  # no array of a run that can be shown is read in a larger piece
 
 
 class SparseFile(io.RawIOBase):
@@ -146,11 +150,25 @@ class ExactFile(io.FileIO):
     """A file read without a buffer: nothing before it is asked for, and nothing short.
 
     A buffer could hold a row from before its commit beside a counter from after it.
+
+    Args:
+        file: Path of the file, or a descriptor.
+        mode: ``"r"``.
+        closefd: Whether a descriptor is closed with it.
     """
 
+    def __init__(self, file: Path | int, mode: str = "r", *, closefd: bool = True) -> None:
+        super().__init__(file, mode, closefd, opener=lambda name, _flags: open_regular(Path(name)))
+
     def readinto(self, buffer, /) -> int:  # type: ignore[no-untyped-def]
-        """Return the bytes read into a buffer, in as many reads as it takes."""
+        """Return the bytes read into a buffer, in as many reads as it takes.
+
+        Raises:
+            OSError: If so many are asked for that the file must be damaged, or made to be.
+        """
         view, total = memoryview(buffer).cast("B"), 0
+        if len(view) > READ_BYTES:
+            raise OSError(errno.EFBIG, f"{len(view)} bytes are to be read at once")
         while total < len(view) and (count := super().readinto(view[total:])):
             total += count
         return total

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -10,7 +11,10 @@ from numpy.typing import DTypeLike
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
+from condexp.store.disk import ResultsError
 from condexp.store.hdf5.checked_file import CheckedFile
+from condexp.store.hdf5.row_checks import row_blocks
+from condexp.store.hdf5.structure import StructuredFile, attribute, texts
 from condexp.store.schema.fields import FORMAT, READABLE, DatasetSpec, FileShape, Kind
 
 
@@ -25,28 +29,42 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         The open file.
 
     Raises:
-        InputError: If it is not a results file of a version that is read, lacks a dataset, or
-            holds something else than what was written.
+        ResultsError: What is raised while it is read.
+        InputError: If it is not a results file of a version that is read, lacks a dataset, or what
+            is read of it is foreign, or not what was written.
     """
     with _checked(path) as stream:
         try:
-            file = h5py.File(stream, "r")
-        except OSError as error:
+            file = StructuredFile(stream, "r")
+        except Exception as error:
             raise InputError(f"{path} is not an HDF5 file: {error}") from error
         with file:
-            given = file.attrs.get("condexp_format"), file.attrs.get("condexp_format_version")
-            if given[0] != FORMAT or given[1] not in READABLE:
-                versions = " or ".join(map(str, READABLE))
-                raise InputError(
-                    f"{path} is not a results file of format {FORMAT!r}, version {versions}: "
-                    f"it says {given[0]!r}, version {given[1]}"
-                )
-            if given[1] > 2 and stream.trailer is None:
-                raise InputError(f"{path} is damaged: its end, with the checksums, is missing")
             try:
+                given = _stated_format(file)
+                if given[0] != FORMAT or given[1] not in READABLE:
+                    versions = " or ".join(map(str, READABLE))
+                    raise InputError(
+                        f"{path} is not a results file of format {FORMAT!r}, version {versions}: "
+                        f"it says {given[0]!r}, version {given[1]}"
+                    )
+                if given[1] > 2 and stream.trailer is None:
+                    raise InputError(f"{path} is damaged: its end, with the checksums, is missing")
                 yield file
-            except KeyError as error:  # h5py's way to say that a dataset is missing
-                raise InputError(f"{path} is damaged: {error.args[0]}") from error
+            except (InputError, ResultsError):
+                raise
+            # What is damaged, or made to be, can make HDF5 and numpy fail in any way.
+            except Exception as error:
+                missing = isinstance(error, KeyError)  # as text it would be in quotes
+                reason = error.args[0] if missing else error
+                raise InputError(f"{path} is damaged: {reason or type(error).__name__}") from error
+
+
+def _stated_format(file: h5py.File) -> tuple[Any, Any]:
+    """Return format and version; what cannot be read states none."""
+    try:
+        return attribute(file, "condexp_format"), attribute(file, "condexp_format_version")
+    except (KeyError, RuntimeError, OSError):
+        return None, None
 
 
 def check_blocks(path: Path) -> None:
@@ -74,12 +92,16 @@ def _checked(path: Path) -> Iterator[CheckedFile]:
     """
     try:
         stream = CheckedFile(path)
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except OSError as error:
         raise InputError(f"no results file at {path}: {error.strerror}") from error
     cause: BaseException | None = None
     try:
         with stream:
             yield stream
+    except OSError as raised:
+        if stream.damage is None:
+            raise InputError(f"{path} cannot be read: {raised.strerror or raised}") from raised
+        cause = raised
     except Exception as raised:
         if stream.damage is None:
             raise
@@ -100,15 +122,15 @@ def _damaged_parts(path: Path) -> str:
         if isinstance(item, h5py.Dataset):
             try:
                 dict(item.attrs)
-                for rows in item.iter_chunks() if item.chunks else [()]:
-                    item[rows]
+                for _ in row_blocks(item, len(item)) if item.ndim else [item[()]]:
+                    pass
             except InputError:
                 found[name] = False
             else:
                 found[name] = True
 
     try:
-        with CheckedFile(path) as stream, h5py.File(stream, "r") as file:
+        with CheckedFile(path) as stream, StructuredFile(stream, "r") as file:
             file.visititems(look)
     except Exception:  # it is damaged, and what leads to its arrays as well
         return "What leads to its arrays is damaged: none can be trusted"
@@ -129,7 +151,7 @@ def read_file_shape(file: h5py.File) -> FileShape:
     """
     layers = file["layers"]
     return FileShape(
-        layers=tuple(layers["layer"].asstr()[:]),
+        layers=texts(layers["layer"]),
         lengths={
             matrix: tuple(int(length) for length in layers[f"n_{matrix}"][:])
             for matrix in Matrix
@@ -142,7 +164,7 @@ def read_file_shape(file: h5py.File) -> FileShape:
         num_train_steps=len(file["train/train_step"]),
         num_evals=len(file["eval/eval_step"]),
         num_not_analysed=len(file["not_analysed"]),
-        version=int(file.attrs["condexp_format_version"]),
+        version=int(attribute(file, "condexp_format_version")),
     )
 
 

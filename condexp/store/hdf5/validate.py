@@ -3,7 +3,7 @@
 import hashlib
 import zlib
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import h5py
@@ -39,34 +39,78 @@ def validate_results(path: Path, counts: Mapping[Axis, int] | None = None) -> li
             ]
     except InputError as error:
         return [str(error)]
-    # A damaged file can make HDF5 and whatever reads its numbers fail in any way.
-    except Exception as error:
-        return [f"{path} is damaged and cannot be read: {type(error).__name__}: {error}"]
+
+
+def check_structure(path: Path) -> None:
+    """Refuse a results file that lacks an array, or has one of another shape or type.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: If it is no results file, or not as its own sizes call for.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise InputError(f"no results file at {path}: {error.strerror}") from error
+    problem = _first_problem(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+    if problem is not None:
+        raise InputError(problem)
+
+
+@lru_cache(maxsize=1 << 14)
+def _first_problem(path: Path, _version: tuple[int, ...]) -> str | None:
+    """Return the first that is wrong with the structure of a version of a file.
+
+    A report asks of the same runs for each of its figures.
+    """
+    try:
+        with open_file(path) as file:
+            for problem in _schema(file):
+                return f"{path} is damaged: {problem}"
+    except InputError as damage:
+        return str(damage)
+    return None
+
+
+def _arrays(
+    group: h5py.Group, seen: set[int], where: str = ""
+) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yield path and array of all that lie below a group.
+
+    Raises:
+        ValueError: If one has two names, so that this could go on for ever.
+    """
+    for name in group:
+        item = group[name]
+        place = h5py.h5o.get_info(item.id).addr
+        if place in seen:
+            raise ValueError(f"/{where}{name} has another name as well")
+        seen.add(place)
+        if isinstance(item, h5py.Dataset):
+            yield where + name, item
+        else:
+            yield from _arrays(item, seen, f"{where}{name}/")
 
 
 def _schema(file: h5py.File) -> Iterator[str]:
     """Yield where a dataset is not what the file's own sizes call for."""
     expected = {dataset.path: dataset for dataset in datasets(read_file_shape(file))}
-    found: list[str] = []
-    file.visititems(lambda path, item: found.append(path) if _is_dataset(item) else None)
-    for path in sorted(expected.keys() - set(found)):
+    found = dict(_arrays(file, {h5py.h5o.get_info(file.id).addr}))
+    for path in sorted(expected.keys() - found.keys()):
         yield f"/{path} is missing"
-    for path in sorted(set(found) - expected.keys()):
+    for path in sorted(found.keys() - expected.keys()):
         yield f"/{path} does not belong to the format"
-    for path in sorted(expected.keys() & set(found)):
-        yield from _dataset(file, expected[path])
+    for path in sorted(expected.keys() & found.keys()):
+        yield from _dataset(found, expected[path])
     if hashlib.sha256(file["config"][()]).hexdigest() != file.attrs.get("config_sha256"):
         yield "/config is not the configuration that the attribute config_sha256 names"
 
 
-def _is_dataset(item: object) -> bool:
-    """Return whether it is an array, not a group."""
-    return isinstance(item, h5py.Dataset)
-
-
-def _dataset(file: h5py.File, expected: DatasetSpec) -> Iterator[str]:
+def _dataset(arrays: Mapping[str, h5py.Dataset], expected: DatasetSpec) -> Iterator[str]:
     """Yield where one dataset is not as described."""
-    found = file[expected.path]
+    found = arrays[expected.path]
     where = f"/{expected.path}"
     if found.shape != expected.shape:
         yield f"{where} has shape {found.shape}, not {expected.shape}"
@@ -83,7 +127,7 @@ def _dataset(file: h5py.File, expected: DatasetSpec) -> Iterator[str]:
             yield f"{where} is not a dimension scale"
         return
     for axis, name in enumerate(expected.dims):
-        scale = file.get(f"{expected.group}/{name}")
+        scale = arrays.get(f"{expected.group}/{name}".lstrip("/"))
         # A scale that is none is told of as such; HDF5 fails on what is attached to it.
         if scale is not None and scale.is_scale and [*found.dims[axis].values()] != [scale]:
             given = ", ".join(found.dims[axis].keys()) or "none"

@@ -64,7 +64,7 @@ class ResultsWriter:
                 self.owner = owner or self._resources.enter_context(locked(path))
                 self._offsets = read_offsets(path)
                 self._committed = dict(self._offsets.committed)
-                self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                self._handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 self._resources.callback(os.close, self._handle)
                 self.owner.adopt(self._handle)
         except BaseException:

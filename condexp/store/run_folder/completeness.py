@@ -1,6 +1,8 @@
 """Whether a run that says it is finished has the rows of a finished run."""
 
-from collections.abc import Iterable, Mapping
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +11,24 @@ from condexp.store.disk import ResultsError
 from condexp.store.hdf5.checked_file import Trailer
 from condexp.store.hdf5.open import open_file
 from condexp.store.hdf5.validate import validate_results
-from condexp.store.run_folder.status import FINISHED, State, Status, find_runs, read_status
+from condexp.store.run_folder.config_file import read_config
+from condexp.store.run_folder.identity import identity_hash
+from condexp.store.run_folder.status import (
+    CONFIG_NAME,
+    FINISHED,
+    State,
+    Status,
+    find_runs,
+    read_status,
+)
 from condexp.store.schema.fields import Axis
 from condexp.store.schema.layout import COUNTERS, FILE_NAME, STEPS
+
+logger = logging.getLogger("condexp")
+
+
+class Unreadable(Status):
+    """What stands for a status that cannot be read: one run's damage must not hide the others."""
 
 
 def check_finished(path: Path, expected: Mapping[Axis, int]) -> None:
@@ -46,7 +63,7 @@ def missing_results(folder: Path, status: Status) -> str | None:
     if status.state not in FINISHED:
         return None
     path = folder / FILE_NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         return f"{FILE_NAME} is missing"
     try:
         committed, scheduled = _rows(path)
@@ -81,20 +98,45 @@ def read_checked_status(folder: Path) -> Status:
 def read_statuses(paths: Iterable[str | Path]) -> dict[Path, Status]:
     """Read the status of every run below some folders.
 
+    A run that was copied, as a backup say, is there once: as the copy that is furthest. The log
+    names the others.
+
     Args:
         paths: Run folders, or folders that hold run folders at any depth.
 
     Returns:
-        Status by run folder, in the order of the folders' names.
+        Status by run folder, in the order of the folders' names; `Unreadable` where it is damaged.
     """
-    return {folder: _read(folder) for folder in find_runs(paths)}
+    statuses = {folder: _read(folder) for folder in find_runs(paths)}
+    begun: dict[str, list[Path]] = {}
+    for folder, status in statuses.items():
+        begun.setdefault(status.started, []).append(folder)
+    for started, folders in begun.items():
+        if started and len(folders) > 1:
+            for copy, original in _copies(folders, statuses):
+                logger.warning("%s is a copy of %s: the run counts once", copy, original)
+                del statuses[copy]
+    return statuses
+
+
+def _copies(folders: list[Path], statuses: Mapping[Path, Status]) -> Iterator[tuple[Path, Path]]:
+    """Yield the copies among runs that were started in the same second, and what they copy."""
+    originals: dict[str, Path] = {}
+    for folder in sorted(folders, key=lambda each: -statuses[each].step):
+        try:
+            identity = identity_hash(read_config(folder / CONFIG_NAME))
+        except InputError:
+            continue
+        original = originals.setdefault(identity, folder)
+        if original is not folder:
+            yield folder, original
 
 
 def _read(folder: Path) -> Status:
     try:
         return read_checked_status(folder)
-    except InputError as damage:  # one run's damage must not hide the others
-        return Status(State.FAILED, error=str(damage))
+    except InputError as damage:
+        return Unreadable(State.FAILED, error=str(damage))
 
 
 def _rows(path: Path) -> tuple[dict[Axis, int], dict[Axis, int]]:

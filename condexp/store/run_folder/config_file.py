@@ -1,12 +1,17 @@
 """``config.yaml``: the whole configuration of a run, under a checksum."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from condexp.errors import InputError
 from condexp.store.disk import Owner, write_text
+from condexp.store.files import parse_yaml, read_text
 
 SEAL = "# sha256 of the lines below: "
+OUTSIDE_GROUPS = frozenset({"experiment", "profile", "seed"})
+MAX_KEYS = 500
 
 
 def write_config(path: Path, text: str, owner: Owner) -> None:
@@ -24,26 +29,52 @@ def write_config(path: Path, text: str, owner: Owner) -> None:
     write_text(path, f"{SEAL}{_digest(text)}\n{text}", owner)
 
 
-def read_config(path: Path) -> str:
-    """Read the configuration.
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the configuration of a run.
 
     Args:
         path: The file; one that a person wrote may have no checksum.
 
     Returns:
-        The YAML.
+        The configuration.
 
     Raises:
-        InputError: If it is not what was written.
+        InputError: If there is none, it is not what was written, or it is no configuration.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is damaged: it is no UTF-8") from error
+    text = read_text(path)
     first, _, rest = text.partition("\n")
     if first.startswith(SEAL) and first != f"{SEAL}{_digest(rest)}":
         raise InputError(f"{path} is damaged: it does not match its checksum")
-    return text
+    return parse_config(path, text)
+
+
+def parse_config(path: Path, text: str) -> dict[str, Any]:
+    """Parse the configuration of a run.
+
+    Args:
+        path: The file that holds it, for messages.
+        text: The configuration in YAML.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: If it is none.
+    """
+    config = parse_yaml(path, text)
+    for key, value in config.items():
+        if (key in OUTSIDE_GROUPS) == isinstance(value, dict):
+            raise InputError(f"{path} is no configuration: {key} is {str(value)[:40]!r}")
+        name = value.get("name", "") if isinstance(value, dict) else value
+        if not isinstance(name, int if key == "seed" else str | None):
+            raise InputError(f"{path} is no configuration: {key} is {str(name)[:40]!r}")
+    if _num_keys(config) > MAX_KEYS:
+        raise InputError(f"{path} is no configuration: it has more than {MAX_KEYS} keys")
+    return config
+
+
+def _num_keys(values: Mapping[str, Any]) -> int:
+    return sum(_num_keys(v) if isinstance(v, dict) else 1 for v in values.values())
 
 
 def _digest(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from condexp.errors import InputError
 from condexp.store.disk import ResultsError
+from condexp.store.files import open_regular
 from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
 
 LOCK_NAME = "results.h5.lock"
@@ -46,12 +47,16 @@ def liveness_of(folder: Path, status: Status) -> Liveness:
     here = status.host == socket.gethostname()
     present = here and _exists(status.pid)
     fresh = seconds_since_update(status) < (FRESH_SECONDS if here else FRESH_ELSEWHERE_SECONDS)
-    if fresh and (present or not here):
+    # Who says that it runs holds the lock; who is just starting may be refused it by trying.
+    certain = status.state is State.RUNNING and os.path.lexists(folder / LOCK_NAME)
+    if fresh and (present if here else not certain):
         return Liveness.ALIVE
     held = lock_held(folder)
     if held or (held is None and present):
         return Liveness.ALIVE
-    return Liveness.SILENT if held is None and not here else Liveness.DEAD
+    if held is None and not here:
+        return Liveness.ALIVE if fresh else Liveness.SILENT
+    return Liveness.DEAD
 
 
 def describe_process(status: Status) -> str:
@@ -117,7 +122,7 @@ def lock_held(folder: Path) -> bool | None:
         None where that cannot be known: the file system offers no locks.
     """
     try:
-        handle = os.open(folder / LOCK_NAME, os.O_RDONLY)
+        handle = open_regular(folder / LOCK_NAME)
     except FileNotFoundError:
         return _folder_locked(folder)
     except OSError:
@@ -157,7 +162,7 @@ def seconds_since_update(status: Status) -> float:
     """
     try:
         return (datetime.now(UTC) - datetime.fromisoformat(status.updated)).total_seconds()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.inf
 
 
@@ -166,7 +171,7 @@ def _exists(pid: int | None) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # someone else's
         return True

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from condexp.errors import InputError
-from condexp.store.disk import read_json
+from condexp.store.files import read_json
 
 GIT_SECONDS = 20
 PROVENANCE_NAME = "provenance.json"

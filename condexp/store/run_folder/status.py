@@ -2,19 +2,24 @@
 
 import hashlib
 import json
+import math
 import os
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from condexp.errors import InputError, suggestion
-from condexp.store.disk import Owner, plain_values, read_json, write_json
+from condexp.errors import InputError, suggestion, visible
+from condexp.store.disk import Owner, plain_values, write_json
+from condexp.store.files import read_json
 
 STATUS_NAME = "status.json"
 CONFIG_NAME = "config.yaml"
 CHECKSUM = "sha256"  # of the other keys
+MANY = 10**12  # more steps, and more seconds, than any run has
+LINK_LEVELS = 2  # a link leads to a run, to an experiment or to a folder of experiments
 
 
 class State(StrEnum):
@@ -80,7 +85,8 @@ def write_status(folder: Path, status: Status, owner: Owner | None = None) -> No
         LostFolderError: If the folder is no longer its owner's.
         OSError: If it cannot be written.
     """
-    content = plain_values(asdict(status))
+    content = plain_values(asdict(status))  # texts as they are read, for the checksum
+    content = {k: visible(v) if isinstance(v, str) else v for k, v in content.items()}
     write_json(folder / STATUS_NAME, content | {CHECKSUM: _checksum(content)}, owner)
 
 
@@ -96,16 +102,35 @@ def read_status(folder: Path) -> Status:
     Raises:
         InputError: If there is none, or it is no status.
     """
-    content = read_json(folder / STATUS_NAME)
+    path = folder / STATUS_NAME
+    content = read_json(path)
     stored = content.pop(CHECKSUM, None)  # a person's own may have none
     if stored is not None and stored != _checksum(content):
-        raise InputError(f"{folder / STATUS_NAME} is damaged: it does not match its checksum")
-    known = {field.name for field in fields(Status)}
+        raise InputError(f"{path} is damaged: it does not match its checksum")
     try:
-        given = {key: value for key, value in content.items() if key in known}
-        return Status(**given | {"state": State(content["state"])})
+        given: dict[str, Any] = {"state": State(content["state"])}
     except (KeyError, ValueError) as error:
-        raise InputError(f"{folder / STATUS_NAME} names no state of a run: {error}") from error
+        raise InputError(f"{path} names no state of a run: {error}") from error
+    for field in fields(Status)[1:]:
+        if field.name in content:
+            value = content[field.name]
+            if not _fits(value, field.type):
+                kind = getattr(field.type, "__name__", field.type)
+                raise InputError(f"{path}: {field.name} is {str(value)[:40]!r}, not {kind}")
+            given[field.name] = value
+    return Status(**given)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Return whether a value can be that of a field; counts and times are not negative."""
+    kinds = get_args(kind) or (kind,)
+    if value is None or isinstance(value, bool | str):
+        return type(value) in kinds
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    counted = int in kinds or kind is float
+    in_range = 0 <= value < MANY if counted else True
+    return in_range and (isinstance(value, int) or float in kinds)
 
 
 def _checksum(content: dict[str, Any]) -> str:
@@ -124,26 +149,48 @@ def find_runs(paths: Iterable[str | Path]) -> tuple[Path, ...]:
     Raises:
         InputError: If there is no run under one of the paths.
     """
-    found: set[Path] = set()
+    found: dict[object, Path] = {}
     for path in map(Path, paths):
-        runs = _runs_under(path if path.is_dir() else path.parent) if path.exists() else set()
+        there = Path(path).exists()
+        runs = _runs_under(path if path.is_dir() else path.parent) if there else {}
         if not runs:
             parent = path.parent
             names = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
             near = suggestion(path.name, (name for name in names if name != path.name))
-            what = "holds no run" if path.exists() else "does not exist"
+            what = "holds no run" if there else "does not exist"
             raise InputError(f"no run found: {path} {what}.{near} Runs are made by 'condexp run'.")
-        found |= runs
-    return tuple(sorted(found))
+        found = runs | found
+    return tuple(sorted(found.values()))
 
 
-def _runs_under(folder: Path) -> set[Path]:
-    """Return the run folders, without walking into them: a sweep may have thousands."""
-    found = set()
-    for current, folders, files in os.walk(folder):
-        if STATUS_NAME in files:
-            found.add(Path(current))
-            folders.clear()
-        else:
-            folders[:] = [name for name in folders if not name.startswith(".")]
+def _runs_under(folder: Path) -> dict[object, Path]:
+    """Return the run folders, without walking into them: a sweep may have thousands.
+
+    Links are followed a few levels deep, for they may lead anywhere. A folder that cannot be read
+    may be a run, and is taken for one.
+    """
+    found: dict[object, Path] = {}
+    seen: set[object] = set()
+    waiting = deque([(folder, -1)])  # links at the front: a run is called by its own name
+    while waiting:
+        current, levels = waiting.pop()
+        try:
+            there = current.stat()
+            inode = there.st_dev, there.st_ino
+            if inode in seen:
+                continue
+            seen.add(inode)
+            entries = list(os.scandir(current))
+        except OSError:
+            found[current] = current
+            continue
+        if any(entry.name == STATUS_NAME for entry in entries):
+            found[inode] = current
+        elif levels != 0:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.is_dir():
+                    if levels < 0 and entry.is_symlink():
+                        waiting.appendleft((Path(entry.path), LINK_LEVELS))
+                    else:
+                        waiting.append((Path(entry.path), levels - 1))
     return found

@@ -1,0 +1,177 @@
+"""What an HDF5 file may be made of: checked before an array is read, for anybody may have made it.
+
+HDF5 follows links into other files, takes arrays from them, loads filters that it finds, and
+invents arrays of any size. A results file needs none of that.
+"""
+
+import math
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5i, h5l, h5t, h5z
+
+from condexp.errors import visible
+
+FILTERS = frozenset({h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32})
+NUMBERS = frozenset({h5t.INTEGER, h5t.FLOAT, h5t.ENUM})
+MAX_RANK = 3
+MAX_CHUNK_BYTES = 1 << 22  # those of a sealed file have a quarter of that at most
+MAX_RATIO = 1040  # what deflate can compress by
+MAX_TEXTS = 1 << 17
+MAX_ATTRIBUTES = 64
+MAX_ATTRIBUTE_BYTES = 1 << 16
+
+
+class StructuredGroup(h5py.Group):  # type: ignore[misc]  # h5py has no types
+    """A group that gives only what a results file may hold."""
+
+    # In place of h5py's method, which follows links.
+    def __getitem__(self, name: Any) -> Any:
+        """Return a group or an array below this group.
+
+        Args:
+            name: Its path from here.
+
+        Returns:
+            The group or the checked array.
+
+        Raises:
+            KeyError: If there is none.
+            ValueError: If it is a link, or an array of another kind than a results file has.
+        """
+        head, _, rest = str(name).strip("/").partition("/")
+        if not head:
+            return self
+        try:
+            link = self.id.links.get_info(head.encode()).type
+        except (KeyError, RuntimeError) as error:
+            raise KeyError(f"object {head!r} doesn't exist in {self.name}") from error
+        if link != h5l.TYPE_HARD:
+            raise ValueError(f"{self.name}/{head} is a link".replace("//", "/"))
+        item = super().__getitem__(head)
+        if isinstance(item, h5py.Group):
+            group = StructuredGroup(item.id)
+            return group[rest] if rest else group
+        if rest or not isinstance(item, h5py.Dataset):
+            raise KeyError(f"object {rest!r} doesn't exist in {item.name}")
+        _check_array(item)
+        return item
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is such a link; it is not followed."""
+        head, _, rest = str(name).strip("/").partition("/")
+        there: bool = self.id.links.exists(head.encode())
+        return there and (not rest or rest in self[head])
+
+
+class StructuredFile(StructuredGroup, h5py.File):  # type: ignore[misc]
+    """A results file of unknown origin, open for reading."""
+
+
+def _check_array(array: h5py.Dataset) -> None:
+    """Refuse an array that a results file cannot hold.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    problem = _foreign(array.id)
+    if problem:
+        raise ValueError(f"{array.name} {problem}")
+
+
+def _foreign(array: h5d.DatasetID) -> str | None:
+    """Return what makes an array another than those of a results file."""
+    kind, created = array.get_type(), array.get_create_plist()
+    text = kind.get_class() == h5t.STRING and kind.is_variable_str()
+    if not text and kind.get_class() not in NUMBERS:
+        return "holds neither numbers nor texts"
+    if kind.get_size() > (16 if text else 8):
+        return f"has elements of {kind.get_size()} bytes"
+    if array.rank > MAX_RANK:
+        return f"has {array.rank} dimensions"
+    size = math.prod(array.shape) * kind.get_size()
+    if text and math.prod(array.shape) > MAX_TEXTS:
+        return f"holds {math.prod(array.shape)} texts"
+    if created.get_external_count():
+        return "lies in another file"
+    layout, stored = created.get_layout(), array.get_storage_size()
+    if layout == h5d.CONTIGUOUS:
+        start, end = array.get_offset(), h5i.get_file_id(array).get_filesize()
+        inside = size <= end - (start or 0)  # without a place it holds its fill value
+        return None if inside or not size else f"has {size} bytes, more than the file holds"
+    if layout == h5d.COMPACT:
+        return None
+    if layout != h5d.CHUNKED:
+        return "is put together of other arrays"
+    used = {created.get_filter(index)[0] for index in range(created.get_nfilters())}
+    if not used <= FILTERS:
+        return f"has a filter that a results file has not: {sorted(used - FILTERS)}"
+    if math.prod(created.get_chunk()) * kind.get_size() > MAX_CHUNK_BYTES:
+        return f"has chunks of {created.get_chunk()}"
+    inside = size <= max(MAX_RATIO * stored, MAX_CHUNK_BYTES)
+    return None if inside else f"has {size} bytes, more than the file holds"
+
+
+def texts(array: h5py.Dataset) -> tuple[str, ...]:
+    """Read texts, control characters as text.
+
+    Args:
+        array: An array with one dimension, or none.
+
+    Returns:
+        The texts.
+
+    Raises:
+        ValueError: If it holds none.
+    """
+    if h5py.check_string_dtype(array.dtype) is None:
+        raise ValueError(f"{array.name} holds no texts")
+    found = np.atleast_1d(array[()] if array.size else np.empty(0, dtype=object))
+    return tuple(visible(_decoded(text)) for text in found)
+
+
+def attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
+    """Read the attributes that are single texts and numbers; large or many ones are refused.
+
+    Args:
+        item: What they belong to.
+
+    Returns:
+        Values by name; texts with control characters as text.
+
+    Raises:
+        ValueError: If they are more or larger than those of a results file.
+    """
+    if h5a.get_num_attrs(item.id) > MAX_ATTRIBUTES:
+        raise ValueError(f"{item.name} has more than {MAX_ATTRIBUTES} attributes")
+    found = {name: attribute(item, name) for name in item.attrs}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
+    """Read an attribute that is a single text or number.
+
+    Args:
+        item: What it belongs to.
+        name: Its name.
+
+    Returns:
+        The value; None where there is none, or it is no single one.
+
+    Raises:
+        ValueError: If it is larger than those of a results file.
+    """
+    if not h5a.exists(item.id, name.encode()):
+        return None
+    stored = h5a.open(item.id, name.encode())
+    if stored.get_storage_size() > MAX_ATTRIBUTE_BYTES:
+        raise ValueError(f"{item.name} has an attribute of too many bytes: {name}")
+    if stored.shape != () or stored.get_type().get_class() not in NUMBERS | {h5t.STRING}:
+        return None
+    value = item.attrs[name]
+    return visible(_decoded(value)) if isinstance(value, str | bytes) else value
+
+
+def _decoded(text: str | bytes) -> str:
+    return text.decode(errors="replace") if isinstance(text, bytes) else str(text)

@@ -1,0 +1,103 @@
+"""Folders that somebody else wrote: reading commands say what is wrong, and show the rest."""
+
+import contextlib
+import io
+import resource
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from condexp.cli.main import main
+from tests.results.hostile import make_hostile
+from tests.results.stored import write_run
+from tests.store.hdf5.processes import exit_code, forked
+
+GOOD = (901, 902, 903)
+GIGABYTE = 1 << 20  # in the unit of ru_maxrss
+
+
+def in_child(act: Callable[[], None], said: Path) -> None:
+    """Do something in a process of its own, which a crash, a hang or much memory ends."""
+
+    def watched() -> None:
+        signal.alarm(3000)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            act()
+            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            assert used < GIGABYTE, f"{used} kB"
+        except BaseException:
+            said.write_text(traceback.format_exc(chain=True), errors="replace")
+            raise
+
+    with forked(watched) as child:
+        code = exit_code(child)
+        assert code == 0, said.read_text() if said.exists() else code
+
+
+def output(*args: str) -> tuple[int, str]:
+    """Exit code, and all that a command prints; no traceback and nothing that a terminal obeys."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        try:
+            code = main([*args])
+        except BaseException as error:
+            raise AssertionError(args) from error
+    said = text.getvalue()
+    assert "Traceback" not in said
+    wrong = {letter for letter in said if not letter.isprintable() and letter != "\n"}
+    assert not wrong, (args, wrong, said)
+    return code, said
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("good") / "run")
+
+
+def test_good_runs_are_shown_beside_two_hundred_hostile_ones(good: Path, tmp_path: Path) -> None:
+    root = tmp_path / "table1"
+    for seed in GOOD:
+        write_run(root / f"good-{seed}", seed=seed, model__last_bn=seed == GOOD[0])
+    hostile = [make_hostile(root / f"bad-{seed}", good, seed) for seed in range(200)]
+
+    def read() -> None:
+        code, said = output("status", str(root))
+        assert code == 1, said
+        assert all(f"good-{seed}" in said for seed in GOOD)
+        for form in ("rich", "csv"):
+            code, said = output("table", str(root), "--rows", "seed,model.name", "--format", form)
+            assert code == 1, said
+            assert all(str(seed) in said for seed in GOOD), said
+        code, said = output(
+            "figure", "conditioning", str(root), "--output", str(tmp_path / "drawn")
+        )
+        assert code == 1, said
+        assert "wrote" in said
+        assert all(
+            (tmp_path / "drawn" / f"conditioning.{kind}").exists() for kind in ("png", "csv")
+        )
+        code, said = output("report", str(tmp_path))
+        assert code == 1, said
+        page = (tmp_path / "REPORT.md").read_text()
+        assert all(letter.isprintable() or letter == "\n" for letter in page)
+        assert "<script" not in page
+        for number, folder in enumerate(hostile):
+            verb = ("show", "validate", "export")[number % 3]
+            assert output(verb, str(folder))[0] in {0, 1, 2}
+
+    in_child(read, tmp_path / "said")
+
+
+@pytest.mark.slow
+def test_ten_thousand_crafted_runs(good: Path, tmp_path: Path) -> None:
+    def read() -> None:
+        for seed in range(1000, 11_000):
+            folder = make_hostile(tmp_path / f"run-{seed}", good, seed)
+            for verb in ("status", "show", "validate", "export"):
+                output(verb, str(folder))
+
+    in_child(read, tmp_path / "said")
