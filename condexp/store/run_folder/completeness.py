@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from condexp.errors import InputError
@@ -141,6 +142,12 @@ def _read(folder: Path) -> Status:
 
 def _rows(path: Path) -> tuple[dict[Axis, int], dict[Axis, int]]:
     """Return the rows that are committed, and those that are scheduled."""
+    found = path.stat()
+    return _rows_of_version(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 14)  # a command may ask twice, of thousands of runs
+def _rows_of_version(path: Path, *_version: int) -> tuple[dict[Axis, int], dict[Axis, int]]:
     # The end of a sealed file tells at once: there may be thousands of runs.
     trailer = Trailer.read(path)
     if trailer is not None and trailer.committed is not None:
