@@ -38,5 +38,5 @@ def run(args: list[str]) -> int:
     for path in drawn.files:
         console.print(f"wrote {path}", soft_wrap=True)
     for path in drawn.left_out:
-        console.print(f"left out, as it has no snapshot: {path}", soft_wrap=True)
+        console.print(f"left out, as it has no number to draw: {path}", soft_wrap=True)
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from condexp.errors import InputError, choose
 from condexp.results.figures import OF_ONE_RUN, find_figure
-from condexp.results.figures.style import Size
+from condexp.results.figures.style import BlankFigureError, Size
 from condexp.results.select import select, with_snapshots
 from condexp.store.reader import open_run
 
@@ -18,7 +18,7 @@ class Drawn:
 
     Attributes:
         files: What was written: for each figure a PDF, a PNG and a CSV.
-        left_out: Runs without a snapshot, such as one that failed before its first step.
+        left_out: Runs without a number to draw, such as one that failed before its first step.
     """
 
     files: tuple[Path, ...]
@@ -48,17 +48,22 @@ def draw(
 
     Raises:
         InputError: If there is no such figure, size or run, or the runs lack what is drawn.
+        BlankFigureError: If they hold no number of it.
     """
     draw_runs = find_figure(name)
     width = Size(choose("size", size, Size))
     selected = select(folders, where)
     if name in OF_ONE_RUN:
         targets = [_own_folder(folder, len(selected), output) for folder in selected]
-        drawn = [
-            draw_runs([open_run(folder)], target, size=width)
-            for folder, target in zip(selected, targets, strict=True)
-        ]
-        return Drawn(tuple(path for paths in drawn for path in paths))
+        written, blank = [], []
+        for folder, target in zip(selected, targets, strict=True):
+            try:
+                written += draw_runs([open_run(folder)], target, size=width)
+            except BlankFigureError:
+                if len(selected) == 1:
+                    raise
+                blank.append(folder)
+        return Drawn(tuple(written), tuple(blank))
     runs = with_snapshots(selected)
     if not runs:
         raise InputError(

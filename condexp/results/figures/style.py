@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
+
+from condexp.errors import InputError
 
 # Okabe & Ito (2008): distinguishable under every common colour blindness.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 SKY_BLUE, BLACK, GREY, LIGHT_GREY = "#56B4E9", "#000000", "#9A9A9A", "#E4E4E4"
+
+
+class BlankFigureError(InputError):
+    """A figure that would show nothing."""
 
 
 class Size(StrEnum):
@@ -101,7 +110,11 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, stem: str) -> tuple[P
 
     Returns:
         The paths of the PDF, PNG and CSV.
+
+    Raises:
+        BlankFigureError: If no panel shows anything: an empty figure is not written.
     """
+    _refuse_blank(figure, stem)
     _lay_out(figure)
     contents: dict[str, bytes] = {}
     for extension, metadata in _METADATA.items():
@@ -114,6 +127,31 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, stem: str) -> tuple[P
     for extension, path in paths.items():
         path.write_bytes(contents[extension])
     return tuple(paths.values())
+
+
+def _refuse_blank(figure: Figure, stem: str) -> None:
+    # A blank panel beside others says that it is.
+    panels = [axes for axes in figure.axes if axes.axison]
+    blank = [axes for axes in panels if not _shows(axes)]
+    if len(blank) == len(panels):
+        raise BlankFigureError(
+            f"{stem}: there is nothing to draw, for it has no finite number (above 0, on a "
+            "logarithmic axis) yet; condexp show says of each layer why. Nothing was written."
+        )
+    for axes in blank:
+        axes.text(0.5, 0.5, "no finite number", transform=axes.transAxes, ha="center", color=GREY)
+
+
+def _shows(axes: Axes) -> bool:
+    points = [np.asarray(line.get_xydata(), float) for line in axes.lines if _is_data(line)]
+    if any(np.isfinite(each).all(axis=1).any() for each in points):
+        return True
+    return any(len(each.get_paths()) and len(each.get_offsets()) for each in axes.collections)
+
+
+def _is_data(line: Line2D) -> bool:
+    # Not so a line across the panel, which marks a place.
+    return line.get_transform() == line.axes.transData or line.get_marker() != "None"
 
 
 def _lay_out(figure: Figure) -> None:
