@@ -10,8 +10,10 @@ from typing import Any
 
 from condexp.config.analysis import AnalysisConfig
 from condexp.config.training import (
+    LOSSES,
     OPTIMIZERS,
     SCHEDULERS,
+    LossConfig,
     OptimizerConfig,
     SchedulerConfig,
     TrainerConfig,
@@ -52,6 +54,7 @@ class Config:
     dataset: DatasetSpec
     optimizer: OptimizerConfig
     scheduler: SchedulerConfig
+    loss: LossConfig
     trainer: TrainerConfig
     analysis: AnalysisConfig
     store: StoreConfig
@@ -64,6 +67,7 @@ GROUPS: Mapping[str, type | Mapping[str, type]] = {
     "dataset": DatasetSpec,  # likewise
     "optimizer": OPTIMIZERS,
     "scheduler": SCHEDULERS,
+    "loss": LOSSES,
     "trainer": TrainerConfig,
     "analysis": AnalysisConfig,
     "store": StoreConfig,

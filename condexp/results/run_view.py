@@ -19,7 +19,7 @@ from condexp.store.reader import Run
 from condexp.store.schema.fields import COVERAGE_NAMES
 
 # The groups that say what was computed; where and on what it ran stands in provenance.json.
-GROUPS = ("model", "dataset", "optimizer", "scheduler", "trainer", "analysis")
+GROUPS = ("model", "dataset", "optimizer", "scheduler", "loss", "trainer", "analysis")
 NOT_SETTING = ("experiment", "profile", "run", "store", "data_sha256", "checkpoints")
 
 

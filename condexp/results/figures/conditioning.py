@@ -112,7 +112,7 @@ def _draw(axes: Axes, own: pd.DataFrame, index: int) -> set[str]:
         axes.plot(hollow.index, 10**hollow, **HOLLOW, color=color)
         marks.add("few rows")
     for mark, layers in (("infinite", known), ("infinite for rows", ~known)):
-        chosen = np.isposinf(values).any(axis=1) & layers
+        chosen = (values == np.inf).any(axis=1) & layers
         if chosen.any():
             beside = values.index[chosen] + 0.12 * index  # those of other norms
             top = [INFINITE_AT] * len(beside)

@@ -55,7 +55,8 @@ def draw(
     selected = select(folders, where)
     if name in OF_ONE_RUN:
         targets = [_own_folder(folder, len(selected), output) for folder in selected]
-        written, blank = [], []
+        written: list[Path] = []
+        blank: list[Path] = []
         for folder, target in zip(selected, targets, strict=True):
             try:
                 written += draw_runs([open_run(folder)], target, size=width)

@@ -13,7 +13,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from condexp.errors import InputError
@@ -143,15 +142,16 @@ def _refuse_blank(figure: Figure, stem: str) -> None:
 
 
 def _shows(axes: Axes) -> bool:
-    points = [np.asarray(line.get_xydata(), float) for line in axes.lines if _is_data(line)]
+    # A line across the panel marks a place and is no data; marks at its edge are.
+    lines = [
+        line
+        for line in axes.lines
+        if line.get_transform() == axes.transData or line.get_marker() != "None"
+    ]
+    points = [np.asarray(line.get_xydata(), float) for line in lines]
     if any(np.isfinite(each).all(axis=1).any() for each in points):
         return True
-    return any(len(each.get_paths()) and len(each.get_offsets()) for each in axes.collections)
-
-
-def _is_data(line: Line2D) -> bool:
-    # Not so a line across the panel, which marks a place.
-    return line.get_transform() == line.axes.transData or line.get_marker() != "None"
+    return any(len(each.get_paths()) and np.size(each.get_offsets()) for each in axes.collections)
 
 
 def _lay_out(figure: Figure) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -21,11 +22,16 @@ def test_the_default_batch_is_drawn_hollow_and_explained(
     assert main(["run", "-m", "model.norm=none,batch", "seed=1,2", "trainer.steps=12"]) == 0
     figures: list[Figure] = []
     draw = find_figure("conditioning")
-    monkeypatch.setitem(draw.__globals__, "save", lambda figure, *_: figures.append(figure) or ())  # type: ignore[attr-defined]
+
+    def keep(figure: Figure, *_: object) -> tuple[Path, ...]:
+        figures.append(figure)
+        return ()
+
+    monkeypatch.setitem(draw.__globals__, "save", keep)  # type: ignore[attr-defined]
     assert main(["figure", "conditioning", "outputs/default"]) == 0
     axes, (legend,) = figures[0].axes[0], figures[0].legends
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
-    assert [len(line.get_xdata()) for line in hollow] == [6, 6]  # norms
+    assert [np.size(line.get_xdata()) for line in hollow] == [6, 6]  # norms
     assert [text.get_text() for text in axes.get_xticklabels()][-1] == "fc"
     assert "few rows: κ of the sample" in [text.get_text() for text in legend.get_texts()]
     assert "analysis.source=probe" in legend.get_title().get_text()
