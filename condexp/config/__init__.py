@@ -40,6 +40,7 @@ class RunConfig:
     fail_fast: bool
     timeout: float | None = within(0, open_low=True)
     dry_run: bool
+    objective: str | None
     max_disk: float = within(0, open_low=True)
 
 
