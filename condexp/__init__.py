@@ -1,8 +1,8 @@
 """Layer-wise conditioning analysis of deep networks, while they train.
 
 The library's face: ``analyze`` and ``Recorder`` measure a model and give a ``Snapshot`` of
-``Spectrum`` records; ``record_run`` lets your own loop leave a run folder; ``open_run`` and
-``collect`` read what runs have stored.
+``Spectrum`` records; ``run`` runs an experiment as the command line does, and ``record_run`` lets
+your own loop leave a run folder; ``open_run`` and ``collect`` read what runs have stored.
 """
 
 from importlib import import_module
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from condexp.analysis.linalg.spectrum import Spectrum
     from condexp.analysis.recorder import Recorder
     from condexp.analysis.snapshot import Snapshot
+    from condexp.cli.library import run
     from condexp.results.collect import collect
     from condexp.runs.record import record_run
     from condexp.store.reader import open_run
@@ -27,6 +28,7 @@ __all__ = [
     "collect",
     "open_run",
     "record_run",
+    "run",
 ]
 
 # Looked up on first use, so that the command line answers without importing torch.
@@ -39,6 +41,7 @@ _HOMES = {
     "collect": "condexp.results.collect",
     "open_run": "condexp.store.reader",
     "record_run": "condexp.runs.record",
+    "run": "condexp.cli.library",
 }
 
 

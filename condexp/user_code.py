@@ -8,6 +8,7 @@ import importlib
 import inspect
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from importlib.machinery import PathFinder
@@ -149,6 +150,24 @@ def _load_own_module(name: str) -> ModuleType:
             del sys.modules[top]
             raise
     return load_module(name)
+
+
+def said_where(error: Exception) -> str:
+    """Say what an error is, and the line of the user's code that led to it.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        Its type, the first line of its message, the file and the line: the innermost that is of no
+        installed package, as far as there is one.
+    """
+    reason = next(iter(str(error).splitlines()), "no message").removesuffix(".")
+    frames = traceback.extract_tb(error.__traceback__)
+    installed = ("site-packages", str(Path(__file__).parent))
+    own = [f for f in frames if not any(folder in f.filename for folder in installed)]
+    frame = (own or frames)[-1]
+    return f"{type(error).__name__}: {reason} ({frame.filename}, line {frame.lineno})."
 
 
 def _import_failed(key: str, target: str, error: BaseException) -> str:

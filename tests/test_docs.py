@@ -35,7 +35,17 @@ WRITTEN_BY_CONDEXP = "reproduction.md"  # a report: its commands are those of th
 FENCES = r"sh|sh cluster|text|python( \S+\.py)?|yaml \S+\.yaml"
 READERS = {"show", "status", "table", "validate", "export"}  # run; the others are parsed
 OPERATORS = {"|", "||", "&&", ";", ">", "&"}
-GROUPS = ("model", "dataset", "optimizer", "scheduler", "trainer", "analysis", "store", "run")
+GROUPS = (
+    "model",
+    "dataset",
+    "optimizer",
+    "scheduler",
+    "loss",
+    "trainer",
+    "analysis",
+    "store",
+    "run",
+)
 
 
 @dataclass(frozen=True)

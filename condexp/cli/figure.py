@@ -37,5 +37,5 @@ def run(args: list[str]) -> int:
     for path in drawn.files:
         say(f"wrote {path}")
     for path in drawn.left_out:
-        say(f"left out, as it has no snapshot: {path}")
+        say(f"left out, as it has no number to draw: {path}")
     return 0

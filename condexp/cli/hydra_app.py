@@ -9,12 +9,14 @@ import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from condexp.config.presets import chosen_presets, conf_dir, own_profiles
 from condexp.errors import InputError, choose
 from condexp.runs.stop_signals import Stopped
+from condexp.store.run_folder.status import State
 
 if TYPE_CHECKING:
     from condexp.runs.result import RunResult
@@ -33,7 +35,7 @@ def run(args: list[str]) -> int:
     """
     results: list[RunResult] = []
 
-    def task(composed: DictConfig) -> None:
+    def task(composed: DictConfig) -> float | None:
         # Imported here, that completion and --cfg stay quick: they need no torch.
         from condexp.config.validation import parse_config
         from condexp.runs.execute import run_experiment
@@ -49,12 +51,23 @@ def run(args: list[str]) -> int:
             planner = SweepPlanner()
             planner.add(hydra_config.overrides.task, config)
             show(plan_table(planner.jobs))
-            return
+            return None
+        searching = hydra_config.mode is RunMode.MULTIRUN  # by a sweeper that is not condexp's
+        sweeper = hydra_config.runtime.choices["hydra/sweeper"]
+        if searching and config.run.objective is None and sweeper != "basic":
+            raise InputError(
+                f"hydra/sweeper={sweeper} asks each run for one number: give run.objective=NAME, "
+                "such as best_test_error or last_linear.input_kappa_0.5."
+            )
         reporter = ProgressReporter()
         try:
-            results.append(run_experiment(config, reporter))
+            result = run_experiment(config, reporter)
         finally:
             reporter.close()
+        results.append(result)
+        if searching and result.state is State.FAILED:
+            raise InputError(result.message or "failed")  # the sweeper counts it as such
+        return result.objective
 
     if completions := _completions(args):
         sys.stdout.write("\n".join(completions) + "\n")
@@ -91,8 +104,13 @@ def with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
     def quiet(composed: DictConfig) -> object:
         try:
             return task(composed)
-        except (InputError, Stopped) as error:  # Hydra would announce it with a line of its own
-            raised.append(error)
+        except (InputError, Stopped) as error:
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                if isinstance(error, Stopped):  # ends the sweep: an exception ends but its job
+                    sys.stderr.write(f"condexp: {error}\n")
+                    raise SystemExit(error.exit_code) from error
+                raise
+            raised.append(error)  # Hydra would announce it with a line of its own
             return None
 
     # Hydra reads sys.argv, and with this variable it raises instead of printing and exiting.

@@ -20,12 +20,15 @@ def run(args: list[str]) -> int:
     parser.add_argument(
         "--measure", action="append", metavar="NAME", help="show this measure instead; repeatable"
     )
+    parser.add_argument(
+        "--p", type=float, help="show κ at this fraction; computed from spectra that were saved"
+    )
     options = parser.parse_args(args)
     from condexp.results.console import show
     from condexp.results.run_view import layer_table, summary
     from condexp.store.reader import open_run
 
     stored = open_run(options.run)
-    layers = layer_table(stored, options.step, options.measure)
+    layers = layer_table(stored, options.step, options.measure, options.p)
     show(summary(stored), layers)
     return 0

@@ -10,8 +10,10 @@ from typing import Any
 
 from condexp.config.analysis import AnalysisConfig
 from condexp.config.training import (
+    LOSSES,
     OPTIMIZERS,
     SCHEDULERS,
+    LossConfig,
     OptimizerConfig,
     SchedulerConfig,
     TrainerConfig,
@@ -38,6 +40,7 @@ class RunConfig:
     fail_fast: bool
     timeout: float | None = within(0, open_low=True)
     dry_run: bool
+    objective: str | None
     max_disk: float = within(0, open_low=True)
 
 
@@ -52,6 +55,7 @@ class Config:
     dataset: DatasetSpec
     optimizer: OptimizerConfig
     scheduler: SchedulerConfig
+    loss: LossConfig
     trainer: TrainerConfig
     analysis: AnalysisConfig
     store: StoreConfig
@@ -64,6 +68,7 @@ GROUPS: Mapping[str, type | Mapping[str, type]] = {
     "dataset": DatasetSpec,  # likewise
     "optimizer": OPTIMIZERS,
     "scheduler": SCHEDULERS,
+    "loss": LOSSES,
     "trainer": TrainerConfig,
     "analysis": AnalysisConfig,
     "store": StoreConfig,

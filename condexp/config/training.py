@@ -1,7 +1,7 @@
-"""The keys of ``conf/optimizer``, ``conf/scheduler`` and ``conf/trainer``."""
+"""The keys of ``conf/optimizer``, ``conf/scheduler``, ``conf/loss`` and ``conf/trainer``."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from condexp.errors import one_of, within
 from condexp.training.choices import ModelPrecision
@@ -14,7 +14,6 @@ class OptimizerConfig:
     num_slots: ClassVar[int] = 2  # values it keeps of each weight, for the size of a checkpoint
     name: str
     lr: float = within(0, open_low=True)
-    weight_decay: float = within(0)
 
 
 @dataclass(kw_only=True)
@@ -22,6 +21,7 @@ class SgdConfig(OptimizerConfig):
     """``optimizer=sgd``."""
 
     num_slots: ClassVar[int] = 1
+    weight_decay: float = within(0)
     momentum: float = within(0, 1)
     nesterov: bool
 
@@ -30,8 +30,17 @@ class SgdConfig(OptimizerConfig):
 class AdamConfig(OptimizerConfig):
     """``optimizer=adam`` and ``optimizer=adamw``."""
 
+    weight_decay: float = within(0)
     betas: tuple[float, float] = within(0, 1)
     eps: float = within(0)
+
+
+@dataclass(kw_only=True)
+class ImportOptimizerConfig(OptimizerConfig):
+    """``optimizer=import``: the user's own."""
+
+    target: str
+    kwargs: dict[str, Any]
 
 
 @dataclass(kw_only=True)
@@ -53,6 +62,29 @@ class MultistepConfig(SchedulerConfig):
 @dataclass(kw_only=True)
 class CosineConfig(SchedulerConfig):
     """``scheduler=cosine``: to 0 over the whole run."""
+
+
+@dataclass(kw_only=True)
+class ImportSchedulerConfig(SchedulerConfig):
+    """``scheduler=import``: the user's own."""
+
+    target: str
+    kwargs: dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class LossConfig:
+    """``loss=task``, ``loss=cross_entropy`` and ``loss=mse``."""
+
+    name: str
+
+
+@dataclass(kw_only=True)
+class ImportLossConfig(LossConfig):
+    """``loss=import``: the user's own."""
+
+    target: str
+    kwargs: dict[str, Any]
 
 
 @dataclass(kw_only=True)
@@ -103,9 +135,17 @@ OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
     "sgd": SgdConfig,
     "adam": AdamConfig,
     "adamw": AdamConfig,
+    "import": ImportOptimizerConfig,
 }
 SCHEDULERS: dict[str, type[SchedulerConfig]] = {
     "constant": SchedulerConfig,
     "multistep": MultistepConfig,
     "cosine": CosineConfig,
+    "import": ImportSchedulerConfig,
+}
+LOSSES: dict[str, type[LossConfig]] = {
+    "task": LossConfig,
+    "cross_entropy": LossConfig,
+    "mse": LossConfig,
+    "import": ImportLossConfig,
 }

@@ -10,10 +10,11 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from condexp.analysis.linalg.ratios import p_limit
 from condexp.analysis.vocabulary import CERTIFICATES, LAYER_MEASURES, SPECTRUM_MEASURES
 from condexp.errors import InputError, suggestion
 from condexp.results.config_keys import lookup
-from condexp.results.tables.numbers import Mark, kappa_mark, measure_mark, p_limit
+from condexp.results.tables.numbers import Mark, kappa_mark, measure_mark
 from condexp.store.reader import Run
 from condexp.store.schema.fields import COVERAGE_NAMES
 from condexp.store.schema.matrices import KAPPAS, NETWORK
@@ -59,16 +60,17 @@ class LayerMeasures:
     num_signals: int
 
     @classmethod
-    def read(cls, run: Run) -> "LayerMeasures":
+    def read(cls, run: Run, p: Sequence[float] = ()) -> "LayerMeasures":
         """Read every committed snapshot of a run.
 
         Args:
             run: The run.
+            p: Fractions of condition numbers in place of the measured ones.
 
         Returns:
             The measures.
         """
-        return cls.of(_arrays(run.measures()), run.config, run.attrs.get("num_signals", 1))
+        return cls.of(_arrays(run.measures(p)), run.config, run.attrs.get("num_signals", 1))
 
     @classmethod
     def of(
@@ -97,16 +99,17 @@ class LayerMeasures:
         )
 
     @classmethod
-    def read_network(cls, run: Run) -> "LayerMeasures":
+    def read_network(cls, run: Run, p: Sequence[float] = ()) -> "LayerMeasures":
         """Read every committed snapshot of all layers together, as those of one layer.
 
         Args:
             run: A run that measured the Fisher matrix.
+            p: Fractions of condition numbers in place of the measured ones.
 
         Returns:
             The measures.
         """
-        return cls.of_network(_arrays(run.network()))
+        return cls.of_network(_arrays(run.network(p)))
 
     @classmethod
     def of_network(cls, arrays: Mapping[str, NDArray[Any]]) -> "LayerMeasures":

@@ -19,7 +19,7 @@ from condexp.store.reader import Run
 from condexp.store.schema.fields import COVERAGE_NAMES
 
 # The groups that say what was computed; where and on what it ran stands in provenance.json.
-GROUPS = ("model", "dataset", "optimizer", "scheduler", "trainer", "analysis")
+GROUPS = ("model", "dataset", "optimizer", "scheduler", "loss", "trainer", "analysis")
 NOT_SETTING = ("experiment", "profile", "run", "store", "data_sha256", "checkpoints")
 
 
@@ -130,7 +130,10 @@ def metrics_table(run: Run) -> RenderableType:
 
 
 def layer_table(
-    run: Run, step: int | None = None, measures: Sequence[str] | None = None
+    run: Run,
+    step: int | None = None,
+    measures: Sequence[str] | None = None,
+    p: float | None = None,
 ) -> RenderableType:
     """Lay out every analysed layer at one snapshot.
 
@@ -146,15 +149,18 @@ def layer_table(
         measures: Names of the measures to show, such as ``input_kappa_0.9`` or ``weight_norm``;
             ``input_kappa`` means all fractions, ``input_kappa_low`` and ``input_kappa_high`` the
             ends of its interval.
+        p: Fraction of the condition numbers, in place of those that were measured.
 
     Returns:
         A table, one row a layer in execution order, with the notes below it; a line of text where
         there is nothing to show.
 
     Raises:
-        InputError: If the run has no such snapshot or measure; names the nearest.
+        InputError: If the run has no such snapshot or measure, and names the nearest; or if κ at
+            this p was not measured and spectra were not saved.
     """
-    data = LayerMeasures.read(run)
+    fractions = () if p is None else (p,)
+    data = LayerMeasures.read(run, fractions)
     names = _usual(data) if not measures else [n for name in measures for n in _expand(data, name)]
     if not data.layers:
         return Text("no layer was analysed", style="dim")
@@ -183,7 +189,7 @@ def layer_table(
         table.add_row(Text(data.layers[layer]), *(Text(str(size[layer])) for size in sizes), *cells)
     below = []
     if "fisher" in data.matrices:
-        network = LayerMeasures.read_network(run)
+        network = LayerMeasures.read_network(run, fractions)
         below.append(_network_line(network, row))
         seen |= {network.marks(name)[row, 0] for name in _names(network, ("fisher",))}
     texts = EXPLANATIONS if data.has_intervals else EXPLANATIONS | {Mark.INFINITE: INFINITE_1}

@@ -272,6 +272,8 @@ def draw_overview(folder: Path) -> None:
     """
     try:
         overview([open_run(folder)], folder)
+    except InputError as error:
+        logger.warning("overview.png was not drawn: %s", error)
     except Exception:  # a picture can be drawn again: it must not cost the run its result
         logger.exception("overview.png was not drawn; try: condexp figure overview %s", folder)
 

@@ -8,12 +8,20 @@ from torch import nn
 
 from condexp.config import Config
 from condexp.config.by_name import find
-from condexp.config.training import CosineConfig, MultistepConfig
+from condexp.config.training import (
+    CosineConfig,
+    ImportLossConfig,
+    ImportOptimizerConfig,
+    ImportSchedulerConfig,
+    MultistepConfig,
+)
 from condexp.data.choices import Augment
 from condexp.data.dataset import Dataset, Share
 from condexp.data.loaders import WHOLE, Batches
 from condexp.data.spec import ImageSpec
+from condexp.runs.user_training import build_own_loss, build_own_optimizer, own_learning_rate
 from condexp.training.choices import ProbeMode
+from condexp.training.evaluate import LossFunction, build_loss
 from condexp.training.learning_rate import LearningRate, constant, cosine, multistep, warmed_up
 from condexp.training.optimizers import build_optimizer
 from condexp.training.probe import Probe, draw_probe
@@ -132,8 +140,25 @@ def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     Returns:
         The optimizer.
     """
+    if isinstance(config.optimizer, ImportOptimizerConfig):
+        return build_own_optimizer(config.optimizer, model)
     arguments = asdict(config.optimizer)
     return build_optimizer(arguments.pop("name"), model.parameters(), **arguments)
+
+
+def make_loss(config: Config, dataset: Dataset) -> LossFunction:
+    """Build the training loss.
+
+    Args:
+        config: The validated configuration.
+        dataset: Its task decides what a loss can be.
+
+    Returns:
+        A function of outputs and targets.
+    """
+    if isinstance(config.loss, ImportLossConfig):
+        return build_own_loss(config.loss, dataset)
+    return build_loss(dataset.task, config.loss.name)
 
 
 def make_learning_rate(config: Config, num_steps: int, steps_per_epoch: int) -> LearningRate:
@@ -151,6 +176,8 @@ def make_learning_rate(config: Config, num_steps: int, steps_per_epoch: int) -> 
     rate = constant(lr)
     if isinstance(scheduler, CosineConfig):
         rate = cosine(lr, num_steps=num_steps)
+    elif isinstance(scheduler, ImportSchedulerConfig):
+        rate = own_learning_rate(scheduler, lr, num_steps, steps_per_epoch)
     elif isinstance(scheduler, MultistepConfig):
         rate = multistep(
             lr,

@@ -8,12 +8,12 @@ from torch import nn
 
 from condexp.analysis.costs import LayerCost
 from condexp.analysis.fisher.memory import check_fits
-from condexp.analysis.loss.cotangents import refuse_batch_statistics
+from condexp.analysis.loss.cotangents import FisherLabels, refuse_batch_statistics
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import FisherType, Matrix
 from condexp.config import Config
 from condexp.config.analysis import AnalysisConfig
-from condexp.data.dataset import Dataset, Task
+from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.training.choices import ProbeMode, Source
 from condexp.training.distributed.environment import DistributedEnv
@@ -169,12 +169,13 @@ def check_parallel(num_jobs: object) -> None:
         )
 
 
-def num_signals(options: AnalysisOptions, dataset: Dataset) -> int:
+def num_signals(options: AnalysisOptions, dataset: Dataset, loss_fn: object) -> int:
     """Count the back-propagations of each sample.
 
     Args:
         options: ``fisher_type`` and ``mc_samples`` are read.
-        dataset: Its task decides the loss.
+        dataset: Its outputs are counted.
+        loss_fn: The training loss.
 
     Returns:
         One for the data's labels, ``mc_samples`` for drawn ones; for all labels one fewer than the
@@ -186,20 +187,23 @@ def num_signals(options: AnalysisOptions, dataset: Dataset) -> int:
         case FisherType.MC:
             return options.mc_samples
         case FisherType.EXACT:
-            return dataset.num_outputs - (dataset.task is Task.CLASSIFICATION)
+            return dataset.num_outputs - isinstance(loss_fn, nn.CrossEntropyLoss)
 
 
-def check_labels(analysis: AnalysisConfig, options: AnalysisOptions, model: nn.Module) -> None:
+def check_labels(
+    analysis: AnalysisConfig, options: AnalysisOptions, model: nn.Module, loss_fn: object
+) -> None:
     """Refuse labels other than the data's where they cannot be back-propagated.
 
     Args:
         analysis: ``source`` and ``probe.mode`` are read.
         options: What is to be measured.
         model: The network, or one like it; its mode is changed.
+        loss_fn: The training loss.
 
     Raises:
-        InputError: If the training makes no such backward passes, or batch statistics would mix
-            the samples in them.
+        InputError: If the training makes no such backward passes, the loss has no such labels, or
+            batch statistics would mix the samples in them.
     """
     if options.fisher_type is FisherType.EMPIRICAL:
         return
@@ -209,6 +213,7 @@ def check_labels(analysis: AnalysisConfig, options: AnalysisOptions, model: nn.M
             "analysis.source=train_batch has the training loss's alone: set analysis.source=probe, "
             "or analysis.fisher_type=empirical."
         )
+    FisherLabels(loss_fn, options)  # raises where it has none
     try:
         refuse_batch_statistics(
             model.train(ProbeMode(analysis.probe.mode) is ProbeMode.TRAIN), options

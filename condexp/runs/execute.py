@@ -3,6 +3,7 @@
 import logging
 import traceback
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from condexp.config import Config
 from condexp.errors import InputError
 from condexp.results.console import say
 from condexp.runs.attempt import Attempt, run_log
+from condexp.runs.objective import check_objective, read_objective
 from condexp.runs.prepare import PreparedRun, prepare
 from condexp.runs.result import RunResult
 from condexp.runs.status_writer import StatusWriter
@@ -57,6 +59,7 @@ def run_experiment(config: Config, observer: Observer) -> RunResult:
         KeyboardInterrupt: At a second Ctrl-C, after the state ``interrupted`` was stored.
     """
     prepared = prepare(config)
+    check_objective(prepared)
     with WorkerGroup(prepared) as workers:
         if workers.env is not None and workers.env.rank > 0:
             return run_worker(prepared, workers)
@@ -64,6 +67,9 @@ def run_experiment(config: Config, observer: Observer) -> RunResult:
         checksum = prepared.dataset.checksum
         stored = stored_result(prepared.folder, config.run.on_existing, checksum)
         result = stored or _own_and_run(prepared, observer, workers)
+    if config.run.objective is not None and result.folder and result.state in FINISHED:
+        value = read_objective(result.folder, result.state, config.run.objective)
+        result = replace(result, objective=value)
     observer.finished(result)
     return result
 

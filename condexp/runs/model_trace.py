@@ -16,11 +16,11 @@ from condexp.config import Config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.models.sync_batchnorm import convert_sync_batchnorm
-from condexp.runs.build import build_model
+from condexp.runs.build import build_model, make_loss
 from condexp.training.choices import ProbeMode, Source
-from condexp.training.evaluate import build_loss
 from condexp.training.probe import draw_probe
 from condexp.training.rescale import cancels_rescaling
+from condexp.user_code import said_where
 
 CERTIFIED_SAMPLES = 8
 
@@ -71,13 +71,12 @@ def trace_model(config: Config, dataset: Dataset, options: AnalysisOptions) -> M
             if config.trainer.rescale.factor != 1:
                 _check_rescaling(config, dataset)
             return found
-    reason = next(iter(str(failure).splitlines()), "no message").removesuffix(".")
     images = len(dataset.input_shape) == 3
     way_out = "dataset.image_size, another data set or another model" if images else "another model"
     raise InputError(
         f"model={config.model.title} fails on inputs {list(shape)} of dataset="
-        f"{config.dataset.name} with {dataset.num_outputs} outputs: {type(failure).__name__}: "
-        f"{reason}. The way out is {way_out}."
+        f"{config.dataset.name} with {dataset.num_outputs} outputs: {said_where(failure)} "
+        f"The way out is {way_out}."
     ) from failure
 
 
@@ -105,7 +104,7 @@ def certify_model(config: Config, dataset: Dataset, options: AnalysisOptions) ->
     mode = ProbeMode.TRAIN if _trains(config) and size > 1 else ProbeMode.EVAL
     probe = draw_probe(dataset, size=size, batch_size=size, mode=mode, seed=config.seed)
     model = build_model(config, dataset)
-    return probe.measure(model, build_loss(dataset.task), choices)
+    return probe.measure(model, make_loss(config, dataset), choices)
 
 
 def _attempt(

@@ -6,11 +6,11 @@ checked quickly.
 
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from condexp.analysis.costs import LayerCost
 from condexp.analysis.layers.info import Catalogue
@@ -18,12 +18,15 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import Matrix
 from condexp.config import Config
 from condexp.config.analysis import AnalysisConfig
+from condexp.config.training import ImportOptimizerConfig
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.runs.build import (
+    build_model,
     identified,
     load_dataset,
     make_learning_rate,
+    make_loss,
     make_optimizer,
     make_probe,
     training_batches,
@@ -37,6 +40,7 @@ from condexp.runs.checks import (
     warn_of_no_effect,
 )
 from condexp.runs.model_trace import ModelTrace, trace_model
+from condexp.runs.user_training import try_optimizer
 from condexp.store.run_folder.completeness import read_checked_status
 from condexp.store.run_folder.identity import identity_yaml, run_folder
 from condexp.store.run_folder.status import FINISHED
@@ -114,8 +118,9 @@ def prepare(config: Config) -> PreparedRun:
     options = replace(options, float64=tuple(reused))
     plan = _plan(config, dataset)
     warn_of_no_effect(config, len(dataset.train), plan)
-    # These two raise where an argument is out of range.
-    make_optimizer(config, trace.model)
+    # These raise where an argument is out of range, or the user's own code fails.
+    loss_fn = make_loss(config, dataset)
+    slots = _optimizer_bytes(config, dataset, trace.model)
     make_learning_rate(config, plan.num_steps, plan.steps_per_epoch)
     if Source(config.analysis.source) is Source.PROBE and plan.snapshot_steps:
         make_probe(config, dataset, torch.device("cpu"))  # raises where it cannot be drawn
@@ -124,12 +129,14 @@ def prepare(config: Config) -> PreparedRun:
         precision=ModelPrecision(config.trainer.precision),
         compiled=config.trainer.compile,
     )
-    spec = _file_spec(config, dataset, trace.catalogue, options, plan)
+    spec = _file_spec(
+        config, dataset, trace.catalogue, options, plan, num_signals(options, dataset, loss_fn)
+    )
     costs = _costs(config, trace, spec)
     if plan.snapshot_steps:
-        check_labels(config.analysis, options, trace.model)
+        check_labels(config.analysis, options, trace.model, loss_fn)
         check_memory(options, costs)
-    num_bytes = _disk_space(config, spec, trace.model.state_dict().values())
+    num_bytes = _disk_space(config, spec, _num_bytes(trace.model) + slots)
     return PreparedRun(
         config,
         folder,
@@ -144,7 +151,20 @@ def prepare(config: Config) -> PreparedRun:
     )
 
 
-def _disk_space(config: Config, spec: FileSpec, tensors: Iterable[torch.Tensor]) -> int:
+def _num_bytes(model: nn.Module) -> int:
+    tensors = model.state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() + 1024 for tensor in tensors)
+
+
+def _optimizer_bytes(config: Config, dataset: Dataset, model: nn.Module) -> int:
+    """Return the bytes of the optimizer's state; the user's own has to be tried to tell."""
+    if isinstance(config.optimizer, ImportOptimizerConfig):
+        return try_optimizer(config.optimizer, build_model(config, dataset))
+    make_optimizer(config, model)
+    return config.optimizer.num_slots * _num_bytes(model)
+
+
+def _disk_space(config: Config, spec: FileSpec, states: int) -> int:
     """Return the bytes that a run takes at most.
 
     Returns:
@@ -154,9 +174,7 @@ def _disk_space(config: Config, spec: FileSpec, tensors: Iterable[torch.Tensor])
     Raises:
         InputError: If it is more than ``run.max_disk``.
     """
-    copies = 1 + config.optimizer.num_slots
-    states = [tensor.numel() * tensor.element_size() + 1024 for tensor in tensors]
-    checkpoint = copies * sum(states) + 2**17  # with the random states
+    checkpoint = states + 2**17  # with the random states
     results = round(1.1 * file_size(spec))
     total = 2 * results + 3 * checkpoint + SMALL_FILES_BYTES
     if total > config.run.max_disk * 1e9:
@@ -263,6 +281,7 @@ def _file_spec(
     catalogue: Catalogue,
     options: AnalysisOptions,
     plan: Plan,
+    signals: int,
 ) -> FileSpec:
     analysis = config.analysis
     probe = analysis.source == Source.PROBE
@@ -277,7 +296,7 @@ def _file_spec(
         num_train_steps=plan.num_steps,
         steps_per_epoch=plan.steps_per_epoch,
         num_samples=_num_samples(config, len(dataset.train)),
-        num_signals=num_signals(options, dataset),
+        num_signals=signals,
         config_yaml=identity_yaml(config.plain),
         attributes={
             "title": f"{config.model.title} on {config.dataset.name}, seed {config.seed}",

@@ -18,6 +18,7 @@ class RunResult:
         message: Why it is neither complete nor diverged.
         stored: Whether the result was there already, and nothing was run.
         cancelled: Whether it was taken out of a cluster's queue by hand.
+        objective: The number that ``run.objective`` names; None where it names none.
     """
 
     folder: Path | None
@@ -25,6 +26,7 @@ class RunResult:
     message: str | None = None
     stored: bool = False
     cancelled: bool = False
+    objective: float | None = None
 
     @property
     def exit_code(self) -> int:

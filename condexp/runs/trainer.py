@@ -1,6 +1,7 @@
 """Builds the trainer of a run from its configuration: seeded, and on its device."""
 
 import torch
+from torch import nn
 
 from condexp.analysis.linalg.eigen import pin_threads
 from condexp.data.dataset import Dataset, Share, Split
@@ -9,6 +10,7 @@ from condexp.models.sync_batchnorm import convert_sync_batchnorm
 from condexp.runs.build import (
     build_model,
     make_learning_rate,
+    make_loss,
     make_optimizer,
     make_probe,
     training_batches,
@@ -17,7 +19,7 @@ from condexp.runs.prepare import PreparedRun
 from condexp.training.choices import ModelPrecision
 from condexp.training.distributed.communicator import TrainingCommunicator
 from condexp.training.distributed.process_group import ProcessGroupCommunicator
-from condexp.training.evaluate import Evaluator, build_loss
+from condexp.training.evaluate import Evaluator
 from condexp.training.execution import compile_model, configure
 from condexp.training.loop import Trainer
 from condexp.training.rescale import Release, rescale
@@ -56,7 +58,9 @@ def build_trainer(prepared: PreparedRun, communicator: TrainingCommunicator) -> 
         convert_sync_batchnorm(
             model, communicator.all_reduce_mean_with_grad, communicator.world_size
         )
-    loss_fn = build_loss(dataset.task)
+    loss_fn = make_loss(config, dataset)
+    if isinstance(loss_fn, nn.Module):
+        loss_fn.to(device)
     share = Share(communicator.rank, communicator.world_size)
     trainer = Trainer(
         model=model,

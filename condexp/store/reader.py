@@ -1,7 +1,7 @@
 """Read a run, finished or running: labelled arrays of what is committed."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from condexp.errors import InputError, choose, suggestion
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.row_checks import RowChecker, check_all_rows, read_plain_rows
 from condexp.store.hdf5.structure import attribute, attributes, texts
+from condexp.store.other_fractions import with_fractions
 from condexp.store.run_folder.completeness import read_checked_status
 from condexp.store.run_folder.config_file import parse_config, read_config
 from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME
@@ -32,6 +33,7 @@ from condexp.store.schema.layout import COUNTERS, FILE_NAME, STEPS
 from condexp.store.schema.matrices import NETWORK, spectra_group
 
 ALL_NAMES = {Axis.TRAIN: tuple(TRAIN_NAMES), Axis.EVAL: tuple(EVAL_NAMES)}
+NO_SPECTRA = "{} holds no spectra: they are kept with analysis.save_spectra=true"
 BOOLEAN_ATTRIBUTES = ("center", "bias")
 TABLE_BYTES = 3 << 28  # 1202 layers at 200 snapshots are half of that
 
@@ -149,8 +151,12 @@ class Run:
         joined.insert(2, "epoch", joined.index.to_numpy() / steps_per_epoch)
         return joined
 
-    def measures(self) -> xr.Dataset:
+    def measures(self, p: Sequence[float] = ()) -> xr.Dataset:
         """Return every measure of every layer at the committed snapshots.
+
+        Args:
+            p: Fractions of condition numbers, in place of the measured ones; others than these are
+                computed from the stored spectra.
 
         Returns:
             Dimensions ``step``, ``layer`` and, for ``<matrix>_kappa`` and the ends of its interval,
@@ -159,12 +165,25 @@ class Run:
             and dtypes by name; ``epoch``, ``coverage_parameters`` and ``coverage_gradient``
             coordinates of ``step``. A file of version 1 has neither intervals,
             ``gradient_residual`` nor coverage.
+
+        Raises:
+            InputError: If a fraction is none, or was not measured and spectra were not saved.
         """
         with open_file(self.file) as file:
-            return _table(file, "layers").assign_attrs(self._netcdf_attrs)
+            table = _table(file, "layers").assign_attrs(self._netcdf_attrs)
+        if not p:
+            return table
 
-    def network(self) -> xr.Dataset:
+        def spectrum(matrix: Matrix, layer: int) -> NDArray[np.float64]:
+            return self.spectrum(matrix, self.layers[layer]).to_numpy()[: table.sizes["step"]]
+
+        return with_fractions(table, p, spectrum, int(self.attrs.get("num_signals", 1)))
+
+    def network(self, p: Sequence[float] = ()) -> xr.Dataset:
         """Return the Fisher matrix of all analysed layers together at the committed snapshots.
+
+        Args:
+            p: Fractions of condition numbers, as for :meth:`measures`.
 
         Returns:
             Dimensions ``step``, ``eig`` and, for ``fisher_kappa``, ``p``; variables as in the file:
@@ -180,7 +199,16 @@ class Run:
                     f"{self.file} holds no Fisher matrix of the network: it is measured where "
                     "analysis.matrices has fisher, as with analysis=fisher"
                 )
-            return _table(file, NETWORK).assign_attrs(self._netcdf_attrs)
+            table = _table(file, NETWORK).assign_attrs(self._netcdf_attrs)
+        if not p:
+            return table
+
+        def spectrum(_matrix: Matrix, _layer: int) -> NDArray[np.float64]:
+            if "fisher_eigenvalue" not in table:
+                raise InputError(NO_SPECTRA.format(self.file))
+            return table["fisher_eigenvalue"].to_numpy()
+
+        return with_fractions(table, p, spectrum, 1)
 
     def spectrum(self, matrix: str, layer: str) -> xr.DataArray:
         """Return the eigenvalues of a matrix of one layer at the committed snapshots.
@@ -202,9 +230,7 @@ class Run:
             index = extent.layers.index(choose("layer", layer, extent.layers))
             path = spectra_group(kind, extent.lengths[kind][index])
             if path not in file:
-                raise InputError(
-                    f"{self.file} holds no spectra: they are kept with analysis.save_spectra=true"
-                )
+                raise InputError(NO_SPECTRA.format(self.file))
             group = file[path]
             member = int(np.flatnonzero(group["layer_index"][:] == index)[0])
             check_all_rows(file, f"{path}/eigenvalue", num)

@@ -6,11 +6,13 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.data.dataset import Task
 from condexp.data.loaders import Batches
+from condexp.errors import InputError
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """``loss_fn(outputs, targets) -> scalar``, the mean over the batch."""
@@ -32,16 +34,43 @@ class Evaluation(NamedTuple):
     test_error: float
 
 
-def build_loss(task: Task) -> nn.Module:
-    """Return the task's loss: cross-entropy, or the squared error.
+class OneHotMSELoss(nn.MSELoss):
+    """The squared error of outputs against classes as one-hot vectors."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Compute the mean over samples and outputs.
+
+        Args:
+            outputs: ``[N, C]``.
+            targets: Class indices ``[N]``.
+
+        Returns:
+            A scalar.
+        """
+        return super().forward(outputs, F.one_hot(targets, outputs.shape[1]).to(outputs.dtype))
+
+
+def build_loss(task: Task, name: str = "task") -> nn.Module:
+    """Return a loss by its name.
 
     Args:
         task: Classification, or regression.
+        name: ``cross_entropy``, ``mse``, or ``task`` for the usual one of the two.
 
     Returns:
         ``nn.CrossEntropyLoss``, or ``nn.MSELoss``: the mean over samples *and* outputs.
+
+    Raises:
+        InputError: If the task has no classes for a cross-entropy.
     """
-    return nn.CrossEntropyLoss() if task is Task.CLASSIFICATION else nn.MSELoss()
+    classes = task is Task.CLASSIFICATION
+    if name == "mse":
+        return OneHotMSELoss() if classes else nn.MSELoss()
+    if name == "cross_entropy" and not classes:
+        raise InputError(
+            "loss=cross_entropy is of classes, and these data have values: use loss=mse or task."
+        )
+    return nn.CrossEntropyLoss() if classes else nn.MSELoss()
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
     Args:
         optimizer: Its parameter groups are changed in place.
-        lr: The learning rate of all groups.
+        lr: The learning rate of all groups; a group's ``lr_scale`` is a factor of it.
     """
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def steady_learning_rate(optimizer: torch.optim.Optimizer) -> float | None:

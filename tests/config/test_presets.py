@@ -53,6 +53,12 @@ NEEDS = {
     "dataset/folder": ["dataset.root=data/imagenet", "dataset.image_size=32"],
     "dataset/arrays": ["dataset.root=arrays.npz"],
     "dataset/import": ["dataset.target=tests.data.tiny:load"],
+    "optimizer/import": ["optimizer.target=torch.optim:RMSprop"],
+    "scheduler/import": [
+        "scheduler.target=torch.optim.lr_scheduler:ExponentialLR",
+        "scheduler.kwargs.gamma=0.9",
+    ],
+    "loss/import": ["loss.target=torch.nn:CrossEntropyLoss"],
     "model/torchvision": ["dataset.channels=3"],
     "model/import": [
         "model.target=tests.from_conf:build",

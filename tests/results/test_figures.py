@@ -109,7 +109,6 @@ def test_infinite_cells_are_grey_and_hatched_not_coloured(run: Run, tmp_path: Pa
 @pytest.mark.parametrize(
     ("steps_done", "panels"),
     [
-        (0, []),
         (1, ["input_lambda_max", "loss"]),  # one snapshot, no evaluation yet
         (3, ["input_lambda_max", "loss", "test_error"]),
     ],
@@ -118,7 +117,13 @@ def test_a_run_that_goes_on(steps_done: int, panels: list[str], tmp_path: Path) 
     folder = write_run(tmp_path / "run", state=State.RUNNING, steps_done=steps_done)
     table = read_csv(overview([open_run(folder)], tmp_path))
     assert set(panels) <= set(table["panel"])
-    assert bool(panels) == bool(len(table))
+
+
+def test_a_run_before_its_first_step_has_no_picture(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", state=State.RUNNING, steps_done=0)
+    with pytest.raises(InputError, match="overview: there is nothing to draw"):
+        overview([open_run(folder)], tmp_path / "drawn")
+    assert not (tmp_path / "drawn").exists()
 
 
 def test_a_run_that_diverged_and_one_without_errors(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What bounds the error of eigenvalues, what is 0 exactly, and the interval of a ratio."""
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,24 +14,6 @@ PRODUCT_ERROR = 8.0
 
 Measured: 6.6 where float32 sums the same number over and over (one-hot rows less their mean), 3.4
 at a mean of 1000 σ, below 1 elsewhere."""
-RELATIVE_ERROR = 2.0
-"""Bound on the error that grows with the eigenvalue itself, in units of eps·λ."""
-
-
-def interval(first_low: float, first_high: float, low: float, high: float) -> tuple[float, float]:
-    """Return the ends of λ_1 / λ_k.
-
-    Args:
-        first_low: Smallest value of λ_1.
-        first_high: Largest value of λ_1.
-        low: Smallest value of λ_k.
-        high: Largest value of λ_k.
-
-    Returns:
-        The ends, at least 1; +inf for a division by 0.
-    """
-    least = max(1.0, first_low / high) if high > 0 else math.inf
-    return least, first_high / low if low > 0 else math.inf
 
 
 def largest_ranks(

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from condexp.analysis.linalg.bounds import interval
 from condexp.analysis.linalg.precision import coarser
-from condexp.analysis.linalg.spectrum import Spectrum, entropy, kappa_index
+from condexp.analysis.linalg.ratios import interval, kappa_index
+from condexp.analysis.linalg.spectrum import Spectrum, entropy
 from condexp.analysis.vocabulary import SpectrumStatus
 
 # Each is the state of the product if it is that of a factor, the first that applies.

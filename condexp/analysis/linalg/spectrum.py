@@ -10,15 +10,13 @@ from torch import Tensor
 
 from condexp.analysis.linalg.bounds import (
     PRODUCT_ERROR,
-    RELATIVE_ERROR,
     Numbers,
-    interval,
     largest_ranks,
 )
 from condexp.analysis.linalg.eigen import descending_eigenvalues
 from condexp.analysis.linalg.precision import exact_products
+from condexp.analysis.linalg.ratios import RELATIVE_ERROR, interval, kappa_index
 from condexp.analysis.vocabulary import SpectrumStatus
-from condexp.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,28 +341,3 @@ def entropy(values: Tensor) -> Tensor:
     """
     shares = values / values.sum(-1, keepdim=True)
     return -torch.xlogy(shares, shares).sum(-1)
-
-
-def kappa_index(p: float, d: int) -> int:
-    """Return the 1-based index k(p) = min(d, max(1, ⌈p·d·(1 − 10⁻¹²)⌉)) that κ_p looks at.
-
-    The guard keeps a rounded p·d from reaching past its integer: 0.07·100 is 7.000000000000001.
-
-    Args:
-        p: Fraction of the spectrum, 0 < p ≤ 1.
-        d: Length of the spectrum.
-
-    Returns:
-        The index of the eigenvalue, counted from 1 in descending order.
-
-    Raises:
-        InputError: If p is not a fraction.
-
-    >>> kappa_index(0.07, 100), kappa_index(0.5, 5), kappa_index(1.0, 3)
-    (7, 3, 3)
-    """
-    if not 0 < p <= 1:
-        raise InputError(
-            f"kappa_p = {p!r} is not a fraction of the spectrum: give 0 < p <= 1, for example 0.5"
-        )
-    return min(d, max(1, math.ceil(p * d * (1 - 1e-12))))

@@ -1,7 +1,8 @@
 """Claim 4 as a picture: κ_0.5 of K-FAC's matrix layer by layer, for each normalisation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,32 @@ from matplotlib.ticker import MaxNLocator
 
 from condexp.results.claims import conditioning as claim
 from condexp.results.figures.curves import BOUND, BOUND_LABEL, color_of, draw_seeds, mark_bounds
+from condexp.results.figures.heatmap import shortened
 from condexp.results.figures.style import GREY, Size, new_figure, save, style
 from condexp.store.reader import Run
 
-PANEL_HEIGHT = 1.9  # inches
+PANEL_HEIGHT = 2.4  # inches, with the names of layers
 INFINITE_AT = 0.97  # height, as a share of the panel, of the marks for infinite values
+MOST_NAMES = {Size.TEXT: 30, Size.COLUMN: 25}  # layers that there is room to name
+OPEN: Any = {"markerfacecolor": "white", "linestyle": "", "markeredgewidth": 0.7}
+HOLLOW: Any = {**OPEN, "marker": "o", "markersize": 3.5}
+LOOKS: Mapping[str, Any] = {
+    "few rows": {**HOLLOW, "label": "few rows: κ of the sample"},
+    "bound": {**BOUND, "markersize": 3.5, "label": BOUND_LABEL},
+    "infinite": {"marker": "^", "markersize": 3, "linestyle": "", "label": "at the top: κ = ∞"},
+    "infinite for rows": {
+        **OPEN,
+        "marker": "v",
+        "markersize": 3,
+        "label": "at the top: too few rows",
+    },
+}
+FEW_ROWS = {
+    Size.TEXT: f"Few: under {claim.ROWS_PER_UNIT} rows for each unit of the layer's side. "
+    "For more: analysis.source=probe with a large analysis.probe.size.",
+    Size.COLUMN: f"Few: under {claim.ROWS_PER_UNIT} rows for each unit of the\nlayer's side. "
+    "For more: analysis.source=probe\nwith a large analysis.probe.size.",
+}
 
 
 def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
@@ -23,8 +45,9 @@ def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path
 
     Curves are geometric means over seeds, bands their range. A full triangle at the top marks a
     layer whose κ is infinite in at least one seed, an open one at its place a seed's κ that is
-    known from below only; a layer measured with too few rows for its κ to speak
-    of the network is left out.
+    known from below only. A hollow point, or an open triangle at the top, is a layer measured with
+    fewer than four rows for each unit of its side: its κ speaks of the sample, and the verdict
+    leaves it out.
 
     Args:
         runs: Runs that measured ``kfac``.
@@ -38,10 +61,11 @@ def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path
     last = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
     conditions = sorted(last["condition"].unique())
     norms = list(dict.fromkeys(sorted(last["norm"], key=_order)))
+    few = not last["enough_rows"].all()
     num_cols = min(len(conditions), 2 if size is Size.TEXT else 1)
     num_rows = -(-len(conditions) // num_cols)
     with style():
-        figure = new_figure(size.width, num_rows * PANEL_HEIGHT + 0.3)
+        figure = new_figure(size.width, num_rows * PANEL_HEIGHT + 0.6)
         grid = figure.subplots(num_rows, num_cols, sharey=True, squeeze=False)
         marks: set[str] = set()
         for axes in grid.flat[len(conditions) :]:
@@ -51,40 +75,64 @@ def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path
             axes.set_yscale("log")
             for index, norm in enumerate(norms):
                 own = last[(last["condition"] == condition) & (last["norm"] == norm)]
-                marks |= _draw(axes, own[own["enough_rows"]], index)
-            axes.set_xlabel("layer, in the order of execution")
-            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+                marks |= _draw(axes, own, index)
+            _name_layers(axes, last[last["condition"] == condition], size)
         for axes in grid[:, 0]:
             axes.set_ylabel(r"$\kappa_{0.5}$ of $\Sigma_x \otimes \Sigma_{\nabla h}$")
         lines = [
             Line2D([], [], color=color_of(i), label=f"norm={norm}") for i, norm in enumerate(norms)
         ]
-        if "infinite" in marks:
-            full = Line2D([], [], color=GREY, marker="^", linestyle="", markersize=3, label="∞")
-            lines.append(full)
-        if "bound" in marks:
-            lines.append(Line2D([], [], **BOUND, color=GREY, markersize=3.5, label=BOUND_LABEL))
-        figure.legend(handles=lines, loc="outside lower center", ncols=4)
+        lines += [
+            Line2D([], [], color=GREY, **look) for mark, look in LOOKS.items() if mark in marks
+        ]
+        figure.legend(
+            handles=lines,
+            loc="outside lower center",
+            ncols=4 if size is Size.TEXT else 2,
+            title=(FEW_ROWS[size] if few else ""),
+            title_fontsize=6.5,
+        )
         return save(figure, last, folder, "conditioning")
 
 
 def _draw(axes: Axes, own: pd.DataFrame, index: int) -> set[str]:
     # Draws one normalisation, and says which marks the legend has to explain.
     color, marks = color_of(index), set()
-    values, highs = (
-        own.pivot(index="index", columns="seed", values=name) for name in ("kappa", "kappa_high")
+    values, highs, enough = (
+        own.pivot(index="index", columns="seed", values=name)
+        for name in ("kappa", "kappa_high", "enough_rows")
     )
     draw_seeds(axes, values, color)
     if mark_bounds(axes, values, highs, color):
         marks.add("bound")
-    infinite = [layer for layer, row in values.iterrows() if np.isinf(row).any()]
-    if infinite:
-        beside = [float(str(layer)) + 0.12 * index for layer in infinite]  # those of other norms
-        top = [INFINITE_AT] * len(infinite)
-        across = axes.get_xaxis_transform()
-        axes.plot(beside, top, "^", color=color, markersize=3, transform=across)
-        marks.add("infinite")
+    known = enough.fillna(True).astype(bool).all(axis=1)
+    finite = values.where(np.isfinite(values) & (values > 0))
+    hollow = np.log10(finite).mean(axis=1)[~known].dropna()
+    if len(hollow):
+        axes.plot(hollow.index, 10**hollow, **HOLLOW, color=color)
+        marks.add("few rows")
+    for mark, layers in (("infinite", known), ("infinite for rows", ~known)):
+        chosen = (values == np.inf).any(axis=1) & layers
+        if chosen.any():
+            beside = values.index[chosen] + 0.12 * index  # those of other norms
+            top = [INFINITE_AT] * len(beside)
+            look = {**LOOKS[mark], "label": None, "clip_on": False}
+            axes.plot(beside, top, **look, color=color, transform=axes.get_xaxis_transform())
+            marks.add(mark)
     return marks
+
+
+def _name_layers(axes: Axes, own: pd.DataFrame, size: Size) -> None:
+    """Name the layers along the axis, or count them where there is no room or no common name."""
+    names = own.groupby("index")["layer"].unique()
+    axes.set_xlim(names.index.min() - 0.4, names.index.max() + 0.6)
+    alike = bool((names.map(len) == 1).all())
+    if alike and len(names) <= MOST_NAMES[size]:
+        axes.set_xticks(names.index, [shortened(name) for (name,) in names], rotation=90)
+        axes.tick_params(axis="x", labelsize=5.5)
+    else:
+        axes.set_xlabel("layer, in the order of execution, the first is 0")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
 
 
 def _order(norm: str) -> tuple[int, str]:

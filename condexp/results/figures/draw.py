@@ -8,7 +8,7 @@ from pathlib import Path
 
 from condexp.errors import InputError, choose
 from condexp.results.figures import OF_GRIDS, OF_ONE_RUN, find_figure
-from condexp.results.figures.style import Size
+from condexp.results.figures.style import BlankFigureError, Size
 from condexp.results.select import (
     leaving_out_unreadable,
     select,
@@ -26,8 +26,8 @@ class Drawn:
 
     Attributes:
         files: What was written: for each figure a PDF, a PNG and a CSV.
-        left_out: Runs without a snapshot, such as one that failed before its first step, and those
-            that cannot be read.
+        left_out: Runs without a number to draw, such as one that failed before its first step, and
+            those that cannot be read.
     """
 
     files: tuple[Path, ...]
@@ -57,20 +57,25 @@ def draw(
 
     Raises:
         InputError: If there is no such figure, size or run, or the runs lack what is drawn.
+        BlankFigureError: If they hold no number of it.
     """
     draw_runs = find_figure(name)
     width = Size(choose("size", size, Size))
     selected = select(folders, where)
     if name in OF_ONE_RUN:
         targets = [_own_folder(folder, len(selected), output) for folder in selected]
-        drawn: list[Path] = []
+        written: list[Path] = []
+        blank: list[Path] = []
         for folder, target in zip(selected, targets, strict=True):
             if len(selected) == 1:
-                drawn += draw_runs([open_run(folder)], target, size=width)
-            else:
-                with leaving_out_unreadable(folder):
-                    drawn += draw_runs([open_run(folder)], target, size=width)
-        return Drawn(tuple(drawn))
+                written += draw_runs([open_run(folder)], target, size=width)
+                continue
+            with leaving_out_unreadable(folder):
+                try:
+                    written += draw_runs([open_run(folder)], target, size=width)
+                except BlankFigureError:
+                    blank.append(folder)
+        return Drawn(tuple(written), tuple(blank))
     runs = with_snapshots(selected)
     if not runs:
         raise InputError(

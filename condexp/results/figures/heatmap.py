@@ -125,7 +125,7 @@ def label_layers(axes: Axes, layers: Sequence[str]) -> None:
     points = 72 * map_height(len(layers)) / len(layers)
     every = int(np.ceil(LABEL_POINTS / points))
     ticks = [*range(0, len(layers) - every, every), len(layers) - 1]
-    axes.set_yticks(ticks, [_shortened(layers[i]) for i in ticks])
+    axes.set_yticks(ticks, [shortened(layers[i]) for i in ticks])
     if every > 1:
         axes.set_ylabel(f"layers (1 in {every} named)")
 
@@ -141,8 +141,16 @@ def _boxes(
             yield [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
-def _shortened(name: str) -> str:
-    # The numbers in a name tell layers apart, so only its words lose letters, the longest first.
+def shortened(name: str) -> str:
+    """Shorten a layer's name for a label.
+
+    Args:
+        name: The name.
+
+    Returns:
+        The name, of few letters: the numbers in it tell layers apart, so only its words lose
+        some, the longest first.
+    """
     tokens = re.findall(r"[^\W\d]+|[\W\d]+", name)
     words = [i for i, token in enumerate(tokens) if token[0].isalpha()]
     while words and sum(map(len, tokens)) > MAX_LETTERS:

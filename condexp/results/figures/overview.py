@@ -48,7 +48,7 @@ def overview(
 ) -> tuple[Path, ...]:
     """λ_max and κ_p of every layer over training, loss and error of one run.
 
-    Works on a live run too, even before its first snapshot or evaluation.
+    Works on a live run too, from its first step on.
 
     Args:
         runs: The run alone.

@@ -8,17 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from condexp.errors import InputError
 from condexp.store.csv_text import write_frame
 from condexp.store.files import saving
 
 # Okabe & Ito (2008): distinguishable under every common colour blindness.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 SKY_BLUE, BLACK, GREY, LIGHT_GREY = "#56B4E9", "#000000", "#9A9A9A", "#E4E4E4"
+
+
+class BlankFigureError(InputError):
+    """A figure that would show nothing."""
 
 
 class Size(StrEnum):
@@ -104,7 +111,11 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, stem: str) -> tuple[P
 
     Returns:
         The paths of the PDF, PNG and CSV.
+
+    Raises:
+        BlankFigureError: If no panel shows anything: an empty figure is not written.
     """
+    _refuse_blank(figure, stem)
     _lay_out(figure)
     contents: dict[str, bytes] = {}
     for extension, metadata in _METADATA.items():
@@ -119,6 +130,32 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, stem: str) -> tuple[P
         with saving(path) as file:
             file.write(contents[extension])
     return tuple(paths.values())
+
+
+def _refuse_blank(figure: Figure, stem: str) -> None:
+    # A blank panel beside others says that it is.
+    panels = [axes for axes in figure.axes if axes.axison]
+    blank = [axes for axes in panels if not _shows(axes)]
+    if len(blank) == len(panels):
+        raise BlankFigureError(
+            f"{stem}: there is nothing to draw, for it has no finite number (above 0, on a "
+            "logarithmic axis) yet; condexp show says of each layer why. Nothing was written."
+        )
+    for axes in blank:
+        axes.text(0.5, 0.5, "no finite number", transform=axes.transAxes, ha="center", color=GREY)
+
+
+def _shows(axes: Axes) -> bool:
+    # A line across the panel marks a place and is no data; marks at its edge are.
+    lines = [
+        line
+        for line in axes.lines
+        if line.get_transform() == axes.transData or line.get_marker() != "None"
+    ]
+    points = [np.asarray(line.get_xydata(), float) for line in lines]
+    if any(np.isfinite(each).all(axis=1).any() for each in points):
+        return True
+    return any(len(each.get_paths()) and np.size(each.get_offsets()) for each in axes.collections)
 
 
 def _lay_out(figure: Figure) -> None:

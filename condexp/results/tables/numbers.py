@@ -36,41 +36,6 @@ def is_kappa(value: str) -> bool:
     return "_kappa_" in value
 
 
-def p_limit(
-    matrix: str, d_in: int, d_out: int, groups: int, num_rows: int, num_gradients: int
-) -> float:
-    """Share of a spectrum that this many rows can fill: κ_p is +inf by construction past it.
-
-    The blocks of ``input`` and ``grad_output`` have rank min(rows, side) at most, ``kfac`` the
-    product of the two, ``weight`` is not limited by rows (docs/theory.md §1).
-
-    Args:
-        matrix: Name of the matrix, as in the results file.
-        d_in: Side of one group's block of the input matrix.
-        d_out: Number of outputs of all groups together.
-        groups: Number of groups; they all have the same limit.
-        num_rows: Rows that entered each block of ``input``: samples × positions × uses.
-        num_gradients: The same of ``grad_output``: times the signals back-propagated.
-
-    Returns:
-        Largest rank divided by the number of eigenvalues, in (0, 1].
-
-    >>> p_limit("input", d_in=64, d_out=10, groups=1, num_rows=32, num_gradients=32)
-    0.5
-    """
-    side_out = d_out // groups
-    fill_in, fill_out = min(1.0, num_rows / d_in), min(1.0, num_gradients / side_out)
-    by_matrix = {
-        "input": fill_in,
-        "grad_output": fill_out,
-        "kfac": fill_in * fill_out,
-        "weight": 1.0,
-        "weight_grad": min(1.0, num_rows / min(d_in, side_out)),
-        "fisher": 1.0,  # its spectrum has no more eigenvalues than there are rows
-    }
-    return by_matrix[matrix]
-
-
 def kappa_mark(value: float, status: str, p: float, limit: float, high: float = math.nan) -> Mark:
     """Say why a condition number κ_p is not a plain number.
 

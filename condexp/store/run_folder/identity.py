@@ -23,7 +23,11 @@ NOT_IDENTITY = (
 )
 OF_SEVERAL = (("trainer", "num_processes"), ("trainer", "sync_batchnorm"))
 """Keys that mean nothing to one process alone."""
-LATER = {("analysis", "network_precision"): "as_trained", ("dataset", "channels"): None}
+LATER = {
+    ("analysis", "network_precision"): "as_trained",
+    ("dataset", "channels"): None,
+    ("loss",): {"name": "task"},
+}
 """Keys that earlier versions did not have, with the value that is what these did: at that value
 they are left out, so that everybody's runs keep their folders."""
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.moments import Scale, SecondMoment
+from condexp.analysis.linalg.ratios import kappa_index
 from condexp.analysis.linalg.rows.dense import DenseRows
-from condexp.analysis.linalg.spectrum import Spectrum, kappa_index
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.statistics.moment import AdaptiveMoment, SolveQueue
 

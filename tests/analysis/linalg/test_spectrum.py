@@ -10,7 +10,8 @@ from torch import Tensor
 
 from condexp.analysis.linalg.bounds import PRODUCT_ERROR
 from condexp.analysis.linalg.moments import Scale, SecondMoment
-from condexp.analysis.linalg.spectrum import Spectrum, kappa_index
+from condexp.analysis.linalg.ratios import kappa_index
+from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.vocabulary import SPECTRUM_MEASURES, Precision, SpectrumStatus
 from condexp.errors import InputError
 from tests.reference import eigenvalues, kappa, measures

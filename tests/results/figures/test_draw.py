@@ -39,7 +39,7 @@ def test_a_figure_of_many_runs_lies_beside_them(
     assert {"domination.pdf", "domination.png", "domination.csv"} <= names(grid)
     said = capsys.readouterr().out
     assert f"wrote {grid / 'domination.png'}" in said
-    assert f"left out, as it has no snapshot: {grid / 'failed'}" in said
+    assert f"left out, as it has no number to draw: {grid / 'failed'}" in said
 
 
 def test_conditions_size_and_folder(

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from condexp.results.tables.numbers import Mark, format_number, kappa_mark, measure_mark, p_limit
+from condexp.analysis.linalg.ratios import p_limit
+from condexp.results.tables.numbers import Mark, format_number, kappa_mark, measure_mark
 
 INF, NAN = math.inf, math.nan
 
