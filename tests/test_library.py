@@ -23,3 +23,13 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'condexp' has no attribute 'analyse'"):
         condexp.analyse  # noqa: B018
+
+
+def test_the_version_is_condexps(capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib.metadata import version
+
+    from condexp.cli.main import main
+
+    assert condexp.__version__ == version("condexp")
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"condexp {version('condexp')}\n"

@@ -127,7 +127,7 @@ def _own_and_run(prepared: PreparedRun, observer: Observer, workers: WorkerGroup
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run.root: {folder} cannot be made: {error.strerror}.") from error
-    with stop_requests() as stop, ExitStack() as held:
+    with stop_requests(prepared.config.run.timeout) as stop, ExitStack() as held:
         try:
             with as_results_error(results, "Nothing was changed"):
                 owner = held.enter_context(locked(results))

@@ -1,13 +1,22 @@
 """Requests to stop: a signal is noted when it comes, and heeded where a run can be left."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED, TEMPORARY_FAILURE = 130, 75  # Ctrl-C's code, and sysexits.h's "try again later"
+LIMIT = signal.SIGALRM  # the timer of run.timeout
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+ACKNOWLEDGED = (
+    b"\ncondexp: stopping as soon as the step and its snapshot are done, with a checkpoint; "
+    b"Ctrl-C again ends at once\n"
+)
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -22,8 +31,9 @@ class Stopped(Exception):  # noqa: N818 - it is no error
         self.signal = by
 
     def __str__(self) -> str:
+        why = "after run.timeout" if self.signal is LIMIT else f"by {self.signal.name}"
         return (
-            f"stopped by {self.signal.name}; the same command resumes it, if it does not "
+            f"stopped {why}; the same command resumes it, if it does not "
             "hold run.on_existing=restart"
         )
 
@@ -54,14 +64,19 @@ class StopRequests:
         given = signal.Signals(number)
         if self and given is signal.SIGINT:
             raise KeyboardInterrupt
+        if given is signal.SIGINT:  # a long snapshot comes first; not by print, which may be busy
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, ACKNOWLEDGED)
         self.signal = self.signal or given
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequests]:
+def stop_requests(limit: float | None = None) -> Iterator[StopRequests]:
     """Note SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 instead of dying by them.
 
     Signals belong to the main thread: in another one nothing is noted, and nothing changed.
+
+    Args:
+        limit: Seconds after which a request is noted as if by a signal; None: no limit.
 
     Yields:
         What was asked for so far; true as soon as there is something.
@@ -70,10 +85,15 @@ def stop_requests() -> Iterator[StopRequests]:
     if threading.current_thread() is not threading.main_thread():
         yield requests
         return
-    before = {number: signal.signal(number, requests.note) for number in SIGNALS}
+    numbers = SIGNALS if limit is None else (*SIGNALS, LIMIT)
+    before = {number: signal.signal(number, requests.note) for number in numbers}
+    if limit is not None:
+        signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         yield requests
     finally:
+        if limit is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             # None is a handler that was not installed from Python: it cannot be put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
