@@ -117,6 +117,18 @@ class ProgressReporter:
         self._num_snapshots += 1
         self._describe()
 
+    def measuring(self, what: str, num_done: int, num: int, /) -> None:
+        """Say how far a snapshot is.
+
+        Args:
+            what: What is being done.
+            num_done: How many of it are done.
+            num: How many there are.
+        """
+        self._progress.update(
+            self._task, description=f"snapshot: {what} {num_done + 1}/{num}  {self._scores}"
+        )
+
     def finished(self, result: "RunResult", /) -> None:
         """Stop the bar; print the result of a single run.
 

@@ -14,8 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 ACKNOWLEDGED = (
-    b"\ncondexp: stopping as soon as the step and its snapshot are done, with a checkpoint; "
-    b"Ctrl-C again ends at once\n"
+    b"\ncondexp: stopping after this layer or step, with a checkpoint; Ctrl-C again ends at once\n"
 )
 
 

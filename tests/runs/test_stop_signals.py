@@ -80,7 +80,7 @@ def test_ctrl_c_is_acknowledged_at_once(capfd: pytest.CaptureFixture[str]) -> No
         assert capfd.readouterr().err == ""
     with stop_requests() as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        assert "stopping as soon as" in capfd.readouterr().err
+        assert "stopping after this layer or step" in capfd.readouterr().err
         assert stop
 
 
