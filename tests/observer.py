@@ -27,6 +27,9 @@ class Silent:
     def on_snapshot(self, _: SnapshotRecord, /) -> None:
         self.told.append("snapshot")
 
+    def measuring(self, what: str, num_done: int, num: int, /) -> None:
+        pass
+
     def finished(self, _: RunResult, /) -> None:
         self.told.append("finished")
 

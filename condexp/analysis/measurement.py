@@ -20,6 +20,7 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import MeasurementHooks
 from condexp.analysis.vocabulary import SIGNAL_MATRICES
+from condexp.analysis.watch import tell
 from condexp.errors import InputError
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -95,12 +96,17 @@ class Measurement:
             run.hooks,
         ):
             for number, (inputs, targets) in enumerate(self.batches):
+                tell("batch", number, self._num_batches)
                 num_batches += 1
                 if number % self.communicator.world_size == self.communicator.rank:
                     self._pass(run, number, inputs, targets)
         if num_batches == 0:
             raise InputError("there is no batch to analyse: give at least one (inputs, targets).")
         return run.hooks
+
+    @property
+    def _num_batches(self) -> int:
+        return len(self.batches) if isinstance(self.batches, Sequence) else 0
 
     @property
     def _needs_labels(self) -> bool:
@@ -182,6 +188,7 @@ def _back_propagate(
         edges = [edge for name in names for edge in hooks.edges.get(name, ())]
         with hooks.extra_backward(names, cotangents.count):
             for number in range(cotangents.count):
+                tell("back-propagation", number, cotangents.count)
                 hooks.next_backward()
                 made = cotangents.make(number)
                 if recomputes:

@@ -1,16 +1,25 @@
 """Frozen records of one analysis: of the network, and of each layer."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.vocabulary import SpectrumStatus
+from condexp.analysis.vocabulary import (
+    LAYER_MEASURES,
+    SPECTRUM_MEASURES,
+    Matrix,
+    SpectrumStatus,
+)
 from condexp.errors import choose
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class BnMode(StrEnum):
@@ -199,6 +208,37 @@ class Snapshot:
     def layers(self) -> tuple[str, ...]:
         """The layers' names, in execution order."""
         return tuple(self._by_name)
+
+    def __repr__(self) -> str:
+        matrices = [str(m) for m in Matrix if any(getattr(r, m) is not None for r in self.records)]
+        return (
+            f"Snapshot({len(self)} layers, {self.num_samples} samples, bn_mode={self.bn_mode}, "
+            f"matrices: {', '.join(matrices)})"
+        )
+
+    def to_pandas(self, p: Sequence[float] = (0.5,)) -> "pd.DataFrame":
+        """Lay out the measures of every layer.
+
+        Args:
+            p: Fractions of the condition numbers.
+
+        Returns:
+            One row a layer, indexed by its name: ``type``, ``d_in``, ``d_out``, and measures named
+            as those of a stored run, such as ``input_kappa_0.5``.
+        """
+        import pandas as pd
+
+        rows = []
+        for record in self.records:
+            info = record.info
+            row: dict[str, object] = {"type": info.type, "d_in": info.d_in, "d_out": info.d_out}
+            row |= {name: getattr(record, name) for name in LAYER_MEASURES}
+            for matrix in Matrix:
+                if (spectrum := getattr(record, matrix)) is not None:
+                    row |= {f"{matrix}_{m}": getattr(spectrum, m) for m in SPECTRUM_MEASURES}
+                    row |= {f"{matrix}_kappa_{float(each)}": spectrum.kappa(each) for each in p}
+            rows.append(row)
+        return pd.DataFrame(rows, index=pd.Index(self.layers, name="layer"))
 
     @cached_property
     def _by_name(self) -> dict[str, LayerSnapshot]:

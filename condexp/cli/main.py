@@ -161,6 +161,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args and args[0] in {"-h", "--help", "help"}:
         _help_parser().print_help()
         return 0
+    if args and args[0] in {"--version", "-V"}:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"condexp {version('condexp')}\n")
+        return 0
     try:
         verb, rest = split_verb(args)
         if verb == "run" and rest[:1] in (["-h"], ["--help"]):  # Hydra's own is --hydra-help

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -17,6 +17,7 @@ from condexp.errors import InputError
 from condexp.results.figures.overview import overview
 from condexp.runs.checkpointer import Checkpointer, CheckpointSchedule
 from condexp.runs.prepare import PreparedRun
+from condexp.runs.result import RunResult
 from condexp.runs.status_writer import StatusWriter
 from condexp.runs.stop_signals import Stopped, StopRequests
 from condexp.runs.trainer import build_trainer
@@ -43,11 +44,25 @@ from condexp.store.run_folder.status import CONFIG_NAME, State
 from condexp.training.checkpoint import Checkpoint
 from condexp.training.choices import RunState
 from condexp.training.events import RowCounts, Sink
+from condexp.training.loop import MeasurementEnded
 
 logger = logging.getLogger("condexp")
 INTACT = "All committed results are intact; make room and start the run again"
 DAMAGED_NAME = "results.damaged.h5"
 STALE = ("overview.png", "overview.pdf", "overview.csv")
+
+
+class Observer(Sink, Protocol):
+    """Follows a run from outside: the terminal, or a test."""
+
+    def started(self, prepared: PreparedRun, /) -> None:
+        """Take note that training begins."""
+
+    def measuring(self, what: str, num_done: int, num: int, /) -> None:
+        """Take note of how far a snapshot is."""
+
+    def finished(self, result: RunResult, /) -> None:
+        """Take note of how it ended."""
 
 
 class Attempt:
@@ -118,7 +133,7 @@ class Attempt:
             self._results.replace(self._results.with_name(DAMAGED_NAME))
         return None
 
-    def run(self, observer: Sink) -> State:
+    def run(self, observer: Observer) -> State:
         """Train what is left to train, and finish the run's files.
 
         Args:
@@ -160,7 +175,7 @@ class Attempt:
         self._status_writer.resume(checkpoint.committed.steps, read_evaluations(self._results))
         logger.info("resuming from step %d", checkpoint.step)
 
-    def _train(self, writer: ResultsWriter, observer: Sink) -> RunState:
+    def _train(self, writer: ResultsWriter, observer: Observer) -> RunState:
         prepared, checkpoint = self._prepared, self._checkpoint
         if checkpoint is not None and checkpoint.state is not RunState.UNFINISHED:
             return checkpoint.state
@@ -183,7 +198,13 @@ class Attempt:
             keep=setting.keep,
         )
         sinks: list[Sink] = [writer, self._status_writer, observer]
-        outcome = trainer.train(sinks, start=start, pause=checkpointer.pause)
+
+        def watch(what: str, num_done: int, num: int) -> None:
+            if self._stop:
+                raise MeasurementEnded
+            observer.measuring(what, num_done, num)
+
+        outcome = trainer.train(sinks, start=start, pause=checkpointer.pause, watch=watch)
         checkpointer.save(outcome.num_steps_done, outcome.state)
         self._workers.mark_finished()
         return outcome.state

@@ -5,12 +5,11 @@ import traceback
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from condexp.config import Config
 from condexp.errors import InputError
 from condexp.results.console import say
-from condexp.runs.attempt import Attempt, run_log
+from condexp.runs.attempt import Attempt, Observer, run_log
 from condexp.runs.objective import check_objective, read_objective
 from condexp.runs.prepare import PreparedRun, prepare
 from condexp.runs.result import RunResult
@@ -24,19 +23,8 @@ from condexp.store.run_folder.liveness import refuse_beside_another
 from condexp.store.run_folder.provenance import refuse_other_data
 from condexp.store.run_folder.status import FINISHED, STATUS_NAME, State, Status, read_status
 from condexp.store.schema.layout import FILE_NAME
-from condexp.training.events import Sink
 
 logger = logging.getLogger("condexp")
-
-
-class Observer(Sink, Protocol):
-    """Follows a run from outside: the terminal, or a test."""
-
-    def started(self, prepared: PreparedRun, /) -> None:
-        """Take note that training begins."""
-
-    def finished(self, result: RunResult, /) -> None:
-        """Take note of how it ended."""
 
 
 def run_experiment(config: Config, observer: Observer) -> RunResult:
@@ -127,7 +115,7 @@ def _own_and_run(prepared: PreparedRun, observer: Observer, workers: WorkerGroup
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run.root: {folder} cannot be made: {error.strerror}.") from error
-    with stop_requests() as stop, ExitStack() as held:
+    with stop_requests(prepared.config.run.timeout) as stop, ExitStack() as held:
         try:
             with as_results_error(results, "Nothing was changed"):
                 owner = held.enter_context(locked(results))

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from condexp.results.console import make_console
@@ -51,12 +52,19 @@ class ProgressReporter:
         self._num_snapshots = 0
         self._scores = ""
         self._num_steps = 0
-        columns = (BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+        fixed = Column(no_wrap=True, min_width=5)
+        columns = (
+            BarColumn(24, table_column=Column(min_width=24)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=11)),
+            TimeRemainingColumn(compact=True, table_column=fixed),
+        )
         self._progress = Progress(
             TextColumn("step"),
             *columns,
-            TextColumn("{task.description}"),
+            # The text goes first where the terminal is narrow, never the count.
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=1)),
             console=self._console,
+            expand=True,
             transient=True,
             disable=not (bar and self._console.is_terminal),
         )
@@ -108,6 +116,18 @@ class ProgressReporter:
         """
         self._num_snapshots += 1
         self._describe()
+
+    def measuring(self, what: str, num_done: int, num: int, /) -> None:
+        """Say how far a snapshot is.
+
+        Args:
+            what: What is being done.
+            num_done: How many of it are done.
+            num: How many there are.
+        """
+        self._progress.update(
+            self._task, description=f"snapshot: {what} {num_done + 1}/{num}  {self._scores}"
+        )
 
     def finished(self, result: "RunResult", /) -> None:
         """Stop the bar; print the result of a single run.

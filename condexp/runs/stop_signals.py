@@ -1,12 +1,15 @@
 """Requests to stop: a signal is noted when it comes, and heeded where a run can be left."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 INTERRUPTED, TEMPORARY_FAILURE = 130, 75  # Ctrl-C's code, and sysexits.h's "try again later"
+LIMIT = signal.SIGALRM  # the timer of run.timeout
 SIGNALS = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -26,6 +29,11 @@ def heeded_signals() -> tuple[signal.Signals, ...]:
     return tuple(number for number in SIGNALS if not (ignored and number is signal.SIGHUP))
 
 
+ACKNOWLEDGED = (
+    b"\ncondexp: stopping after this layer or step, with a checkpoint; Ctrl-C again ends at once\n"
+)
+
+
 class Stopped(Exception):  # noqa: N818 - it is no error
     """A run ended because a signal asked for it; its checkpoint is written.
 
@@ -38,8 +46,9 @@ class Stopped(Exception):  # noqa: N818 - it is no error
         self.signal = by
 
     def __str__(self) -> str:
+        why = "after run.timeout" if self.signal is LIMIT else f"by {self.signal.name}"
         return (
-            f"stopped by {self.signal.name}; the same command resumes it, if it does not "
+            f"stopped {why}; the same command resumes it, if it does not "
             "hold run.on_existing=restart"
         )
 
@@ -70,14 +79,20 @@ class StopRequests:
         given = signal.Signals(number)
         if self and given is signal.SIGINT:
             raise KeyboardInterrupt
+        if given is signal.SIGINT:  # a long snapshot comes first; not by print, which may be busy
+            with suppress(OSError, ValueError):  # the terminal may be gone
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, ACKNOWLEDGED)
         self.signal = self.signal or given
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequests]:
+def stop_requests(limit: float | None = None) -> Iterator[StopRequests]:
     """Note the signals that ask this process to stop instead of dying by them.
 
     Signals belong to the main thread: in another one nothing is noted, and nothing changed.
+
+    Args:
+        limit: Seconds after which a request is noted as if by a signal; None: no limit.
 
     Yields:
         What was asked for so far; true as soon as there is something.
@@ -86,8 +101,21 @@ def stop_requests() -> Iterator[StopRequests]:
     if threading.current_thread() is not threading.main_thread():
         yield requests
         return
-    with _handled(requests.note, heeded_signals()):
+    numbers = heeded_signals() if limit is None else (*heeded_signals(), LIMIT)
+    with _handled(requests.note, numbers), _timer(limit):
         yield requests
+
+
+@contextmanager
+def _timer(seconds: float | None) -> Iterator[None]:
+    """Have LIMIT sent after some time, if at all."""
+    if seconds is not None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        if seconds is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @contextmanager

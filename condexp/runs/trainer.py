@@ -79,11 +79,9 @@ def build_trainer(prepared: PreparedRun, communicator: TrainingCommunicator) -> 
             communicator=communicator,
         ),
         compiled=compile_model(model) if config.trainer.compile else None,
-        before_step=Release(
-            model,
-            rescaling.factor,
-            rescaling.release_epoch and rescaling.release_epoch * plan.steps_per_epoch,
-        ),
+        before_step=None
+        if rescaling.release_epoch is None
+        else Release(model, rescaling.factor, rescaling.release_epoch * plan.steps_per_epoch),
         communicator=communicator,
     )
     if (

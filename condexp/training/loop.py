@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from condexp.analysis.communicator import SINGLE_PROCESS
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
+from condexp.analysis.watch import Watcher, watched_by
 from condexp.data.loaders import Batches
 from condexp.errors import InputError
 from condexp.training.choices import RunState, Source
@@ -22,6 +23,7 @@ from condexp.training.learning_rate import LearningRate
 from condexp.training.measured_step import measurement_hooks, snapshot_in_float64, snapshot_of
 from condexp.training.optimizers import set_learning_rate, steady_learning_rate
 from condexp.training.probe import Probe
+from condexp.training.seeding import random_state, restore_random_state
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Outcome:
     state: RunState
     num_steps_done: int
     final: EvalRecord | None
+
+
+class MeasurementEnded(Exception):  # noqa: N818 - it is no error
+    """A snapshot was given up on request; nothing of it is stored."""
 
 
 def never(_step: int) -> bool:
@@ -124,7 +130,12 @@ class Trainer:
             )
 
     def train(
-        self, sinks: Sequence[Sink], *, start: int = 0, pause: Callable[[int], bool] = never
+        self,
+        sinks: Sequence[Sink],
+        *,
+        start: int = 0,
+        pause: Callable[[int], bool] = never,
+        watch: Watcher | None = None,
     ) -> Outcome:
         """Train, and measure at the planned steps.
 
@@ -133,6 +144,10 @@ class Trainer:
             start: Updates that the model and the optimizer have behind them already.
             pause: Called between updates with the number of the finished ones; true ends the
                 training there, and ``start`` can resume it.
+            watch: Told how far a snapshot is. It may raise `MeasurementEnded`: the training then
+                ends before that step, as by ``pause``. Not told where processes would wait for
+                each other, where ``before_step`` may have changed the model, and of the snapshot
+                after the last step.
 
         Returns:
             How it ended; a loss that is not finite is reported, and stops the run before its
@@ -149,16 +164,11 @@ class Trainer:
                 self.before_step(step)
             lr = self.learning_rate(step)
             set_learning_rate(self.optimizer, lr)
-            self._probe_if_due(step, report)
-            self.optimizer.zero_grad()
-            if self._is_measured(step, report) and not self.options.in_float64:
-                loss = self._measured_pass(wrapped, *batch, report, step, lr)
-            else:
-                snapshot = self._in_float64(*batch) if self._is_measured(step, report) else None
-                loss = self._pass(wrapped if self.compiled is None else self.compiled, *batch)
-                report.step(step, loss, lr)
-                if snapshot is not None:
-                    report.snapshot(step, snapshot)
+            try:
+                with watched_by(watch if self._can_end_within_a_step else None):
+                    loss = self._gradients(wrapped, *batch, report, step, lr)
+            except MeasurementEnded:
+                return report.outcome(RunState.UNFINISHED, step)
             if not math.isfinite(loss):
                 return report.outcome(RunState.DIVERGED, step)
             self.optimizer.step()
@@ -167,6 +177,32 @@ class Trainer:
                 report.evaluation(step + 1, self.evaluate(self.model))
         self._probe_if_due(plan.num_steps, report)
         return report.outcome(RunState.COMPLETE, plan.num_steps)
+
+    @property
+    def _can_end_within_a_step(self) -> bool:
+        return self.communicator.world_size == 1 and self.before_step is None
+
+    def _gradients(
+        self,
+        wrapped: Forward,
+        inputs: Tensor,
+        targets: Tensor,
+        report: "_Report",
+        step: int,
+        lr: float,
+    ) -> float:
+        # Measures if it is time, and computes the gradients of a step.
+        self._probe_if_due(step, report)
+        self.optimizer.zero_grad()
+        measured = self._is_measured(step, report)
+        if measured and not self.options.in_float64:
+            return self._measured_pass(wrapped, inputs, targets, report, step, lr)
+        snapshot = self._in_float64(inputs, targets) if measured else None
+        loss = self._pass(wrapped if self.compiled is None else self.compiled, inputs, targets)
+        report.step(step, loss, lr)
+        if snapshot is not None:
+            report.snapshot(step, snapshot)
+        return loss
 
     def _pass(self, forward: Forward, inputs: Tensor, targets: Tensor) -> float:
         """Compute the gradients of a batch.
@@ -196,10 +232,18 @@ class Trainer:
     ) -> float:
         measured = (self.model, self.loss_fn, self.optimizer, inputs, targets)
         hooks = measurement_hooks(*measured, self.options, self.communicator)
-        with hooks:
-            loss = self._pass(forward, inputs, targets)
+        before = random_state(), [buffer.clone() for buffer in self.model.buffers()]
+        try:
+            with hooks:
+                loss = self._pass(forward, inputs, targets)
+            snapshot = snapshot_of(hooks, self.communicator)
+        except MeasurementEnded:  # the step is made again, from what it started from
+            restore_random_state(before[0])
+            for buffer, value in zip(self.model.buffers(), before[1], strict=True):
+                buffer.copy_(value)
+            raise
         report.step(step, loss, lr)
-        report.snapshot(step, snapshot_of(hooks, self.communicator))
+        report.snapshot(step, snapshot)
         return loss
 
     def _probe_if_due(self, step: int, report: "_Report") -> None:

@@ -354,3 +354,51 @@ def test_vanished_data_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     _loaded.clear()
     run(tmp_path, *way[:-1], f"dataset.root={tmp_path / 'data2'}")
     assert contents(folder) == contents(whole)
+
+
+class BetweenLayers(Silent):
+    """Asks to stop in the middle of a snapshot.
+
+    Args:
+        what: What is being done then.
+        snapshot: The number of the snapshot, from 0.
+    """
+
+    def __init__(self, what: str, snapshot: int) -> None:
+        super().__init__()
+        self.what, self.snapshot = what, snapshot
+        self.seen: list[tuple[str, int]] = []
+
+    def measuring(self, what: str, num_done: int, num: int, /) -> None:
+        self.seen.append((what, num_done))
+        if (what, num_done) == (self.what, 1) and self.told.count("snapshot") == self.snapshot:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("what", "way"),
+    [
+        ("layer", [*RESNET, "dataset.augment=crop_flip"]),
+        ("layer", [*RESNET, "analysis.network_precision=float64"]),
+        ("layer", [*MLP, *PROBE]),
+        ("batch", [*MLP, *PROBE]),
+        ("back-propagation", [*MLP, *PROBE, "analysis.fisher_type=exact",
+                              "analysis.probe.mode=eval", "analysis.matrices=[fisher,kfac,input]"]),
+    ],
+)  # fmt: skip
+def test_it_stops_between_the_layers_of_a_snapshot(
+    tmp_path: Path, what: str, way: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    undisturbed = run(tmp_path / "whole", *TINY, *way).folder
+    assert undisturbed is not None
+    capfd.readouterr()
+    observer = BetweenLayers(what, snapshot=2)
+    with pytest.raises(Stopped):
+        run(tmp_path / "stopped", *TINY, *way, observer=observer)
+    assert "stopping after this layer or step" in capfd.readouterr().err
+    assert observer.told.count("snapshot") == 2
+    assert len(observer.losses) == 2  # the snapshots are before steps 0, 1, 2, …
+    assert observer.seen[-1] == (what, 1)  # nothing was measured after it
+    result = run(tmp_path / "stopped", *TINY, *way)
+    assert result.folder is not None
+    assert contents(result.folder) == contents(undisturbed)

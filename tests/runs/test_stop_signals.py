@@ -4,10 +4,14 @@ import os
 import pickle
 import signal
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
-from condexp.runs.stop_signals import SIGNALS, Stopped, StopRequests, stop_requests
+from condexp.runs.stop_signals import LIMIT, SIGNALS, Stopped, StopRequests, stop_requests
+from condexp.store.run_folder.status import State, read_status
+from tests.in_process import run
 
 
 @pytest.mark.parametrize(
@@ -68,3 +72,33 @@ def test_another_thread_than_the_main_one_notes_nothing() -> None:
     thread.join()
     assert not found[0]
     assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_ctrl_c_is_acknowledged_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with stop_requests():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert capfd.readouterr().err == ""
+    with stop_requests() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "stopping after this layer or step" in capfd.readouterr().err
+        assert stop
+
+
+def test_a_limit_is_a_request_to_stop() -> None:
+    before = signal.getsignal(LIMIT)
+    with stop_requests(0.001) as stop:
+        while not stop:
+            time.sleep(0.001)
+    assert (signal.getsignal(LIMIT), signal.getitimer(signal.ITIMER_REAL)[0]) == (before, 0)
+    assert stop.signal is LIMIT
+    assert Stopped(LIMIT).exit_code == 75
+    assert str(Stopped(LIMIT)).startswith("stopped after run.timeout; the same command resumes it")
+
+
+def test_the_timeout_of_a_single_run(tmp_path: Path) -> None:
+    few = ["dataset.subset.train=40", "dataset.subset.test=20", "analysis=none", "model.depth=2"]
+    with pytest.raises(Stopped, match=r"after run\.timeout"):
+        run(tmp_path, *few, "run.timeout=0.001", "trainer.epochs=100")
+    (folder,) = (tmp_path / "default").iterdir()
+    assert read_status(folder).state is State.INTERRUPTED
+    assert (folder / "checkpoint.pt").exists()

@@ -21,6 +21,7 @@ from condexp.analysis.snapshot import BnMode, Coverage, LayerSnapshot, Snapshot
 from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.statistics.moment import SolveQueue
 from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.watch import tell
 from condexp.errors import InputError
 
 
@@ -155,11 +156,11 @@ class NetworkStatistics:
         # Cheap measures first: torch's intra-op threads are still spinning after the backward pass
         # and would compete with the solver's for cores.
         plain = {name: layer.plain() for name, layer in self._layers.items()}
-        mine = {
-            name: self[name].record(measures, self._learning_rate, rounding)
-            for name, measures in plain.items()
-            if measures is not None
-        }
+        mine: dict[str, LayerSnapshot] = {}
+        for number, (name, measures) in enumerate(plain.items()):
+            tell("layer", number, len(plain))
+            if measures is not None:
+                mine[name] = self[name].record(measures, self._learning_rate, rounding)
         powers = {name: self[name].gradient_power for name in mine}
         rest = sum(float(norm) ** 2 for norm in self.unmeasured_norms)
         records: dict[str, LayerSnapshot] = {}
