@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import resource
 import signal
 import traceback
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from condexp.cli.main import main
+from tests.memory import peak_kilobytes
 from tests.results.hostile import make_hostile
 from tests.results.stored import write_run
 from tests.store.hdf5.processes import exit_code, forked
@@ -24,10 +24,10 @@ def in_child(act: Callable[[], None], said: Path) -> None:
 
     def watched() -> None:
         signal.alarm(3000)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_kilobytes()
         try:
             act()
-            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            used = peak_kilobytes() - before
             assert used < GIGABYTE, f"{used} kB"
         except BaseException:
             said.write_text(traceback.format_exc(chain=True), errors="replace")

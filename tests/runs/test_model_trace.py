@@ -83,7 +83,9 @@ def my_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def attempt(
     *overrides: str, shape: tuple[int, ...] = (1, 8, 8), num_outputs: int = 10
 ) -> ModelTrace:
-    dataset = cast("Dataset", SimpleNamespace(input_shape=shape, num_outputs=num_outputs))
+    dataset = cast(
+        "Dataset", SimpleNamespace(input_shape=shape, num_outputs=num_outputs, train=range(9))
+    )
     return trace_model(validated(*overrides), dataset, AnalysisOptions())
 
 

@@ -4,7 +4,6 @@ import os
 import pickle
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from condexp.runs.stop_signals import LIMIT, SIGNALS, Stopped, StopRequests, stop_requests
 from condexp.store.run_folder.status import State, read_status
 from tests.in_process import run
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,7 @@ def test_ctrl_c_is_acknowledged_at_once(capfd: pytest.CaptureFixture[str]) -> No
 def test_a_limit_is_a_request_to_stop() -> None:
     before = signal.getsignal(LIMIT)
     with stop_requests(0.001) as stop:
-        while not stop:
-            time.sleep(0.001)
+        wait_until(lambda: bool(stop))
     assert (signal.getsignal(LIMIT), signal.getitimer(signal.ITIMER_REAL)[0]) == (before, 0)
     assert stop.signal is LIMIT
     assert Stopped(LIMIT).exit_code == 75

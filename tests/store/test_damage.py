@@ -1,7 +1,6 @@
 """Damaged files of a run folder: an error or the same numbers, never others, never a hang."""
 
 import random
-import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from condexp.store.run_folder.status import State, Status, read_status, write_st
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
 from condexp.training.choices import RunState
 from condexp.training.events import RowCounts
+from tests.memory import limit_growth
 from tests.store.hdf5.processes import exit_code, forked
 from tests.store.records import few_columns, write_run
 
@@ -142,9 +142,7 @@ def fuzz(folders: dict[str, Path], num_cases: int, seed: int) -> None:
     golden = {kind: READ[kind][1](folders[kind] / READ[kind][0]) for kind in READ}
 
     def work() -> None:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        limit_growth(MEMORY)
         for case in range(num_cases):
             kind = [*READ][case % len(READ)]
             noise = random.Random(seed + case)

@@ -11,6 +11,7 @@ from condexp.store.files import parse_yaml, read_text
 
 SEAL = "# sha256 of the lines below: "
 OUTSIDE_GROUPS = frozenset({"experiment", "profile", "seed"})
+GROUPS = frozenset({"model", "dataset", "optimizer", "scheduler", "trainer", "analysis"})
 MAX_KEYS = 500
 
 
@@ -63,9 +64,9 @@ def parse_config(path: Path, text: str) -> dict[str, Any]:
     """
     config = parse_yaml(path, text)
     for key, value in config.items():
-        if (key in OUTSIDE_GROUPS) == isinstance(value, dict):
-            raise InputError(f"{path} is no configuration: {key} is {str(value)[:40]!r}")
-        name = value.get("name", "") if isinstance(value, dict) else value
+        if key not in GROUPS | OUTSIDE_GROUPS:
+            continue  # of a loop of somebody's own
+        name = value.get("name", "") if isinstance(value, dict) and key in GROUPS else value
         if not isinstance(name, int if key == "seed" else str | None):
             raise InputError(f"{path} is no configuration: {key} is {str(name)[:40]!r}")
     if _num_keys(config) > MAX_KEYS:

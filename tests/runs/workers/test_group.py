@@ -83,7 +83,7 @@ def others(monkeypatch: pytest.MonkeyPatch) -> Others:
     class Noted(subprocess.Popen[bytes]):
         def __init__(self, command: Sequence[str], **options: Any) -> None:
             super().__init__(command, **options)
-            self.is_rank = tuple(command[:3]) == group.COMMAND  # git is none
+            self.is_rank = tuple(command[: len(group.COMMAND)]) == group.COMMAND  # git is none
             if self.is_rank:
                 others.append(self.pid)
             if self.is_rank and others.signal is not None:
