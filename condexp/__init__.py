@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from condexp.analysis.linalg.spectrum import Spectrum
     from condexp.analysis.recorder import Recorder
     from condexp.analysis.snapshot import Snapshot
-    from condexp.cli.library import run
+    from condexp.cli.from_python import run
     from condexp.results.collect import collect
     from condexp.runs.record import record_run
     from condexp.store.reader import open_run
@@ -41,7 +41,7 @@ _HOMES = {
     "collect": "condexp.results.collect",
     "open_run": "condexp.store.reader",
     "record_run": "condexp.runs.record",
-    "run": "condexp.cli.library",
+    "run": "condexp.cli.from_python",
 }
 
 

@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from condexp.analysis.layers.compiled import run_uncompiled
 from condexp.analysis.layers.samples import count_samples
-from condexp.analysis.model_state import preserved_state
+from condexp.analysis.measurement import back_propagate_loss, undisturbed
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import MeasurementHooks
@@ -61,19 +59,10 @@ def analyze_any(
         num_samples=count_samples(_parts(own)),
         runs_eagerly=True,
     )
-    with (
-        preserved_state(model),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        run_uncompiled(model),
-        hooks,
-    ):
+    with undisturbed(model), hooks:
         loss = _loss(model, loss_fn, own)
         if loss.requires_grad and hooks.trained:
-            if hooks.recomputes(loss):  # such a checkpoint refuses autograd.grad
-                loss.backward()  # type: ignore[no-untyped-call]
-            else:
-                torch.autograd.grad(loss, hooks.trained, allow_unused=True)
+            back_propagate_loss(hooks, loss)
     return hooks.snapshot()
 
 

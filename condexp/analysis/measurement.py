@@ -1,6 +1,7 @@
 """Measurement of batches: the passes of the loss, and extra backward passes of other labels."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,41 @@ from condexp.analysis.watch import tell
 from condexp.errors import InputError
 
 LossFunction = Callable[[Any, Any], Tensor]
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run passes of an analysis: with gradients, uncompiled, and the model is left as found.
+
+    Args:
+        model: The network.
+
+    Yields:
+        Nothing.
+    """
+    with (
+        preserved_state(model),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        run_uncompiled(model),
+    ):
+        yield
+
+
+def back_propagate_loss(
+    hooks: MeasurementHooks, loss: Tensor, *, retain_graph: bool = False
+) -> None:
+    """Back-propagate the loss of the last pass to all that is trained.
+
+    Args:
+        hooks: Measure the pass.
+        loss: The loss.
+        retain_graph: Whether other back-propagations through the pass follow.
+    """
+    if hooks.recomputes(loss):  # such a checkpoint refuses autograd.grad; .grad is set aside
+        loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+    else:  # touches no .grad, and calls no hook of an optimizer
+        torch.autograd.grad(loss, hooks.trained, retain_graph=retain_graph, allow_unused=True)
 
 
 @dataclass(frozen=True)
@@ -88,13 +124,7 @@ class Measurement:
                 FisherLabels(self.loss_fn, self.options)  # what it refuses is refused beforehand
         run = _Run(self._hooks(), self._memory())
         num_batches = 0
-        with (
-            preserved_state(self.model),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            run_uncompiled(self.model),
-            run.hooks,
-        ):
+        with undisturbed(self.model), run.hooks:
             for number, (inputs, targets) in enumerate(self.batches):
                 tell("batch", number, self._num_batches)
                 num_batches += 1
@@ -166,17 +196,14 @@ class Measurement:
             hooks.statistics.blocks, count, len(inputs), hooks.statistics.num_samples
         )
         retain = cotangents is not None
-        if hooks.recomputes(loss):  # such a checkpoint refuses autograd.grad; .grad is set aside
-            loss.backward(retain_graph=retain)  # type: ignore[no-untyped-call]
-        else:  # touches no .grad, and calls no hook of an optimizer
-            torch.autograd.grad(loss, hooks.trained, retain_graph=retain, allow_unused=True)
+        back_propagate_loss(hooks, loss, retain_graph=retain)
         if cotangents is not None:
-            _back_propagate(hooks, outputs, cotangents, groups or [list(hooks.edges)])
+            _back_propagate_cotangents(hooks, outputs, cotangents, groups or [list(hooks.edges)])
         for block in hooks.statistics.blocks.values():
             block.close()  # also where some call got no gradient
 
 
-def _back_propagate(
+def _back_propagate_cotangents(
     hooks: MeasurementHooks,
     outputs: Tensor,
     cotangents: Cotangents,

@@ -14,7 +14,7 @@ from condexp.data.dataset import Dataset, Split
 from condexp.data.own import own_dataset, split_of
 from condexp.data.spec import OwnImageSpec
 from condexp.errors import InputError
-from condexp.user_code import call_target
+from condexp.models.user_code import call_target
 
 EXAMPLE = "my_data:load for the function load in my_data.py"
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from condexp.errors import InputError
 from condexp.models.spec import ModelSpec
-from condexp.user_code import call_target
+from condexp.models.user_code import call_target
 
 EXAMPLE = "my_models:Net for the class Net in my_models.py"
 

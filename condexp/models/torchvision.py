@@ -9,7 +9,7 @@ from torch import nn
 from condexp.errors import InputError, suggestion
 from condexp.models.checks import check_image
 from condexp.models.spec import ModelSpec
-from condexp.user_code import load_module
+from condexp.models.user_code import load_module
 
 NUM_CHANNELS = 3
 # In training mode these two return further outputs besides the classes', unless told not to.

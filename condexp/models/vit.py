@@ -10,7 +10,7 @@ from condexp.errors import InputError, one_of, within
 from condexp.models.checks import check_image
 from condexp.models.choices import Norm
 from condexp.models.spec import ModelSpec
-from condexp.user_code import load_module
+from condexp.models.user_code import load_module
 
 NORMS = (Norm.NONE, Norm.BATCH, Norm.LAYER)
 MLP_RATIO = 4  # Dosovitskiy et al. 2021, table 1

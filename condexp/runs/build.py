@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import torch
 from torch import nn
 
+from condexp.analysis.options import AnalysisOptions
 from condexp.config import Config
 from condexp.config.by_name import find
 from condexp.config.training import (
@@ -106,6 +107,31 @@ def training_batches(
         device=device,
         share=share,
     )
+
+
+def file_attributes(
+    title: str, options: AnalysisOptions, *, source: str, bn_mode: str
+) -> dict[str, str | bool]:
+    """Say in a results file what it is of, and how that was measured.
+
+    Args:
+        title: What is trained, in words.
+        options: What is measured.
+        source: ``train_batch`` or ``probe``.
+        bn_mode: Whose statistics the normalisations use.
+
+    Returns:
+        The file's attributes.
+    """
+    return {
+        "title": title,
+        "fisher_type": str(options.fisher_type),
+        "source": source,
+        "bn_mode": bn_mode,
+        "conv_input": str(options.conv_input),
+        "center": options.center,
+        "bias": options.bias,
+    }
 
 
 def make_probe(config: Config, dataset: Dataset, device: torch.device) -> Probe:

@@ -124,7 +124,7 @@ def _own_and_run(prepared: PreparedRun, observer: Observer, workers: WorkerGroup
         except ResultsError as error:  # the folder is another's, or cannot be written
             return RunResult(folder, State.FAILED, str(error))
         # Another process may have begun or finished it since it was looked at.
-        stored = stored_result(folder, on_existing)
+        stored = stored_result(folder, on_existing, prepared.dataset.checksum)
         return stored or _run(prepared, observer, workers, stop, owner)
 
 

@@ -16,11 +16,11 @@ from condexp.config import Config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.models.sync_batchnorm import convert_sync_batchnorm
+from condexp.models.user_code import said_where
 from condexp.runs.build import build_model, make_loss
 from condexp.training.choices import ProbeMode, Source
 from condexp.training.probe import draw_probe
 from condexp.training.rescale import cancels_rescaling
-from condexp.user_code import said_where
 
 CERTIFIED_SAMPLES = 8
 

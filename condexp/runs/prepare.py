@@ -23,6 +23,7 @@ from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.runs.build import (
     build_model,
+    file_attributes,
     identified,
     load_dataset,
     make_learning_rate,
@@ -298,13 +299,10 @@ def _file_spec(
         num_samples=_num_samples(config, len(dataset.train)),
         num_signals=signals,
         config_yaml=identity_yaml(config.plain),
-        attributes={
-            "title": f"{config.model.title} on {config.dataset.name}, seed {config.seed}",
-            "fisher_type": analysis.fisher_type,
-            "source": analysis.source,
-            "bn_mode": analysis.probe.mode if probe else "train",
-            "conv_input": analysis.conv_input,
-            "center": analysis.center,
-            "bias": analysis.bias,
-        },
+        attributes=file_attributes(
+            f"{config.model.title} on {config.dataset.name}, seed {config.seed}",
+            options,
+            source=analysis.source,
+            bn_mode=analysis.probe.mode if probe else "train",
+        ),
     )

@@ -17,6 +17,7 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.errors import InputError
 from condexp.runs.attempt import STALE, draw_overview, run_log, seal_or_log, write_setting
+from condexp.runs.build import file_attributes
 from condexp.runs.status_writer import StatusWriter
 from condexp.store.disk import as_results_error, locked
 from condexp.store.hdf5.create import create_results
@@ -96,15 +97,9 @@ class RecordSetting:
             steps_per_epoch=plan.steps_per_epoch,
             num_samples=snapshot.num_samples,
             config_yaml=self.yaml,
-            attributes={
-                "title": self.title,
-                "fisher_type": str(options.fisher_type),
-                "source": "train_batch",
-                "bn_mode": str(snapshot.bn_mode),
-                "conv_input": str(options.conv_input),
-                "center": options.center,
-                "bias": options.bias,
-            },
+            attributes=file_attributes(
+                self.title, options, source="train_batch", bn_mode=str(snapshot.bn_mode)
+            ),
         )
 
 

@@ -12,9 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from condexp.config.training import ImportLossConfig, ImportOptimizerConfig, ImportSchedulerConfig
 from condexp.data.dataset import Dataset, Task
 from condexp.errors import InputError
+from condexp.models.user_code import call_target, said_where
 from condexp.training.evaluate import LossFunction
 from condexp.training.learning_rate import LearningRate
-from condexp.user_code import call_target, said_where
 
 
 def build_own_optimizer(config: ImportOptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:

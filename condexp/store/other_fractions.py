@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from condexp.analysis.linalg.ratios import (
     KnownEigenvalues,
+    Numbers,
     kappa_index,
     kronecker_kappa,
     p_limit,
@@ -15,7 +15,6 @@ from condexp.analysis.linalg.ratios import (
 from condexp.analysis.vocabulary import Matrix
 from condexp.store.schema.matrices import KAPPAS
 
-Numbers = NDArray[np.float64]
 # float16, bfloat16, tfloat32, float32 and float64, by their names in the file.
 EPS = {
     "float16": 2**-10,

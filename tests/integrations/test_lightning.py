@@ -1,8 +1,6 @@
 """Lightning's own Trainer, with accumulation, bf16, clipping and validation in between."""
 
 import json
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,6 @@ from condexp.store.hdf5.validate import validate_results
 
 T = 6  # two epochs of five batches of eight, two to an update
 SCHEDULE = condexp.Schedule(every_steps=2, at_end=True)
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Lightning warns of few workers and of torch's deprecations."""
-    monkeypatch.setattr("condexp.runs.attempt.draw_overview", lambda folder: None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 class Net(lightning.LightningModule):

@@ -1,8 +1,6 @@
 """Hugging Face's own Trainer, with accumulation, bf16, clipping and evaluation in between."""
 
 import json
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,6 @@ SCHEDULE = condexp.Schedule(every_steps=2, at_end=True)
 GENERATOR = torch.Generator().manual_seed(0)
 IDS = torch.randint(40, (32, 6), generator=GENERATOR)
 DATA = [{"input_ids": ids, "labels": int(ids[0]) % 2} for ids in IDS]
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let the library warn, of pinned memory and of torch's deprecations."""
-    monkeypatch.setattr("condexp.runs.attempt.draw_overview", lambda folder: None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def net() -> Any:

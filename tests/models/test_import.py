@@ -11,7 +11,7 @@ from torch import nn
 
 from condexp.errors import InputError
 from condexp.models import import_
-from condexp.user_code import find_target
+from condexp.models.user_code import find_target
 
 Writer = Callable[[str, str], str]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ class Layer:
     channels: int = 0
     padded: Pads = (0, 0, 0, 0)
 
-    @property
+    @cached_property
     def d_out(self) -> int:
         """Number of outputs, of all blocks together."""
         return len(self.lay_out(self.weight.detach()))

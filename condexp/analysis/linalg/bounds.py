@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Numbers = NDArray[np.float64]
+from condexp.analysis.linalg.ratios import Numbers
 
 PRODUCT_ERROR = 8.0
 """Bound on a product's error in units of eps·√n·max_i M_ii, n the side.

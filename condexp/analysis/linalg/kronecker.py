@@ -1,7 +1,6 @@
 """Measures of A ⊗ B from the spectra of A and B: its 10⁷ eigenvalues are never formed."""
 
 import math
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from condexp.analysis.linalg.precision import coarser
-from condexp.analysis.linalg.ratios import interval, kappa_index
+from condexp.analysis.linalg.ratios import bits_of, interval, kappa_index, value_of
 from condexp.analysis.linalg.spectrum import Spectrum, entropy
 from condexp.analysis.vocabulary import SpectrumStatus
 
@@ -302,14 +301,14 @@ def select_product(a: Tensor, b: Tensor, index: int) -> float:
     # One search through the longer factor for each value of the shorter one.
     short, long = sorted((a.double(), b.double()), key=lambda factor: factor.shape[1])
     ascending = long.flip(1).contiguous()
-    low, high = 0, _bits(float((short[:, 0] * long[:, 0]).max())) + 1
+    low, high = 0, bits_of(float((short[:, 0] * long[:, 0]).max())) + 1
     while high - low > 1:
         middle = (low + high) // 2
-        if _count_reaching(_value(middle), short, long, ascending) >= index:
+        if _count_reaching(value_of(middle), short, long, ascending) >= index:
             low = middle
         else:
             high = middle
-    return _value(low)
+    return value_of(low)
 
 
 def _last_counted(blocks: Tensor) -> Tensor:
@@ -332,14 +331,3 @@ def _count_reaching(value: float, short: Tensor, long: Tensor, ascending: Tensor
         certain = torch.where(reaches, middle + 1, certain)
         possible = torch.where(reaches, possible, middle)
     return int(certain.sum())
-
-
-def _bits(value: float) -> int:
-    """Return the bits of a non-negative float64 as an integer; their order is the values' order."""
-    (bits,) = struct.unpack("<q", struct.pack("<d", value))
-    return int(bits)
-
-
-def _value(bits: int) -> float:
-    (value,) = struct.unpack("<d", struct.pack("<q", bits))
-    return float(value)

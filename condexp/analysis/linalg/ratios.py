@@ -31,6 +31,21 @@ def interval(first_low: float, first_high: float, low: float, high: float) -> tu
     return least, first_high / low if low > 0 else math.inf
 
 
+def ends(values: Numbers, error: Numbers | float, blur: float) -> tuple[Numbers, Numbers]:
+    """Return the smallest and the largest value of eigenvalues λ: (√(λ ∓ δ) ∓ η)².
+
+    Args:
+        values: The eigenvalues as they were computed.
+        error: δ, of each.
+        blur: η, the error of the singular values √λ.
+    """
+    low, high = np.maximum(values - error, 0.0), values + error
+    if blur > 0:
+        low = np.maximum(np.sqrt(low) - blur, 0.0) ** 2
+        high = (np.sqrt(high) + blur) ** 2
+    return low, high
+
+
 def kappa_index(p: float, d: int) -> int:
     """Return the 1-based index k(p) = min(d, max(1, ⌈p·d·(1 − 10⁻¹²)⌉)) that κ_p looks at.
 
@@ -124,8 +139,7 @@ class KnownEigenvalues:
             The eigenvalues.
         """
         error, blur = noise_floor + RELATIVE_ERROR * eps * values, math.sqrt(noise_floor)
-        least = np.maximum(np.sqrt(np.maximum(values - error, 0.0)) - blur, 0.0) ** 2
-        high = (np.sqrt(values + error) + blur) ** 2
+        least, high = ends(values, error, blur)
         high[round(share * len(values)) :] = 0.0
         return cls(values, np.where(values > 0, least, 0.0), high)
 
@@ -180,12 +194,12 @@ def largest_product(a: Numbers, b: Numbers, index: int) -> float:
     long = np.sort(long)
     if index > len(short) * len(long):
         return 0.0
-    low, high = 0, _bits(float(short.max() * long[-1])) + 1
+    low, high = 0, bits_of(float(short.max() * long[-1])) + 1
     while high - low > 1:
         middle = (low + high) // 2
-        found = len(short) * len(long) - np.searchsorted(long, _value(middle) / short).sum()
+        found = len(short) * len(long) - np.searchsorted(long, value_of(middle) / short).sum()
         low, high = (middle, high) if found >= index else (low, middle)
-    return _value(low)
+    return value_of(low)
 
 
 def _ratio(
@@ -197,9 +211,11 @@ def _ratio(
     return float(np.clip(value[0] / value[1], least, most)), least, most
 
 
-def _bits(value: float) -> int:
+def bits_of(value: float) -> int:
+    """Return the bits of a non-negative float64 as an integer; their order is the values' order."""
     return int(struct.unpack("<q", struct.pack("<d", value))[0])
 
 
-def _value(bits: int) -> float:
+def value_of(bits: int) -> float:
+    """Return the float64 of these bits."""
     return float(struct.unpack("<d", struct.pack("<q", bits))[0])

@@ -8,14 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from condexp.analysis.linalg.bounds import (
-    PRODUCT_ERROR,
-    Numbers,
-    largest_ranks,
-)
+from condexp.analysis.linalg.bounds import PRODUCT_ERROR, largest_ranks
 from condexp.analysis.linalg.eigen import descending_eigenvalues
 from condexp.analysis.linalg.precision import exact_products
-from condexp.analysis.linalg.ratios import RELATIVE_ERROR, interval, kappa_index
+from condexp.analysis.linalg.ratios import RELATIVE_ERROR, Numbers, ends, interval, kappa_index
 from condexp.analysis.vocabulary import SpectrumStatus
 
 
@@ -279,10 +275,7 @@ class Spectrum:
         """
         solved = (self.blocks if self.solved is None else self.solved).numpy()
         error = self.noise_floor - self.blur**2 + self.relative * solved
-        low, high = np.maximum(solved - error, 0.0), solved + error
-        if self.blur > 0:
-            low = np.maximum(np.sqrt(low) - self.blur, 0.0) ** 2
-            high = (np.sqrt(high) + self.blur) ** 2
+        low, high = ends(solved, error, self.blur)
         for block, rank in enumerate(self.max_ranks or ()):
             low[block, rank:] = high[block, rank:] = 0.0
         return torch.from_numpy(low), torch.from_numpy(high)

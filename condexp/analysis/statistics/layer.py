@@ -169,7 +169,7 @@ class LayerStatistics:
         whole = inputs = summable(given)
         images = whole if use.images is use.inputs else summable(use.images)
         if self._options.conv_input is ConvInput.CHANNELS:
-            inputs = self.layer.without_padding(images)
+            inputs = images = self.layer.without_padding(images)
         rows = moment_rows(operation, inputs, self._options)
         # Autograd keeps a trained layer's input from changes; under autocast, a copy of it.
         if not self.layer.weight.requires_grad or torch.is_autocast_enabled(inputs.device.type):
@@ -179,8 +179,7 @@ class LayerStatistics:
             self._input.add(rows, current.num_samples if number == 0 else 0, row_dtype)
         else:
             self._means.add(rows)
-        units = inputs if use.images is use.inputs else images
-        self._units.add(*unit_extremes(operation, units))
+        self._units.add(*unit_extremes(operation, images))
         certificate = self._weight.certificate
         self._projected[current.number, number] = certificate.project(operation, whole)
         if self.fisher is not None:

@@ -1,7 +1,7 @@
 """The user's own code, named on the command line as ``module:name``.
 
-This is the lowest floor, for models and data sets both are built by such code. No torch here: the
-configuration reads the modules above.
+Models, data sets, optimizers and losses are built by it. No torch as this is imported: the
+configuration reads the specs of models and data sets, which name such code.
 """
 
 import importlib
