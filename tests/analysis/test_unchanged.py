@@ -214,7 +214,7 @@ def test_an_exception_in_the_analysis_itself_changes_nothing(
         "fisher.block.LayerCall",
         "layers.calls.grad_output_rows",
         "fisher.block.grams",
-        "measurement._back_propagate",
+        "measurement.back_propagate_loss",
     ],
 )
 def test_an_exception_in_the_exact_fisher_matrix_changes_nothing(
