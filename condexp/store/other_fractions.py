@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import xarray as xr
 
+from condexp.analysis.linalg.pair_products import Numbers
 from condexp.analysis.linalg.ratios import (
     KnownEigenvalues,
-    Numbers,
     kappa_index,
     kronecker_kappa,
     p_limit,

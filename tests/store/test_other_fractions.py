@@ -5,10 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from condexp.analysis.linalg.kronecker import select_product
-from condexp.analysis.linalg.ratios import largest_product
 from condexp.errors import InputError
 from condexp.store.reader import Run, open_run
 from tests.in_process import run
@@ -89,14 +86,3 @@ def test_show(tmp_path: Path, condexp: Command) -> None:
     code, out, err = condexp("show", str(plain.path), "--p", "0.3")
     assert (code, out) == (2, "")
     assert "analysis.save_spectra=true" in err
-
-
-def test_the_products_are_those_of_the_measurement() -> None:
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.rand(n, generator=generator, dtype=torch.float64).sort(descending=True).values
-            for n in (7, 30))  # fmt: skip
-    a[-2:] = 0.0
-    for index in (1, 2, 77, 150):
-        wanted = select_product(a[None], b[None], index)
-        assert largest_product(a.numpy(), b.numpy(), index) == pytest.approx(wanted, rel=1e-15)
-    assert largest_product(a.numpy(), b.numpy(), 151) == 0

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from condexp.analysis.linalg.ratios import Numbers
+from condexp.analysis.linalg.pair_products import Numbers
 
 PRODUCT_ERROR = 8.0
 """Bound on a product's error in units of eps·√n·max_i M_ii, n the side.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from condexp.analysis.linalg.ratios import Numbers
+from condexp.analysis.linalg.pair_products import Numbers
 
 T = TypeVar("T")
 

@@ -6,11 +6,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from condexp.analysis.linalg.pair_products import Numbers, PairProducts
 from condexp.analysis.linalg.precision import coarser
-from condexp.analysis.linalg.ratios import bits_of, interval, kappa_index, value_of
+from condexp.analysis.linalg.ratios import interval, kappa_index
 from condexp.analysis.linalg.spectrum import Spectrum, entropy
 from condexp.analysis.vocabulary import SpectrumStatus
 
@@ -26,9 +26,6 @@ _SORTED_UP_TO = 1 << 17
 
 # Half of an interval's relative width at which no count is spent on a narrower one.
 _NARROW = 2e-3
-
-# A quotient and a product round by eps / 2 each; twice that is certain.
-_ROUNDING = 2 * torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,9 +174,13 @@ class KroneckerSpectrum:
         near = self._solved(index)
         if (margin := self._margin(near)) <= _NARROW * near:
             return interval(firsts[0], firsts[1], near - margin, near + margin)
-        low = _bound(near, index, a[0], b[0], is_low=True)
-        high = _bound(near, index, a[1], b[1], is_low=False)
-        return interval(firsts[0], firsts[1], low, high)
+        low, high = self._ends
+        return interval(
+            firsts[0],
+            firsts[1],
+            low.bound(near, index, is_low=True),
+            high.bound(near, index, is_low=False),
+        )
 
     @cached_property
     def _largest_rank(self) -> int:
@@ -206,17 +207,18 @@ class KroneckerSpectrum:
 
     def _solved(self, index: int) -> float:
         """Return the ``index``-th largest product of the eigenvalues as they were computed."""
-        if len(self) > _SORTED_UP_TO:
-            a, b = (s.blocks if s.solved is None else s.solved for s in (self.a, self.b))
-            possible = int(((a > 0).sum(1) * (b > 0).sum(1)).sum())
-            return select_product(a, b, index) if index <= possible else 0.0
-        return float(self._sorted_products[-index])
+        return self._computed.largest(index)
 
     @cached_property
-    def _sorted_products(self) -> NDArray[np.float64]:
-        # A small product is sorted once for every p, which is quicker than selecting for each.
+    def _computed(self) -> "_Products":
         a, b = (s.blocks if s.solved is None else s.solved for s in (self.a, self.b))
-        return np.sort((a[:, :, None] * b[:, None, :]).flatten().numpy())
+        return _Products(a.numpy(), b.numpy())
+
+    @cached_property
+    def _ends(self) -> tuple["_Products", "_Products"]:
+        """The products of all low ends, and of all high ones."""
+        low, high = zip(self.a.bounds, self.b.bounds, strict=True)
+        return _Products(*(end.numpy() for end in low)), _Products(*(end.numpy() for end in high))
 
     def _ratio(self, value: float) -> float:
         # A product of tiny counted eigenvalues can still underflow to 0.
@@ -234,100 +236,76 @@ class KroneckerSpectrum:
 _WIDTHS = (1e-12, 1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 1 - 1e-3, 1 - 1e-6, 1 - 1e-12)
 
 
-def _bound(near: float, index: int, a: Tensor, b: Tensor, *, is_low: bool) -> float:
-    """Return a bound on the ``index``-th largest of all products a[g, i]·b[g, j].
-
-    A few counts of O(m log n) find one within a tenth of its distance from a value that is near.
+class _Products:
+    """The products of two factors' numbers: all sorted where they are few, else none formed.
 
     Args:
-        near: About the product, or 0.
-        index: Its index from 1.
-        a: ``[groups, m]``, each row descending.
+        a: ``[groups, m]``, non-negative, each row descending.
         b: ``[groups, n]`` likewise.
-        is_low: Whether the bound is to be below the product, or above.
-
-    Returns:
-        The bound; 0 below a product that may be 0, and above one that is 0.
     """
-    if index > int(((a > 0).sum(1) * (b > 0).sum(1)).sum()):
-        return 0.0
-    if near <= 0:
-        return 0.0 if is_low else select_product(a, b, index)
-    short, long = sorted((a, b), key=lambda factor: factor.shape[1])
-    ascending = long.flip(1).contiguous()
 
-    def at(width: float) -> float:
-        return near * (1 - width) if is_low else near / (1 - width)
-
-    def holds(width: float) -> bool:
-        return (_count_reaching(at(width), short, long, ascending) >= index) is is_low
-
-    beyond = near if is_low else math.nextafter(near, math.inf)
-    if (_count_reaching(beyond, short, long, ascending) >= index) is is_low:
-        return near
-    fails = 0.0
-    for width in _WIDTHS:
-        if holds(width):
-            break
-        fails = width
-    else:
-        return 0.0 if is_low else select_product(a, b, index)
-    for _ in range(4):
-        middle = math.sqrt(fails * width) if fails else width / 10
-        if holds(middle):
-            width = middle
+    def __init__(self, a: Numbers, b: Numbers) -> None:
+        self._pairs: PairProducts | None = None
+        self._sorted: Numbers | None = None
+        if a.size * b.shape[1] <= _SORTED_UP_TO:
+            # They are sorted once for every p, which is quicker than selecting for each.
+            self._sorted = np.sort((a[:, :, None] * b[:, None, :]).ravel())
         else:
-            fails = middle
-    return at(width)
+            self._pairs = PairProducts(a, b)
 
+    def largest(self, index: int) -> float:
+        """Return the ``index``-th largest product, from 1 on."""
+        if self._sorted is not None:
+            return float(self._sorted[-index])
+        assert self._pairs is not None
+        return self._pairs.largest(index)
 
-def select_product(a: Tensor, b: Tensor, index: int) -> float:
-    """Return the ``index``-th largest of all products a[g, i]·b[g, j], without forming them.
+    def bound(self, near: float, index: int, *, is_low: bool) -> float:
+        """Return a bound on the ``index``-th largest product.
 
-    Bisection over the bits of float64 for the largest value that at least ``index`` products reach:
-    at most 63 counts of O(m log n) each, ties and all.
+        A few counts find one within a tenth of its distance from a value that is near.
 
-    Args:
-        a: ``[groups, m]`` float64 on the CPU, non-negative, each row descending.
-        b: ``[groups, n]`` likewise.
-        index: 1 ≤ index ≤ groups·m·n.
+        Args:
+            near: About the product, or 0.
+            index: Its index from 1.
+            is_low: Whether the bound is to be below the product, or above.
 
-    Returns:
-        The product, rounded as ``a[g, i] * b[g, j]`` is (exact unless it is subnormal).
+        Returns:
+            The bound; 0 below a product that may be 0, and above one that is 0.
+        """
+        pairs = self._pairs
+        if pairs is None:
+            return self.largest(index)
+        if index > pairs.num_positive:
+            return 0.0
+        if near <= 0:
+            return 0.0 if is_low else pairs.largest(index)
 
-    >>> select_product(torch.tensor([[4.0, 1.0]]), torch.tensor([[3.0, 2.0]]), 3)
-    3.0
-    """
-    # One search through the longer factor for each value of the shorter one.
-    short, long = sorted((a.double(), b.double()), key=lambda factor: factor.shape[1])
-    ascending = long.flip(1).contiguous()
-    low, high = 0, bits_of(float((short[:, 0] * long[:, 0]).max())) + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _count_reaching(value_of(middle), short, long, ascending) >= index:
-            low = middle
+        def at(width: float) -> float:
+            return near * (1 - width) if is_low else near / (1 - width)
+
+        def holds(value: float) -> bool:
+            return (pairs.num_reaching(value) >= index) is is_low
+
+        if holds(near if is_low else math.nextafter(near, math.inf)):
+            return near
+        fails = 0.0
+        for width in _WIDTHS:
+            if holds(at(width)):
+                break
+            fails = width
         else:
-            high = middle
-    return value_of(low)
+            return 0.0 if is_low else pairs.largest(index)
+        for _ in range(4):
+            middle = math.sqrt(fails * width) if fails else width / 10
+            if holds(at(middle)):
+                width = middle
+            else:
+                fails = middle
+        return at(width)
 
 
 def _last_counted(blocks: Tensor) -> Tensor:
     """Return the smallest positive value of each block, 0 where there is none."""
     index = ((blocks > 0).sum(1, keepdim=True) - 1).clamp(min=0)
     return blocks.gather(1, index).squeeze(1)
-
-
-def _count_reaching(value: float, short: Tensor, long: Tensor, ascending: Tensor) -> int:
-    """Return the number of rounded products short[g, i]·long[g, j] ≥ value."""
-    num = long.shape[1]
-    needed = value / short
-    # Rounding decides between these two counts; they differ only near a tie.
-    certain = num - torch.searchsorted(ascending, needed * (1 + _ROUNDING))
-    possible = num - torch.searchsorted(ascending, needed * (1 - _ROUNDING))
-    while bool((certain < possible).any()):
-        middle = (certain + possible) // 2
-        product = short * long.gather(1, middle.clamp(max=num - 1))
-        reaches = (product >= value) & (middle < possible)
-        certain = torch.where(reaches, middle + 1, certain)
-        possible = torch.where(reaches, possible, middle)
-    return int(certain.sum())

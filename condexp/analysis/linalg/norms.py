@@ -22,12 +22,22 @@ def frobenius_norm(tensor: Tensor) -> Tensor:
     Args:
         tensor: Tensor of any shape, at least float32.
     """
-    if tensor.is_cuda or tensor.numel() <= _FEW:
+    if tensor.is_cuda:
         return _wide_norm(tensor)
     rows = tensor
-    if tensor.ndim > 1:
+    if tensor.ndim > 1 and tensor.numel() > _FEW:
         rows = torch.linalg.vector_norm(tensor if tensor.ndim == 2 else tensor.flatten(1), dim=1)
-    norm = _double_norm(rows)
+    return norm_of_rows(rows, tensor)
+
+
+def norm_of_rows(norms: Tensor, tensor: Tensor) -> Tensor:
+    """Return ‖T‖_F of a tensor the norms of whose rows are known.
+
+    Args:
+        norms: ‖T_i‖ of each row, or all entries.
+        tensor: The tensor, for when they were out of range.
+    """
+    norm = _double_norm(norms)
     value, smallest = float(norm), _smallest_square(tensor.dtype, tensor.numel())
     return norm if value * value > smallest and math.isfinite(value) else _wide_norm(tensor)
 

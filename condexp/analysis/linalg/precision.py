@@ -1,7 +1,7 @@
 """Matrix products in the precision that was asked for, whatever the process has set."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -9,10 +9,13 @@ from torch import Tensor
 
 # PyTorch's names for it: "none" is the default where nothing was set.
 _FULL_PRECISION = {"ieee", "none", None}
+_CPU_PRODUCTS: Any = getattr(torch.backends.mkldnn, "matmul", None)
 
 
-@contextmanager
-def exact_products(device: torch.device) -> Iterator[None]:
+_NOTHING_TO_DO = nullcontext()
+
+
+def exact_products(device: torch.device) -> AbstractContextManager[None]:
     """Keep TF32, bfloat16 and autocast out of the matrix products inside.
 
     PyTorch's settings for that are process-wide; they are touched only where they ask for less than
@@ -21,19 +24,25 @@ def exact_products(device: torch.device) -> Iterator[None]:
     Args:
         device: Device on which the products run.
 
-    Yields:
-        Nothing.
+    Returns:
+        A context.
     """
+    backend = torch.backends.cuda.matmul if device.type == "cuda" else _CPU_PRODUCTS
+    if (
+        _legacy_precision() is None
+        and _precision(backend) in _FULL_PRECISION
+        and not torch.is_autocast_enabled(device.type)
+    ):
+        return _NOTHING_TO_DO
+    return _made_exact(device)
+
+
+@contextmanager
+def _made_exact(device: torch.device) -> Iterator[None]:
     legacy = _legacy_precision()
-    backends: tuple[Any, ...] = (
-        torch.backends.cuda.matmul,
-        getattr(torch.backends.mkldnn, "matmul", None),
-    )
+    backends: tuple[Any, ...] = torch.backends.cuda.matmul, _CPU_PRODUCTS
     saved = [(backend, _precision(backend)) for backend in backends]
     reduced = [(backend, setting) for backend, setting in saved if setting not in _FULL_PRECISION]
-    if legacy is None and not reduced and not torch.is_autocast_enabled(device.type):
-        yield
-        return
     try:
         if legacy is not None:
             torch.set_float32_matmul_precision("highest")

@@ -1,15 +1,12 @@
 """Condition numbers of eigenvalues that are stored: NumPy alone, so that reading needs no torch."""
 
 import math
-import struct
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from condexp.analysis.linalg.pair_products import Numbers, PairProducts
 from condexp.errors import InputError
-
-Numbers = NDArray[np.float64]
 
 RELATIVE_ERROR = 2.0
 """Bound on the error that grows with the eigenvalue itself, in units of eps·λ."""
@@ -153,7 +150,8 @@ class KnownEigenvalues:
             The ratio, which is its low end where the high one is infinite; both ends.
         """
         index = kappa_index(p, len(self.values)) - 1
-        return _ratio(*((each[0], each[index]) for each in (self.values, self.low, self.high)))
+        parts = self.values, self.low, self.high
+        return _ratio(*((float(each[0]), float(each[index])) for each in parts))
 
 
 def kronecker_kappa(
@@ -171,35 +169,9 @@ def kronecker_kappa(
     """
     index = kappa_index(p, len(a.values) * len(b.values))
     pairs = ((a.values, b.values), (a.low, b.low), (a.high, b.high))
-    return _ratio(*((x[0] * y[0], largest_product(x, y, index)) for x, y in pairs))
-
-
-def largest_product(a: Numbers, b: Numbers, index: int) -> float:
-    """Return the ``index``-th largest of all products of two lists, without forming them.
-
-    Bisection over the bits of float64: 63 counts of O(m log n) at most.
-
-    Args:
-        a: Non-negative numbers.
-        b: Non-negative numbers.
-        index: From 1 on.
-
-    Returns:
-        The product, up to a rounding.
-
-    >>> largest_product(np.array([4.0, 1.0]), np.array([3.0, 2.0]), 3)
-    3.0
-    """
-    short, long = sorted((a[a > 0], np.sort(b[b > 0])), key=len)
-    long = np.sort(long)
-    if index > len(short) * len(long):
-        return 0.0
-    low, high = 0, bits_of(float(short.max() * long[-1])) + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        found = len(short) * len(long) - np.searchsorted(long, value_of(middle) / short).sum()
-        low, high = (middle, high) if found >= index else (low, middle)
-    return value_of(low)
+    return _ratio(
+        *((float(x[0] * y[0]), PairProducts(x[None], y[None]).largest(index)) for x, y in pairs)
+    )
 
 
 def _ratio(
@@ -208,14 +180,4 @@ def _ratio(
     least, most = interval(low[0], high[0], low[1], high[1])
     if math.isinf(most):
         return least, least, most
-    return float(np.clip(value[0] / value[1], least, most)), least, most
-
-
-def bits_of(value: float) -> int:
-    """Return the bits of a non-negative float64 as an integer; their order is the values' order."""
-    return int(struct.unpack("<q", struct.pack("<d", value))[0])
-
-
-def value_of(bits: int) -> float:
-    """Return the float64 of these bits."""
-    return float(struct.unpack("<d", struct.pack("<q", bits))[0])
+    return min(max(value[0] / value[1], least), most), least, most

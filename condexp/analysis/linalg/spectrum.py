@@ -11,8 +11,10 @@ from torch import Tensor
 from condexp.analysis.linalg.bounds import PRODUCT_ERROR, largest_ranks
 from condexp.analysis.linalg.eigen import descending_eigenvalues
 from condexp.analysis.linalg.precision import exact_products
-from condexp.analysis.linalg.ratios import RELATIVE_ERROR, Numbers, ends, interval, kappa_index
+from condexp.analysis.linalg.ratios import RELATIVE_ERROR, KnownEigenvalues, ends, kappa_index
 from condexp.analysis.vocabulary import SpectrumStatus
+
+_EPS64 = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,41 +97,41 @@ class Spectrum:
         # Off the device first: MPS has no float64.
         found = descending_eigenvalues(square) if eigenvalues is None else eigenvalues
         values = found.numpy()  # NumPy's calls cost less than torch's
-        if np.isnan(values).any():
-            unknown = torch.full((len(values), length), math.nan, dtype=torch.float64)
+        total = float(values.sum())
+        if math.isnan(total):
             is_finite = math.isfinite(float(square.double().sum()))
             status = SpectrumStatus.UNRELIABLE if is_finite else SpectrumStatus.NONFINITE
-            return cls(unknown, math.nan, status, dtype, num_rows)
-        largest = max(float(values.max()), 0.0) * scale
-        eps, eps64 = torch.finfo(dtype).eps, torch.finfo(torch.float64).eps
-        row_noise = 4 * torch.finfo(row_dtype).eps ** 2
-        diagonals = np.diagonal(square.numpy(), axis1=-2, axis2=-1)
+            return cls._unknown(len(values), length, math.nan, status, dtype, num_rows)
+        largest = max(float(values[:, 0].max()), 0.0) * scale
+        eps, row_eps = torch.finfo(dtype).eps, torch.finfo(row_dtype).eps
+        row_noise = 4 * row_eps**2
+        diagonals = square.numpy().diagonal(axis1=-2, axis2=-1)
         floor = PRODUCT_ERROR * eps * math.sqrt(side) * max(float(diagonals.max()), 0.0) * scale
         rows_decide = row_noise * largest > floor
-        floor += largest * ((side + 4) * eps64 + row_noise)
-        floor += mean_square * row_noise + cancelled * side * eps64
-        if float(values.min()) * scale < -floor:
-            unknown = torch.full((len(values), length), math.nan, dtype=torch.float64)
-            return cls(unknown, floor, SpectrumStatus.UNRELIABLE, dtype, num_rows)
+        floor += largest * ((side + 4) * _EPS64 + row_noise)
+        floor += mean_square * row_noise + cancelled * side * _EPS64
+        if float(values[:, -1].min()) * scale < -floor:
+            status = SpectrumStatus.UNRELIABLE
+            return cls._unknown(len(values), length, floor, status, dtype, num_rows)
         solved = np.zeros((len(values), length))
         solved[:, :side] = np.maximum(values, 0.0) * scale
-        counted = np.where(solved > floor, solved, 0.0)
+        counts = solved > floor
+        counted, ranks = np.where(counts, solved, 0.0), counts.sum(1)
         most = min(side, num_rows - centered) if length > side or centered else side
         return cls(
             torch.from_numpy(counted),
             floor,
-            SpectrumStatus.OK if counted.any() else SpectrumStatus.ZERO,
+            SpectrumStatus.OK if ranks.any() else SpectrumStatus.ZERO,
             dtype,
             num_rows,
             torch.from_numpy(solved),
             tuple(
                 min(most, rank, max(num_rows - centered, 0))
-                for rank in largest_ranks(square, diagonals, (counted[:, :side] > 0).sum(1), dtype)
+                for rank in largest_ranks(square, diagonals, ranks, dtype)
             ),
             RELATIVE_ERROR * eps,
             # Rows err by eps of their entries, in directions of their own.
-            torch.finfo(row_dtype).eps
-            * math.sqrt(max(float(values.sum()), 0.0) * scale / values.size),
+            row_eps * math.sqrt(max(total, 0.0) * scale / values.size),
             rows_decide,
         )
 
@@ -197,6 +199,19 @@ class Spectrum:
         return replace(self, blocks=counted, max_ranks=(rank,), status=status)
 
     @classmethod
+    def _unknown(
+        cls,
+        groups: int,
+        length: int,
+        noise_floor: float,
+        status: SpectrumStatus,
+        dtype: torch.dtype,
+        num_rows: int,
+    ) -> "Spectrum":
+        blocks = torch.full((groups, length), math.nan, dtype=torch.float64)
+        return cls(blocks, noise_floor, status, dtype, num_rows)
+
+    @classmethod
     def of_incomplete(cls, length: int, num_rows: int, dtype: torch.dtype) -> "Spectrum":
         """Return a spectrum of NaN that says that its matrix lacks something.
 
@@ -208,8 +223,8 @@ class Spectrum:
         Returns:
             The spectrum, of status ``incomplete``.
         """
-        unknown = torch.full((1, max(1, length)), math.nan, dtype=torch.float64)
-        return cls(unknown, math.nan, SpectrumStatus.INCOMPLETE, dtype, num_rows)
+        status = SpectrumStatus.INCOMPLETE
+        return cls._unknown(1, max(1, length), math.nan, status, dtype, num_rows)
 
     def as_incomplete(self) -> "Spectrum":
         """Return a spectrum of the same length and blocks that says the same."""
@@ -281,12 +296,11 @@ class Spectrum:
         return torch.from_numpy(low), torch.from_numpy(high)
 
     @cached_property
-    def _sorted_bounds(self) -> tuple[Numbers, Numbers, Numbers]:
-        solved = self.blocks if self.solved is None else self.solved
-        low, high, middle = (
-            np.sort(values.numpy(), axis=None)[::-1] for values in (*self.bounds, solved)
-        )
-        return low, high, middle
+    def _known(self) -> KnownEigenvalues:
+        parts = [values.numpy() for values in (self.blocks, *self.bounds)]
+        if len(self.blocks) == 1:
+            return KnownEigenvalues(*(values[0] for values in parts))
+        return KnownEigenvalues(*(np.sort(values, axis=None)[::-1] for values in parts))
 
     def kappa(self, p: float = 1.0) -> float:
         """Return the generalised condition number κ_p = λ_1 / λ_{k(p)} (Huang et al. 2020).
@@ -299,10 +313,9 @@ class Spectrum:
             that κ_p can be (the low end of :meth:`kappa_interval`, whose high end is +inf); NaN
             where the status is not ``ok``.
         """
-        low, high = self.kappa_interval(p)
-        if math.isnan(low) or math.isinf(high):
-            return low
-        return self.lambda_max / float(self._sorted_bounds[2][kappa_index(p, len(self)) - 1])
+        if self.status is not SpectrumStatus.OK:
+            return self.kappa_interval(p)[0]
+        return self._known.kappa(p)[0]
 
     def kappa_interval(self, p: float = 1.0) -> tuple[float, float]:
         """Return the interval in which κ_p is: (λ_1 − δ) / (λ_k + δ) to (λ_1 + δ) / (λ_k − δ).
@@ -314,13 +327,10 @@ class Spectrum:
             Its ends: the high one +inf where λ_k cannot be told from 0, both where it is 0 exactly,
             NaN where the status is not ``ok``.
         """
-        index = kappa_index(p, len(self)) - 1
         if self.status is not SpectrumStatus.OK:
+            kappa_index(p, len(self))  # refuses what is no fraction
             return math.nan, math.nan
-        low, high, middle = (float(values[index]) for values in self._sorted_bounds)
-        first = [float(values[0]) for values in self._sorted_bounds]
-        counted = middle > self.noise_floor
-        return interval(first[0], first[1], low if counted else 0.0, high)
+        return self._known.kappa(p)[1:]
 
 
 def entropy(values: Tensor) -> Tensor:

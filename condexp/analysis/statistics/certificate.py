@@ -10,7 +10,7 @@ from torch import Tensor
 
 from condexp.analysis.layers.rows import Operation, weight_blocks
 from condexp.analysis.linalg.norms import frobenius_norm
-from condexp.analysis.linalg.precision import coarser, exact_products, summable
+from condexp.analysis.linalg.precision import coarser, exact_products
 
 _TOLERANCE = 8.0  # times √eps, relative to the gradient
 _ROUNDING = 32.0  # times eps, relative to the rows' norms: sums of products that may cancel
@@ -28,8 +28,8 @@ class GradientCertificate:
     channels are summed before patches are.
 
     Args:
-        of_rows: Sum Σ g (aᵀv) so far, ``[d_out]`` float64; None before the first.
-        of_weight: Sum of (∂L/∂W) v so far, ``[d_out]`` float64; None before the first.
+        of_rows: Sum Σ g (aᵀv) so far, ``[d_out]``; None before the first.
+        of_weight: Sum of (∂L/∂W) v so far, ``[d_out]``; None before the first.
         power: Sum of ‖∂L/∂W‖².
         rounding: Sum of ‖aᵀv‖·‖g‖, in proportion to which both sums are rounded.
         smallest: Bound on what flushed and denormal numbers of the gradient may hide.
@@ -80,16 +80,24 @@ class GradientCertificate:
         blocks = images.reshape(num_samples * groups, channels // groups, height * width)
         return (signs @ blocks).view(num_samples, groups, height, width)
 
-    def add_rows(self, operation: Operation, projected: Tensor, grad: Tensor) -> None:
+    def add_rows(
+        self,
+        operation: Operation,
+        projected: Tensor,
+        grad: Tensor,
+        norm: Tensor,
+        dtype: torch.dtype,
+    ) -> None:
         """Add the rows of one use.
 
         Args:
             operation: What was computed.
             projected: Result of :meth:`project`.
-            grad: Gradient ∂L/∂h of the output, not scaled.
+            grad: Gradient ∂L/∂h of the output, not scaled, at least float32.
+            norm: Its Frobenius norm.
+            dtype: Precision in which it was computed.
         """
-        self._note(grad.dtype, grad)
-        grad = summable(grad)
+        self._note(dtype, grad)
         projected = projected.to(grad.dtype)
         with exact_products(grad.device):
             if operation.window is None:
@@ -98,8 +106,8 @@ class GradientCertificate:
                 num_samples, groups, positions = projected.shape
                 blocks = grad.reshape(num_samples, groups, -1, positions)
                 found = (blocks @ projected[..., None]).sum(0).flatten()
-        self.of_rows = _sum(self.of_rows, found.double())
-        self.rounding = self.rounding + frobenius_norm(projected) * frobenius_norm(grad)
+        self.of_rows = _sum(self.of_rows, found)
+        self.rounding = self.rounding + _at_hand(frobenius_norm(projected)) * _at_hand(norm)
 
     def add_gradient(self, groups: int, grad: Tensor, norm: Tensor, dtype: torch.dtype) -> None:
         """Add a gradient of the weight.
@@ -118,8 +126,8 @@ class GradientCertificate:
             signs = torch.outer(signs, _signs(kernel, grad.dtype, grad.device)).flatten()
         with exact_products(grad.device):
             found = (blocks @ signs).flatten()
-        self.of_weight = _sum(self.of_weight, found.double())
-        self.power = self.power + norm.double().square()
+        self.of_weight = _sum(self.of_weight, found)
+        self.power = self.power + _at_hand(norm) ** 2
         info = torch.finfo(dtype)
         self.smallest += info.smallest_normal * info.eps * math.sqrt(grad.numel())
 
@@ -165,7 +173,9 @@ class GradientCertificate:
 
     def _difference(self) -> float:
         assert self.of_weight is not None
-        missing = self.of_weight if self.of_rows is None else self.of_rows - self.of_weight
+        missing = self.of_weight.double()
+        if self.of_rows is not None:
+            missing = missing - self.of_rows
         return float(torch.linalg.vector_norm(missing))
 
 
@@ -177,4 +187,9 @@ def _signs(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _sum(mine: Tensor | None, other: Tensor) -> Tensor:
-    return other if mine is None else mine + other.to(mine.device)
+    return other if mine is None else mine.double() + other.to(mine.device)
+
+
+def _at_hand(norm: Tensor) -> Tensor | float:
+    """Return a number that can be calculated with at once; to read it from a GPU would wait."""
+    return norm if norm.is_cuda else float(norm)

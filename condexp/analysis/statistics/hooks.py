@@ -371,12 +371,10 @@ class MeasurementHooks:
         elif self._extra is None:
             if layer.name == self.statistics.output_layer and self._on_root is not None:
                 self._on_root(grad)  # whose own hook comes after this one
-            layer.certify(operation, number, grad, current)
-            if layer.needs_output_gradients and self.options.is_empirical:
-                layer.backward(operation, number, grad, current)
+            layer.backward(operation, number, grad, current)
         elif layer.name in self._extra.names:
             extra = replace(current, denominator=1.0, num_signals=self._extra.num_signals)
-            layer.backward(operation, number, grad, extra)
+            layer.backward(operation, number, grad, extra, of_loss=False)
 
     def _on_parameter_grad(self, name: str | None) -> Callable[[Tensor], None]:
         def hook(grad: Tensor) -> None:

@@ -24,6 +24,7 @@ from condexp.analysis.layers.select import describe
 from condexp.analysis.layers.uses import WeightUse
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.moments import Scale
+from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.analysis.linalg.precision import computed_in, summable
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot, PlainMeasures
@@ -211,35 +212,20 @@ class LayerStatistics:
         owners.test(test, parts)
         self.mixes_samples = self.mixes_samples or (owners.is_settled and owners.layout is None)
 
-    @torch.no_grad()
-    def certify(
-        self, operation: Operation, number: int, grad: Tensor, current: ForwardPass
-    ) -> None:
-        """Add the gradient of the data's loss with respect to the output of one use to the check.
-
-        Args:
-            operation: What was computed.
-            number: Index of the use within the pass.
-            grad: Gradient ∂L/∂h, of the output's shape.
-            current: The pass that it belongs to.
-        """
-        projected = self._projected.pop((current.number, number), None)
-        if projected is not None:
-            self._weight.certificate.add_rows(operation, projected, grad)
-
     @property
     def gradient_power(self) -> float:
         """‖∂L/∂W‖², summed over the backward passes."""
         return float(self._weight.certificate.power)
 
-    @property
-    def needs_output_gradients(self) -> bool:
-        """Whether the gradients of the layer's output are measured."""
-        return self._grad_output is not None or self.fisher is not None
-
     @torch.no_grad()
     def backward(
-        self, operation: Operation, number: int, grad: Tensor, current: ForwardPass
+        self,
+        operation: Operation,
+        number: int,
+        grad: Tensor,
+        current: ForwardPass,
+        *,
+        of_loss: bool = True,
     ) -> None:
         """Add the gradient with respect to the output of one use.
 
@@ -248,10 +234,23 @@ class LayerStatistics:
             number: Index of the use within the pass.
             grad: Gradient ∂L/∂h, of the output's shape.
             current: The pass that it belongs to.
+            of_loss: Whether it is that of the data's loss, which is certified, and measured unless
+                other signals are asked for.
 
         Raises:
             InputError: If the same use was back-propagated before.
         """
+        # Promoted first: half precision would overflow once multiplied by the denominator.
+        given, grad = grad, summable(grad)
+        norm = frobenius_norm(grad)
+        if of_loss:
+            projected = self._projected.pop((current.number, number), None)
+            if projected is not None:
+                certificate = self._weight.certificate
+                certificate.add_rows(operation, projected, grad, norm, given.dtype)
+            measures = self._grad_output is not None or self.fisher is not None
+            if not measures or not self._options.is_empirical:
+                return
         first = self._returns[current.number] == 0
         self._num_samples += current.num_samples if first else 0
         self._returns[current.number] += 1
@@ -260,14 +259,12 @@ class LayerStatistics:
                 f"layer {self.name!r} was back-propagated twice after one forward pass, which "
                 "would count its gradients double: record one backward pass a forward pass."
             )
-        # Promoted first: half precision would overflow once multiplied by the denominator.
-        row_dtype = computed_in(grad.dtype, grad.device, convolves=self._convolves)
-        given, grad = grad, summable(grad)
+        row_dtype = computed_in(given.dtype, given.device, convolves=self._convolves)
         if self._grad_output is not None:
             rows = gradient_rows(operation, grad, current.denominator)
             self._grad_output.add(rows, current.num_samples if first else 0, row_dtype)
             num_columns = self.layer.d_out // operation.groups
-            self._underflow += underflow(given, num_columns) * current.denominator**2
+            self._underflow += underflow(given, norm, num_columns) * current.denominator**2
         if self.fisher is not None:
             self.fisher.backward(grad * current.denominator, number, row_dtype)
             if self._returns[current.number] == self._uses[current.number] * current.num_signals:

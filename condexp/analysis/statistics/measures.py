@@ -66,7 +66,7 @@ def mean_fraction(mean: Tensor, power: float) -> float:
     return float(frobenius_norm(mean)) ** 2 / power if power != 0 else math.nan
 
 
-def underflow(grad: Tensor, num_columns: int) -> float:
+def underflow(grad: Tensor, norm: Tensor, num_columns: int) -> float:
     """Return the square of the error of a gradient's singular values by numbers too small for it.
 
     Denormal numbers have an absolute error of half their spacing q. As a matrix of R rows of d
@@ -74,15 +74,16 @@ def underflow(grad: Tensor, num_columns: int) -> float:
 
     Args:
         grad: The gradient, in the precision in which it was computed.
+        norm: Its Frobenius norm.
         num_columns: d.
 
     Returns:
         The square; 0 where less than a thousandth of the numbers are so small.
     """
     info = torch.finfo(grad.dtype)
-    if info.eps == torch.finfo(torch.float64).eps:
+    if grad.dtype == torch.float64:
         return 0.0
-    if info.tiny < 1e-30 and float(torch.linalg.vector_norm(grad.float())) > info.tiny * 1e6:
+    if info.tiny < 1e-30 and float(norm) > info.tiny * 1e6:
         return 0.0  # the range of float32 is far away
     small = (grad.abs() < info.tiny) & (grad != 0)
     if float(small.float().mean()) < 1e-3:

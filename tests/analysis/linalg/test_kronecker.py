@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from condexp.analysis.linalg.bounds import PRODUCT_ERROR
-from condexp.analysis.linalg.kronecker import KroneckerSpectrum, select_product
+from condexp.analysis.linalg.kronecker import KroneckerSpectrum
+from condexp.analysis.linalg.pair_products import PairProducts
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.vocabulary import SPECTRUM_MEASURES, SpectrumStatus
 from condexp.errors import InputError
@@ -94,21 +95,25 @@ def test_selection_among_ten_million_products_is_exact() -> None:
         for d in sides
     )
     for index in (1, 5_000_000, 10_000_000, sides[0] * sides[1]):
-        selected = select_product(a, b, index)
+        selected = products_of(a, b).largest(index)
         # Its place among the products proves it, without sorting them: at least `index` reach it,
         # and fewer exceed it.
         reach = exceed = 0
         for start in range(0, sides[0], 256):
-            products = a[0, start : start + 256, None] * b
-            reach += int((products >= selected).sum())
-            exceed += int((products > selected).sum())
+            block = a[0, start : start + 256, None] * b
+            reach += int((block >= selected).sum())
+            exceed += int((block > selected).sum())
         assert exceed < index <= reach
+
+
+def products_of(a: Tensor, b: Tensor) -> PairProducts:
+    return PairProducts(a.numpy(), b.numpy())
 
 
 @pytest.mark.parametrize("index", [1, 2_000, 3_999, 4_000])
 def test_selection_with_nothing_but_ties(index: int) -> None:
     ties = torch.full((2, 50), 0.1).double(), torch.full((2, 40), 0.3).double()
-    assert select_product(*ties, index) == float(ties[0][0, 0] * ties[1][0, 0])
+    assert products_of(*ties).largest(index) == float(ties[0][0, 0] * ties[1][0, 0])
 
 
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.integers(0, 999), st.data())
@@ -124,7 +129,7 @@ def test_selection_is_exact_where_products_differ_in_the_last_bit(
 
     a, b = nearly_equal(m), nearly_equal(n)
     index = data.draw(st.integers(1, groups * m * n))
-    assert select_product(a, b, index) == float(kronecker_products(a, b)[index - 1])
+    assert products_of(a, b).largest(index) == float(kronecker_products(a, b)[index - 1])
 
 
 @pytest.mark.parametrize(
