@@ -6,8 +6,10 @@ their limits with these fields.
 
 import difflib
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 # As one letter each, so that nothing that was laid out moves; a new line and a tab stay.
@@ -59,6 +61,31 @@ def suggestion(given: str, allowed: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(given.lower(), map(str, allowed), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def near_path(path: Path) -> str:
+    """Say which path is nearest to one that does not exist, ready to append to a message.
+
+    Args:
+        path: What was not found.
+
+    Returns:
+        ``" Did you mean 'outputs/default'?"``; empty where nothing is near. The part that is wrong
+        is looked for in its own folder, what follows it is not compared.
+    """
+    parents = [path, *path.parents]
+    wrong = next((p for p in reversed(parents) if not os.path.lexists(p)), None)
+    if wrong is None or not wrong.parent.is_dir():
+        return ""
+    try:
+        names = [other.name for other in wrong.parent.iterdir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(wrong.name, names, n=1, cutoff=0.5)
+    if not near:
+        return ""
+    meant = wrong.parent / near[0] / path.relative_to(wrong)
+    return f" Did you mean '{meant if os.path.lexists(meant) else wrong.parent / near[0]}'?"
 
 
 def choose(what: str, given: str, allowed: Iterable[str]) -> str:

@@ -5,18 +5,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
+from condexp.analysis.snapshot_file import load_record, save_record
 from condexp.analysis.vocabulary import (
     LAYER_MEASURES,
     SPECTRUM_MEASURES,
     Matrix,
     SpectrumStatus,
 )
-from condexp.errors import choose
+from condexp.errors import InputError, choose
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -239,6 +241,39 @@ class Snapshot:
                     row |= {f"{matrix}_kappa_{float(each)}": spectrum.kappa(each) for each in p}
             rows.append(row)
         return pd.DataFrame(rows, index=pd.Index(self.layers, name="layer"))
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole record to one file, which :meth:`load` and ``torch.load`` read.
+
+        It holds plain values and tensors alone. A run's folder, which ``condexp show`` and figures
+        read, is written by `condexp.record_run`.
+
+        Args:
+            path: The file; one that is there is replaced, unless it is no regular file.
+
+        Raises:
+            InputError: If it cannot be written.
+        """
+        save_record(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Snapshot":
+        """Read what :meth:`save` wrote; nothing in the file is executed.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The snapshot, equal to the one that was saved.
+
+        Raises:
+            InputError: If there is no such file, or it holds something else.
+        """
+        kinds = (cls, LayerSnapshot, LayerInfo, NotAnalysed, Coverage, Spectrum, KroneckerSpectrum)
+        found = load_record(Path(path), kinds)
+        if not isinstance(found, cls):
+            raise InputError(f"{path} holds no snapshot")
+        return found
 
     @cached_property
     def _by_name(self) -> dict[str, LayerSnapshot]:

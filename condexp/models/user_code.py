@@ -8,6 +8,7 @@ import importlib
 import inspect
 import pkgutil
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -18,6 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from condexp.errors import InputError, suggestion
+
+CONDEXP = str(Path(__file__).parents[1])  # our own code
 
 
 def call_target(
@@ -152,27 +155,45 @@ def _load_own_module(name: str) -> ModuleType:
     return load_module(name)
 
 
-def said_where(error: Exception) -> str:
+def said_where(error: BaseException) -> str:
     """Say what an error is, and the line of the user's code that led to it.
 
     Args:
         error: What was raised.
 
     Returns:
-        Its type, the first line of its message, the file and the line: the innermost that is of no
-        installed package, as far as there is one.
+        A sentence: its type, the first line of its message, the file and the line.
     """
-    reason = next(iter(str(error).splitlines()), "no message").removesuffix(".")
-    frames = traceback.extract_tb(error.__traceback__)
-    installed = ("site-packages", str(Path(__file__).parent))
-    own = [f for f in frames if not any(folder in f.filename for folder in installed)]
-    frame = (own or frames)[-1]
-    return f"{type(error).__name__}: {reason} ({frame.filename}, line {frame.lineno})."
+    line = _own_line(error)
+    said = next(iter(str(error).splitlines()), "").removesuffix(".")
+    reason = said or (line.line if line is not None and line.line else "no message")
+    return f"{type(error).__name__}: {reason}{where(error)}."
+
+
+def where(error: BaseException) -> str:
+    """Say where in the user's code an error came from.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        ``" (FILE, line N)"``: the innermost line that is neither condexp's nor of Python or of an
+        installed package; empty where there is none.
+    """
+    line = _own_line(error)
+    return f" ({line.filename}, line {line.lineno})" if line is not None else ""
+
+
+def _own_line(error: BaseException) -> traceback.FrameSummary | None:
+    installed = ("site-packages", "dist-packages", "<", sysconfig.get_path("stdlib"), CONDEXP)
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return next((f for f in frames if not any(each in f.filename for each in installed)), None)
 
 
 def _import_failed(key: str, target: str, error: BaseException) -> str:
     name = target.partition(":")[0]
-    return f"{key}={target!r}: importing {name} failed: {type(error).__name__}: {error}"
+    place = "" if isinstance(error, SyntaxError) else where(error)  # which says it itself
+    return f"{key}={target!r}: importing {name} failed: {type(error).__name__}: {error}{place}"
 
 
 def _listed(arguments: Mapping[str, Any]) -> str:

@@ -73,6 +73,7 @@ def collect(
     if not set(keys or ()) <= set(frame.columns):
         return collect(paths)  # whoever asked for what is not there can be told the nearest name
     frame.attrs["identity_keys"] = tuple(identity_keys)
+    frame.attrs["num_measured"] = sum(map(len, measured.values()))
     return frame
 
 

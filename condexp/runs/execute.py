@@ -8,6 +8,7 @@ from pathlib import Path
 
 from condexp.config import Config
 from condexp.errors import InputError
+from condexp.models.user_code import where
 from condexp.results.console import say
 from condexp.runs.attempt import Attempt, Observer, run_log
 from condexp.runs.objective import check_objective, read_objective
@@ -175,7 +176,7 @@ def _earlier_status(prepared: PreparedRun) -> Status | None:
 def _failed(folder: Path, status_writer: StatusWriter, error: BaseException) -> RunResult:
     known = isinstance(error, (OSError, ResultsError, InputError))
     said = [str(error)] if known else traceback.format_exception_only(error)
-    message = "".join(said).strip()
+    message = "".join(said).strip() + ("" if known else where(error))
     with suppress(LostFolderError):  # what lies there now is another's to describe
         status_writer.write(State.FAILED, message)
     return RunResult(folder, State.FAILED, message)

@@ -16,7 +16,7 @@ from condexp.config import Config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.models.sync_batchnorm import convert_sync_batchnorm
-from condexp.models.user_code import said_where
+from condexp.models.user_code import said_where, where
 from condexp.runs.build import build_model, make_loss
 from condexp.training.choices import ProbeMode, Source
 from condexp.training.probe import draw_probe
@@ -57,27 +57,68 @@ def trace_model(config: Config, dataset: Dataset, options: AnalysisOptions) -> M
     """
     # Two samples say all, but for normalisations that need more than one.
     num_samples = 1 if 1 in {config.trainer.batch_size, len(dataset.train)} else 2
+    found = _try_out(config, dataset, options, num_samples)
+    if isinstance(found, ModelTrace):
+        if config.trainer.rescale.factor != 1:
+            _check_rescaling(config, dataset)
+        return found
+    raise InputError(_why(config, dataset, options, num_samples, found)) from found
+
+
+def _try_out(
+    config: Config, dataset: Dataset, options: AnalysisOptions, num_samples: int
+) -> ModelTrace | BaseException:
+    """Call the model on some samples.
+
+    Returns:
+        What was found, or why the network fails.
+
+    Raises:
+        InputError: If it works, and cannot be trained or measured.
+    """
     shape = (num_samples, *dataset.input_shape)
     # The meta device costs neither time nor memory, but has no values, which other people's code
     # may ask for: what fails there counts only if it fails with values too.
     for device in ("meta", "cpu"):
         try:
-            found = _attempt(config, dataset, options, shape, device)
+            return _attempt(config, dataset, options, shape, device)
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failure = error
-        else:
-            if config.trainer.rescale.factor != 1:
-                _check_rescaling(config, dataset)
-            return found
-    images = len(dataset.input_shape) == 3
-    way_out = "dataset.image_size, another data set or another model" if images else "another model"
-    raise InputError(
-        f"model={config.model.title} fails on inputs {list(shape)} of dataset="
-        f"{config.dataset.name} with {dataset.num_outputs} outputs: {said_where(failure)} "
-        f"The way out is {way_out}."
-    ) from failure
+    return failure
+
+
+def _why(
+    config: Config,
+    dataset: Dataset,
+    options: AnalysisOptions,
+    num_samples: int,
+    failure: BaseException,
+) -> str:
+    """Say why a network cannot be called, and the way out.
+
+    Returns:
+        The message.
+    """
+    title, shape = config.model.title, [num_samples, *dataset.input_shape]
+    if num_samples == 1 and isinstance(_try_out(config, dataset, options, 2), ModelTrace):
+        single = config.trainer.batch_size == 1
+        cause = "trainer.batch_size=1" if single else "the data set has one training sample"
+        way_out = "trainer.batch_size=2 or more" if single else "more data (dataset.subset.train)"
+        return (
+            f"model={title} cannot be trained with one sample at a time, and {cause}: "
+            f"{said_where(failure)} A batch's statistics (BatchNorm) take two: give {way_out}, "
+            "or a model without (model.norm=none or layer)."
+        )
+    ways = ["dataset.image_size"] if len(dataset.input_shape) == 3 else []
+    ways += ["another data set", "another model"]
+    own = "Mend it there, or give " if where(failure) else "Give "
+    return (
+        f"model={title} fails on inputs {shape} of dataset={config.dataset.name} with "
+        f"{dataset.num_outputs} outputs: {said_where(failure)} {own}{', '.join(ways[:-1])} or "
+        f"{ways[-1]}."
+    )
 
 
 def certify_model(config: Config, dataset: Dataset, options: AnalysisOptions) -> Snapshot:

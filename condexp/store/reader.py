@@ -14,14 +14,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from condexp.analysis.vocabulary import Matrix
-from condexp.errors import InputError, choose, suggestion
+from condexp.errors import InputError, choose
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.row_checks import RowChecker, check_all_rows, read_plain_rows
 from condexp.store.hdf5.structure import attribute, attributes, texts
 from condexp.store.other_fractions import with_fractions
 from condexp.store.run_folder.completeness import read_checked_status
 from condexp.store.run_folder.config_file import parse_config, read_config
-from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME
+from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME, find_results
 from condexp.store.schema.fields import (
     COVERAGE_NAMES,
     EVAL_NAMES,
@@ -29,7 +29,7 @@ from condexp.store.schema.fields import (
     WITHOUT_SPECTRA,
     Axis,
 )
-from condexp.store.schema.layout import COUNTERS, FILE_NAME, STEPS
+from condexp.store.schema.layout import COUNTERS, STEPS
 from condexp.store.schema.matrices import NETWORK, spectra_group
 
 ALL_NAMES = {Axis.TRAIN: tuple(TRAIN_NAMES), Axis.EVAL: tuple(EVAL_NAMES)}
@@ -50,12 +50,7 @@ def open_run(path: str | Path) -> "Run":
     Raises:
         InputError: If there is no results file.
     """
-    given = Path(path)
-    file = given / FILE_NAME if given.is_dir() else given
-    if not os.path.lexists(file):
-        parent = given.parent if given.parent.is_dir() else Path()
-        near = suggestion(given.name, (other.name for other in parent.iterdir()))
-        raise InputError(f"no run at {given}: {file} does not exist.{near}")
+    file = find_results(Path(path))
     with open_file(file):
         return Run(file)
 

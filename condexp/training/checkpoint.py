@@ -3,6 +3,7 @@
 import hashlib
 import io
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from condexp.training.seeding import restore_random_state
 VERSION = 2
 """The version that is written: 2 ends with a checksum."""
 READABLE = (1, 2)
+KEYS = ("model", "optimizer", "random", "step", "epoch", "position", "committed", "config_sha256",
+        "data_sha256", "state")  # fmt: skip
+OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch before 1.6; now a zip archive
+MOST_KEYS = 6  # of a file of somebody else's, in a message
 SEAL = b"sha256: "  # then the digest of all before; a reader of zip archives passes over both
 
 
@@ -113,34 +118,88 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         sealed = _check_digest(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["version"] not in READABLE:
-            raise InputError(
-                f"{path} has version {content['version']}; this condexp reads version {VERSION}"
-            )
-        if not sealed and content["version"] > 1:
-            raise InputError(f"{path} is damaged: its end, with the checksum, is missing")
-        return Checkpoint(
-            model=content["model"],
-            optimizer=content["optimizer"],
-            random=content["random"],
-            step=int(content["step"]),
-            epoch=int(content["epoch"]),
-            position=int(content["position"]),
-            committed=RowCounts(**content["committed"]),
-            config_sha256=content["config_sha256"],
-            data_sha256=content["data_sha256"],
-            state=RunState(content["state"]),
-            others=content.get("others", ()),
-        )
     except FileNotFoundError:
         raise InputError(f"there is no checkpoint {path}") from None
-    except InputError:
-        raise
-    # A damaged file can make torch, and whatever reads its numbers, fail in any way.
+    try:
+        content = load_plain(path)
+    except InputError as error:
+        raise InputError(f"{path} is damaged or not a checkpoint of condexp: {error}") from error
+    found = content if isinstance(content, Mapping) else {}
+    if lacking := [name for name in ("version", *KEYS) if name not in found]:
+        raise InputError(
+            f"{path} is damaged or not a checkpoint of condexp: it lacks {lacking[0]}; it holds "
+            f"{shown_content(content)}"
+        )
+    if found["version"] not in READABLE:
+        raise InputError(
+            f"{path} has version {found['version']}; this condexp reads version {VERSION}"
+        )
+    if not sealed and found["version"] > 1:
+        raise InputError(f"{path} is damaged: its end, with the checksum, is missing")
+    try:
+        return Checkpoint(
+            model=found["model"],
+            optimizer=found["optimizer"],
+            random=found["random"],
+            step=int(found["step"]),
+            epoch=int(found["epoch"]),
+            position=int(found["position"]),
+            committed=RowCounts(**found["committed"]),
+            config_sha256=found["config_sha256"],
+            data_sha256=found["data_sha256"],
+            state=RunState(found["state"]),
+            others=found.get("others", ()),
+        )
+    # Whoever wrote it may have written anything under these names.
     except Exception as error:
         said = str(error).splitlines() or [type(error).__name__]
         raise InputError(f"{path} is damaged or not a checkpoint of condexp: {said[0]}") from error
+
+
+def load_plain(path: Path) -> Any:
+    """Read a file that ``torch.save`` wrote; nothing in it is executed (``weights_only=True``).
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content, tensors on the CPU.
+
+    Raises:
+        InputError: If it cannot be read, is another kind of file, or holds what would have to be
+            executed: why, to follow the file's name. Torch's own advice, to execute it all the
+            same, is not passed on.
+    """
+    try:
+        with path.open("rb") as file:
+            is_torch = zipfile.is_zipfile(path) or file.read(len(OLD_FORMAT)) == OLD_FORMAT
+    except OSError as error:
+        raise InputError(f"it cannot be read: {error.strerror}") from error
+    if not is_torch:
+        raise InputError("it is no file that torch.save wrote, or is cut short")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    # A damaged file can make torch fail in any way.
+    except Exception as error:
+        refused = "weights_only" in str(error).lower() or "weights only" in str(error).lower()
+        what = "it holds more than tensors and plain values, which is never executed"
+        raise InputError(what if refused else "its content is damaged") from error
+
+
+def shown_content(content: object) -> str:
+    """Say what a file holds, in a few words.
+
+    Args:
+        content: What was read.
+
+    Returns:
+        The first keys of a mapping, or the type.
+    """
+    if not isinstance(content, Mapping):
+        return f"one object of type {type(content).__name__}"
+    keys = [str(key) for key in content]
+    more = f", … ({len(keys)} keys)" if len(keys) > MOST_KEYS else ""
+    return f"{', '.join(keys[:MOST_KEYS]) or 'nothing'}{more}"
 
 
 class _HashingStream(io.RawIOBase):

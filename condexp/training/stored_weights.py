@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from condexp.errors import InputError
+from condexp.errors import InputError, near_path
+from condexp.training.checkpoint import load_plain, shown_content
 
 HOLDERS = ("model", "state_dict", "model_state_dict", "module")
 STEPS = ("step", "global_step", "num_updates")
@@ -81,30 +81,22 @@ def read_stored_weights(path: Path) -> StoredWeights:
         InputError: If there is no such file, it holds no state dict or something that would have to
             be executed, or the step is nowhere.
     """
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint {path}.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give files, such as {path / 'checkpoint.pt'}.")
+    if not path.exists():
+        raise InputError(f"there is no checkpoint {path}.{near_path(path)}")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can make torch fail in any way
-        said = next(iter(str(error).splitlines()), type(error).__name__)
-        refused = "weights_only" in str(error).lower()
-        why = (
-            "it holds more than tensors and plain values, which is never executed"
-            if refused
-            else said
-        )
+        content = load_plain(path)
+    except InputError as error:
         raise InputError(
-            f"{path} cannot be read as a checkpoint: {why}. Save the state dict alone: "
-            "torch.save(model.state_dict(), 'step-100.pt')."
+            f"{path} cannot be read as a checkpoint: {error}. Save the state dict "
+            "alone: torch.save(model.state_dict(), 'step-100.pt')."
         ) from error
     tensors = _state_dict(content)
     if tensors is None:
-        keys = (
-            ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-        )
         raise InputError(
-            f"{path} holds no state dict: found {keys or 'nothing'}; give one, or a file that has "
-            f"it under {' or '.join(HOLDERS)}."
+            f"{path} holds no state dict: found {shown_content(content)}; give one, or a file that "
+            f"has it under {' or '.join(HOLDERS)}."
         )
     return StoredWeights(path, _step(path, content), tensors)
 

@@ -60,6 +60,15 @@ class Detached(Net):
     def forward(self, inputs):
         return super().forward(inputs).detach()
 
+class Asserts(Net):
+    def forward(self, inputs):
+        assert inputs.ndim == 2
+        return super().forward(inputs)
+
+class Leaves(Net):
+    def forward(self, inputs):
+        raise SystemExit(3)
+
 def transposed(input_shape, num_outputs):
     return Net(input_shape, num_outputs + 1)
 
@@ -139,7 +148,8 @@ def test_a_users_model(channels: int) -> None:
         return
     message = (
         r"model=import rehearsed_models:Net fails on inputs \[2, 3, 8, 8\] of dataset=digits with "
-        r"10 outputs: RuntimeError: mat1 and mat2 shapes cannot be multiplied \(2x192 and 64x10\)"
+        r"10 outputs: RuntimeError: mat1 and mat2 shapes cannot be multiplied \(2x192 and 64x10\) "
+        r"\(.*rehearsed_models.py, line 12\)\. Mend it there"
     )
     with pytest.raises(InputError, match=message):
         attempt(*imported("Net"), shape=(3, 8, 8))
@@ -157,6 +167,8 @@ def test_a_model_that_needs_values_gets_them() -> None:
         ("WrongInside", r"fails on .*TypeError: .*unexpected keyword argument 'depth'"),
         ("Pair", r"returns tuple in training mode for inputs \[2, 1, 8, 8\]: .*\[2, 10\]"),
         ("transposed", r"returns \[2, 11\] in training mode .*one tensor \[2, 10\]"),
+        ("Asserts", r"AssertionError: assert inputs.ndim == 2 \(.*rehearsed_models.py, line \d+\)"),
+        ("Leaves", r"SystemExit: 3 \(.*rehearsed_models.py, line \d+\)\. Mend it there"),
         ("Detached", "no parameter of it can be trained"),
         ("frozen", r"'fc': frozen .requires_grad=False"),
     ],
@@ -167,8 +179,10 @@ def test_a_users_mistake_is_one_message(name: str, message: str) -> None:
 
 
 def test_batch_statistics_of_one_sample_are_refused() -> None:
-    with pytest.raises(InputError, match=r"inputs \[1, 1, 8, 8\].*more than 1 value per channel"):
+    message = r"and trainer.batch_size=1: .*more than 1 value per channel.*trainer.batch_size=2"
+    with pytest.raises(InputError, match=message) as refused:
         attempt("model=mlp", "trainer.batch_size=1")
+    assert "image_size" not in str(refused.value)
     attempt("model=mlp", "model.norm=none", "trainer.batch_size=1")
 
 

@@ -144,7 +144,7 @@ def _text(value: object) -> str:
 
 
 def _rich(layout: Layout) -> list[RenderableType]:
-    grid = Table(title=Text(layout.title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in layout.keys:
         grid.add_column(Text(name))
     for lines in layout.columns:
@@ -152,7 +152,12 @@ def _rich(layout: Layout) -> list[RenderableType]:
     for keys, entries in layout.body:
         grid.add_row(*map(Text, keys), *map(_rich_entry, entries))
     # A file or a pipe has no bold.
-    return [grid, *(Text(note, style="dim") for note in _notes(layout, "bold with *"))]
+    # A table's own title is folded to the table's width.
+    return [
+        Text(layout.title, style="italic"),
+        grid,
+        *(Text(note, style="dim") for note in _notes(layout, "bold with *")),
+    ]
 
 
 def _rich_entry(entry: Entry) -> Text:

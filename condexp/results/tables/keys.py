@@ -24,8 +24,15 @@ def require_key(frame: pd.DataFrame, key: str) -> None:
     """
     if key in frame.columns:
         return
+    if frame.attrs.get("identity_keys") == ():
+        raise InputError(
+            f"none of {len(frame)} runs can be read, so there is nothing to tabulate: 'condexp "
+            "status' says of each what is wrong."
+        )
     # Not `choose`: it would list thousands of measures.
     hint = key_hint(key, map(str, frame.columns))
+    if not hint and frame.attrs.get("num_measured") == 0:
+        hint = " None of these runs has a snapshot, so there are no measures."
     raise InputError(
         f"unknown table key {key!r}: a key is a configuration key (model.depth, seed), a result "
         f"(test_error) or <layer>.<measure> (last_linear.input_kappa_0.5).{hint}"

@@ -11,13 +11,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args
 
-from condexp.errors import InputError, suggestion, visible
+from condexp.errors import InputError, near_path, visible
 from condexp.store.disk import Owner, plain_values, write_json
 from condexp.store.files import read_json
+from condexp.store.schema.layout import FILE_NAME
 
 STATUS_NAME = "status.json"
 CONFIG_NAME = "config.yaml"
 CHECKSUM = "sha256"  # of the other keys
+SHOWN = 3  # runs, in a message
 MANY = 10**12  # more steps, and more seconds, than any run has
 LINK_LEVELS = 2  # a link leads to a run, to an experiment or to a folder of experiments
 
@@ -154,13 +156,42 @@ def find_runs(paths: Iterable[str | Path]) -> tuple[Path, ...]:
         there = Path(path).exists()
         runs = _runs_under(path if path.is_dir() else path.parent) if there else {}
         if not runs:
-            parent = path.parent
-            names = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
-            near = suggestion(path.name, (name for name in names if name != path.name))
-            what = "holds no run" if there else "does not exist"
-            raise InputError(f"no run found: {path} {what}.{near} Runs are made by 'condexp run'.")
+            what = "holds no run." if there else f"does not exist.{near_path(path)}"
+            raise InputError(f"no run found: {path} {what} Runs are made by 'condexp run'.")
         found = runs | found
     return tuple(sorted(found.values()))
+
+
+def find_results(given: Path) -> Path:
+    """Find the results file of one run.
+
+    Args:
+        given: The run's folder, or the file.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: If there is none: which runs are there, or what was probably meant.
+    """
+    file = given / FILE_NAME if given.is_dir() else given
+    if os.path.lexists(file):
+        return file
+    if not given.is_dir():
+        raise InputError(f"no run at {given}: it does not exist.{near_path(given)}")
+    if os.path.lexists(given / STATUS_NAME):
+        raise InputError(
+            f"no run at {given}: {file} does not exist; 'condexp status {given}' and "
+            f"run.log there say what became of the run."
+        )
+    runs = [str(run) for run in sorted(_runs_under(given).values())]
+    if not runs:
+        raise InputError(f"no run at {given}: it holds none. Runs are made by 'condexp run'.")
+    more = f", … ({len(runs)} runs: condexp status {given})" if len(runs) > SHOWN else ""
+    raise InputError(
+        f"no run at {given}: it is a folder of runs; give one of them: "
+        f"{', '.join(runs[:SHOWN])}{more}"
+    )
 
 
 def _runs_under(folder: Path) -> dict[object, Path]:

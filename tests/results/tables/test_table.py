@@ -1,15 +1,17 @@
 import math
 import statistics
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from condexp.errors import InputError
+from condexp.results.collect import collect
 from condexp.results.tables.cells import cell_entry
 from condexp.results.tables.formats import render
 from condexp.results.tables.numbers import Mark
 from condexp.results.tables.table import describe_data, make_table
-from tests.results.stored import grid_frame
+from tests.results.stored import grid_frame, write_run
 
 INF, NAN = math.inf, math.nan
 
@@ -261,3 +263,14 @@ def test_a_run_without_a_configuration_changes_nothing() -> None:
 def test_steps_are_said_where_they_end_a_run() -> None:
     steps = FULL | {"trainer.steps": 100}
     assert describe_data(pd.DataFrame([steps])) == "cifar10, 160 epochs, at most 100 steps"
+
+
+def test_runs_that_cannot_be_read_are_not_met_with_a_key_that_was_right(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "config.yaml").write_text("model: [")
+    with pytest.raises(InputError, match=r"none of 1 runs can be read.*'condexp status' says"):
+        make_table(collect(run, ["seed", "test_error"]), ["seed"], [], "test_error")
+    key = "last_linear.input_kappa_0.5"
+    empty = write_run(tmp_path / "empty", snapshot_steps=())
+    with pytest.raises(InputError, match="None of these runs has a snapshot"):
+        make_table(collect(empty, ["seed", key]), ["seed"], [], key)

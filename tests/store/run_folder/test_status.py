@@ -179,7 +179,7 @@ def test_runs_are_found_under_folders(tmp_path: Path) -> None:
     assert find_runs([tmp_path / "b/run-1/status.json"]) == found[1:2]
     with pytest.raises(InputError, match=r"empty holds no run\."):
         find_runs([tmp_path, tmp_path / "empty"])
-    with pytest.raises(InputError, match=r"empti does not exist\. Did you mean 'empty'\?"):
+    with pytest.raises(InputError, match=r"empti does not exist\. Did you mean '.*empty'\?"):
         find_runs([tmp_path / "empti"])
 
 
