@@ -213,8 +213,12 @@ def test_wrong_names_are_met_with_the_right_ones(
         open_run("nowhere/at/all")
     with pytest.raises(InputError, match=r"no run at .*: it holds none"):
         open_run(tmp_path)
-    with pytest.raises(InputError, match=rf"folder of runs; give one of them: {run.path}"):
-        open_run(run.path.parent)
+    (several := tmp_path / "several" / "one").mkdir(parents=True)
+    (several / "status.json").write_text("{}")
+    with pytest.raises(InputError, match=rf"folder of runs; give one of them: {several}"):
+        open_run(several.parent)
+    with pytest.raises(InputError, match=r"results.h5 does not exist; 'condexp status .*one'"):
+        open_run(several)
     with pytest.raises(InputError, match=rf"Did you mean '{run.path}'\?"):
         open_run(run.path.parent.with_name(run.path.parent.name + "x") / run.path.name)
     (tmp_path / "results.h5").write_text("text")
