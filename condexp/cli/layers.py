@@ -13,6 +13,7 @@ from condexp.analysis.vocabulary import Matrix
 from condexp.cli.hydra_app import with_hydra
 from condexp.config.presets import chosen_presets
 from condexp.errors import InputError
+from condexp.results.tables.fitted import Fitted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -103,17 +104,17 @@ def _certificates(prepared: "PreparedRun") -> Iterator[RenderableType]:
     yield table
 
 
-def _layer_table(title: str, costs: "Sequence[LayerCost]") -> Table:
+def _layer_table(title: str, costs: "Sequence[LayerCost]") -> RenderableType:
     measured = {matrix for cost in costs for matrix in cost.sides}
     sides = [matrix for matrix in SIDES if matrix in measured]
     grouped = any(cost.layer.groups > 1 for cost in costs)
     # Close together, so that the columns fit a terminal of 100.
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
-    for column in ("layer", "type"):
-        table.add_column(column, overflow="fold")
+    table.add_column("layer", overflow="fold")
+    table.add_column("type")
     sizes = ["d_in", "d_out", *(["groups"] if grouped else []), "posi-\ntions", "rows"]
     for column in (*sizes, "finite\nκ_p", *(SIDES[matrix] for matrix in sides), "memory"):
-        table.add_column(column, justify="right", overflow="fold")
+        table.add_column(column, justify="right")
     for cost in costs:
         layer, share = cost.layer, cost.finite_share
         groups = [str(layer.groups)] if grouped else []
@@ -125,7 +126,7 @@ def _layer_table(title: str, costs: "Sequence[LayerCost]") -> Table:
             *("dual" if cost.sides[matrix].is_dual else "primal" for matrix in sides),
             _size(cost.matrix_bytes),
         )
-    return table
+    return Fitted(table)
 
 
 def _sizes(prepared: "PreparedRun") -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The keys of a configuration that tell runs apart."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from condexp.errors import suggestion
@@ -67,6 +67,35 @@ def setting_text(value: object) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return f"[{','.join(map(setting_text, value))}]" if isinstance(value, tuple) else str(value)
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how configurations differ, as overrides of the command line.
+
+    Args:
+        configs: The configurations.
+
+    Returns:
+        For each one its values of the keys of which there is more than one value among them.
+
+    >>> two = {"model": {"name": "mlp"}, "seed": 1}, {"model": {"name": "vgg"}, "seed": 1}
+    >>> differences(two)
+    ['model=mlp', 'model=vgg']
+    """
+    flat = [dict(flatten(config)) for config in configs]
+    found: dict[str, set[str]] = {}
+    for config in flat:
+        for key, value in config.items():
+            found.setdefault(key, set()).add(setting_text(value))
+    varied = [key for key, values in found.items() if len(values) > 1]
+    return [
+        " ".join(
+            f"{key.removesuffix('.name')}={setting_text(config[key])}"
+            for key in varied
+            if key in config
+        )
+        for config in flat
+    ]
 
 
 def key_hint(key: str, names: Iterable[str]) -> str:

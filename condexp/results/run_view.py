@@ -14,6 +14,7 @@ from condexp.analysis.vocabulary import SINGULAR_VALUES
 from condexp.errors import InputError
 from condexp.results.config_keys import flatten, lookup, setting_text
 from condexp.results.layer_measures import LayerMeasures
+from condexp.results.tables.fitted import Fitted
 from condexp.results.tables.numbers import Mark, format_number, format_seconds
 from condexp.store.reader import Run
 from condexp.store.schema.fields import COVERAGE_NAMES
@@ -175,10 +176,9 @@ def layer_table(
         padding=0,  # so that the usual columns fit a terminal of 80 columns
     )
     table.add_column("layer", overflow="fold")
-    table.add_column("type", overflow="fold")
-    # Where there is no room a number is folded: cut, it would be another number.
+    table.add_column("type")
     for header in ("d_in", "d_out", *(_header(data, name) for name in names)):
-        table.add_column(header, justify="right", overflow="fold")
+        table.add_column(header, justify="right")
     columns, seen = [], set()
     for name in names:
         marks = data.marks(name)[row]
@@ -194,7 +194,7 @@ def layer_table(
         seen |= {network.marks(name)[row, 0] for name in _names(network, ("fisher",))}
     texts = EXPLANATIONS if data.has_intervals else EXPLANATIONS | {Mark.INFINITE: INFINITE_1}
     notes = [Text(text, style="dim") for mark, text in texts.items() if mark in seen]
-    return Group(table, *below, *notes)
+    return Group(Fitted(table), *below, *notes)
 
 
 def _usual(data: LayerMeasures) -> list[str]:

@@ -4,14 +4,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from condexp.errors import InputError
+from condexp.results.config_keys import differences
+from condexp.results.tables.fitted import Fitted
 from condexp.results.tables.numbers import format_number, format_seconds
+from condexp.store.run_folder.config_file import read_config
+from condexp.store.run_folder.identity import identity_config
 from condexp.store.run_folder.liveness import Liveness, describe_process, liveness_of
-from condexp.store.run_folder.status import State, Status
+from condexp.store.run_folder.status import CONFIG_NAME, State, Status
 
 STATE_STYLES = {
     State.PENDING: "dim",
@@ -57,8 +64,8 @@ class RunRow:
         return self.status.error or ""
 
 
-def status_table(statuses: Mapping[Path, Status]) -> Table:
-    """Lay out one row a run: state, step, test error, time, and why it failed.
+def status_table(statuses: Mapping[Path, Status]) -> RenderableType:
+    """Lay out one row a run: state, step, error, time, how it differs, and why it failed.
 
     Args:
         statuses: Status by run folder.
@@ -73,13 +80,16 @@ def status_table(statuses: Mapping[Path, Status]) -> Table:
         caption=_count(rows.values()), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
     )
     table.add_column("run", overflow="fold")
-    table.add_column("state", no_wrap=True)
+    table.add_column("state")
     for header in ("step", "test error %", "best", "time"):
-        table.add_column(header, justify="right", no_wrap=True)
+        table.add_column(header, justify="right")
+    settings = differences([_setting(folder) for folder in rows])
+    if any(settings):
+        table.add_column("differs in", overflow="fold")
     remarks = any(row.remark for row in rows.values())
     if remarks:
         table.add_column("error", overflow="fold")
-    for folder, row in rows.items():
+    for (folder, row), setting in zip(rows.items(), settings, strict=True):
         status = row.status
         table.add_row(
             Text(str(folder)),
@@ -88,9 +98,18 @@ def status_table(statuses: Mapping[Path, Status]) -> Table:
             format_number(_number(status.test_error)),
             format_number(_number(status.best_test_error)),
             format_seconds(status.seconds),
+            *([Text(setting)] if any(settings) else []),
             *([Text(row.remark)] if remarks else []),
         )
-    return table
+    return Fitted(table)
+
+
+def _setting(folder: Path) -> Mapping[str, Any]:
+    """Return what decides a run's numbers, as far as it can be read."""
+    try:
+        return identity_config(read_config(folder / CONFIG_NAME))
+    except InputError:
+        return {}
 
 
 def _count(rows: Iterable[RunRow]) -> str:

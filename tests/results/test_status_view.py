@@ -17,6 +17,7 @@ from condexp.results.tables.numbers import format_seconds
 from condexp.store.run_folder.completeness import read_statuses
 from condexp.store.run_folder.liveness import LOCK_NAME, UNFINISHED, Liveness
 from condexp.store.run_folder.status import (
+    CONFIG_NAME,
     FINISHED,
     STATUS_NAME,
     State,
@@ -26,6 +27,7 @@ from condexp.store.run_folder.status import (
 )
 from condexp.store.schema.layout import FILE_NAME
 from tests.results.stored import text_of, write_early_failure
+from tests.results.stored import write_run as write_stored
 from tests.store.records import few_columns, write_run
 
 
@@ -118,7 +120,7 @@ def test_the_command_opens_each_status_once(
     assert out.count("RuntimeError: no") == 10
     here = {path: times for path, times in touched.items() if path.startswith(str(tmp_path))}
     listed = [tmp_path, *{folder.parent for folder in folders}, *folders]
-    read = [folder / STATUS_NAME for folder in folders]
+    read = [folder / name for folder in folders for name in (STATUS_NAME, CONFIG_NAME)]
     # Only where a process is gone does its lock say more than its status: that of the file, or,
     # where there is none, of the folder.
     unfinished = [folder for folder in folders if read_status(folder).state in UNFINISHED]
@@ -127,6 +129,20 @@ def test_the_command_opens_each_status_once(
     whole = [folder / FILE_NAME for folder in folders if read_status(folder).state in FINISHED]
     expected = Counter(map(str, (*listed, *read, *locks, *unfinished, *whole, *whole)))
     assert here == expected
+
+
+def test_runs_tell_how_they_differ(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        for depth in (8, 14):
+            write_stored(tmp_path / f"{depth}-{seed}", seed=seed, model__depth=depth)
+    text = text_of(status_table(read_statuses([tmp_path])))
+    assert "differs in" in text
+    for seed in (1, 2):
+        assert f"model.depth=14 seed={seed}" in text or f"seed={seed} model.depth=14" in text
+    alone = text_of(status_table(read_statuses([tmp_path / "8-1"])))
+    assert "differs in" not in alone
+    (tmp_path / "8-1" / CONFIG_NAME).write_text("model: [")  # hides no other
+    assert "model.depth=14" in text_of(status_table(read_statuses([tmp_path])))
 
 
 def test_seconds() -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from condexp.errors import choose
 from condexp.results.tables.cells import Entry, Layout, lay_out
+from condexp.results.tables.fitted import Fitted
 from condexp.results.tables.long import long_table
 from condexp.results.tables.numbers import Mark, format_number
 from condexp.results.tables.table import ResultTable
@@ -155,7 +156,7 @@ def _rich(layout: Layout) -> list[RenderableType]:
     # A table's own title is folded to the table's width.
     return [
         Text(layout.title, style="italic"),
-        grid,
+        Fitted(grid, len(layout.keys)),
         *(Text(note, style="dim") for note in _notes(layout, "bold with *")),
     ]
 
