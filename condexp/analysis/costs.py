@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from condexp.analysis.fisher.block import FisherBlock
+from condexp.analysis.fisher.formed import FormedFisherBlock
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.layers.info import Catalogue, LayerInfo
 from condexp.analysis.layers.rows import moment_rows
 from condexp.analysis.layers.select import select_layers
-from condexp.analysis.layers.uses import WeightUse, watched
+from condexp.analysis.layers.use import WeightUse
+from condexp.analysis.layers.uses import watched
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import Matrix
@@ -28,20 +30,29 @@ class Sides:
         groups: Separate blocks.
         num_rows: R, those of each block.
         num_features: d, the length of a row.
+        is_diagonal: Whether it is kept as its diagonal: a table's ``input``.
     """
 
     groups: int
     num_rows: int
     num_features: int
+    is_diagonal: bool = False
 
     @property
     def is_dual(self) -> bool:
         """Whether the spectrum comes from the rows' Gram matrix, R × R: the rest are zeros."""
-        return self.num_rows < self.num_features
+        return self.num_rows < self.num_features and not self.is_diagonal
+
+    @property
+    def form(self) -> str:
+        """What is used of it, in a word."""
+        return "diagonal" if self.is_diagonal else "dual" if self.is_dual else "primal"
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the matrix that is used, in float64."""
+        if self.is_diagonal:
+            return DOUBLE * self.num_features
         return DOUBLE * self.groups * min(self.num_rows, self.num_features) ** 2
 
 
@@ -54,12 +65,14 @@ class Footprint:
         block: The layer's Fisher block after that call; None where ``fisher`` is not measured.
         laid_out: Count of numbers that are laid out of the input at once; 0 for a linear map.
         uses: Number of calls of the layer.
+        is_table: Whether its rows are unit vectors, which are counted.
     """
 
     num_samples: int
     block: FisherBlock | None
     laid_out: int = 0
     uses: int = 0
+    is_table: bool = False
 
     def note(self, use: WeightUse, options: AnalysisOptions) -> None:
         """Add one use of the layer's weight."""
@@ -71,6 +84,7 @@ class Footprint:
         if self.block is not None:
             self.block.forward(operation, inputs, use.output_shape, self.num_samples, self.uses)
         self.uses += 1
+        self.is_table = operation.num_entries > 0
 
 
 @contextmanager
@@ -94,7 +108,8 @@ def footprints(
         block = None
         if options.wants(Matrix.FISHER):
             chosen = selected[layer.name]
-            block = FisherBlock(layer.name, chosen, options, network, PassMode.SEVERAL_PASSES)
+            kind = FisherBlock if chosen.has_factors else FormedFisherBlock
+            block = kind(layer.name, chosen, options, network, PassMode.SEVERAL_PASSES)
         found[layer.name] = Footprint(num_samples, block)
     measured = {name: selected[name] for name in found}
     with watched(measured, lambda name, use, _source: found[name].note(use, options)):
@@ -137,11 +152,15 @@ class LayerCost:
         layer, signals = self.layer, self.num_signals
         outputs, weights = layer.d_out // layer.groups, layer.spectrum_length(Matrix.FISHER)
         every = {
-            Matrix.INPUT: Sides(layer.groups, self.num_rows, layer.d_in),
+            Matrix.INPUT: Sides(
+                layer.groups, self.num_rows, layer.d_in, is_diagonal=self.footprint.is_table
+            ),
             Matrix.GRAD_OUTPUT: Sides(layer.groups, self.num_rows * signals, outputs),
             Matrix.FISHER: Sides(1, self.num_samples * signals, weights),
         }
         product = {Matrix.INPUT, Matrix.GRAD_OUTPUT} if Matrix.KFAC in self.matrices else set()
+        if not layer.has_factors:
+            del every[Matrix.INPUT], every[Matrix.GRAD_OUTPUT]
         return {matrix: every[matrix] for matrix in every if matrix in {*product, *self.matrices}}
 
     @property

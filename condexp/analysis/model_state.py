@@ -24,18 +24,20 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
 
     Restored bit for bit: training modes, buffers (values, shape, type and identity; those that were
     registered or deleted), ``.grad`` (set aside meanwhile, so nothing accumulates into it) and the
-    random states of torch (CPU, CUDA and MPS), Python and NumPy.
+    random states of torch (CPU, CUDA and MPS), Python and NumPy; and the weights of embeddings that
+    shorten what is looked up (``max_norm``).
 
     What cannot be restored does not keep the rest from it. The first such error is raised at the
     end; where another exception is under way, it becomes a note of that.
 
     Args:
-        model: The network; its weights must not be changed inside.
+        model: The network; its other weights must not be changed inside.
 
     Yields:
         Nothing; the body may run passes in any mode.
     """
     steps = [*_of_modules(model), *_of_buffers(model), *_of_gradients(model), *_of_generators()]
+    steps += _of_shortened_weights(model)
     with steps_on_the_way_out(steps):
         for parameter in model.parameters():
             parameter.grad = None
@@ -110,6 +112,14 @@ def _of_buffers(model: nn.Module) -> Iterator[Step]:
         if not buffer.is_meta:  # meta tensors hold no values
             values = buffer.detach(), buffer.detach().clone()
             yield Step(f"buffer {name!r}", partial(_write, buffer, *values))
+
+
+def _of_shortened_weights(model: nn.Module) -> Iterator[Step]:
+    for name, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        if getattr(module, "max_norm", None) is not None and isinstance(weight, nn.Parameter):
+            values = weight.detach(), weight.detach().clone()
+            yield Step(f"weight of {name!r}", partial(_write, weight, *values))
 
 
 def _write(buffer: Tensor, alias: Tensor, value: Tensor) -> None:

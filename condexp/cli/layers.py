@@ -123,7 +123,7 @@ def _layer_table(title: str, costs: "Sequence[LayerCost]") -> RenderableType:
             layer.type,
             *(str(layer.d_in), str(layer.d_out), *groups, str(layer.positions), str(cost.num_rows)),
             "all" if share == 1 else Text(f"p ≤ {share:.2g}", style="yellow"),
-            *("dual" if cost.sides[matrix].is_dual else "primal" for matrix in sides),
+            *(cost.sides[matrix].form if matrix in cost.sides else "–" for matrix in sides),
             _size(cost.matrix_bytes),
         )
     return Fitted(table)

@@ -126,7 +126,7 @@ class FisherBlock:
             )
         call = LayerCall(self.name, operation, self._options, inputs, output_shape, num_samples)
         if use == 0 and self._num_samples == 0:
-            self._forms = call.positions >= self._shape.d_in
+            self._forms = self._takes_less_formed(call)
         self._calls[use] = call
         self._recomputed = self._recomputed or recomputed
         self.row_dtype = coarser(self.row_dtype, inputs.dtype)
@@ -185,11 +185,19 @@ class FisherBlock:
             call.grads.append(grad)
             return
         with exact_products(grad.device):
-            gradients = form_gradients(self._batch([call], [[grad]]), 0, self.dtype)
+            gradients = self._form(call, grad)
         if call.num_signals > len(self._formed):
             self._formed.append(gradients)
         else:  # of an earlier use
             self._formed[call.num_signals - 1] += gradients
+
+    def _takes_less_formed(self, call: LayerCall) -> bool:
+        """Return whether the samples' gradients take no more memory than the rows."""
+        return call.positions >= self._shape.d_in
+
+    def _form(self, call: LayerCall, grad: Tensor) -> Tensor:
+        """Return the gradients of all samples by one use, ``[N, d]``."""
+        return form_gradients(self._batch([call], [[grad]]), 0, self.dtype)
 
     def pass_is_complete(self) -> None:
         """Complete the pass, unless uses may follow that are computed in the backward pass."""
@@ -282,6 +290,8 @@ class FisherBlock:
     def _batch(self, calls: list[LayerCall], grads: list[list[Tensor]]) -> Batch:
         """Return the calls of a pass as one; the gradients are by call and signal."""
         shape = replace(self._shape, positions=sum(call.positions for call in calls))
+        if entries := calls[0].operation.num_entries:
+            shape = replace(shape, d_in=entries)
         signals = (joined_grads(calls, list(of_signal)) for of_signal in zip(*grads, strict=True))
         return Batch(shape, calls[0].num_samples, joined_inputs(calls), tuple(signals))
 
@@ -292,6 +302,8 @@ class FisherBlock:
             if self._forms:
                 found = grams_of_gradients(_joined(self._gradients), self.dtype)
             else:
+                if self._layer.operation.num_entries:
+                    self._leave_out_unused_entries()
                 batches = [
                     self._batch(calls, [call.grads for call in calls]) for calls in self._passes
                 ]
@@ -302,6 +314,7 @@ class FisherBlock:
             dtype=self.dtype,
             num_rows=len(found.rows),
             row_dtype=self.row_dtype,
+            length=min(len(found.rows), self.num_weights),
         )
         self._network.add(
             self.name,
@@ -310,6 +323,13 @@ class FisherBlock:
             self.dtype,
             self.row_dtype,
         )
+
+    def _leave_out_unused_entries(self) -> None:
+        """Take a table's rows as those of the entries that are used: others have no gradient."""
+        calls = [call for calls in self._passes for call in calls]
+        used = torch.unique(torch.cat([call.inputs.flatten() for call in calls]))
+        used = used[used >= 0]
+        self._passes = [[call.with_entries(used) for call in calls] for calls in self._passes]
 
 
 def _joined(gradients: list[Tensor]) -> Tensor:

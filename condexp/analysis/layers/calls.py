@@ -1,6 +1,6 @@
 """Forward passes of a model, and calls of its layers, kept until their gradients have come."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -50,6 +50,14 @@ class ForwardPass:
     num_signals: int = 1
 
 
+@dataclass(frozen=True)
+class ExtraBackward:
+    """Back-propagations of other cotangents than the loss's, which some layers measure."""
+
+    names: frozenset[str]
+    num_signals: int
+
+
 @dataclass(eq=False)
 class LayerCall:
     """One use of a layer's weight.
@@ -76,11 +84,11 @@ class LayerCall:
 
     def __post_init__(self) -> None:
         self._version = self.inputs._version
-        linear = self.operation.window is None
+        rows, shape = self.operation.parts_are_rows, self.output_shape
         # Rows of a linear map, images of a convolution.
-        self.num_parts = self.inputs[..., 0].numel() if linear else len(self.inputs)
-        num_rows = self.num_parts if linear else self.num_parts * self.output_shape[2:].numel()
-        self.positions = num_rows // self.num_samples
+        self.num_parts = self.inputs[..., 0].numel() if rows else len(self.inputs)
+        inner = shape[1:2] if self.operation.is_scale else shape[2:]
+        self.positions = self.num_parts * (1 if rows else inner.numel()) // self.num_samples
         self.owners: Owners | None = None
         if self.num_parts % self.num_samples == 0:
             self.owners = Owners(self.num_samples, self.num_parts)
@@ -103,6 +111,11 @@ class LayerCall:
         """
         if self.owners is not None:
             self.owners.test(test, grad.reshape(self.num_parts, -1))
+
+    def indices(self) -> Tensor:
+        """Return the indices into a table, ``[N, T]``."""
+        whole = self._of(self.inputs, slice(None))
+        return whole.reshape(self.num_samples, self.positions).long()
 
     def input_rows(self, part: slice) -> Tensor:
         """Lay out the input of some samples.
@@ -137,11 +150,23 @@ class LayerCall:
         rows = grad_output_rows(self.operation, self._of(grad, part))
         return rows.reshape(len(rows), -1, self.positions, rows.shape[2])
 
+    def with_entries(self, entries: Tensor) -> "LayerCall":
+        """Return the call of a table as one of a smaller table, which has the entries it uses.
+
+        Args:
+            entries: Their indices, ascending; −1, a row of zeros, stays what it is.
+        """
+        places = torch.where(self.inputs < 0, -1.0, torch.searchsorted(entries, self.inputs))
+        operation = replace(self.operation, num_entries=max(1, len(entries)))
+        found = replace(self, operation=operation, inputs=places.to(self.inputs.dtype))
+        found.owners = self.owners
+        return found
+
     def _of(self, tensor: Tensor, part: slice) -> Tensor:
         """Return the samples' part of an input or output, sample by sample."""
         layout = self.layout
         assert layout is not None
-        rest = tensor.shape[-1:] if self.operation.window is None else tensor.shape[1:]
+        rest = tensor.shape[-1:] if self.operation.parts_are_rows else tensor.shape[1:]
         parts = tensor.reshape(layout.outer, self.num_samples, layout.inner, *rest)
         return parts[:, part].movedim(1, 0).flatten(0, 2)
 

@@ -21,6 +21,8 @@ class LayerInfo:
         uses: Number of calls of the module in one pass, whose rows are measured together.
         fan_in: Columns of the weight matrix where they differ from ``d_in``.
         num_weights: Side of a Fisher block where it is not d_in·d_out: under ``channels``.
+        has_factors: Whether there are ``input``, ``grad_output`` and ``kfac``: not of the scale of
+            a normalisation (d_in = 1), nor of a weight that is used in several ways.
     """
 
     name: str
@@ -32,12 +34,15 @@ class LayerInfo:
     uses: int
     fan_in: int | None = None
     num_weights: int | None = None
+    has_factors: bool = True
 
     def spectrum_length(self, matrix: Matrix) -> int:
         """Return the number of eigenvalues of a matrix of this layer, over all groups.
 
-        A ``fisher`` spectrum has fewer where it has fewer rows.
+        A ``fisher`` spectrum has fewer where it has fewer rows. 0: there is no such matrix.
         """
+        if matrix in {Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC} and not self.has_factors:
+            return 0
         match matrix:
             case Matrix.INPUT:
                 return self.groups * self.d_in

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from condexp.analysis.layers.normalisations import as_column, normalisation_of
 from condexp.analysis.layers.rows import Operation
 from condexp.analysis.linalg.rows.patches import Window
 
@@ -25,22 +26,37 @@ class Layer:
 
     Attributes:
         type: Class of its module.
-        function: Name of the function in torch that computes it.
         weight: The parameter.
         operation: What it computes of an input as it is laid out here.
         lay_out: Brings the weight, or its gradient, into the shape ``[d_out, d_in / groups]`` of a
             linear map or ``[C_out, C_in / groups, k_h, k_w]`` of a two-dimensional convolution.
         channels: Input channels of a block; of a linear map, its features.
         padded: Pixels (left, right, top, bottom) that the module itself adds around its input.
+        also: The same weight as other functions use it, where it is tied.
     """
 
     type: str
-    function: str
     weight: Tensor
     operation: Operation
     lay_out: Callable[[Tensor], Tensor] = _as_it_is
     channels: int = 0
     padded: Pads = (0, 0, 0, 0)
+    also: tuple["Layer", ...] = ()
+
+    @property
+    def function(self) -> str:
+        """Name of the function in torch that uses it."""
+        return self.operation.function
+
+    @property
+    def kinds(self) -> tuple["Layer", ...]:
+        """The ways in which the weight is used, each by a function of its own."""
+        return (self, *self.also)
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether ``kfac`` approximates its Fisher block: it multiplies rows, in one way alone."""
+        return not (self.also or self.operation.is_scale)
 
     @cached_property
     def d_out(self) -> int:
@@ -72,24 +88,49 @@ def layers_of(name: str, module: nn.Module) -> Iterator[tuple[str, Layer]]:
         Each layer with its name: the module's, or for the projections of an attention one of its
         own.
     """
-    if isinstance(module, nn.Linear):
-        if "weight" in module._parameters:
-            operation = Operation(None, module.bias is not None)
-            yield name, Layer("Linear", "linear", module.weight, operation)
-    elif isinstance(module, _ConvNd) and len(module.kernel_size) <= 3:
-        if "weight" in module._parameters:
-            yield name, _convolution(module)
-    elif isinstance(module, nn.MultiheadAttention):
+    if isinstance(module, nn.MultiheadAttention):
         operation = Operation(None, module.in_proj_bias is not None)
         for part in ("in_proj", "q_proj", "k_proj", "v_proj"):
             projection = module._parameters.get(f"{part}_weight")
             if projection is not None:
-                yield f"{name}.{part}", Layer("MultiheadAttention", "linear", projection, operation)
-    elif _is_transposed_linear(module):
-        operation = Operation(None, has_bias=True)
-        weight = module._parameters["weight"]
-        assert weight is not None
-        yield name, Layer("Conv1D", "addmm", weight, operation, torch.t)
+                yield f"{name}.{part}", Layer("MultiheadAttention", projection, operation)
+        return
+    weight = module._parameters.get("weight")
+    if weight is None or is_quantised(module):
+        return
+    if (layer := _with_weight(module, weight)) is not None:
+        yield name, layer
+
+
+def _with_weight(module: nn.Module, weight: Tensor) -> Layer | None:
+    """Return the layer of a module whose parameter a weight is; None where it is of no kind."""
+    if isinstance(module, nn.Linear):
+        return Layer("Linear", weight, Operation(None, module.bias is not None))
+    if isinstance(module, _ConvNd) and len(module.kernel_size) <= 3:
+        return _convolution(module)
+    if isinstance(module, nn.Embedding) and not module.scale_grad_by_freq:
+        operation = Operation(None, False, module.num_embeddings, "embedding")
+        return Layer("Embedding", weight, operation, _of_table)
+    if (scale := normalisation_of(module)) is not None:
+        return Layer(kind_of(module), weight, scale, as_column)
+    if _is_transposed_linear(module):
+        return Layer("Conv1D", weight, Operation(None, True, function="addmm"), torch.t)
+    return None
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Return whether a module's weight is kept in integers, as a parameter or packed elsewhere."""
+    weight = module._parameters.get("weight")
+    if weight is not None:
+        return not (weight.is_floating_point() or weight.is_complex())
+    path = type(module).__module__
+    if not path.startswith("torch.ao.nn.") or "quantized" not in path or _is_packed(module):
+        return False
+    return any(hasattr(part, "_packed_params") or _is_packed(part) for part in module.modules())
+
+
+def _is_packed(module: nn.Module) -> bool:
+    return "Packed" in type(module).__name__
 
 
 def layer_of(module: nn.Module) -> Layer:
@@ -112,6 +153,11 @@ def _is_transposed_linear(module: nn.Module) -> bool:
     return is_named and set(parameters) == {"weight", "bias"} and None not in parameters.values()
 
 
+def _of_table(weight: Tensor) -> Tensor:
+    """Return a table, or its gradient, as the matrix by which unit vectors are multiplied."""
+    return (weight.to_dense() if weight.is_sparse else weight).t()
+
+
 def _convolution(module: _ConvNd) -> Layer:
     dims = len(module.kernel_size)
     transposed = isinstance(module, _ConvTransposeNd)
@@ -129,8 +175,8 @@ def _convolution(module: _ConvNd) -> Layer:
     if module.padding_mode != "zeros":
         amounts = [*module._reversed_padding_repeated_twice, 0, 0, 0, 0]
         padded = (amounts[0], amounts[1], amounts[2], amounts[3])
-    operation = Operation(window, has_bias)
-    return Layer(kind_of(module), function, module.weight, operation, lay_out, channels, padded)
+    operation = Operation(window, has_bias, function=function)
+    return Layer(kind_of(module), module.weight, operation, lay_out, channels, padded)
 
 
 def _planar(weight: Tensor) -> Tensor:

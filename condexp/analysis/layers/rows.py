@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from condexp.analysis.linalg.rows.bias_column import WithOne
@@ -20,10 +21,23 @@ class Operation:
     Args:
         window: Geometry of the convolution; None for a linear map.
         has_bias: Whether a bias is added.
+        num_entries: Number of entries of a table, which maps unit vectors linearly: its input holds
+            their indices, ``[..., 1]``, or −1 for a row of zeros. 0 for all else.
+        function: Name of the function in torch that computes it.
+        is_scale: Whether it multiplies each feature by a number, as normalisations do: its input
+            ``[parts, positions, c]`` is what they multiply.
     """
 
     window: Window | None
     has_bias: bool
+    num_entries: int = 0
+    function: str = "linear"
+    is_scale: bool = False
+
+    @property
+    def parts_are_rows(self) -> bool:
+        """Whether each row of the input is a part of its own; else an image is, with its pixels."""
+        return self.window is None and not self.is_scale
 
     @property
     def groups(self) -> int:
@@ -52,6 +66,9 @@ def input_rows(operation: Operation, inputs: Tensor, options: AnalysisOptions) -
 
 def _plain_rows(operation: Operation, inputs: Tensor, options: AnalysisOptions) -> Tensor:
     window = operation.window
+    if operation.num_entries:
+        entries = torch.arange(operation.num_entries, dtype=inputs.dtype, device=inputs.device)
+        return (inputs.reshape(1, -1, 1) == entries).to(inputs.dtype)
     if window is None:
         return inputs.reshape(1, -1, inputs.shape[-1])
     if options.conv_input is ConvInput.CHANNELS:

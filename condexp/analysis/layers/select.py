@@ -12,16 +12,19 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from condexp.analysis.layers.info import Catalogue, LayerInfo, NotAnalysed
-from condexp.analysis.layers.kinds import Layer, kind_of, layers_of
+from condexp.analysis.layers.kinds import Layer, is_quantised, kind_of, layers_of
 from condexp.analysis.layers.samples import tensors_in
 from condexp.analysis.layers.tables import OwnTables
-from condexp.analysis.layers.uses import WeightUse, watched
+from condexp.analysis.layers.tied import has_matrices, united, without_factors
+from condexp.analysis.layers.use import WeightUse
+from condexp.analysis.layers.uses import watched
 from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import ConvInput
 from condexp.errors import InputError, suggestion
 
-ALIASES = ("first", "last_linear", "all")
+ALIASES = ("first", "last_linear", "all", "norms")
+_OF_SCALES = "a scale has a Fisher block alone: ask for 'fisher' and for layers 'norms'"
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,11 @@ def select_layers(model: nn.Module, options: AnalysisOptions) -> Selection:
         rest = [n for n, p in module._parameters.items() if not (p is None or id(p) in measured)]
         if reason := _why_not(module, rest, has_layers=bool(found)):
             others.append(NotAnalysed(label, reason))
-    if not candidates:
+    scales_alone = all(layer.operation.is_scale for layer in candidates.values())
+    if scales_alone and options.layers == ("all",):
         raise InputError(
             f"{type(model).__name__} has no layer that can be analysed: only linear maps, "
-            "convolutions and the projections of attention are, with a plain weight."
+            "convolutions, embeddings and the projections of attention are, with a plain weight."
         )
     included = _matching("layers", options.layers, candidates)
     excluded = _matching("exclude", options.exclude, candidates)
@@ -85,18 +89,40 @@ def select_layers(model: nn.Module, options: AnalysisOptions) -> Selection:
         raise InputError(
             f"exclude={list(options.exclude)} leaves nothing of layers={list(options.layers)}."
         )
-    others += [NotAnalysed(n, "not selected") for n in candidates if n not in selected]
+    for name, layer in candidates.items():
+        if name not in selected:
+            scale = f"{layer.type}: {_OF_SCALES}"
+            others.append(NotAnalysed(name, scale if layer.operation.is_scale else "not selected"))
+    selected = _without_scales(selected, options, others)
     if options.needs_gradients:
         selected = _without_frozen(selected, options, others)
-    first_of: dict[int, str] = {}
-    shared: dict[str, str] = {}
-    for name, module in selected.items():
-        first = first_of.setdefault(id(module.weight), name)
-        if first != name:
-            shared[name] = first
-            others.append(NotAnalysed(name, f"shares the weight of {first!r}, measured there"))
-    layers = {name: layer for name, layer in selected.items() if name not in shared}
+    layers, shared = united(selected)
+    reason = "shares the weight of {!r}, measured there"
+    others += [NotAnalysed(name, reason.format(first)) for name, first in shared.items()]
+    others += without_factors(selected, layers, options)
+    layers = {name: layer for name, layer in layers.items() if has_matrices(layer, options)}
+    if not layers:
+        raise InputError(
+            f"{_shortened([repr(name) for name in selected])}: used in several ways, so without "
+            "the matrices asked for: ask for matrices=('fisher',) or ('weight',) too."
+        )
     return Selection(layers, shared, tuple(others))
+
+
+def _without_scales(
+    selected: dict[str, Layer], options: AnalysisOptions, others: list[NotAnalysed]
+) -> dict[str, Layer]:
+    """Return the layers without scales of normalisations, where no Fisher block is asked for.
+
+    Raises:
+        InputError: If only they are selected.
+    """
+    measured = {name: layer for name, layer in selected.items() if has_matrices(layer, options)}
+    scales = [name for name in selected if name not in measured]
+    if not measured:
+        raise InputError(f"{_shortened([repr(name) for name in scales])}: {_OF_SCALES}.")
+    others += [NotAnalysed(name, f"{selected[name].type}: {_OF_SCALES}") for name in scales]
+    return measured
 
 
 def _without_frozen(
@@ -147,13 +173,14 @@ def trace_layers(
     selection = select_layers(model, options)
     layers, found = selection.layers, dict[str, LayerInfo]()
     products: dict[str, list[Tensor]] = {}
-    tables, of_tables, unseen = OwnTables(model), set[str](), set[str]()
+    tables = OwnTables(model, inputs, len(inputs))
+    of_tables, unseen = set[str](), set[str]()
 
     def note(name: str, use: WeightUse, source: Tensor) -> None:
         if not torch.is_grad_enabled():
             unseen.add(name)
             return
-        if tables.maps(use, source):
+        if tables.maps(name, use, source):
             of_tables.add(name)
             return
         products.setdefault(name, []).append(source)
@@ -262,6 +289,7 @@ def describe(
         uses=uses,
         fan_in=None if fan_in == d_in else fan_in,
         num_weights=(fan_in + one) * d_out if channels else None,
+        has_factors=layer.has_factors,
     )
 
 
@@ -277,31 +305,38 @@ def _why_not(module: nn.Module, rest: Iterable[str], *, has_layers: bool) -> str
         The reason.
     """
     kind, owned = kind_of(module), ", ".join(rest)
+    if is_quantised(module):
+        return f"{kind}: quantised, so its weight has no gradient"
     if has_layers:
         keys = {"bias_k", "bias_v"} & set(rest)
         return f"{kind}: vectors that are appended to the keys and values" if keys else None
-    if isinstance(module, nn.Linear | _ConvNd):
+    if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+        return f"{kind}: scale_grad_by_freq divides its gradient, which then is none of the loss"
+    if isinstance(module, nn.Linear | _ConvNd | nn.Embedding):
         return f"{kind}: its weight is computed from others (a parametrisation)"
     if not owned:
         return None
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return f"{kind}: multiplied inside a fused kernel that shows no rows (owns {owned})"
-    return f"{kind}: not a linear map, a convolution or an attention (owns {owned})"
+    return f"{kind}: not a linear map, convolution, embedding or attention (owns {owned})"
 
 
 def _matching(option: str, patterns: Iterable[str], candidates: dict[str, Layer]) -> set[str]:
     linear = [name for name, layer in candidates.items() if layer.type == "Linear"]
-    everything = list(candidates)
-    meant = {"all": everything, "first": everything[:1], "last_linear": linear[-1:]}
+    layers = [name for name, layer in candidates.items() if not layer.operation.is_scale]
+    scales = [name for name in candidates if name not in layers]
+    meant = {"all": layers, "first": layers[:1], "last_linear": linear[-1:], "norms": scales}
     meant = {alias: names for alias, names in meant.items() if alias not in candidates}
     found: set[str] = set()
     for pattern in patterns:
-        matches = meant.get(pattern) or [n for n in everything if fnmatchcase(n, pattern)]
+        matches = meant.get(pattern) or [n for n in layers if fnmatchcase(n, pattern)]
+        # Scales are meant where nothing else can be.
+        matches = matches or [name for name in scales if fnmatchcase(name, pattern)]
         if not matches:
             raise InputError(
                 f"{option}={pattern!r} matches no layer: give a name, a glob "
                 f"like '*.conv1' or one of {', '.join(ALIASES)}; the layers are "
-                f"{_shortened(everything)}.{suggestion(pattern, [*everything, *ALIASES])}"
+                f"{_shortened(layers)}.{suggestion(pattern, [*candidates, *ALIASES])}"
             )
         found.update(matches)
     return found

@@ -4,7 +4,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from condexp.analysis.layers.embeddings import watched_embedding
 from condexp.analysis.layers.kinds import (
     Layer,
     in_plane,
@@ -22,46 +22,11 @@ from condexp.analysis.layers.kinds import (
     spread,
     transposed_window,
 )
+from condexp.analysis.layers.normalisations import KINDS, watched_normalisation
 from condexp.analysis.layers.rows import Operation
+from condexp.analysis.layers.use import Listener, WeightUse, gradient_source
 from condexp.analysis.linalg.rows.patches import Window
 from condexp.errors import InputError
-
-
-@dataclass(frozen=True, eq=False)
-class WeightUse:
-    """One multiplication of an input with a weight.
-
-    Args:
-        operation: What is computed of the two, as the layer's kind lays them out.
-        given: The input, as it was given.
-        inputs: The input that the operation is of; without a graph where it is not ``given``.
-        images: Of a convolution, the input without what was put between its pixels.
-        output_shape: Shape of the operation's output.
-        dtype: Precision in which it was computed: under autocast, that one's.
-        lay_out: Brings a gradient of the product into that shape.
-    """
-
-    operation: Operation
-    given: Tensor
-    inputs: Tensor
-    images: Tensor
-    output_shape: torch.Size
-    dtype: torch.dtype
-    lay_out: Callable[[Tensor], Tensor]
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows of a linear map, of windows of a convolution."""
-        shape = self.output_shape
-        channels = -1 if self.operation.window is None else 1
-        return shape.numel() // shape[channels] if shape.numel() else 0
-
-    def detached(self) -> "WeightUse":
-        """Return the use without the graph of its input."""
-        given = self.given.detach()
-        alone = given if self.inputs is self.given else self.inputs
-        images = alone if self.images is self.inputs else self.images.detach()
-        return replace(self, given=given, inputs=alone, images=images)
 
 
 def has_reentrant_checkpoint(output: Tensor) -> bool:
@@ -104,24 +69,12 @@ def uses_in_graph(output: Tensor, weights: Mapping[str, Tensor]) -> Counter[str]
     return found
 
 
-Listener = Callable[[str, WeightUse, Tensor], None]
-
-
-def gradient_source(output: Tensor) -> Tensor:
-    """Return a tensor whose gradient is that of an output, and which nobody takes out of the graph.
-
-    An output of more than two dimensions may be a view of the product, and an operation in place
-    gives a view another history: a hook on it would never be called.
-    """
-    base = output._base
-    return base if base is not None and base.numel() == output.numel() else output
-
-
 class _Watch:
     """Layers whose uses one listener is told of."""
 
     def __init__(self, layers: Mapping[str, Layer], listener: Listener) -> None:
-        self.names = {(id(layer.weight), layer.function): name for name, layer in layers.items()}
+        kinds = ((name, kind) for name, layer in layers.items() for kind in layer.kinds)
+        self.names = {(id(kind.weight), kind.function): name for name, kind in kinds}
         self.listener = listener
 
 
@@ -162,10 +115,14 @@ def _replace_functions() -> None:
     replacements: dict[tuple[Any, str], Callable[[Callable[..., Tensor]], Any]] = {
         (F, "linear"): _watched_linear,
         (torch, "addmm"): _watched_addmm,
+        (torch, "embedding"): partial(watched_embedding, _listeners),
     }
     for owner, dims in product((F, torch), (1, 2, 3)):
         replacements[owner, f"conv{dims}d"] = partial(_watched_convolution, dims)
         replacements[owner, f"conv_transpose{dims}d"] = partial(_watched_transposed, dims)
+    for name in KINDS:
+        if hasattr(F, name):
+            replacements[F, name] = partial(watched_normalisation, name, _listeners)
     for owner, name in replacements:
         _originals[owner, name] = getattr(owner, name)
     for (owner, name), make in replacements.items():
@@ -194,7 +151,7 @@ def _watched_linear(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
                 around = (rows.start, len(whole) - rows.stop)
                 lay_out = partial(_among_zeros, shape=shape, around=around)
                 full = torch.Size((*shape[:-1], len(whole)))
-            use = _linear_use(input, bias, output, full, lay_out)
+            use = _linear_use("linear", input, bias, output, full, lay_out)
             for tell in listeners:
                 tell(use, gradient_source(output))
         return output
@@ -224,7 +181,7 @@ def _watched_addmm(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
             bias, inputs, weight = args
             for tell in _listeners(weight, "addmm"):
                 lay_out = partial(torch.reshape, shape=output.shape)
-                use = _linear_use(inputs, bias, output, output.shape, lay_out)
+                use = _linear_use("addmm", inputs, bias, output, output.shape, lay_out)
                 tell(use, gradient_source(output))
         return output
 
@@ -232,13 +189,14 @@ def _watched_addmm(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _linear_use(
+    function: str,
     inputs: Tensor,
     bias: Tensor | None,
     output: Tensor,
     shape: torch.Size,
     lay_out: Callable[[Tensor], Tensor],
 ) -> WeightUse:
-    operation = Operation(None, bias is not None)
+    operation = Operation(None, bias is not None, function=function)
     return WeightUse(operation, inputs, inputs, inputs, shape, output.dtype, lay_out)
 
 
@@ -253,7 +211,8 @@ def _watched_convolution(dims: int, original: Callable[..., Tensor]) -> Callable
         groups: int = 1,
     ) -> Tensor:
         output = original(input, weight, bias, stride, padding, dilation, groups)
-        for tell in _listeners(weight, f"conv{dims}d"):
+        function = f"conv{dims}d"
+        for tell in _listeners(weight, function):
             _refuse_without_batch(input, dims)
             kernel = weight.shape[2:]
             window = planar_window(kernel, stride, padding, dilation, groups)
@@ -261,7 +220,7 @@ def _watched_convolution(dims: int, original: Callable[..., Tensor]) -> Callable
                 inputs = input
                 if dims != 2:
                     inputs = in_plane(input.detach(), kernel, stride, padding, dilation)
-            use = _convolution_use(window, input, inputs, bias, output)
+            use = _convolution_use(function, window, input, inputs, bias, output)
             tell(use, gradient_source(output))
         return output
 
@@ -281,14 +240,15 @@ def _watched_transposed(dims: int, original: Callable[..., Tensor]) -> Callable[
     ) -> Tensor:
         rest = (stride, padding, output_padding, groups, dilation)
         output = original(input, weight, bias, *rest)
-        for tell in _listeners(weight, f"conv_transpose{dims}d"):
+        function = f"conv_transpose{dims}d"
+        for tell in _listeners(weight, function):
             _refuse_without_batch(input, dims)
             kernel = weight.shape[2:]
             with torch.no_grad():
                 wide = spread(input.detach(), kernel, stride, padding, output_padding, dilation)
                 inputs = in_plane(wide, kernel, 1, 0, dilation)
             window = transposed_window(kernel, dilation, groups)
-            use = _convolution_use(window, input, inputs, bias, output)
+            use = _convolution_use(function, window, input, inputs, bias, output)
             tell(use, gradient_source(output))
         return output
 
@@ -304,7 +264,12 @@ def _refuse_without_batch(inputs: Tensor, dims: int) -> None:
 
 
 def _convolution_use(
-    window: Window, given: Tensor, inputs: Tensor, bias: Tensor | None, output: Tensor
+    function: str,
+    window: Window,
+    given: Tensor,
+    inputs: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
 ) -> WeightUse:
     shape = output.shape
     lay_out: Callable[[Tensor], Tensor] = partial(torch.reshape, shape=shape)
@@ -315,7 +280,7 @@ def _convolution_use(
     elif len(shape) == 5:
         plane = torch.Size((shape[0] * shape[2], shape[1], *shape[3:]))
         lay_out = partial(_in_depth, shape=shape)
-    operation = Operation(window, bias is not None)
+    operation = Operation(window, bias is not None, function=function)
     images = inputs if inputs is given else pixels(given.detach())
     return WeightUse(operation, given, inputs, images, plane, output.dtype, lay_out)
 

@@ -56,6 +56,10 @@ class GradientCertificate:
             ``[rows]`` of a linear map, ``[N, groups, T]`` of a convolution.
         """
         window = operation.window
+        if operation.num_entries:
+            entries = inputs.flatten().long()
+            signs = _signs(operation.num_entries, torch.float32, inputs.device)
+            return torch.where(entries < 0, 0.0, signs[entries])
         with exact_products(inputs.device):
             if window is None:
                 rows = inputs.reshape(-1, inputs.shape[-1])
@@ -119,17 +123,23 @@ class GradientCertificate:
             dtype: Precision in which it was computed.
         """
         self._note(dtype, grad)
-        blocks = weight_blocks(groups, grad)
-        kernel = grad[0, 0].numel() if grad.ndim > 2 else 1
-        signs = _signs(blocks.shape[2] // kernel, grad.dtype, grad.device)
-        if grad.ndim > 2:
-            signs = torch.outer(signs, _signs(kernel, grad.dtype, grad.device)).flatten()
-        with exact_products(grad.device):
-            found = (blocks @ signs).flatten()
-        self.of_weight = _sum(self.of_weight, found)
+        self.of_weight = _sum(self.of_weight, _along_signs(groups, grad))
         self.power = self.power + _at_hand(norm) ** 2
         info = torch.finfo(dtype)
         self.smallest += info.smallest_normal * info.eps * math.sqrt(grad.numel())
+
+    def add_formed(self, groups: int, formed: Tensor, rounding: float, dtype: torch.dtype) -> None:
+        """Add what the rows of one use contribute to the gradient, where that has been formed.
+
+        Args:
+            groups: Number of the layer's blocks.
+            formed: Σ g aᵀ, of the shape of the gradient in :meth:`add_gradient`.
+            rounding: ‖a‖·‖g‖ of all rows.
+            dtype: Precision in which the gradient of the output was computed.
+        """
+        self._note(dtype, formed)
+        self.of_rows = _sum(self.of_rows, _along_signs(groups, formed))
+        self.rounding = self.rounding + rounding
 
     def merge(self, other: "GradientCertificate") -> None:
         """Add the sums of another process, of the same weight.
@@ -177,6 +187,17 @@ class GradientCertificate:
         if self.of_rows is not None:
             missing = missing - self.of_rows
         return float(torch.linalg.vector_norm(missing))
+
+
+def _along_signs(groups: int, grad: Tensor) -> Tensor:
+    """Return (∂L/∂W) v, ``[d_out]``."""
+    blocks = weight_blocks(groups, grad)
+    kernel = grad[0, 0].numel() if grad.ndim > 2 else 1
+    signs = _signs(blocks.shape[2] // kernel, grad.dtype, grad.device)
+    if grad.ndim > 2:
+        signs = torch.outer(signs, _signs(kernel, grad.dtype, grad.device)).flatten()
+    with exact_products(grad.device):
+        return (blocks @ signs).flatten()
 
 
 @lru_cache(maxsize=256)

@@ -4,7 +4,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -16,13 +16,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
-from condexp.analysis.layers.calls import ForwardPass, PassMode
+from condexp.analysis.layers.calls import ExtraBackward, ForwardPass, PassMode
 from condexp.analysis.layers.compiled import compiled_parts
 from condexp.analysis.layers.rows import Operation
 from condexp.analysis.layers.samples import SampleTest, count_samples, tensors_in
 from condexp.analysis.layers.select import select_layers
 from condexp.analysis.layers.tables import OwnTables
-from condexp.analysis.layers.uses import WeightUse, has_reentrant_checkpoint, watched
+from condexp.analysis.layers.use import WeightUse
+from condexp.analysis.layers.uses import has_reentrant_checkpoint, watched
 from condexp.analysis.linalg.norms import frobenius_norm
 from condexp.analysis.linalg.precision import summable
 from condexp.analysis.loss.rounding import logits_of
@@ -32,14 +33,6 @@ from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.statistics.network import NetworkStatistics
 from condexp.analysis.vocabulary import FisherType, Matrix
 from condexp.errors import InputError
-
-
-@dataclass(frozen=True)
-class _ExtraBackward:
-    """Back-propagations of other cotangents than the loss's, which some layers measure."""
-
-    names: frozenset[str]
-    num_signals: int
 
 
 class MeasurementHooks:
@@ -87,7 +80,7 @@ class MeasurementHooks:
         )
         self._handles: list[RemovableHandle] = []
         self._pass: ForwardPass | None = None
-        self._extra: _ExtraBackward | None = None
+        self._extra: ExtraBackward | None = None
         self._test: SampleTest | None = None
         self._watch = ExitStack()
         self._tables = OwnTables(model)
@@ -151,7 +144,7 @@ class MeasurementHooks:
         Yields:
             Nothing.
         """
-        self._extra = _ExtraBackward(frozenset(names), num_signals)
+        self._extra = ExtraBackward(frozenset(names), num_signals)
         try:
             yield
         finally:
@@ -208,7 +201,8 @@ class MeasurementHooks:
         self._recomputed.clear()
         self._num_recomputed.clear()
         self._num_uses.clear()
-        self._tables, self._hides_uses, self._on_root = OwnTables(model), False, None
+        self._tables = OwnTables(model, (args, kwargs), num_samples)
+        self._hides_uses, self._on_root = False, None
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 self.statistics.batch_statistics.add(module.training or module.running_mean is None)
@@ -244,7 +238,8 @@ class MeasurementHooks:
 
     @property
     def _needs_sample_test(self) -> bool:
-        return self.options.wants(Matrix.FISHER) or self.options.fisher_type is FisherType.EXACT
+        exact = self.options.fisher_type is FisherType.EXACT
+        return self.options.wants(Matrix.FISHER) or exact or bool(self._tables.doubtful)
 
     @property
     def _is_loss(self) -> bool:
@@ -258,6 +253,9 @@ class MeasurementHooks:
         self._back_propagate_samples(test, output)
         if any(block.needs_another_test for block in blocks):
             self._back_propagate_samples(test.complement, output)
+        for name in () if mixes else self._tables.doubtful:
+            if self.statistics[name].mixes_samples:
+                self.statistics.leave_out(name)
         for block in self.statistics.blocks.values():
             block.tests_are_over()
 
@@ -304,7 +302,7 @@ class MeasurementHooks:
             self._on_recomputed_use(name, use, source)
             return
         self._num_uses[name] += 1
-        if self._tables.maps(use, source):
+        if self._tables.maps(name, use, source):
             self.statistics.of_tables.add(name)
             return
         layer, current = self.statistics[name], self._pass
@@ -363,7 +361,7 @@ class MeasurementHooks:
         number: int,
         grad: Tensor,
     ) -> None:
-        if grad.numel() == 0:
+        if grad.numel() == 0 or layer.name not in self.statistics:
             return
         grad = lay_out(grad)
         if self._test is not None:
@@ -385,7 +383,8 @@ class MeasurementHooks:
                 self._early.setdefault(name, []).append(grad.clone())
                 return
             if name is None or name not in statistics:
-                statistics.unmeasured_norms.append(frobenius_norm(summable(grad)))
+                dense = grad.to_dense() if grad.is_sparse else grad
+                statistics.unmeasured_norms.append(frobenius_norm(summable(dense)))
                 if name is not None:
                     statistics.unexplained.add(name)
                 return

@@ -21,7 +21,7 @@ from condexp.analysis.layers.rows import (
 )
 from condexp.analysis.layers.samples import Owners, SampleTest
 from condexp.analysis.layers.select import describe
-from condexp.analysis.layers.uses import WeightUse
+from condexp.analysis.layers.use import WeightUse
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.moments import Scale
 from condexp.analysis.linalg.norms import frobenius_norm
@@ -29,7 +29,7 @@ from condexp.analysis.linalg.precision import computed_in, summable
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot, PlainMeasures
 from condexp.analysis.statistics.measures import RowMeans, UnitExtremes, mean_fraction, underflow
-from condexp.analysis.statistics.moment import AdaptiveMoment, SolveQueue
+from condexp.analysis.statistics.moment import AdaptiveMoment, Factor, SolveQueue
 from condexp.analysis.statistics.weights import WeightStatistics
 from condexp.analysis.vocabulary import ConvInput, Matrix
 from condexp.errors import InputError
@@ -94,14 +94,14 @@ class LayerStatistics:
             wanted = options.wants(matrix, Matrix.KFAC)
             return AdaptiveMoment(scale, options, pass_mode, queue) if wanted else None
 
-        self._input = moment(Scale.MEAN, Matrix.INPUT)
+        self._input: Factor | None = moment(Scale.MEAN, Matrix.INPUT)
         self._grad_output = moment(Scale.SUM, Matrix.GRAD_OUTPUT)
         self._weight = WeightStatistics(layer, options, pass_mode, keep_values=keep_weights)
         self._units, self._means = UnitExtremes(), RowMeans()
         self._uses: Counter[int] = Counter()
         self._returns: Counter[int] = Counter()
         self._with_gradient: set[int] = set()
-        self._projected: dict[tuple[int, int], Tensor] = {}
+        self._projected: dict[tuple[int, int], tuple[Operation, Tensor]] = {}
         self._operation, self._convolves = layer.operation, convolves
         self._positions = 0
         self.mixes_samples = False
@@ -166,27 +166,35 @@ class LayerStatistics:
         self._weight.forward(use.dtype)
         self._uses[current.number] += 1
         self._positions = self._positions or max(1, num_rows // current.num_samples)
-        given = use.inputs.detach()
-        whole = inputs = summable(given)
-        images = whole if use.images is use.inputs else summable(use.images)
+        whole = summable(use.inputs.detach())
+        self._add_inputs(use, whole, current.num_samples if number == 0 else 0)
+        self._keep_inputs(use, whole, (current.number, number))
+        if self.fisher is not None:
+            shape, num_samples = use.output_shape, current.num_samples
+            given = use.inputs.detach()
+            self.fisher.forward(operation, given, shape, num_samples, number, recomputed=recomputed)
+        return number
+
+    def _keep_inputs(self, use: WeightUse, inputs: Tensor, call: tuple[int, int]) -> None:
+        """Keep of an input what the certificate needs once its gradient comes."""
+        certificate = self._weight.certificate
+        self._projected[call] = use.operation, certificate.project(use.operation, inputs)
+
+    def _add_inputs(self, use: WeightUse, inputs: Tensor, num_samples: int, /) -> None:
+        """Add the rows of an input, in at least float32, of so many new samples."""
+        images = inputs if use.images is use.inputs else summable(use.images)
         if self._options.conv_input is ConvInput.CHANNELS:
             inputs = images = self.layer.without_padding(images)
-        rows = moment_rows(operation, inputs, self._options)
+        rows = moment_rows(use.operation, inputs, self._options)
         # Autograd keeps a trained layer's input from changes; under autocast, a copy of it.
         if not self.layer.weight.requires_grad or torch.is_autocast_enabled(inputs.device.type):
             rows = rows.copy()
-        if self._input is not None:
-            row_dtype = _row_dtype(use.given, use.dtype, convolves=self._convolves)
-            self._input.add(rows, current.num_samples if number == 0 else 0, row_dtype)
+        if isinstance(self._input, AdaptiveMoment):
+            row_dtype = use.row_dtype(convolves=self._convolves)
+            self._input.add(rows, num_samples, row_dtype)
         else:
             self._means.add(rows)
-        self._units.add(*unit_extremes(operation, images))
-        certificate = self._weight.certificate
-        self._projected[current.number, number] = certificate.project(operation, whole)
-        if self.fisher is not None:
-            shape, num_samples = use.output_shape, current.num_samples
-            self.fisher.forward(operation, given, shape, num_samples, number, recomputed=recomputed)
-        return number
+        self._units.add(*unit_extremes(use.operation, images))
 
     def test_samples(
         self, test: SampleTest, operation: Operation, number: int, grad: Tensor
@@ -202,7 +210,7 @@ class LayerStatistics:
         if self.fisher is not None:
             self.fisher.test_samples(test, grad, number)
         parts, num_samples = (
-            grad.flatten(0, -2) if operation.window is None else grad,
+            grad.flatten(0, -2) if operation.parts_are_rows else grad,
             len(test.chosen),
         )
         if len(parts) % num_samples:
@@ -244,10 +252,7 @@ class LayerStatistics:
         given, grad = grad, summable(grad)
         norm = frobenius_norm(grad)
         if of_loss:
-            projected = self._projected.pop((current.number, number), None)
-            if projected is not None:
-                certificate = self._weight.certificate
-                certificate.add_rows(operation, projected, grad, norm, given.dtype)
+            self._certify((current.number, number), grad, norm, given.dtype, current)
             measures = self._grad_output is not None or self.fisher is not None
             if not measures or not self._options.is_empirical:
                 return
@@ -269,6 +274,19 @@ class LayerStatistics:
             self.fisher.backward(grad * current.denominator, number, row_dtype)
             if self._returns[current.number] == self._uses[current.number] * current.num_signals:
                 self.fisher.pass_is_complete()
+
+    def _certify(
+        self,
+        call: tuple[int, int],
+        grad: Tensor,
+        norm: Tensor,
+        dtype: torch.dtype,
+        _current: ForwardPass,
+    ) -> None:
+        """Compare ∂L/∂h of one use, computed in a precision, once that of the weight comes."""
+        if (kept := self._projected.pop(call, None)) is not None:
+            operation, projected = kept
+            self._weight.certificate.add_rows(operation, projected, grad, norm, dtype)
 
     @torch.no_grad()
     def weight_backward(self, grad: Tensor, current: ForwardPass, *, in_parts: bool) -> None:
@@ -327,9 +345,7 @@ class LayerStatistics:
             )
         if grad_output is not None and self.has_zero_sums and max(self._uses.values()) == 1:
             grad_output = grad_output.with_null_vector()
-        kfac, power = None, 0.0
-        if self._input is not None and self._grad_output is not None:
-            power = self._input.power() * self._grad_output.power()
+        kfac, power = None, self._row_power()
         if inputs is not None and grad_output is not None and wants(Matrix.KFAC):
             kfac = KroneckerSpectrum(inputs, grad_output)
         of_weight = self._weight.measures(learning_rate, loss_rounding=loss_rounding, power=power)
@@ -361,6 +377,12 @@ class LayerStatistics:
             return record
         return record.as_incomplete(f"{reason}; leave it out with exclude=[{self.name!r}]")
 
+    def _row_power(self) -> float:
+        """Return Σ‖a‖²·Σ‖g‖² of the rows per sample; 0 where not known."""
+        if self._input is None or self._grad_output is None:
+            return 0.0
+        return self._input.power() * self._grad_output.power()
+
     def _mean_fraction(self) -> float:
         if self._input is None:
             mean, power = self._means.mean, self._means.power
@@ -371,22 +393,3 @@ class LayerStatistics:
         ):  # the bias's 1 is no unit; each block has one
             mean, power = mean[:, :-1], power - len(mean)
         return mean_fraction(mean, power)
-
-
-def _row_dtype(inputs: Tensor, dtype: torch.dtype, *, convolves: bool) -> torch.dtype:
-    """Return the precision of an input, which a function may have promoted before the product.
-
-    Args:
-        inputs: The input.
-        dtype: Precision of the product: under autocast, that one's.
-        convolves: See :func:`.computed_in`.
-
-    Returns:
-        ``dtype`` where it holds every value of the input.
-    """
-    if torch.finfo(dtype).eps <= torch.finfo(inputs.dtype).eps:
-        if not inputs.requires_grad:
-            return inputs.dtype
-        return computed_in(inputs.dtype, inputs.device, convolves=convolves)
-    values = inputs.detach()
-    return dtype if torch.equal(values.to(dtype).to(values.dtype), values) else values.dtype

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -113,6 +114,29 @@ class SolveQueue:
                 moment.set_eigenvalues(eigenvalues)
             for moment in moments:
                 moment.refine()
+
+
+class Factor(Protocol):
+    """A factor of ``kfac``, of rows that have been added."""
+
+    @property
+    def is_reused(self) -> bool:
+        """Whether rows were left out under ``ONE_PASS``."""
+
+    def state(self) -> Any:
+        """Return the rows so far for another process to merge."""
+
+    def merge(self, state: Any) -> None:
+        """Add the rows of another process."""
+
+    def spectrum(self, loss_rounding: float = 0.0) -> Spectrum:
+        """Return the spectrum; see :meth:`AdaptiveMoment.spectrum`."""
+
+    def power(self) -> float:
+        """Return the trace before centring."""
+
+    def mean(self) -> Tensor:
+        """Return the mean row of a ``MEAN``, ``[groups, d]`` float64 on the CPU."""
 
 
 class AdaptiveMoment:

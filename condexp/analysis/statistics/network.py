@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.analysis.fisher.block import FisherBlock
+from condexp.analysis.fisher.formed import FormedFisherBlock
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.layers.info import NotAnalysed
@@ -18,8 +19,10 @@ from condexp.analysis.layers.uses import uses_in_graph
 from condexp.analysis.loss.rounding import LossRounding
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import BnMode, Coverage, LayerSnapshot, Snapshot
+from condexp.analysis.statistics.gradients import GradientStatistics
 from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.statistics.moment import SolveQueue
+from condexp.analysis.statistics.table import TableStatistics
 from condexp.analysis.vocabulary import Matrix
 from condexp.analysis.watch import tell
 from condexp.errors import InputError
@@ -106,6 +109,11 @@ class NetworkStatistics:
             self.see(name)
             self._layers[name] = self._new(name)
         return self._layers[name]
+
+    def leave_out(self, name: str) -> None:
+        """Measure nothing of a layer whose rows do not belong to samples."""
+        del self._layers[name]
+        self.of_tables.add(name)
 
     @property
     def layers(self) -> list[LayerStatistics]:
@@ -211,8 +219,10 @@ class NetworkStatistics:
     def _new(self, name: str) -> LayerStatistics:
         layer, options, fisher = self._selected[name], self._options, None
         if options.wants(Matrix.FISHER):
-            fisher = FisherBlock(name, layer, options, self._fisher, self._pass_mode)
-        return LayerStatistics(
+            block = FisherBlock if layer.has_factors else FormedFisherBlock
+            fisher = block(name, layer, options, self._fisher, self._pass_mode)
+        kind = TableStatistics if layer.operation.num_entries else LayerStatistics
+        return (kind if layer.has_factors else GradientStatistics)(
             name,
             layer,
             options,

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import condexp
+from condexp.analysis.layers.select import select_layers
+from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot
 from condexp.errors import InputError
 from tests import cases, reference
@@ -19,6 +21,7 @@ from tests.analysis import oracles
 
 ALL = ("input", "grad_output", "kfac", "fisher", "weight", "weight_grad")
 CROSS_ENTROPY = nn.CrossEntropyLoss()
+OPTIONS = AnalysisOptions()
 N = 4
 MODULES: dict[str, Any] = {
     f"{kind}{dims}d": getattr(nn, f"{kind}{dims}d")
@@ -320,7 +323,22 @@ def test_what_stays_out_is_listed_with_its_reason() -> None:
     tokens, targets = torch.arange(8).view(4, 2) % 5, cases.labels(N, 3)
     snapshot = condexp.analyze(Others(), CROSS_ENTROPY, tokens, targets)
     listed = {entry.name: entry.reason for entry in snapshot.not_analysed}
-    assert snapshot.layers == ("fc",)
+    assert snapshot.layers == ("table", "fc")
     assert "inside a fused kernel" in listed["lstm"]
-    assert listed["table"].startswith("Embedding: not a linear map")
     assert listed["bilinear"].startswith("Bilinear: not a linear map")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_modules_are_listed() -> None:
+    parts = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 4))
+    quantise: Any = torch.ao.quantization.quantize_dynamic
+    model = nn.Sequential(quantise(parts, {nn.Linear, nn.LSTM}), nn.Linear(4, 3))
+    model.append(nn.Linear(3, 3))
+    packed = nn.Parameter(torch.zeros(3, 3, dtype=torch.int8), requires_grad=False)
+    model[2].weight = packed
+    listed = {entry.name: entry.reason for entry in select_layers(model, OPTIONS).not_analysed}
+    assert listed == {
+        "0.0": "Linear: quantised, so its weight has no gradient",
+        "0.1": "LSTM: quantised, so its weight has no gradient",
+        "2": "Linear: quantised, so its weight has no gradient",
+    }

@@ -46,7 +46,7 @@ def test_names_globs_and_aliases() -> None:
     ("layers", "exclude", "message"),
     [
         (("blocks.1.conv3",), (), "layers='blocks.1.conv3' matches no .* mean 'blocks.1.conv"),
-        (("bn",), (), "layers='bn' matches no layer"),
+        (("bn",), (), "'bn': a scale has a Fisher block alone: ask for 'fisher' and for layers"),
         (("last_liner",), (), "Did you mean 'last_linear'"),
         (("all",), ("cfc",), "exclude='cfc' matches no .* mean 'fc'"),
         (("fc",), ("last_linear",), r"exclude=\['last_linear'\] leaves nothing of layers=\['fc'\]"),
@@ -84,7 +84,8 @@ class Standardised(nn.Linear):
         return F.linear(input, self.weight - self.weight.mean(), self.bias)
 
 
-FOREIGN = "not a linear map, a convolution or an attention"
+FOREIGN = "not a linear map, convolution, embedding or attention"
+SCALE = "a scale has a Fisher block alone: ask for 'fisher' and for layers 'norms'"
 
 
 def test_every_other_module_with_weights_is_listed_with_its_reason() -> None:
@@ -92,6 +93,7 @@ def test_every_other_module_with_weights_is_listed_with_its_reason() -> None:
     model.standardised = Standardised(2, 2)
     catalogue = trace_layers(model, torch.zeros(2, 5, dtype=torch.long), options())
     assert [layer.name for layer in catalogue.layers] == [
+        "embedding",
         "attention.in_proj",
         "attention.out_proj",
         "conv",
@@ -100,8 +102,7 @@ def test_every_other_module_with_weights_is_listed_with_its_reason() -> None:
     reasons = {entry.name: entry.reason for entry in catalogue.not_analysed}
     assert reasons == {
         "Attention": f"Attention: {FOREIGN} (owns position)",
-        "embedding": f"Embedding: {FOREIGN} (owns weight)",
-        "norm": f"LayerNorm: {FOREIGN} (owns weight, bias)",
+        "norm": f"LayerNorm: {SCALE}",
         "attention.in_proj.bias": "a bias: measured with bias=True",
         "conv.bias": "a bias: measured with bias=True",
         "wrapped": "Linear: its weight is computed from others (a parametrisation)",

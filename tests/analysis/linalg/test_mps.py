@@ -11,7 +11,7 @@ from torch.utils import _pytree as tree
 
 from condexp.analysis.layers.calls import ForwardPass, PassMode
 from condexp.analysis.layers.kinds import layer_of
-from condexp.analysis.layers.uses import WeightUse
+from condexp.analysis.layers.use import WeightUse
 from condexp.analysis.linalg.moments import Scale, SecondMoment
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.loss.denominator import loss_denominator
@@ -145,7 +145,8 @@ def test_everything_of_a_layer(
         for number in (0, 1):
             current, operation = ForwardPass(number, 7, 7.0), of_module.operation
             given, shape = place(inputs.to(row_dtype)), output.shape
-            use = WeightUse(operation, given, given, given, shape, row_dtype, lambda grad: grad)
+            about = shape, row_dtype, lambda grad: grad
+            use = WeightUse(operation, given, given, given, *about)
             statistics.forward(use, current)
             statistics.backward(operation, 0, place(grad_output), current)
             statistics.weight_backward(place(grad), current, in_parts=False)
