@@ -53,8 +53,9 @@ class ProgressReporter:
         self._scores = ""
         self._num_steps = 0
         fixed = Column(no_wrap=True, min_width=5)
+        length = min(24, max(4, self._console.width - 26))  # beside the count and the time
         columns = (
-            BarColumn(24, table_column=Column(min_width=24)),
+            BarColumn(length, table_column=Column(min_width=length)),
             MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=11)),
             TimeRemainingColumn(compact=True, table_column=fixed),
         )

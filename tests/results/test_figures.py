@@ -7,8 +7,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.results.figures import NAMES, find_figure
 from condexp.results.figures.heatmap import label_layers, map_height
@@ -159,6 +161,28 @@ def test_deep_and_shallow_figures_stay_on_a_page(tmp_path: Path) -> None:
         folder = write_run(tmp_path / "run", layers=deep)
     height, width = imread(overview([open_run(folder)], tmp_path)[1]).shape[:2]
     assert height < 1.4 * width
+
+
+def test_two_snapshots_do_not_begin_long_before_step_0() -> None:
+    axis = StepAxis.of(np.array([0.0, 100.0]), last=100.0)
+    assert axis.edges.tolist() == [-5, 50, 105]
+
+
+def test_the_overview_shows_the_fisher_blocks_and_one_layer_as_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setitem(overview.__globals__, "save", lambda figure, *_: drawn.append(figure))
+    blocks = write_run(tmp_path / "blocks", matrices=tuple(Matrix))
+    overview([open_run(blocks)], tmp_path)
+    assert "Fisher block" in [axes.get_title(loc="left") for axes in drawn[0].axes]
+    single = write_run(tmp_path / "single", layers=LAYERS[:1])
+    overview([open_run(single)], tmp_path)
+    panels = drawn[1].axes[:6]
+    assert all(axes.lines and axes.get_yscale() == "log" for axes in panels[:2])
+    assert not any(
+        collection.get_array() is not None for axes in panels for collection in axes.collections
+    )
 
 
 @pytest.mark.parametrize(

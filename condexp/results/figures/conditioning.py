@@ -11,7 +11,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from condexp.results.claims import conditioning as claim
-from condexp.results.figures.curves import BOUND, BOUND_LABEL, color_of, draw_seeds, mark_bounds
+from condexp.results.figures.curves import (
+    BOUND,
+    BOUND_LABEL,
+    color_of,
+    draw_seeds,
+    label_decades,
+    mark_bounds,
+)
 from condexp.results.figures.heatmap import shortened
 from condexp.results.figures.style import GREY, Size, new_figure, save, style
 from condexp.store.reader import Run
@@ -75,8 +82,10 @@ def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path
             axes.set_yscale("log")
             for index, norm in enumerate(norms):
                 own = last[(last["condition"] == condition) & (last["norm"] == norm)]
-                marks |= _draw(axes, own, index)
+                marks |= _draw(axes, own, index, above=len(norms) - 1 - index)
             _name_layers(axes, last[last["condition"] == condition], size)
+        for axes in grid.flat[: len(conditions)]:
+            label_decades(axes.yaxis)
         for axes in grid[:, 0]:
             axes.set_ylabel(r"$\kappa_{0.5}$ of $\Sigma_x \otimes \Sigma_{\nabla h}$")
         lines = [
@@ -95,14 +104,14 @@ def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path
         return save(figure, last, folder, "conditioning")
 
 
-def _draw(axes: Axes, own: pd.DataFrame, index: int) -> set[str]:
+def _draw(axes: Axes, own: pd.DataFrame, index: int, *, above: int) -> set[str]:
     # Draws one normalisation, and says which marks the legend has to explain.
     color, marks = color_of(index), set()
     values, highs, enough = (
         own.pivot(index="index", columns="seed", values=name)
         for name in ("kappa", "kappa_high", "enough_rows")
     )
-    draw_seeds(axes, values, color)
+    draw_seeds(axes, values, color, above=above)
     if mark_bounds(axes, values, highs, color):
         marks.add("bound")
     known = enough.fillna(True).astype(bool).all(axis=1)

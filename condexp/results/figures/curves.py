@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.axis import Axis
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from condexp.results.figures.style import (
     BLACK,
@@ -47,6 +48,7 @@ def draw_seeds(
     *,
     index: int = 0,
     logarithmic: bool = True,
+    above: int = 0,
 ) -> None:
     """Draw the mean over seeds as a line, and their range as a band around it.
 
@@ -59,6 +61,8 @@ def draw_seeds(
         label: In the legend; no entry where None.
         index: Number of the line's dashes, 0 for a solid one.
         logarithmic: Whether the mean is geometric; what is not positive is left out then.
+        above: How many curves will be drawn over this one: it is wider by so much, and shows
+            beside them where they coincide.
     """
     numbers = values.to_numpy(dtype=float)
     valid = np.isfinite(numbers) & ((numbers > 0) | (not logarithmic))
@@ -70,7 +74,17 @@ def draw_seeds(
     mean = np.exp(np.nanmean(np.log(kept), axis=1)) if logarithmic else np.nanmean(kept, axis=1)
     marker = "o" if len(steps) <= FEW else ""
     line = LINES[index % len(LINES)]
-    axes.plot(steps, mean, color=color, label=label, linestyle=line, marker=marker, markersize=2)
+    wider = min(above, 3)
+    axes.plot(
+        steps,
+        mean,
+        color=color,
+        label=label,
+        linestyle=line,
+        linewidth=1.2 + 1.1 * wider,
+        marker=marker,
+        markersize=2 + 1.4 * wider,
+    )
     if kept.shape[1] > 1:
         low, high = np.nanmin(kept, axis=1), np.nanmax(kept, axis=1)
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
@@ -102,10 +116,22 @@ def scale_logarithmically(axes: Axes) -> None:
         axes: The panel, its curves drawn already.
     """
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    if high < FEW_DECADES * low:  # powers of ten alone would be one tick or two
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-        axes.yaxis.set_major_formatter("{x:g}")
-    else:
-        axes.yaxis.set_major_locator(LogLocator(numticks=8))
-    axes.yaxis.set_minor_locator(NullLocator())
+    label_decades(axes.yaxis)
+
+
+def label_decades(axis: Axis) -> None:
+    """Give a logarithmic axis ticks that suit its range, two labelled ones at least.
+
+    Args:
+        axis: The axis, its limits set already.
+    """
+    low, high = axis.get_view_interval()
+    if high >= FEW_DECADES * low:
+        axis.set_major_locator(LogLocator(numticks=8))
+    else:  # powers of ten alone would be one tick or two
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        inside = [tick for tick in axis.get_major_locator()() if low <= tick <= high]
+        if len(inside) < 2:
+            axis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
+        axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())

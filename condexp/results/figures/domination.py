@@ -22,8 +22,9 @@ PANELS = {
 def domination(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
     """Loss, median domination and median effective learning rate over training, by factor.
 
-    Lines are geometric means over seeds, bands their range; a dashed line marks the step at which
-    the weights are divided by the factor again.
+    Lines are geometric means over seeds, bands their range; a dashed line marks the release, the
+    step at which the weights are divided by the factor again. Curves of smaller factors are wider,
+    so that they show beneath others.
 
     Args:
         runs: Runs over ``trainer.rescale.factor`` and seeds.
@@ -45,7 +46,8 @@ def domination(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, 
         for axes in panels if size is Size.TEXT else panels[-1:]:
             axes.set_xlabel("step")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=5)
+        ncols = 5 if size is Size.TEXT else 3
+        figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
         return save(figure, frame, folder, "domination")
 
 
@@ -59,10 +61,11 @@ def _draw(axes: Axes, frame: pd.DataFrame, column: str) -> None:
             # does not jump, and is evaluated at that step before it.
             after = (values.index >= alike["release"].min()) & (column != "train_loss")
             label = "_" if index else rf"$\alpha = {factor:g}$"  # an underscore: not in the legend
-            draw_seeds(axes, values[~after], color, label, index=index)
-            draw_seeds(axes, values[after], color, index=index)
+            above = len(factors) - 1 - factors.index(factor)
+            draw_seeds(axes, values[~after], color, label, index=index, above=above)
+            draw_seeds(axes, values[after], color, index=index, above=above)
     for index, release in enumerate(frame["release"].dropna().unique()):
-        label = "_" if index else r"weights $/\,\alpha$"
+        label = "_" if index else r"release: weights $/\,\alpha$"
         axes.axvline(release, color=GREY, linestyle="--", linewidth=0.8, label=label)
     scale_logarithmically(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))

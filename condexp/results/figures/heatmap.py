@@ -12,8 +12,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from condexp.results.figures.curves import BOUND, FEW, scale_logarithmically
 from condexp.results.figures.steps import StepAxis
-from condexp.results.figures.style import GREY, LIGHT_GREY
+from condexp.results.figures.style import BLUE, GREY, LIGHT_GREY
 from condexp.results.tables.numbers import Mark
 
 ROW_INCHES = 0.115  # height of a layer
@@ -96,6 +97,41 @@ def draw_heat_map(
         boxes.set(facecolor=look.facecolor, edgecolor=HATCH_COLOR, linewidth=0, hatch=look.hatch)
         axes.add_collection(boxes, autolim=False)
     axes.set_ylim(borders[-1], borders[0])
+    axis.apply(axes)
+
+
+def draw_line(
+    axes: Axes,
+    values: NDArray[np.float64],
+    marks: NDArray[np.object_],
+    axis: StepAxis,
+    label: str,
+) -> None:
+    """Draw a measure of one layer, which as a heat map would be a single row.
+
+    Args:
+        axes: The panel.
+        values: ``[S, 1]``, positive where ``marks`` is ``NONE`` or ``AT_LEAST``.
+        marks: ``[S, 1]`` of `Mark`; where there is no number, cells say so as in a heat map.
+        axis: Where the S snapshots lie.
+        label: Of the vertical axis.
+    """
+    plain = ((marks == Mark.NONE) | (marks == Mark.AT_LEAST))[:, 0]
+    shown = np.where(plain, values[:, 0], np.nan)
+    axes.plot(axis.steps, shown, color=BLUE, marker="o" if len(shown) <= FEW else "", markersize=2)
+    bounds = (marks == Mark.AT_LEAST)[:, 0]
+    axes.plot(axis.steps[bounds], shown[bounds], **BOUND, color=BLUE, markersize=4)
+    if plain.any():
+        scale_logarithmically(axes)
+    else:
+        axes.set_yticks([])
+    for mark, look in LOOKS.items():
+        for (left, _), (right, _), *_ in _boxes((marks == mark) & ~plain[:, None], axis.edges):
+            axes.axvspan(
+                left, right, facecolor=look.facecolor, edgecolor=HATCH_COLOR, linewidth=0,
+                hatch=look.hatch,
+            )  # fmt: skip
+    axes.set_ylabel(label)
     axis.apply(axes)
 
 

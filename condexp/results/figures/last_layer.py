@@ -10,10 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from condexp.results.claims import last_layer as claim
-from condexp.results.figures.curves import BOUND, BOUND_LABEL, color_of, draw_seeds, mark_bounds
+from condexp.results.figures.curves import (
+    BOUND,
+    BOUND_LABEL,
+    color_of,
+    draw_seeds,
+    label_decades,
+    mark_bounds,
+)
 from condexp.results.figures.style import BLACK, Size, new_figure, save, style
 from condexp.store.reader import Run
 
@@ -27,6 +34,8 @@ SPECTRA = {"input": r"$\lambda(\Sigma_x)$", "grad_output": r"$\lambda(\Sigma_{\n
 NUM_CURVES = {Size.TEXT: 4, Size.COLUMN: 2}  # panels in a row
 NUM_SPECTRA = {Size.TEXT: 8, Size.COLUMN: 4}
 CURVE_HEIGHT, SPECTRUM_HEIGHT, TITLE_HEIGHT = 1.6, 1.3, 0.6  # inches
+PAGE_HEIGHT, LEAST_SHRUNK = 9.0, 0.65
+FAN = 0.0, 0.95  # ends of the colour map, of the largest and the smallest eigenvalue
 DECADES = 10  # of eigenvalues below the largest that are shown: what is further down is rounding
 
 
@@ -52,8 +61,10 @@ def last_layer(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, 
     spectra = _read_spectra(runs, frame)
     families = [own for _, own in frame.groupby("family", sort=False)]
     heights = [sum(_heights(own, size)) for own in families]
+    # All on one page, as long as that leaves something to see.
+    shrunk = max(LEAST_SHRUNK, min(1.0, PAGE_HEIGHT / sum(heights)))
     with style():
-        figure = new_figure(size.width, sum(heights))
+        figure = new_figure(size.width, shrunk * sum(heights))
         parts = figure.subfigures(len(families), 1, squeeze=False, height_ratios=heights).ravel()
         for part, own in zip(parts, families, strict=True):
             _draw_family(part, own, spectra, size)
@@ -79,6 +90,15 @@ def _nets(own: pd.DataFrame) -> list[tuple[str, bool]]:
     return list(dict.fromkeys(zip(own["condition"], own["last_bn"], strict=True)))
 
 
+def _shown(own: pd.DataFrame, size: Size) -> list[tuple[str, bool]]:
+    """Return the nets whose spectra are drawn: in a column, of the first and last condition."""
+    nets = _nets(own)
+    if size is Size.TEXT or len(nets) <= NUM_SPECTRA[size]:
+        return nets
+    ends = {nets[0][0], nets[-1][0]}
+    return [net for net in nets if net[0] in ends]
+
+
 def _draw_family(part: SubFigure, own: pd.DataFrame, spectra: pd.DataFrame, size: Size) -> None:
     part.suptitle(own["family"].iloc[0], fontsize=8.5)
     heights = _heights(own, size)
@@ -90,12 +110,12 @@ def _draw_family(part: SubFigure, own: pd.DataFrame, spectra: pd.DataFrame, size
 def _heights(own: pd.DataFrame, size: Size) -> tuple[float, float]:
     """Return the heights of a network's curves and spectra."""
     curve_rows = -(-len(CURVES) // NUM_CURVES[size])
-    spectrum_rows = -(-len(_nets(own)) // NUM_SPECTRA[size]) * len(SPECTRA)
-    return curve_rows * CURVE_HEIGHT + TITLE_HEIGHT, spectrum_rows * SPECTRUM_HEIGHT + 0.3
+    spectrum_rows = -(-len(_shown(own, size)) // NUM_SPECTRA[size]) * len(SPECTRA)
+    return curve_rows * CURVE_HEIGHT + TITLE_HEIGHT, spectrum_rows * SPECTRUM_HEIGHT + 0.6
 
 
 def _draw_spectra(figure: SubFigure, own: pd.DataFrame, spectra: pd.DataFrame, size: Size) -> None:
-    family, nets = own["family"].iloc[0], _nets(own)
+    family, nets = own["family"].iloc[0], _shown(own, size)
     num_cols = min(NUM_SPECTRA[size], len(nets))
     num_rows = -(-len(nets) // num_cols) * len(SPECTRA)
     grid = figure.subplots(num_rows, num_cols, squeeze=False)
@@ -113,6 +133,7 @@ def _draw_spectra(figure: SubFigure, own: pd.DataFrame, spectra: pd.DataFrame, s
             _draw_spectrum(axes, net.pivot(index="step", columns="eig", values="value"))
             if len(positive):
                 axes.set_ylim(limits)
+                label_decades(axes.yaxis)
             if row == 0:
                 axes.set_title(
                     f"{_label(condition, family)}\n{_net(last_bn)}".strip(), fontsize=6.5
@@ -123,6 +144,17 @@ def _draw_spectra(figure: SubFigure, own: pd.DataFrame, spectra: pd.DataFrame, s
                 axes.tick_params(labelleft=False)
             axes.tick_params(labelbottom=row == len(SPECTRA) - 1)
             axes.set_xlabel("step" if row == len(SPECTRA) - 1 else "")
+    colors = mpl.colormaps["viridis"](FAN)
+    ends = (r"$\lambda_1$, the largest", r"$\lambda_d$, the smallest")
+    lines = [Line2D([], [], color=c, label=end) for c, end in zip(colors, ends, strict=True)]
+    all_nets = "" if nets == _nets(own) else "; all conditions are in the CSV"
+    figure.legend(
+        handles=lines,
+        loc="outside lower center",
+        ncols=2,
+        title=f"one seed's eigenvalues, those above the noise floor{all_nets}",
+        title_fontsize=6.5,
+    )
 
 
 def _draw_curves(figure: SubFigure, own: pd.DataFrame, size: Size) -> None:
@@ -141,7 +173,7 @@ def _draw_curves(figure: SubFigure, own: pd.DataFrame, size: Size) -> None:
                 bounds |= mark_bounds(axes, values, highs, color)
         axes.set_title(symbol)
         _label_steps(axes, 4)
-        _label_decades(axes)
+        label_decades(axes.yaxis)
     colors = [
         Line2D([], [], color=color_of(i), label=_label(condition, family))
         for i, condition in enumerate(conditions)
@@ -150,6 +182,7 @@ def _draw_curves(figure: SubFigure, own: pd.DataFrame, size: Size) -> None:
     dashes = [
         Line2D([], [], color=BLACK, linestyle="-" if last_bn else "--", label=_net(last_bn))
         for last_bn in (True, False)
+        if (own["last_bn"] == last_bn).any()
     ]
     if bounds:
         dashes.append(Line2D([], [], **BOUND, color=BLACK, markersize=3.5, label=BOUND_LABEL))
@@ -162,7 +195,7 @@ def _draw_spectrum(axes: Axes, values: pd.DataFrame) -> None:
     steps, eigenvalues = values.index.to_numpy(float), values.to_numpy()
     shown = np.where(eigenvalues > 0, eigenvalues, np.nan)
     lines = [np.column_stack([steps, line]) for line in shown.T]
-    colors = mpl.colormaps["viridis"](np.linspace(0, 0.95, len(lines)))
+    colors = mpl.colormaps["viridis"](np.linspace(*FAN, len(lines)))
     axes.add_collection(LineCollection(lines, colors=colors, linewidths=0.5))
     axes.set_xlim(steps.min() - 0.5, steps.max() + 0.5)
     _label_steps(axes, 2)
@@ -171,14 +204,6 @@ def _draw_spectrum(axes: Axes, values: pd.DataFrame) -> None:
 def _label_steps(axes: Axes, num: int) -> None:
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(num, steps=[1, 2, 5, 10], integer=True))
-
-
-def _label_decades(axes: Axes) -> None:
-    low, high = axes.get_ylim()
-    if high < 100 * low:  # too few decades to name no more than these
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _label(condition: str, family: str) -> str:

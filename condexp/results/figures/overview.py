@@ -8,9 +8,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from condexp.results.figures.heatmap import draw_heat_map, draw_legend, label_layers, map_height
+from condexp.results.figures.curves import scale_logarithmically
+from condexp.results.figures.heatmap import (
+    draw_heat_map,
+    draw_legend,
+    draw_line,
+    label_layers,
+    map_height,
+    shortened,
+)
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import (
     BLUE,
@@ -34,7 +42,8 @@ MATRIX_TITLES = {
     "weight_grad": "weight gradient",
     "fisher": "Fisher block",
 }
-HEAT_MARGIN = {Size.TEXT: 0.9, Size.COLUMN: 1.3}  # inches, for titles and labels
+HEAT_MARGIN, ROW_MARGIN = 0.4, (0.25, 0.3)  # inches, for titles and labels
+MOST_BESIDE = 3  # panels beside each other at text width
 CURVES = ("loss", "train_loss", "test_loss", "train_error", "test_error")
 
 
@@ -68,22 +77,24 @@ def overview(
     panels = _panels(measures, p)
     last = max([*metrics.index, *measures.steps], default=0)
     axis = StepAxis.of(measures.steps.astype(float), float(last))
-    if size is Size.COLUMN:
-        panels = [list(column) for column in zip(*panels, strict=True)]  # too narrow for three
-    heat = len(panels) * map_height(len(measures.layers)) + HEAT_MARGIN[size] if panels else 0.0
+    stacked = bool(panels) and (size is Size.COLUMN or len(panels[0]) > MOST_BESIDE)
+    if stacked:  # a matrix below the other
+        panels = [list(column) for column in zip(*panels, strict=True)]
+    margin = HEAT_MARGIN + ROW_MARGIN[stacked] * len(panels)
+    heat = len(panels) * map_height(len(measures.layers)) + margin if panels else 0.0
     with style():
         figure = new_figure(size.width, heat + 1.9)
         figure.suptitle(headline(run), fontsize=8.5)
         if panels:
             parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[heat, 1.65]).ravel()
-            _draw_heat_maps(parts[0], measures, panels, axis, size)
+            _draw_heat_maps(parts[0], measures, panels, axis, stacked=stacked)
         _draw_curves(parts[1] if panels else figure, metrics, size)
         return save(figure, _data(measures, panels, metrics), folder, stem)
 
 
 def _panels(measures: LayerMeasures, p: float | None) -> list[list[str]]:
     # λ_max above κ_p: of the factors and their product where they exist, else of all there are.
-    main = tuple(m for m in ("input", "grad_output", "kfac") if m in measures.matrices)
+    main = tuple(m for m in ("input", "grad_output", "kfac", "fisher") if m in measures.matrices)
     matrices = main or measures.matrices
     if not matrices or not len(measures.steps):
         return []
@@ -97,26 +108,31 @@ def _draw_heat_maps(
     measures: LayerMeasures,
     panels: Sequence[Sequence[str]],
     axis: StepAxis,
-    size: Size,
+    *,
+    stacked: bool,
 ) -> None:
-    shape = len(panels), len(panels[0])
-    place: Literal["left", "center"] = "left" if size is Size.COLUMN else "center"
-    grid = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
+    shape, single = (len(panels), len(panels[0])), len(measures.layers) == 1
+    place: Literal["left", "center"] = "left" if stacked else "center"
+    grid = figure.subplots(*shape, sharex=True, sharey=not single, squeeze=False)
+    draw = draw_line if single else draw_heat_map
     seen: set[Mark] = set()
     for axes, name in zip(grid.flat, (name for row in panels for name in row), strict=True):
         measure, marks = measures.find(name), measures.marks(name)
         seen |= set(marks.ravel().tolist())
         kappa = None if measure.p is None else measures.fractions[measure.p]
         symbol = r"\lambda_{\max}" if kappa is None else rf"\kappa_{{{kappa:g}}}"
-        draw_heat_map(axes, measures.values(name), marks, axis, rf"$\log_{{10}}\,{symbol}$")
+        label = rf"${symbol}$" if single else rf"$\log_{{10}}\,{symbol}$"
+        draw(axes, measures.values(name), marks, axis, label)
         if kappa is None:
             axes.set_title(MATRIX_TITLES[str(measure.matrix)], loc=place)
     for axes in grid[-1]:
         axes.set_xlabel("step")
-    for axes in grid[:, 0]:
+    for axes in () if single else grid[:, 0]:
         label_layers(axes, measures.layers)
-    for axes in grid[:, 1:].flat:
+    for axes in () if single else grid[:, 1:].flat:
         axes.tick_params(axis="y", left=False)
+    if single:
+        figure.suptitle(f"the only layer, {shortened(measures.layers[0])}", fontsize=7.5)
     draw_legend(figure, seen)
 
 
@@ -124,21 +140,18 @@ def _draw_curves(figure: FigureBase, metrics: pd.DataFrame, size: Size) -> None:
     has_errors = bool(metrics[["train_error", "test_error"]].notna().any(axis=None))
     panels = figure.subplots(1, 2 if has_errors else 1, squeeze=False)[0]
     _curve(panels[0], metrics["loss"], GREY, "batch", thin=True)
-    _curve(panels[0], metrics["train_loss"], BLUE, "train")
+    _curve(panels[0], metrics["train_loss"], BLUE, "train", beneath=True)
     _curve(panels[0], metrics["test_loss"], VERMILION, "test")
     losses = metrics[["loss", "train_loss", "test_loss"]].to_numpy(dtype=float)
     positive = losses[np.isfinite(losses) & (losses > 0)]
     if positive.size and positive.max() > 10 * positive.min():
-        panels[0].set_yscale("log")
-        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panels[0].yaxis.set_major_formatter("{x:g}")
-        panels[0].yaxis.set_minor_locator(NullLocator())
+        scale_logarithmically(panels[0])
     panels[0].set_ylabel("loss")
     if has_errors:
-        _curve(panels[1], metrics["train_error"], BLUE, "train")
+        _curve(panels[1], metrics["train_error"], BLUE, "train", beneath=True)
         _curve(panels[1], metrics["test_error"], VERMILION, "test")
         panels[1].set_ylabel("error (%)")
-        panels[1].set_ylim(bottom=0)
+        panels[1].set_ylim(bottom=-0.03 * panels[1].get_ylim()[1])  # 0 is not under the frame
     last = max([*metrics.index, 1])
     for axes in panels:
         axes.set_xlabel("step")
@@ -149,7 +162,13 @@ def _draw_curves(figure: FigureBase, metrics: pd.DataFrame, size: Size) -> None:
 
 
 def _curve(
-    axes: Axes, values: "pd.Series[float]", color: str, name: str, *, thin: bool = False
+    axes: Axes,
+    values: "pd.Series[float]",
+    color: str,
+    name: str,
+    *,
+    thin: bool = False,
+    beneath: bool = False,
 ) -> None:
     curve = values[np.isfinite(values)]
     if len(curve):
@@ -158,9 +177,11 @@ def _curve(
             curve.to_numpy(),
             color=color,
             label=name,
-            linewidth=0.5 if thin else 1.2,
+            # Wider where another may coincide with it.
+            linewidth=0.5 if thin else 2.6 if beneath else 1.2,
             marker="o" if len(curve) <= 20 else "",  # one evaluation alone is a point, not a line
-            markersize=2.2,
+            markersize=4.5 if beneath else 2.2,
+            clip_on=False,
         )
 
 

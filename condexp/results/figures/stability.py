@@ -29,6 +29,7 @@ NOTE = (
     "below it, of how many seeds the loss at least halved; × one diverged.",
 )
 CURVE_INCHES, CELL_INCHES = 1.9, 0.32
+OWN_SCALE = 0.3  # share of the common decades under which a panel gets its own
 
 
 def stability(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
@@ -52,7 +53,7 @@ def stability(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, .
     with style():
         figure = new_figure(size.width, sum(heights) + 1.1)
         figure.suptitle("" if several else str(frame["condition"].iloc[0]), fontsize=8.5)
-        grid = figure.subplots(2, len(norms), squeeze=False, sharey="row", height_ratios=heights)
+        grid = figure.subplots(2, len(norms), squeeze=False, height_ratios=heights)
         _draw_curves(grid[0], drawn, norms)
         _draw_maps(grid[1], cells(drawn), norms)
         _draw_legend(figure, drawn, size)
@@ -70,8 +71,23 @@ def _draw_curves(panels: Sequence[Axes], frame: pd.DataFrame, norms: Sequence[st
             draw_seeds(axes, values, color_of(rates.index(rate)), index=rows.index(row))
         axes.set(title=NORM_TITLES[norm], xlabel="step")
         axis.apply(axes)
-    scale_logarithmically(panels[0])  # they share it
+    _share_scale(panels)
     panels[0].set_ylabel(r"$\lambda_{\max}(\Sigma_x \otimes \Sigma_{\nabla h})$, median layer")
+
+
+def _share_scale(panels: Sequence[Axes]) -> None:
+    """Give the panels one logarithmic scale, but for those whose curves it would make a line."""
+    for axes in panels:
+        axes.set_yscale("log")
+    limits = [axes.get_ylim() for axes in panels]
+    low, high = min(a for a, _ in limits), max(b for _, b in limits)
+    for axes, (bottom, top) in zip(panels, limits, strict=True):
+        if np.log(top / bottom) > OWN_SCALE * np.log(high / low):
+            axes.set_ylim(low, high)
+            axes.tick_params(labelleft=axes is panels[0])
+        else:
+            axes.set_title(f"{axes.get_title()}\n(a scale of its own)", fontsize=7)
+        scale_logarithmically(axes)
 
 
 def _draw_maps(panels: Sequence[Axes], runs: pd.DataFrame, norms: Sequence[str]) -> None:
@@ -81,7 +97,9 @@ def _draw_maps(panels: Sequence[Axes], runs: pd.DataFrame, norms: Sequence[str])
     for axes, norm in zip(panels, norms, strict=True):
         own = runs[runs["norm"] == norm]
         table = means[norm].unstack().reindex(index=rows, columns=rates)
-        axes.pcolormesh(np.ma.masked_invalid(table), cmap="viridis", norm=scale, edgecolor="white")
+        mesh = axes.pcolormesh(
+            np.ma.masked_invalid(table), cmap="viridis", norm=scale, edgecolor="white"
+        )
         for (row, rate), cell in own.groupby(["row", "lr"]):
             value = table.loc[row, rate]
             axes.text(
@@ -94,12 +112,18 @@ def _draw_maps(panels: Sequence[Axes], runs: pd.DataFrame, norms: Sequence[str])
                 fontsize=6.5,
             )
         width = own.groupby("seed")["log10_lambda_max"].agg(spread).mean()
-        axes.set_title(f"range {_number(width)} decades", fontsize=7.5)
+        if own[["row", "lr"]].drop_duplicates().shape[0] > 1:  # one cell has no range
+            axes.set_title(f"range {_number(width)} decades", fontsize=7.5)
         axes.set_xticks(np.arange(len(rates)) + 0.5, [f"{rate:g}" for rate in rates])
-        axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, rows if axes is panels[0] else [])
         axes.set(xlabel="learning rate", ylim=(len(rows), 0))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
+    if means.notna().any():
+        bar = panels[0].figure.colorbar(
+            mesh, ax=list(panels), label=r"$\log_{10}\lambda_{\max}$", pad=0.02, aspect=12
+        )
+        bar.outline.set_visible(False)
 
 
 def _number(value: float) -> str:

@@ -16,11 +16,13 @@ class StepAxis:
 
     Attributes:
         logarithmic: Whether the axis is linear in log(1 + step), which has a place for step 0.
+        steps: Steps of the snapshots.
         edges: Borders of the cells of a heat map, one more than there are snapshots.
         last: The last step of the run so far.
     """
 
     logarithmic: bool
+    steps: Array
     edges: Array
     last: float
 
@@ -33,7 +35,7 @@ class StepAxis:
             last: The last step of the run so far.
 
         Returns:
-            The axis; each cell's borders are half-way to its neighbours.
+            The axis; each cell's borders are half-way to its neighbours, and the outer ones near.
 
         >>> StepAxis.of(np.array([0.0, 1.0, 3.0, 10.0, 31.0, 99.0]), 99.0).logarithmic
         True
@@ -42,13 +44,16 @@ class StepAxis:
         places = np.log1p(steps) if logarithmic else steps
         if len(steps) > 1:
             middles = (places[1:] + places[:-1]) / 2
-            first, end = places[0] - (middles[0] - places[0]), 2 * places[-1] - middles[-1]
-            edges = np.concatenate([[first], middles, [end]])
+            # No cell reaches far beyond the first and the last snapshot, where there is nothing.
+            most = max(0.35 if logarithmic else 0.5, (places[-1] - places[0]) / 20)
+            before = min(middles[0] - places[0], most)
+            after = min(places[-1] - middles[-1], most)
+            edges = np.concatenate([[places[0] - before], middles, [places[-1] + after]])
         else:
             # One snapshot alone still gets a cell that can be seen.
             half = max(0.5, last / 50)
             edges = np.concatenate([steps - half, steps + half])
-        return cls(logarithmic, np.expm1(edges) if logarithmic else edges, last)
+        return cls(logarithmic, steps, np.expm1(edges) if logarithmic else edges, last)
 
     def apply(self, axes: Axes) -> None:
         """Set scale, limits and ticks of a panel.

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from condexp.results.figures.curves import COLORS, color_of, draw_seeds, scale_logarithmically
-from condexp.results.figures.style import GREY, new_figure, style
+from condexp.results.figures.style import BLUE, GREY, new_figure, style
 
 
 @pytest.mark.parametrize(("logarithmic", "mean"), [(True, [2.0, 3.0]), (False, [2.5, 3.0])])
@@ -51,3 +51,30 @@ def test_ticks_suit_the_range(highest: float, labels: set[str]) -> None:
         shown = {label.get_text() for label in axes.get_yticklabels()}
     assert labels <= shown
     assert len(shown) < 12
+
+
+@pytest.mark.parametrize("low", [1.0, 1.7, 2.1, 6.0, 0.93])
+@pytest.mark.parametrize("factor", [1.02, 1.3, 2.0, 4.0, 9.0, 30.0, 300.0, 1e4, 1e9])
+def test_a_logarithmic_axis_has_two_labelled_ticks_at_least(low: float, factor: float) -> None:
+    with style():
+        axes = new_figure(3, 2).subplots()
+        axes.plot([0, 1], [low, low * factor])
+        scale_logarithmically(axes)
+        axes.figure.canvas.draw()
+    bottom, top = axes.get_ylim()
+    labels = [
+        label.get_text()
+        for label, place in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
+        if bottom <= place <= top
+    ]
+    assert len([label for label in labels if label]) >= 2
+    assert len(set(labels)) == len(labels)
+
+
+def test_a_curve_shows_beside_the_one_that_covers_it() -> None:
+    axes = new_figure(3, 2).subplots()
+    for above in (1, 0):
+        draw_seeds(axes, pd.DataFrame({1: [1.0, 2.0]}), BLUE, above=above)
+    below, over = axes.lines
+    assert below.get_linewidth() > over.get_linewidth()
+    assert below.get_markersize() > over.get_markersize()

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from condexp.results.figures.stability import stability
-from condexp.results.figures.style import Size
+from condexp.results.figures.stability import _share_scale, stability
+from condexp.results.figures.style import Size, new_figure
 from condexp.store.reader import Run, open_run
 from condexp.store.run_folder.status import State
 from tests.results.figures.drawing import check_same_bytes_in_any_order
@@ -50,7 +50,8 @@ def test_cells_say_what_became_of_the_runs(
     drawn: list[Figure] = []
     monkeypatch.setitem(stability.__globals__, "save", lambda figure, *_: drawn.append(figure))
     stability(runs, tmp_path, size=Size.TEXT)
-    curves, cells = drawn[0].axes[:2], drawn[0].axes[2:]
+    curves, cells, (bar,) = drawn[0].axes[:2], drawn[0].axes[2:4], drawn[0].axes[4:]
+    assert "lambda" in bar.get_ylabel()
     assert [axes.get_title() for axes in curves] == ["no normalization", "BatchNorm"]
     assert curves[0].get_ylim() == curves[1].get_ylim()
     plain, normalized = ([text.get_text() for text in axes.texts] for axes in cells)
@@ -65,3 +66,14 @@ def test_cells_without_runs_stay_empty(runs: list[Run], tmp_path: Path) -> None:
     assert len(some) == len(runs) - 2
     assert len(stability(some, tmp_path, size=Size.COLUMN)) == 3
     assert len(stability(runs[:1], tmp_path, size=Size.COLUMN)) == 3
+
+
+def test_curves_that_the_common_scale_would_make_a_line_have_their_own() -> None:
+    panels = new_figure(7, 2).subplots(1, 3)
+    for axes, top in zip(panels, (1e6, 2.0, 1e4), strict=True):
+        axes.set_title("x")
+        axes.plot([0, 1], [1, top])
+    _share_scale(panels)
+    assert panels[0].get_ylim() == panels[2].get_ylim()
+    assert panels[1].get_ylim()[1] < 3
+    assert [axes.get_title() for axes in panels] == ["x", "x\n(a scale of its own)", "x"]
