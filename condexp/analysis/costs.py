@@ -144,7 +144,7 @@ class LayerCost:
     @property
     def num_rows(self) -> int:
         """Rows of ``input``: N·T, of all uses."""
-        return self.num_samples * self.layer.positions * self.layer.uses
+        return self.num_samples * self.layer.rows_per_sample
 
     @property
     def sides(self) -> dict[Matrix, Sides]:
@@ -153,7 +153,10 @@ class LayerCost:
         outputs, weights = layer.d_out // layer.groups, layer.spectrum_length(Matrix.FISHER)
         every = {
             Matrix.INPUT: Sides(
-                layer.groups, self.num_rows, layer.d_in, is_diagonal=self.footprint.is_table
+                layer.groups,
+                self.num_rows,
+                layer.d_in,
+                is_diagonal=self.footprint.is_table and not layer.is_reduced,
             ),
             Matrix.GRAD_OUTPUT: Sides(layer.groups, self.num_rows * signals, outputs),
             Matrix.FISHER: Sides(1, self.num_samples * signals, weights),

@@ -199,8 +199,8 @@ class Measurement:
         back_propagate_loss(hooks, loss, retain_graph=retain)
         if cotangents is not None:
             _back_propagate_cotangents(hooks, outputs, cotangents, groups or [list(hooks.edges)])
-        for block in hooks.statistics.blocks.values():
-            block.close()  # also where some call got no gradient
+        for part in hooks.statistics.of_samples:
+            part.close()  # also where some call got no gradient
 
 
 def _back_propagate_cotangents(

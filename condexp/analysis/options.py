@@ -17,6 +17,7 @@ from condexp.analysis.vocabulary import (
     Matrix,
     NetworkPrecision,
     Precision,
+    WeightSharing,
 )
 from condexp.errors import InputError, choose
 
@@ -33,6 +34,7 @@ class AnalysisChoices(TypedDict, total=False):
     layers: Iterable[str] | None
     exclude: Iterable[str]
     conv_input: str
+    weight_sharing: str
     center: bool
     bias: bool
     precision: str
@@ -58,6 +60,9 @@ class AnalysisOptions:
             ``all``; None for all.
         exclude: Layers to leave out of these, in the same language.
         conv_input: Rows of a convolution's ``input``: ``patches`` or ``channels`` (its pixels).
+        weight_sharing: How the positions of a sample, such as pixels and tokens, enter the factors.
+            ``expand``: each is a row. ``reduce``: they make one row, the mean of the inputs and the
+            sum of the gradients (KFAC-reduce).
         center: Subtract the means from ``input`` and ``grad_output``.
         bias: Append 1 to the inputs of layers that have a bias.
         precision: Precision of the matrix products, ``auto``, ``float32`` or ``float64``. ``auto``
@@ -83,6 +88,7 @@ class AnalysisOptions:
     layers: tuple[str, ...] = ("all",)
     exclude: tuple[str, ...] = ()
     conv_input: ConvInput = ConvInput.PATCHES
+    weight_sharing: WeightSharing = WeightSharing.EXPAND
     center: bool = False
     bias: bool = False
     precision: Precision = Precision.AUTO
@@ -101,6 +107,11 @@ class AnalysisOptions:
         put("matrices", tuple(dict.fromkeys(matrices)))
         put("fisher_type", _chosen(FisherType, "fisher_type", self.fisher_type))
         put("conv_input", _chosen(ConvInput, "conv_input", self.conv_input))
+        put("weight_sharing", _chosen(WeightSharing, "weight_sharing", self.weight_sharing))
+        if self.reduces and self.conv_input is ConvInput.CHANNELS:
+            raise InputError(
+                "weight_sharing='reduce' takes a mean over patches: it needs conv_input='patches'."
+            )
         put("precision", _chosen(Precision, "precision", self.precision))
         chosen = _chosen(NetworkPrecision, "network_precision", self.network_precision)
         put("network_precision", chosen)
@@ -174,6 +185,11 @@ class AnalysisOptions:
     def in_float64(self) -> bool:
         """Whether a pass of its own runs through a float64 copy of the network."""
         return self.network_precision is NetworkPrecision.FLOAT64
+
+    @property
+    def reduces(self) -> bool:
+        """Whether the positions of a sample make one row of the factors."""
+        return self.weight_sharing is WeightSharing.REDUCE
 
     @property
     def is_empirical(self) -> bool:

@@ -57,6 +57,15 @@ class ConvInput(StrEnum):
     CHANNELS = "channels"
 
 
+class WeightSharing(StrEnum):
+    """How positions at which a weight is applied enter the factors (Eschenhagen et al. 2023)."""
+
+    EXPAND = "expand"
+    """Each is a row of its own."""
+    REDUCE = "reduce"
+    """Those of a sample make one row: the mean of a, and the sum of g."""
+
+
 class FisherType(StrEnum):
     """The labels whose loss is back-propagated (Kunstner et al. 2019)."""
 

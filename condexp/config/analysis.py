@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from condexp.analysis.vocabulary import ConvInput, FisherType, Matrix, NetworkPrecision, Precision
+from condexp.analysis.vocabulary import (
+    ConvInput,
+    FisherType,
+    Matrix,
+    NetworkPrecision,
+    Precision,
+    WeightSharing,
+)
 from condexp.errors import one_of, within
 from condexp.training.choices import ProbeMode, Source
 
@@ -47,6 +54,7 @@ class AnalysisConfig:
     probe: ProbeConfig
     schedule: ScheduleConfig
     conv_input: str = one_of(ConvInput)
+    weight_sharing: str = one_of(WeightSharing)
     center: bool
     bias: bool
     precision: str = one_of(Precision)

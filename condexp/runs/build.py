@@ -129,6 +129,7 @@ def file_attributes(
         "source": source,
         "bn_mode": bn_mode,
         "conv_input": str(options.conv_input),
+        **({"weight_sharing": str(options.weight_sharing)} if options.reduces else {}),
         "center": options.center,
         "bias": options.bias,
     }

@@ -217,6 +217,7 @@ def _options(analysis: AnalysisConfig, seed: int) -> AnalysisOptions:
         layers=tuple(analysis.layers.include),
         exclude=tuple(analysis.layers.exclude),
         conv_input=analysis.conv_input,  # type: ignore[arg-type]
+        weight_sharing=analysis.weight_sharing,  # type: ignore[arg-type]
         center=analysis.center,
         bias=analysis.bias,
         precision=analysis.precision,  # type: ignore[arg-type]

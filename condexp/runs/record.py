@@ -121,6 +121,7 @@ def _config(config: Mapping[str, Any], options: AnalysisOptions, plan: Plan) -> 
         "matrices": [str(matrix) for matrix in options.matrices],
         "layers": {"include": list(options.layers), "exclude": list(options.exclude)},
         "conv_input": str(options.conv_input),
+        **({"weight_sharing": str(options.weight_sharing)} if options.reduces else {}),
         "center": options.center,
         "bias": options.bias,
         "precision": str(options.precision),

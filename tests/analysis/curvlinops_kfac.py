@@ -1,4 +1,4 @@
-"""Another library's curvature: KFAC-expand's factors of the empirical Fisher, and the GGN."""
+"""Another library's curvature: KFAC's factors of the empirical Fisher, and the GGN."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ def factors(
     *,
     joint_bias: bool,
     names: Sequence[str] | None = None,
+    weight_sharing: str = "expand",
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The two factors of layers (all if not named): of the inputs and of the output gradients."""
     named = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
@@ -31,7 +32,7 @@ def factors(
         [parameter for layer in layers for parameter in layer.parameters()],
         [(inputs, targets)],
         fisher_type=curvlinops.FisherType.EMPIRICAL,
-        kfac_approx=curvlinops.KFACType.EXPAND,
+        kfac_approx=weight_sharing,
         separate_weight_and_bias=not joint_bias,
         check_deterministic=False,
     )

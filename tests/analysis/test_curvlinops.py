@@ -32,16 +32,39 @@ def mlp() -> tuple[nn.Module, Tensor]:
     return cases.mlp((6, 8, 7, NUM_CLASSES), batch_norm=True), cases.normal(11, 6)
 
 
+class Tokens(nn.Module):
+    """Linear layers on tokens, one of them without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 6), nn.Linear(6, 4, bias=False)
+        self.fc = nn.Linear(4, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.b(torch.tanh(self.a(x)))
+        out: Tensor = self.fc(torch.tanh(hidden).mean(1))
+        return out
+
+
+def tokens() -> tuple[nn.Module, Tensor]:
+    return cases.randomised(Tokens()), cases.normal(6, 4, 5)
+
+
+@pytest.mark.parametrize("weight_sharing", ["expand", "reduce"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("case", [mlp, vgg, resnet20])
-def test_factors_equal_curvlinops_kfac_expand(case: Any, reduction: str, bias: bool) -> None:
+@pytest.mark.parametrize("case", [mlp, vgg, resnet20, tokens])
+def test_factors_equal_curvlinops_kfac(
+    case: Any, reduction: str, bias: bool, weight_sharing: str
+) -> None:
     model, inputs = case()
     model.eval()
     targets = cases.labels(len(inputs), NUM_CLASSES)
     loss_fn = nn.CrossEntropyLoss(reduction=reduction)
-    snapshot = condexp.analyze(model, loss_fn, inputs, targets, bias=bias, precision="float64")
-    theirs = factors(model, loss_fn, inputs, targets, joint_bias=bias)
+    choices: Any = {"bias": bias, "precision": "float64", "weight_sharing": weight_sharing}
+    snapshot = condexp.analyze(model, loss_fn, inputs, targets, **choices)
+    how: Any = {"joint_bias": bias, "weight_sharing": weight_sharing}
+    theirs = factors(model, loss_fn, inputs, targets, **how)
     assert set(snapshot.layers) == set(theirs[0]) == set(theirs[1])
     if case is resnet20:
         assert len(snapshot.layers) == 20

@@ -9,7 +9,7 @@ from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import LayerCall, PassMode, joined_grads, joined_inputs
 from condexp.analysis.layers.kinds import Layer
 from condexp.analysis.layers.rows import Operation
-from condexp.analysis.layers.samples import SampleTest
+from condexp.analysis.layers.sample_calls import SampleCalls
 from condexp.analysis.linalg.gram import (
     WORKING_NUMBERS,
     Batch,
@@ -48,7 +48,7 @@ class FisherState:
     obstacle: str | None
 
 
-class FisherBlock:
+class FisherBlock(SampleCalls):
     """The Fisher block of one layer, ``1/N Σ vec(G_n) vec(G_n)ᵀ`` with ``G_n = Σ_t g aᵀ``.
 
     The samples' gradients are formed as the g arrive where that takes no more memory than the rows
@@ -73,7 +73,8 @@ class FisherBlock:
         network: NetworkFisher,
         pass_mode: PassMode,
     ) -> None:
-        self.name, self._layer, self._network, self._pass_mode = name, layer, network, pass_mode
+        super().__init__(name, "'fisher'")
+        self._layer, self._network, self._pass_mode = layer, network, pass_mode
         self._options = replace(options, conv_input=ConvInput.PATCHES)
         single = options.precision is Precision.FLOAT32
         self.dtype = torch.float32 if single else torch.float64
@@ -82,14 +83,12 @@ class FisherBlock:
         d_in = layer.fan_in + operation.appends_one(options)
         self._shape = GradientShape(operation.groups, 1, d_in, layer.d_out // operation.groups)
         self._forms = False  # the first call decides for all
-        self._calls: dict[int, LayerCall] = {}
         self._formed: list[Tensor] = []  # gradients of this pass, one for each signal
         self._passes: list[list[LayerCall]] = []  # the calls of complete passes
         self._gradients: list[Tensor] = []
         self._num_samples = self._num_rows = 0
         self._spectrum: Spectrum | None = None
         self._recomputed = False
-        self.obstacle: str | None = None
 
     @property
     def num_weights(self) -> int:
@@ -127,46 +126,9 @@ class FisherBlock:
         call = LayerCall(self.name, operation, self._options, inputs, output_shape, num_samples)
         if use == 0 and self._num_samples == 0:
             self._forms = self._takes_less_formed(call)
-        self._calls[use] = call
+        self._add_call(call, use)
         self._recomputed = self._recomputed or recomputed
         self.row_dtype = coarser(self.row_dtype, inputs.dtype)
-        self._refuse_without_layout(call)
-
-    def test_samples(self, test: SampleTest, grad: Tensor, use: int) -> None:
-        """Find out which rows of a use belong to which sample.
-
-        Args:
-            test: The test.
-            grad: Gradient of its cotangents with respect to the output.
-            use: Index of the use within the pass.
-        """
-        self._calls[use].test_samples(test, grad)
-
-    @property
-    def needs_another_test(self) -> bool:
-        """Whether a test of the other samples could tell more."""
-        return any(c.owners is not None and not c.owners.is_settled for c in self._calls.values())
-
-    def tests_are_over(self) -> None:
-        """Refuse rows that do not belong to samples, or of which that cannot be seen."""
-        for call in self._calls.values():
-            self._refuse_without_layout(call)
-
-    def refuse(self, obstacle: str) -> None:
-        """Measure nothing, for a reason."""
-        self.obstacle = self.obstacle or obstacle
-
-    def _refuse_without_layout(self, call: LayerCall) -> None:
-        if call.layout is not None or self.obstacle is not None:
-            return
-        if call.num_parts % call.num_samples:
-            what = f"it got {call.num_parts} rows for {call.num_samples} samples"
-        else:
-            what = (
-                "the gradient of a sample's output reaches rows of other samples (where that is a "
-                "batch normalisation's doing, model.eval() tells)"
-            )
-        self.refuse(f"its rows do not belong to samples, as 'fisher' needs: {what}")
 
     def backward(self, grad: Tensor, use: int, row_dtype: torch.dtype) -> None:
         """Add the gradient of one use's output, for the next signal.

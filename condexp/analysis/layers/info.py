@@ -23,6 +23,7 @@ class LayerInfo:
         num_weights: Side of a Fisher block where it is not d_in·d_out: under ``channels``.
         has_factors: Whether there are ``input``, ``grad_output`` and ``kfac``: not of the scale of
             a normalisation (d_in = 1), nor of a weight that is used in several ways.
+        is_reduced: Whether the positions of a sample make one row.
     """
 
     name: str
@@ -35,6 +36,12 @@ class LayerInfo:
     fan_in: int | None = None
     num_weights: int | None = None
     has_factors: bool = True
+    is_reduced: bool = False
+
+    @property
+    def rows_per_sample(self) -> int:
+        """Number of rows of a sample, of all uses."""
+        return 1 if self.is_reduced else self.positions * self.uses
 
     def spectrum_length(self, matrix: Matrix) -> int:
         """Return the number of eigenvalues of a matrix of this layer, over all groups.

@@ -53,6 +53,9 @@ def tensors_in(nested: object) -> Iterator[Tensor]:
             yield from tensors_in(part)
 
 
+_FEW = 16  # samples, of which a half that is drawn may well be one that is mixed within itself
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the rows of a sample stand among those of a call: ``[outer, N, inner]``.
@@ -111,6 +114,15 @@ class SampleTest:
             roots.append(output)
             signs.append(drawn * of_rows.view(-1, *[1] * (output.ndim - 1)))
         return roots, signs
+
+    @property
+    def of_single_samples(self) -> "list[SampleTest]":
+        """Tests of one sample each, where samples are few: half of them may be mixed alone."""
+        num_samples = len(self.chosen)
+        if not 2 < num_samples < _FEW:
+            return []
+        ones = torch.eye(num_samples, dtype=torch.bool)
+        return [SampleTest(ones[n], self.mixes) for n in (0, num_samples // 2 - 1)]
 
     @property
     def complement(self) -> "SampleTest":

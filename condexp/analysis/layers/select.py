@@ -290,6 +290,7 @@ def describe(
         fan_in=None if fan_in == d_in else fan_in,
         num_weights=(fan_in + one) * d_out if channels else None,
         has_factors=layer.has_factors,
+        is_reduced=options.reduces,
     )
 
 

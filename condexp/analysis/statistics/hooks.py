@@ -239,7 +239,8 @@ class MeasurementHooks:
     @property
     def _needs_sample_test(self) -> bool:
         exact = self.options.fisher_type is FisherType.EXACT
-        return self.options.wants(Matrix.FISHER) or exact or bool(self._tables.doubtful)
+        rows = self.options.wants(Matrix.FISHER) or self.options.reduces
+        return rows or exact or bool(self._tables.doubtful)
 
     @property
     def _is_loss(self) -> bool:
@@ -249,15 +250,17 @@ class MeasurementHooks:
     def _test_samples(self, current: ForwardPass, output: object) -> None:
         mixes = True in self.statistics.batch_statistics
         test = SampleTest.of(current.num_samples, mixes=mixes)
-        blocks = self.statistics.blocks.values()
+        parts = self.statistics.of_samples
         self._back_propagate_samples(test, output)
-        if any(block.needs_another_test for block in blocks):
+        if any(part.needs_another_test for part in parts):
             self._back_propagate_samples(test.complement, output)
+        for alone in test.of_single_samples:
+            self._back_propagate_samples(alone, output)
         for name in () if mixes else self._tables.doubtful:
             if self.statistics[name].mixes_samples:
                 self.statistics.leave_out(name)
-        for block in self.statistics.blocks.values():
-            block.tests_are_over()
+        for part in self.statistics.of_samples:
+            part.tests_are_over()
 
     def _back_propagate_samples(self, test: SampleTest, output: object) -> None:
         self._test = test
@@ -271,8 +274,8 @@ class MeasurementHooks:
                 raise
             # Re-entrant checkpoints want a backward pass to all parameters.
             if not self._runs_eagerly:
-                for block in self.statistics.blocks.values():
-                    block.refuse(
+                for part in self.statistics.of_samples:
+                    part.refuse(
                         "whether its rows belong to samples cannot be seen through a re-entrant "
                         "activation checkpoint: take use_reentrant=False or condexp.analyze"
                     )

@@ -4,8 +4,6 @@ Hooks and autograd are not seen here: tensors are handed in by the methods' call
 """
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,30 +28,10 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot, PlainMeasures
 from condexp.analysis.statistics.measures import RowMeans, UnitExtremes, mean_fraction, underflow
 from condexp.analysis.statistics.moment import AdaptiveMoment, Factor, SolveQueue
+from condexp.analysis.statistics.state import LayerState
 from condexp.analysis.statistics.weights import WeightStatistics
 from condexp.analysis.vocabulary import ConvInput, Matrix
 from condexp.errors import InputError
-
-
-@dataclass(frozen=True, eq=False)
-class LayerState:
-    """Statistics that one process has collected of a layer, for another one to merge.
-
-    Args:
-        parts: States of the parts of :class:`LayerStatistics`, in their order there.
-        uses: Number of calls in a pass.
-        positions: Number T of rows that a sample contributes in one call.
-        num_samples: N of the passes whose gradients came.
-        underflow: See :func:`.underflow`.
-        has_unseen_uses: See :class:`LayerStatistics`.
-    """
-
-    parts: tuple[Any, ...]
-    uses: int
-    positions: int
-    num_samples: int
-    underflow: float
-    has_unseen_uses: bool
 
 
 class LayerStatistics:
@@ -95,7 +73,7 @@ class LayerStatistics:
             return AdaptiveMoment(scale, options, pass_mode, queue) if wanted else None
 
         self._input: Factor | None = moment(Scale.MEAN, Matrix.INPUT)
-        self._grad_output = moment(Scale.SUM, Matrix.GRAD_OUTPUT)
+        self._grad_output: Factor | None = moment(Scale.SUM, Matrix.GRAD_OUTPUT)
         self._weight = WeightStatistics(layer, options, pass_mode, keep_values=keep_weights)
         self._units, self._means = UnitExtremes(), RowMeans()
         self._uses: Counter[int] = Counter()
@@ -266,14 +244,27 @@ class LayerStatistics:
             )
         row_dtype = computed_in(given.dtype, given.device, convolves=self._convolves)
         if self._grad_output is not None:
-            rows = gradient_rows(operation, grad, current.denominator)
-            self._grad_output.add(rows, current.num_samples if first else 0, row_dtype)
+            self._add_grads(operation, number, grad, current, row_dtype)
             num_columns = self.layer.d_out // operation.groups
             self._underflow += underflow(given, norm, num_columns) * current.denominator**2
         if self.fisher is not None:
             self.fisher.backward(grad * current.denominator, number, row_dtype)
             if self._returns[current.number] == self._uses[current.number] * current.num_signals:
                 self.fisher.pass_is_complete()
+
+    def _add_grads(
+        self,
+        operation: Operation,
+        _number: int,
+        grad: Tensor,
+        current: ForwardPass,
+        row_dtype: torch.dtype,
+    ) -> None:
+        """Add the rows of a gradient ∂L/∂h, which was computed in a precision."""
+        assert isinstance(self._grad_output, AdaptiveMoment)
+        rows = gradient_rows(operation, grad, current.denominator)
+        num_new = current.num_samples if self._returns[current.number] == 1 else 0
+        self._grad_output.add(rows, num_new, row_dtype)
 
     def _certify(
         self,
@@ -384,7 +375,7 @@ class LayerStatistics:
         return self._input.power() * self._grad_output.power()
 
     def _mean_fraction(self) -> float:
-        if self._input is None:
+        if self._means.num_rows or self._input is None:
             mean, power = self._means.mean, self._means.power
         else:
             mean, power = self._input.mean(), self._input.power()

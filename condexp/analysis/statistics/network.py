@@ -14,6 +14,7 @@ from condexp.analysis.fisher.formed import FormedFisherBlock
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.layers.info import NotAnalysed
+from condexp.analysis.layers.sample_calls import SampleCalls
 from condexp.analysis.layers.select import Selection, biases, why_never
 from condexp.analysis.layers.uses import uses_in_graph
 from condexp.analysis.loss.rounding import LossRounding
@@ -22,6 +23,7 @@ from condexp.analysis.snapshot import BnMode, Coverage, LayerSnapshot, Snapshot
 from condexp.analysis.statistics.gradients import GradientStatistics
 from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.statistics.moment import SolveQueue
+from condexp.analysis.statistics.reduced import ReducedStatistics, ReducedTableStatistics
 from condexp.analysis.statistics.table import TableStatistics
 from condexp.analysis.vocabulary import Matrix
 from condexp.analysis.watch import tell
@@ -129,6 +131,12 @@ class NetworkStatistics:
         return tuple(name for name, layer in self._layers.items() if layer.is_reused)
 
     @property
+    def of_samples(self) -> list[SampleCalls]:
+        """What is measured of rows that have to belong to samples."""
+        reduced = (of.reduced for of in self.layers if isinstance(of, ReducedStatistics))
+        return [*self.blocks.values(), *reduced]
+
+    @property
     def blocks(self) -> dict[str, FisherBlock]:
         """The Fisher blocks of the layers called so far."""
         layers = self._layers.items()
@@ -222,6 +230,8 @@ class NetworkStatistics:
             block = FisherBlock if layer.has_factors else FormedFisherBlock
             fisher = block(name, layer, options, self._fisher, self._pass_mode)
         kind = TableStatistics if layer.operation.num_entries else LayerStatistics
+        if options.reduces:
+            kind = ReducedTableStatistics if layer.operation.num_entries else ReducedStatistics
         return (kind if layer.has_factors else GradientStatistics)(
             name,
             layer,

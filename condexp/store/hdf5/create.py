@@ -13,7 +13,14 @@ from condexp.store.disk import Owner, as_results_error, locked, replacing, reser
 from condexp.store.hdf5.checked_file import skeleton_trailer
 from condexp.store.hdf5.file_objects import PAGE_BYTES, SparseFile
 from condexp.store.hdf5.open import storage_type
-from condexp.store.schema.fields import FORMAT, SCALE_CONVENTION, VERSION, Axis, DatasetSpec, Kind
+from condexp.store.schema.fields import (
+    FORMAT,
+    SCALE_CONVENTION,
+    VERSION,
+    Axis,
+    DatasetSpec,
+    Kind,
+)
 from condexp.store.schema.layout import CHECKSUMS, COLUMN, COUNTERS, FileSpec, columns, datasets
 
 FILL_BYTES = 1 << 20
@@ -136,7 +143,7 @@ def _content(spec: FileSpec) -> dict[str, Any]:
         "layers/d_in": [layer.d_in for layer in layers],
         "layers/d_out": [layer.d_out for layer in layers],
         "layers/groups": [layer.groups for layer in layers],
-        "layers/num_rows": [spec.num_samples * layer.positions * layer.uses for layer in layers],
+        "layers/num_rows": [spec.num_samples * layer.rows_per_sample for layer in layers],
         "layers/positions": [layer.positions for layer in layers],
         "layers/reused": [layer.uses > 1 for layer in layers],
         "layers/layer": [layer.name for layer in layers],

@@ -25,6 +25,7 @@ OF_SEVERAL = (("trainer", "num_processes"), ("trainer", "sync_batchnorm"))
 """Keys that mean nothing to one process alone."""
 LATER = {
     ("analysis", "network_precision"): "as_trained",
+    ("analysis", "weight_sharing"): "expand",
     ("dataset", "channels"): None,
     ("loss",): {"name": "task"},
 }

@@ -31,6 +31,12 @@ SCALE_CONVENTION = (
     "kfac: their Kronecker product; fisher: 1/N sum over samples of vec(G) vec(G)^T; "
     "weight, weight_grad: squared singular values"
 )
+REDUCED_CONVENTION = SCALE_CONVENTION.replace(
+    "input: 1/(N*T) sum over samples and positions of a a^T; "
+    "grad_output: 1/N sum of g g^T, summed over positions, ",
+    "input: 1/N sum of a a^T, a the mean over positions; "
+    "grad_output: 1/N sum of g g^T, g summed over positions before, ",
+)
 
 # Only measures are kept of it: the spectrum of a product may have 10^7 eigenvalues.
 WITHOUT_SPECTRA = frozenset({Matrix.KFAC})
