@@ -89,7 +89,9 @@ def _certificates(prepared: "PreparedRun") -> Iterator[RenderableType]:
     snapshot = certify_model(prepared.config, prepared.dataset, prepared.options)
     failed = [record for record in snapshot.records if record.incomplete is not None]
     if not failed:
-        largest = max((record.gradient_residual for record in snapshot.records), default=0.0)
+        # NaN where the gradient itself is 0, as below a last layer that starts at 0.
+        residuals = [record.gradient_residual for record in snapshot.records]
+        largest = max((residual for residual in residuals if residual == residual), default=0.0)
         yield Text(
             f"certificates hold on {snapshot.num_samples} samples: the rows of all "
             f"{len(snapshot.records)} layers reproduce the gradients of their weights (relative "

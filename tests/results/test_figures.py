@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.results.figures import NAMES, find_figure
-from condexp.results.figures.heatmap import label_layers, map_height
+from condexp.results.figures.heatmap import label_layers, map_height, short_names
 from condexp.results.figures.overview import overview
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import new_figure, style
@@ -151,6 +151,19 @@ def test_sixty_layers_keep_readable_names() -> None:
     assert len(set(labels)) == len(labels)
     assert max(map(len, labels)) <= 24
     assert axes.get_ylabel() == "layers (1 in 2 named)"
+
+
+def test_names_of_transformers_stay_readable() -> None:
+    block = "encoder.layers.encoder_layer_1"
+    names = [f"{block}.self_attention.in_proj", f"{block}.mlp.0", f"{block}.mlp.3", "heads.head"]
+    assert short_names(names) == [
+        "encoder1.self_at.in_proj",
+        "encoder_layer_1.mlp.0",
+        "encoder_layer_1.mlp.3",
+        "heads.head",
+    ]
+    both = [f"{coder}.layers.attention.projection" for coder in ("encoder", "decoder")]
+    assert len(set(short_names(both))) == 2
 
 
 def test_deep_and_shallow_figures_stay_on_a_page(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from condexp.results.figures.curves import (
     label_decades,
     mark_bounds,
 )
-from condexp.results.figures.heatmap import shortened
+from condexp.results.figures.heatmap import short_names
 from condexp.results.figures.style import GREY, Size, new_figure, save, style
 from condexp.store.reader import Run
 
@@ -137,7 +137,7 @@ def _name_layers(axes: Axes, own: pd.DataFrame, size: Size) -> None:
     axes.set_xlim(names.index.min() - 0.4, names.index.max() + 0.6)
     alike = bool((names.map(len) == 1).all())
     if alike and len(names) <= MOST_NAMES[size]:
-        axes.set_xticks(names.index, [shortened(name) for (name,) in names], rotation=90)
+        axes.set_xticks(names.index, short_names([name for (name,) in names]), rotation=90)
         axes.tick_params(axis="x", labelsize=5.5)
     else:
         axes.set_xlabel("layer, in the order of execution, the first is 0")

@@ -161,7 +161,7 @@ def label_layers(axes: Axes, layers: Sequence[str]) -> None:
     points = 72 * map_height(len(layers)) / len(layers)
     every = int(np.ceil(LABEL_POINTS / points))
     ticks = [*range(0, len(layers) - every, every), len(layers) - 1]
-    axes.set_yticks(ticks, [shortened(layers[i]) for i in ticks])
+    axes.set_yticks(ticks, short_names([layers[i] for i in ticks]))
     if every > 1:
         axes.set_ylabel(f"layers (1 in {every} named)")
 
@@ -177,8 +177,32 @@ def _boxes(
             yield [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
-def shortened(name: str) -> str:
-    """Shorten a layer's name for a label.
+def short_names(names: Sequence[str]) -> list[str]:
+    """Shorten layers' names for labels.
+
+    Args:
+        names: The names.
+
+    Returns:
+        Names of few letters: first go the modules that a long name begins with, as far as they have
+        no number and what is left is no other layer's, then letters of words.
+    """
+    return [_shortened(_without_first_parts(name, names)) for name in names]
+
+
+def _without_first_parts(name: str, names: Sequence[str]) -> str:
+    kept = name
+    while len(kept) > MAX_LETTERS:
+        first, _, rest = kept.partition(".")
+        taken = any(f".{other}".endswith(f".{rest}") for other in names if other != name)
+        if not rest or taken or any(map(str.isdigit, first)):
+            break
+        kept = rest
+    return kept
+
+
+def _shortened(name: str) -> str:
+    """Shorten a name.
 
     Args:
         name: The name.

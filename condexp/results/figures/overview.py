@@ -17,7 +17,7 @@ from condexp.results.figures.heatmap import (
     draw_line,
     label_layers,
     map_height,
-    shortened,
+    short_names,
 )
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import (
@@ -132,7 +132,7 @@ def _draw_heat_maps(
     for axes in () if single else grid[:, 1:].flat:
         axes.tick_params(axis="y", left=False)
     if single:
-        figure.suptitle(f"the only layer, {shortened(measures.layers[0])}", fontsize=7.5)
+        figure.suptitle(f"the only layer, {short_names(measures.layers)[0]}", fontsize=7.5)
     draw_legend(figure, seen)
 
 
