@@ -14,6 +14,7 @@ from benchmarks import (
     ranks,
     reading,
     record,
+    recorder,
     scaling,
     snapshot,
     verifying,
@@ -21,7 +22,9 @@ from benchmarks import (
 from benchmarks.timing import as_json, conditions, table
 from condexp.analysis.linalg.eigen import pin_threads
 
-BENCHMARKS = {
+# In a process as a user's is; the others run as ``condexp run`` does, which pins torch's threads.
+NOT_PINNED = {"recorder": recorder.measure}
+BENCHMARKS = NOT_PINNED | {
     "loop": loop.measure,
     "pause": pause.measure,
     "record": record.measure,
@@ -49,9 +52,10 @@ def main() -> None:
         parser.error(f"unknown benchmark {sorted(unknown)}: allowed are {', '.join(BENCHMARKS)}")
     if arguments.pairs < 1:
         parser.error(f"--pairs is {arguments.pairs}: it must be at least 1")
-    pin_threads()  # as condexp run does
     measurements = []
-    for name in arguments.names or BENCHMARKS:
+    for name in sorted(arguments.names or BENCHMARKS, key=lambda name: name not in NOT_PINNED):
+        if name not in NOT_PINNED:
+            pin_threads()
         measurements += BENCHMARKS[name](arguments.pairs)
     print("\n".join(f"{key:14}{value}" for key, value in conditions().items()))
     print(table(measurements))

@@ -45,12 +45,12 @@ def _of(network: Network, num_rounds: int) -> list[Measurement]:
     for name in options:
         ways[name] = riding(training, options[name])
     ways["preset"] = riding(training, PRESET)
-    ways["probe"] = lambda: _read(
+    ways["probe"] = lambda: read_kappas(
         analyze_batches(
             training.model, LOSS, [(training.inputs, training.targets)], options["auto"]
         )
     )
-    ways["curvlinops"] = lambda: _curvlinops(training)
+    ways["curvlinops"] = lambda: curvlinops_factors(training)
     times = rounds(ways, num_rounds)
     step = times["step"]
     targets = {"float32": network.target, "auto": network.target}
@@ -106,14 +106,18 @@ def riding(training: Training, options: AnalysisOptions) -> Callable[[], None]:
             keep_weights=False,
         ) as hooks:
             loss = training.forward_backward()
-        _read(hooks.snapshot())
+        read_kappas(hooks.snapshot())
         training.update(loss)
 
     return run
 
 
-def _read(snapshot: Snapshot) -> None:
-    """Read every κ_p, and the measure that is worked out when it is read."""
+def read_kappas(snapshot: Snapshot) -> None:
+    """Read every κ_p, and the measure that is worked out when it is read.
+
+    Args:
+        snapshot: The snapshot.
+    """
     for record in snapshot.records:
         for matrix in Matrix:
             spectrum = getattr(record, matrix)
@@ -124,8 +128,12 @@ def _read(snapshot: Snapshot) -> None:
             _ = record.domination
 
 
-def _curvlinops(training: Training) -> None:
-    """Take the factors of all layers and the eigenvalues of each, in float32."""
+def curvlinops_factors(training: Training) -> None:
+    """Take the factors of all layers and the eigenvalues of each, in float32.
+
+    Args:
+        training: The network.
+    """
     layers = [m for m in training.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     kfac: Any = curvlinops.KFACLinearOperator(
         training.model,

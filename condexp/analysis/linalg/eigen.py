@@ -6,12 +6,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain, groupby
 from typing import TypeVar
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from condexp.analysis.linalg.pair_products import Numbers
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 _SQUARES_FIT = 1e-140, 1e140  # norms whose squares are neither denormal nor infinite
 _STACKED = 1 << 18  # numbers in matrices that are solved in one call
+_WIDE = 1024  # side of a matrix that keeps several threads busy by itself
 
 
 class _Workers:
@@ -82,8 +84,9 @@ os.register_at_fork(after_in_child=_Workers.forget)  # a child has none of its p
 def pin_threads(num_threads: int | None = None) -> None:
     """Fix the number of torch's threads for the process, and let it solve several problems at once.
 
-    Without it they are solved one after the other: setting the number of threads for the first time
-    may change how the libraries below divide a network's own products, and so their last bits.
+    To set the number of torch's threads for the first time may change how the libraries below
+    divide a network's own products, and so their last bits: only a program that owns the process
+    does so.
 
     Args:
         num_threads: The number; None: the one that torch has chosen.
@@ -96,7 +99,10 @@ def pin_threads(num_threads: int | None = None) -> None:
 
 
 def solve_all(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Return the eigenvalues of many matrices; several at a time where threads were pinned.
+    """Return the eigenvalues of many matrices, several at a time on as many threads as torch has.
+
+    Where threads were pinned torch solves them, else NumPy does, whose threads are its own: those
+    of torch stay as they are, and with them the bits of what a network computes.
 
     Args:
         matrices: Matrices as for :func:`descending_eigenvalues`, of any sizes.
@@ -104,22 +110,64 @@ def solve_all(matrices: Sequence[Tensor]) -> list[Tensor]:
     Returns:
         The eigenvalues of each.
     """
-    if _Workers.num_threads < 2 or len(matrices) < 2:
+    num_threads = _Workers.num_threads or torch.get_num_threads()
+    if num_threads < 2 or len(matrices) < 2:
         return [descending_eigenvalues(matrix) for matrix in matrices]
 
     def kind(number: int) -> tuple[tuple[int, ...], str]:
         return matrices[number].shape[::-1], str(matrices[number].dtype)
 
-    stacks: list[list[int]] = []
+    numbers: list[list[int]] = []
     # The largest first, or one thread would be left with it while the others are idle.
     for _, group in groupby(sorted(range(len(matrices)), key=kind, reverse=True), kind):
         alike = list(group)
-        few = -(-len(alike) // (2 * _Workers.num_threads))  # so that each thread has two stacks
+        few = -(-len(alike) // (2 * num_threads))  # so that each thread has two stacks
         size = max(1, min(few, _STACKED // matrices[alike[0]].numel()))
-        stacks += [alike[start : start + size] for start in range(0, len(alike), size)]
-    solved = _Workers.do_all(partial(_solve_stack, [matrices[i] for i in s]) for s in stacks)
-    values = dict(zip(chain(*stacks), chain(*solved), strict=True))
+        numbers += [alike[start : start + size] for start in range(0, len(alike), size)]
+    stacks = [[matrices[number] for number in some] for some in numbers]
+    if _Workers.num_threads:
+        solved = _Workers.do_all(partial(_solve_stack, stack) for stack in stacks)
+    else:
+        solved = _solve_in_numpy(stacks, num_threads)
+    values = dict(zip(chain(*numbers), chain(*solved), strict=True))
     return [values[number] for number in range(len(matrices))]
+
+
+def _solve_in_numpy(stacks: Sequence[list[Tensor]], num_threads: int) -> list[list[Tensor]]:
+    blas = _numpys_blas()  # without one of its own, its threads cannot be told apart from torch's
+    narrow = {
+        number: torch.stack(stack).detach().double()
+        for number, stack in enumerate(stacks)
+        if blas.lib_controllers and stack[0].shape[-1] < _WIDE
+    }
+    with blas.limit(limits=1), ThreadPoolExecutor(num_threads) as pool:
+        found = dict(zip(narrow, pool.map(_tried, narrow.values()), strict=True))
+    solved = []
+    for number, stack in enumerate(stacks):
+        values = found.get(number)
+        if values is not None and _is_believed(narrow[number], values):
+            solved.append(list(torch.from_numpy(values)))
+        else:
+            solved.append([descending_eigenvalues(matrix) for matrix in stack])
+    return solved
+
+
+def _is_believed(matrices: Tensor, values: Numbers) -> bool:
+    norms = _norms(matrices)
+    return bool(np.isfinite(norms).all()) and _is_certified(matrices, norms, values)
+
+
+@lru_cache(maxsize=1)
+def _numpys_blas() -> ThreadpoolController:
+    return ThreadpoolController().select(internal_api="openblas")
+
+
+def _tried(matrices: Tensor) -> Numbers | None:
+    # NumPy alone: torch's operations would start threads in this thread.
+    try:
+        return _numpy_eigenvalues(matrices)
+    except np.linalg.LinAlgError:
+        return None
 
 
 def _solve_stack(matrices: list[Tensor]) -> list[Tensor]:
@@ -146,7 +194,7 @@ def descending_eigenvalues(matrices: Tensor) -> Tensor:
     """
     matrices = matrices.detach().double()
     unknown = torch.full_like(matrices[..., 0], torch.nan)
-    norms = torch.linalg.vector_norm(matrices, dim=(-2, -1)).numpy()
+    norms = _norms(matrices)
     # LAPACK's answer would be undefined. Squares may overflow where no number does.
     if not np.isfinite(norms).all() and not math.isfinite(float(matrices.sum())):
         return unknown
@@ -167,7 +215,13 @@ def _torch_eigenvalues(matrices: Tensor) -> Numbers:
 
 
 def _numpy_eigenvalues(matrices: Tensor) -> Numbers:
-    return np.ascontiguousarray(np.linalg.eigvalsh(matrices.numpy())[..., ::-1])
+    # A copy in any case: of one column, NumPy takes a reversed view for contiguous.
+    return np.linalg.eigvalsh(matrices.numpy())[..., ::-1].copy()
+
+
+def _norms(matrices: Tensor) -> Numbers:
+    norms: Numbers = torch.linalg.vector_norm(matrices, dim=(-2, -1)).numpy()
+    return norms
 
 
 def _is_certified(matrices: Tensor, norms: Numbers, values: Numbers) -> bool:

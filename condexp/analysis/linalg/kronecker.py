@@ -249,14 +249,17 @@ class _Products:
         self._sorted: Numbers | None = None
         if a.size * b.shape[1] <= _SORTED_UP_TO:
             # They are sorted once for every p, which is quicker than selecting for each.
-            self._sorted = np.sort((a[:, :, None] * b[:, None, :]).ravel())
+            positive = (
+                np.multiply.outer(*(x[x > 0] for x in pair)) for pair in zip(a, b, strict=True)
+            )
+            self._sorted = np.sort(np.concatenate([products.ravel() for products in positive]))
         else:
             self._pairs = PairProducts(a, b)
 
     def largest(self, index: int) -> float:
-        """Return the ``index``-th largest product, from 1 on."""
+        """Return the ``index``-th largest product, from 1 on; 0 where fewer are positive."""
         if self._sorted is not None:
-            return float(self._sorted[-index])
+            return float(self._sorted[-index]) if index <= len(self._sorted) else 0.0
         assert self._pairs is not None
         return self._pairs.largest(index)
 

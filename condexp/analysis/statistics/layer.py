@@ -288,6 +288,12 @@ class LayerStatistics:
             grad, current.num_samples, current.denominator, is_new=is_new, in_parts=in_parts
         )
 
+    def enqueue(self) -> None:
+        """Queue the moments for their eigenvalues, which are computed together with others'."""
+        for moment in (self._input, self._grad_output):
+            if moment is not None:
+                moment.enqueue()
+
     def plain(self) -> PlainMeasures | None:
         """Compute the measures that need no eigenvalues.
 

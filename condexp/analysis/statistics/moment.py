@@ -90,26 +90,33 @@ class SolveQueue:
     """Moments whose eigenvalues are computed together, several at a time where threads allow it."""
 
     def __init__(self) -> None:
-        self._moments: list[AdaptiveMoment] = []
-        self._bytes = 0
+        self._waiting: dict[AdaptiveMoment, int] = {}
 
-    def add(self, moment: "AdaptiveMoment", num_bytes: int) -> None:
+    def add(self, moment: "AdaptiveMoment", num_bytes: int = 0) -> None:
         """Queue a moment; solve the queue once it exceeds ``WAITING_BYTES``.
 
         Args:
-            moment: The moment, whose matrix is complete.
+            moment: The moment.
             num_bytes: Bytes that it keeps until its eigenvalues are known.
         """
-        self._moments.append(moment)
-        self._bytes += num_bytes
-        if self._bytes > WAITING_BYTES:
+        self._waiting[moment] = num_bytes
+        if sum(self._waiting.values()) > WAITING_BYTES:
             self.solve()
 
     def solve(self) -> None:
         """Compute the spectra of all queued moments, also those that need float64 after all."""
-        while self._moments:
-            solved = solve_all([moment.matrix() for moment in self._moments])
-            moments, self._moments, self._bytes = self._moments, [], 0
+        while self._waiting:
+            moments: list[AdaptiveMoment] = []
+            matrices: list[Tensor] = []
+            num_bytes = 0
+            while self._waiting and num_bytes <= WAITING_BYTES:
+                moment = next(iter(self._waiting))
+                del self._waiting[moment]
+                if not moment.is_solved:
+                    moments.append(moment)
+                    matrices.append(moment.matrix())
+                    num_bytes += matrices[-1].nbytes
+            solved = solve_all(matrices)
             for moment, eigenvalues in zip(moments, solved, strict=True):
                 moment.set_eigenvalues(eigenvalues)
             for moment in moments:
@@ -147,7 +154,7 @@ class AdaptiveMoment:
         options: ``center``, ``precision``, ``kappa_p`` and ``matrices`` are read.
         pass_mode: How many portions of rows will come, and who may change them. Under ``ONE_PASS``
             a second portion is left out and ``is_reused`` becomes true.
-        queue: Queue in which a moment of ``ONE_PASS`` waits for its spectrum; under ``auto`` its
+        queue: Queue in which the moment waits for its spectrum. Under ``ONE_PASS`` and ``auto`` its
             rows must not change before that.
     """
 
@@ -172,6 +179,7 @@ class AdaptiveMoment:
         if one_pass and (self._queued or self._result):
             self.is_reused = True
             return
+        self._settle()
         self._result = None
         dtype = self._dtype(rows)
         rows = rows if one_pass else rows.copy()
@@ -179,13 +187,29 @@ class AdaptiveMoment:
             self._portion = _Portion(rows, num_samples, row_dtype, rows.version)
         self._moment.add(rows, num_samples, dtype, row_dtype)
         if one_pass:
-            self._enqueue()
+            self._multiply()
         elif self._portion is not None:
+            self._queue.add(self, rows.num_bytes)
+
+    def _settle(self) -> None:
+        """Take the first portion again in float64 if that is needed: no other can be."""
+        if self._portion is not None:
             self._result = _Result.of(self._moment.moment_matrix())
             self.refine()
 
+    @property
+    def is_solved(self) -> bool:
+        """Whether the eigenvalues are known."""
+        return self._result is not None
+
+    def enqueue(self) -> None:
+        """Queue the moment, with others, for its eigenvalues."""
+        if not self.is_solved and self._moment.num_rows > 0:
+            self._queue.add(self)
+
     def state(self) -> SecondMoment:
         """Return the rows so far for another process to merge; not under ``ONE_PASS``."""
+        self._settle()
         return self._moment
 
     def merge(self, state: SecondMoment) -> None:
@@ -212,18 +236,19 @@ class AdaptiveMoment:
     def _new_moment(self) -> SecondMoment:
         return SecondMoment(self._scale, center=self._options.center)
 
-    def _enqueue(self) -> None:
+    def _multiply(self) -> None:
         self._queued, self._moment = self._moment.moment_matrix(), self._new_moment()
         held = 0 if self._portion is None else self._portion.rows.num_bytes
         self._queue.add(self, held + self._queued.matrix.nbytes)
 
     def matrix(self) -> Tensor:
-        """Return the matrix whose eigenvalues are queued for, on the CPU.
+        """Return the matrix whose eigenvalues are wanted, on the CPU.
 
         Raises:
             InputError: If the rows, which may be needed again, were changed in place.
         """
-        assert self._queued is not None
+        if self._queued is None:
+            self._queued = self._moment.moment_matrix()
         if self._portion is not None and self._portion.has_changed:
             raise InputError(
                 "an input or gradient of an analysed layer was changed in place after its call: "
@@ -248,13 +273,15 @@ class AdaptiveMoment:
         self._moment, self._result = self._new_moment(), None
         self._moment.add(held.rows, held.num_samples, torch.float64, held.row_dtype)
         if self._pass_mode is PassMode.ONE_PASS:
-            self._enqueue()
+            self._multiply()
+        else:
+            self._queue.add(self)
 
     def _results(self) -> _Result:
-        if self._result is None and self._pass_mode is PassMode.ONE_PASS:
-            self._queue.solve()
         if self._result is None:
-            self._result = _Result.of(self._moment.moment_matrix())
+            self._queue.add(self)
+            self._queue.solve()
+        assert self._result is not None
         return self._result
 
     def spectrum(self, loss_rounding: float = 0.0) -> Spectrum:

@@ -172,6 +172,8 @@ class NetworkStatistics:
         # Cheap measures first: torch's intra-op threads are still spinning after the backward pass
         # and would compete with the solver's for cores.
         plain = {name: layer.plain() for name, layer in self._layers.items()}
+        for layer in self.layers:
+            layer.enqueue()
         mine: dict[str, LayerSnapshot] = {}
         for number, (name, measures) in enumerate(plain.items()):
             tell("layer", number, len(plain))

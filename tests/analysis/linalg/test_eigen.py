@@ -6,19 +6,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+from condexp.analysis.linalg import eigen
 from condexp.analysis.linalg.eigen import _Workers, descending_eigenvalues, pin_threads, solve_all
 
-SHAPES = [(1, 40, 40)] * 9 + [(1, 40, 40), (4, 17, 17), (4, 17, 17), (1, 17, 17), (1, 600, 600)]
+SHAPES = [(1, 40, 40)] * 9 + [
+    (1, 40, 40),
+    (4, 17, 17),
+    (4, 17, 17),
+    (1, 17, 17),
+    (1, 600, 600),
+    (3, 1, 1),
+    (3, 1, 1),
+]
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[0, 1, 2, 3], ids=["not pinned", "1", "2", "3"])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_num_threads()
     monkeypatch.setattr(_Workers, "num_threads", 0)
     monkeypatch.setattr(_Workers, "pool", None)
-    pin_threads(request.param)
+    if request.param:
+        pin_threads(request.param)
+    else:
+        torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
 
@@ -38,6 +51,27 @@ def test_many_are_solved_as_each_alone() -> None:
         assert found.dtype == torch.float64
         assert found.shape == matrix.shape[:-1]
         assert torch.allclose(found, alone, rtol=1e-12, atol=1e-12 * float(alone.max()))
+
+
+@pytest.mark.parametrize("threads", [0], indirect=True)
+@pytest.mark.parametrize("found", [True, False])
+@pytest.mark.usefixtures("threads")
+def test_threads_that_are_not_pinned_stay_as_they_are(
+    found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Setting them, even to what they are, may change the last bits of a network's products."""
+    every = matrices(SHAPES)
+    alone = [descending_eigenvalues(matrix) for matrix in every]
+    if not found:  # a NumPy whose BLAS may be torch's too
+        none = ThreadpoolController().select(internal_api="nobody's")
+        monkeypatch.setattr(eigen, "_numpys_blas", lambda: none)
+    blas = [library.num_threads for library in ThreadpoolController().lib_controllers]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "set_num_threads", _never_converges)
+        solved = solve_all(every)
+    for values, expected in zip(solved, alone, strict=True):
+        assert torch.allclose(values, expected, rtol=1e-12, atol=1e-12 * float(expected.max()))
+    assert [library.num_threads for library in ThreadpoolController().lib_controllers] == blas
 
 
 @pytest.mark.usefixtures("threads")
