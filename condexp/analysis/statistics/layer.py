@@ -290,9 +290,9 @@ class LayerStatistics:
 
     def enqueue(self) -> None:
         """Queue the moments for their eigenvalues, which are computed together with others'."""
-        for moment in (self._input, self._grad_output):
-            if moment is not None:
-                moment.enqueue()
+        for factor in (self._input, self._grad_output):
+            if isinstance(factor, AdaptiveMoment):
+                factor.enqueue()
 
     def plain(self) -> PlainMeasures | None:
         """Compute the measures that need no eigenvalues.
