@@ -23,12 +23,18 @@ def run(args: list[str]) -> int:
     parser.add_argument(
         "--p", type=float, help="show κ at this fraction; computed from spectra that were saved"
     )
+    parser.add_argument(
+        "--sort", metavar="NAME", help="the largest of this measure first, as kfac_kappa_0.5"
+    )
+    parser.add_argument("--top", type=int, metavar="N", help="only the first N layers")
     options = parser.parse_args(args)
     from condexp.results.console import show
     from condexp.results.run_view import layer_table, summary
     from condexp.store.reader import open_run
 
     stored = open_run(options.run)
-    layers = layer_table(stored, options.step, options.measure, options.p)
+    layers = layer_table(
+        stored, options.step, options.measure, options.p, options.sort, options.top
+    )
     show(summary(stored), layers)
     return 0

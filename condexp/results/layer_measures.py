@@ -173,6 +173,22 @@ class LayerMeasures:
             )
         return self.measures[name]
 
+    def require_layer(self, name: str) -> str:
+        """Return the name of a layer if there is such a layer.
+
+        Args:
+            name: The name.
+
+        Returns:
+            The name itself.
+
+        Raises:
+            InputError: If there is none; names the nearest.
+        """
+        if name not in self.layers:  # not `choose`: there may be a thousand
+            raise InputError(f"unknown layer {name!r}.{suggestion(name, self.layers)}")
+        return name
+
     def values(self, name: str) -> NDArray[np.float64]:
         """Return a measure of every layer at every snapshot.
 

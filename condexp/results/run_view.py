@@ -135,6 +135,8 @@ def layer_table(
     step: int | None = None,
     measures: Sequence[str] | None = None,
     p: float | None = None,
+    sort: str | None = None,
+    top: int | None = None,
 ) -> RenderableType:
     """Lay out every analysed layer at one snapshot.
 
@@ -151,10 +153,13 @@ def layer_table(
             ``input_kappa`` means all fractions, ``input_kappa_low`` and ``input_kappa_high`` the
             ends of its interval.
         p: Fraction of the condition numbers, in place of those that were measured.
+        sort: Measure by which layers are sorted, the largest first; what is infinite is larger than
+            all numbers, what is unknown comes last.
+        top: Number of layers that are shown, all where None.
 
     Returns:
-        A table, one row a layer in execution order, with the notes below it; a line of text where
-        there is nothing to show.
+        A table, one row a layer in execution order or sorted, with the notes below it; a
+        line of text where there is nothing to show.
 
     Raises:
         InputError: If the run has no such snapshot or measure, and names the nearest; or if κ at
@@ -167,6 +172,8 @@ def layer_table(
         return Text("no layer was analysed", style="dim")
     if not len(data.steps) and step is None:
         return Text(f"{len(data.layers)} layers, no snapshot yet", style="dim")
+    if top is not None and top < 1:
+        raise InputError(f"--top={top}: give the number of layers to show, from 1 on.")
     row = _row(data, step)
     table = Table(
         title=f"layers at step {data.steps[row]}",
@@ -185,7 +192,8 @@ def layer_table(
         columns.append(list(map(format_number, data.values(name)[row], marks)))
         seen |= set(marks.tolist())
     sizes = [data.arrays[name] for name in ("type", "d_in", "d_out")]
-    for layer, cells in enumerate(zip(*columns, strict=True) if columns else ()):
+    for layer in _order(data, row, sort)[:top] if columns else ():
+        cells = [column[layer] for column in columns]
         table.add_row(Text(data.layers[layer]), *(Text(str(size[layer])) for size in sizes), *cells)
     below = []
     if "fisher" in data.matrices:
@@ -195,6 +203,15 @@ def layer_table(
     texts = EXPLANATIONS if data.has_intervals else EXPLANATIONS | {Mark.INFINITE: INFINITE_1}
     notes = [Text(text, style="dim") for mark, text in texts.items() if mark in seen]
     return Group(Fitted(table), *below, *notes)
+
+
+def _order(data: LayerMeasures, row: int, sort: str | None) -> list[int]:
+    """Return the layers' places in the order to show them."""
+    if sort is None:
+        return list(range(len(data.layers)))
+    values = data.values(sort)[row]
+    order = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
+    return [int(layer) for layer in order]
 
 
 def _usual(data: LayerMeasures) -> list[str]:

@@ -186,3 +186,19 @@ def test_several_gradients_a_sample_are_rows_of_grad_output_alone(tmp_path: Path
         assert limits["input"][hidden] == input_rows / 8
         assert limits["grad_output"][hidden] == gradients / 24
         assert limits["kfac"][hidden] == pytest.approx(input_rows / 8 * gradients / 24)
+
+
+def test_the_worst_layers_come_first(run: Run) -> None:
+    def names(*arguments: object) -> list[str]:
+        lines = text_of(layer_table(run, None, None, None, *arguments)).splitlines()  # type: ignore[arg-type]
+        rows = [line.split() for line in lines if "Linear" in line or "Conv2d" in line]
+        return [row[0] for row in rows]
+
+    values = run.measures()["input_lambda_max"].isel(step=-1).to_series().dropna()
+    expected = values.sort_values(ascending=False, kind="stable").index.tolist()
+    assert names("input_lambda_max", 2) == expected[:2]
+    assert len(names(None, 1)) == 1
+    with pytest.raises(InputError, match=r"unknown measure 'kapa'"):
+        names("kapa")
+    with pytest.raises(InputError, match="--top=0: give the number of layers"):
+        names(None, 0)

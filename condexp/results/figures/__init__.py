@@ -14,22 +14,38 @@ if TYPE_CHECKING:
     from condexp.results.figures.style import Size
     from condexp.store.reader import Run
 
-NAMES = ("overview", "validation", "stability", "domination", "conditioning", "last_layer")
+NAMES = (
+    "overview",
+    "spectrum",
+    "compare",
+    "validation",
+    "stability",
+    "domination",
+    "conditioning",
+    "last_layer",
+)
 OF_GRIDS = ("stability", "domination", "conditioning", "last_layer")
-OF_ONE_RUN = ("overview",)
+OF_ONE_RUN = ("overview", "spectrum")
 """Drawn of each run by itself; the others show all runs together."""
+
+
+OPTIONS = {"spectrum": ("layer", "matrix"), "compare": ("measure", "layer")}
+"""What figures take besides runs and a size."""
 
 
 class Figure(Protocol):
     """A function that draws the runs of a sweep as one figure."""
 
-    def __call__(self, runs: "Sequence[Run]", folder: Path, *, size: "Size") -> tuple[Path, ...]:
+    def __call__(
+        self, runs: "Sequence[Run]", folder: Path, *, size: "Size", **options: str
+    ) -> tuple[Path, ...]:
         """Draw.
 
         Args:
             runs: The runs, one or more; of a figure ``OF_ONE_RUN`` just one.
             folder: Where to write ``<name>.pdf``, ``<name>.png`` and ``<name>.csv``.
             size: How wide it is printed.
+            **options: What the figure takes besides, by name: see ``OPTIONS``.
 
         Returns:
             The paths of these three.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condexp.errors import InputError, choose
-from condexp.results.figures import OF_GRIDS, OF_ONE_RUN, find_figure
+from condexp.results.figures import OF_GRIDS, OF_ONE_RUN, OPTIONS, find_figure
 from condexp.results.figures.style import BlankFigureError, Size
 from condexp.results.select import (
     leaving_out_unreadable,
@@ -41,6 +41,7 @@ def draw(
     where: Sequence[str] = (),
     output: Path | None = None,
     size: str = Size.TEXT,
+    **options: str,
 ) -> Drawn:
     """Draw a figure of stored runs.
 
@@ -51,6 +52,7 @@ def draw(
         output: Folder to write to; where None the folder that holds all of ``folders``, and for a
             figure of one run the run's own.
         size: ``column`` or ``text``.
+        **options: What this figure takes besides: see ``OPTIONS``.
 
     Returns:
         The files.
@@ -61,6 +63,9 @@ def draw(
     """
     draw_runs = find_figure(name)
     width = Size(choose("size", size, Size))
+    if foreign := [option for option in options if option not in OPTIONS.get(name, ())]:
+        takers = [each for each, taken in OPTIONS.items() if foreign[0] in taken]
+        raise InputError(f"{name} takes no --{foreign[0]}: {' and '.join(takers)} do.")
     selected = select(folders, where)
     if name in OF_ONE_RUN:
         targets = [_own_folder(folder, len(selected), output) for folder in selected]
@@ -68,11 +73,11 @@ def draw(
         blank: list[Path] = []
         for folder, target in zip(selected, targets, strict=True):
             if len(selected) == 1:
-                written += draw_runs([open_run(folder)], target, size=width)
+                written += draw_runs([open_run(folder)], target, size=width, **options)
                 continue
             with leaving_out_unreadable(folder):
                 try:
-                    written += draw_runs([open_run(folder)], target, size=width)
+                    written += draw_runs([open_run(folder)], target, size=width, **options)
                 except BlankFigureError:
                     blank.append(folder)
         return Drawn(tuple(written), tuple(blank))
@@ -86,7 +91,7 @@ def draw(
     if len(runs) == 1 and name in OF_GRIDS:
         logger.warning("%s compares the runs of a grid, and this is one run", name)
     target = output or common_folder(folders)
-    files = with_those_that_can(runs, lambda some: draw_runs(some, target, size=width))
+    files = with_those_that_can(runs, lambda some: draw_runs(some, target, size=width, **options))
     return Drawn(files, tuple(folder for folder in selected if folder not in measured))
 
 

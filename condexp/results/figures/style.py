@@ -1,5 +1,6 @@
 """The look of every figure, and the same bytes from the same numbers."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -96,6 +97,21 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def file_stem(*parts: str) -> str:
+    """Make a file's name of texts that name what it shows.
+
+    Args:
+        parts: The texts; empty ones are left out.
+
+    Returns:
+        The name without its extension.
+
+    >>> file_stem("compare", "input_kappa_0.5", "a/b")
+    'compare-input_kappa_0.5-a_b'
+    """
+    return "-".join(re.sub(r"[^\w.]", "_", part) for part in parts if part)
 
 
 def save(figure: Figure, data: pd.DataFrame, folder: Path, stem: str) -> tuple[Path, ...]:
