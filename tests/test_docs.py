@@ -27,12 +27,14 @@ from condexp.cli.main import main
 from condexp.config.presets import chosen_presets, conf_dir
 from condexp.config.validation import parse_config
 from condexp.results import figures
+from tests.in_process import run_jobs_here
 from tests.results.stored import write_run
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRITTEN_BY_CONDEXP = "reproduction.md"  # a report: its commands are those of the runs it is of
-FENCES = r"sh|sh cluster|text|python( \S+\.py)?|yaml \S+\.yaml"
+TASKS = ROOT / "docs" / "tasks.md"  # run from top to bottom, by a test of its own
+FENCES = r"sh|sh run|sh cluster|text|python( \S+\.py)?|yaml \S+\.yaml"
 READERS = {"show", "status", "table", "validate", "export"}  # run; the others are parsed
 OPERATORS = {"|", "||", "&&", ";", ">", "&"}
 GROUPS = (
@@ -90,6 +92,7 @@ def name(page: Path) -> str:
 
 
 pages = pytest.mark.parametrize("page", PAGES, ids=map(name, PAGES))
+others = pytest.mark.parametrize("page", [p for p in PAGES if p != TASKS], ids=lambda p: name(p))
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +243,7 @@ def condexp_commands(block: Block) -> Iterator[list[str]]:
             CHECKS[program](words[1:])
 
 
-@pages
+@others
 def test_commands(
     page: Path,
     here: Path,
@@ -263,12 +266,38 @@ def test_commands(
     capsys.readouterr()
 
 
-@pages
+@others
 def test_python_blocks_run(page: Path, here: Path) -> None:
     names: dict[str, Any] = {"__name__": "docs"}
     for number, block in enumerate(blocks(page)):
         if block.fence.startswith("python"):
             exec(compile(block.text, f"{page.name}, block {number}", "exec"), names)
+
+
+def test_tasks_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each as it stands on the page, but that jobs of a sweep run in this process."""
+    run_jobs_here(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    names: dict[str, Any] = {"__name__": "docs"}
+    for number, block in enumerate(blocks(TASKS)):
+        if block.file is not None:
+            (tmp_path / block.file).write_text(block.text)
+        elif block.fence == "python":
+            exec(compile(block.text, f"{TASKS.name}, block {number}", "exec"), names)
+        else:
+            for args in condexp_commands(block):
+                found = [sorted(tmp_path.glob(word)) if "*" in word else [word] for word in args]
+                words = [str(word) for several in found for word in several]
+                assert main(words) == 0, (args, capsys.readouterr().err)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    assert {path.suffix for path in tmp_path.rglob("*")} >= {".png", ".pdf", ".csv", ".h5", ".pt"}
+    assert names["best"] in names["errors"]
+    assert set(names["means"].index) == {"none", "batch"}
+    assert len(names["frame"]) == 6
 
 
 @pages
