@@ -49,6 +49,13 @@ class InputError(ValueError):
         super().__init__(visible(message))
 
 
+class DamageError(InputError):
+    """What is stored cannot be read, or is not what was written: no argument would mend it.
+
+    A command that reads runs exits with 1, as if one of several could not be read.
+    """
+
+
 def suggestion(given: str, allowed: Iterable[str]) -> str:
     """Say which allowed name is nearest, ready to append to a message.
 

@@ -1,5 +1,6 @@
 """The one place that sees all jobs of a sweep: Hydra loads sweepers only from this namespace."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -15,8 +17,33 @@ from omegaconf import DictConfig
 if TYPE_CHECKING:
     from condexp.runs.sweep.job import JobTask
 
-MAX_JOBS = 10_000
+MAX_JOBS = 5_000  # composing and checking one takes 0.1 s, and all are checked before one starts
 PRESETS = {"experiment", "profile"}
+
+
+def _num_values(override: Override) -> int:
+    """Return how many values an override sweeps over, or fewer."""
+    value = override.value()
+    if isinstance(value, RangeSweep) and value.start is not None and value.stop is not None:
+        return max(0, math.ceil((value.stop - value.start) / value.step))
+    return len(value.list) if isinstance(value, ChoiceSweep) else 1
+
+
+def _refuse_many(num_jobs: int) -> None:
+    """Refuse a sweep that would take too long to plan.
+
+    Raises:
+        InputError: If it is one.
+    """
+    from condexp.errors import InputError
+
+    if num_jobs > MAX_JOBS:
+        raise InputError(
+            f"the sweep has {num_jobs} jobs, and {MAX_JOBS} are the most: all are composed and "
+            "checked before the first starts, which would take long. Give several sweeps one after "
+            "the other, with a part of the seeds each, such as seed=range(1,1001); they share "
+            "their folder, and 'condexp table' reads the runs of all."
+        )
 
 
 @dataclass
@@ -60,11 +87,9 @@ class CondexpSweeper(BasicSweeper):
             Nothing: what became of each job is printed.
 
         Raises:
-            InputError: If there are too many jobs.
             SystemExit: With the sweep's exit code, if that is not 0.
         """
         # Only a sweep needs torch at this point.
-        from condexp.errors import InputError
         from condexp.results.console import show
         from condexp.runs.checks import check_parallel, refuse_several_sweeps
         from condexp.runs.sweep.execute import run_sweep
@@ -77,11 +102,6 @@ class CondexpSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         check_parallel(self.config.hydra.launcher.get("n_jobs"))
         jobs = self._jobs(arguments)
-        if len(jobs) > MAX_JOBS:
-            raise InputError(
-                f"the sweep has {len(jobs)} jobs, and {MAX_JOBS} are the most that are planned at "
-                "once: split it, by seeds for instance."
-            )
         plan = plan_sweep(jobs, [loader.load_sweep_config(self.config, list(job)) for job in jobs])
         if any(job.config.run.dry_run for job in plan):
             show(plan_table(plan))
@@ -96,6 +116,9 @@ class CondexpSweeper(BasicSweeper):
 
         Hydra composes a sweep without the choices that are swept. So where presets are, each one's
         own ``hydra.sweeper.params`` are read here, and the sweep has the jobs of all of them.
+
+        Raises:
+            InputError: If they are too many.
         """
         assert self.config is not None
         assert self.hydra_context is not None
@@ -116,15 +139,19 @@ class CondexpSweeper(BasicSweeper):
                 composed = loader.load_sweep_config(self.config, [*fixed, *choice])
                 params = composed.hydra.sweeper.params or {}
             values = [f"{key}={value}" for key, value in params.items()]
-            (own,) = self.split_arguments(
-                parser.parse_overrides([*values, *arguments, *choice]), None
-            )
+            overrides = parser.parse_overrides([*values, *arguments, *choice])
+            # Counted before they are listed: a slip of the pen makes millions.
+            counts = {each.get_key_element(): _num_values(each) for each in overrides}
+            _refuse_many(len(jobs) + math.prod(counts.values()))
+            (own,) = self.split_arguments(overrides, None)
             jobs += own
         return jobs
 
     def _launch(self, task: "JobTask", jobs: Sequence[Sequence[str]]) -> Sequence[Any]:
         assert self.config is not None
         assert self.hydra_context is not None
+        from condexp.runs.workers.interpreter import python_started_safely
+
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context, task_function=task, config=self.config
         )
@@ -135,5 +162,6 @@ class CondexpSweeper(BasicSweeper):
             next_job = task.jobs[len(returns)]
             if task.flags.stopped or (size == 1 and task.reason_not_to_start(next_job)):
                 break
-            returns += launcher.launch(batch, initial_job_idx=len(returns))
+            with python_started_safely():
+                returns += launcher.launch(batch, initial_job_idx=len(returns))
         return returns

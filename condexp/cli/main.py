@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-from condexp.errors import InputError, suggestion, visible
+from condexp.errors import DamageError, InputError, suggestion, visible
 from condexp.runs.stop_signals import Stopped, stopping_at_once
 
 EPILOG = """\
@@ -124,13 +124,21 @@ def _read_runs(module: ModuleType, args: list[str]) -> int:
     """Do a command that reads runs.
 
     Returns:
-        Its exit code; 1 where one of several runs could not be read.
+        Its exit code; 1 where a run could not be read.
+
+    Raises:
+        InputError: If it was asked for something else than can be done.
     """
     logger, left_out = logging.getLogger("condexp"), _LeftOut()
     logger.addHandler(left_out)
     try:
         code: int = module.run(args)
         sys.stdout.flush()  # a full disk shows here, and not when nobody looks any more
+    except InputError as error:
+        if not (isinstance(error, DamageError) or left_out.exit_code):
+            raise
+        sys.stderr.write(f"condexp: {error}\n")
+        return 1
     finally:
         logger.removeHandler(left_out)
     return code or left_out.exit_code

@@ -1,5 +1,6 @@
 """One row a run: its configuration, its errors, and the last measures of every layer."""
 
+import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,17 +11,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from condexp.errors import InputError
+from condexp.errors import DamageError
 from condexp.results.config_keys import flatten, lookup
 from condexp.results.layer_measures import LayerMeasures
 from condexp.results.select import leaving_out_unreadable
 from condexp.store.last_rows import LastRows, read_last_rows
 from condexp.store.reader import Run
-from condexp.store.run_folder.completeness import Unreadable, read_statuses
+from condexp.store.run_folder.completeness import Lost, Unreadable, read_statuses
 from condexp.store.run_folder.identity import identity_config
 from condexp.store.run_folder.status import CONFIG_NAME, State, Status
 from condexp.store.schema.layout import FILE_NAME
 from condexp.store.schema.matrices import NETWORK
+
+logger = logging.getLogger("condexp")
 
 
 def collect(
@@ -54,6 +57,8 @@ def collect(
         read = _Read()
         with leaving_out_unreadable(folder):
             read = _read(folder, status, needed)
+        if isinstance(status, Lost) and read.whole:
+            logger.error("%s is %s", folder, status.error)
         if not read.whole:
             status = replace(status, state=State.FAILED)
         identity_keys |= dict.fromkeys(key for key, _ in flatten(identity_config(read.config)))
@@ -94,10 +99,10 @@ def _read(folder: Path, status: Status, keys: Collection[str] | None) -> _Read:
         All of it.
 
     Raises:
-        InputError: If it is damaged.
+        DamageError: If it is damaged.
     """
     if isinstance(status, Unreadable):
-        raise InputError(str(status.error))
+        raise DamageError(str(status.error))
     run = Run(folder / FILE_NAME)
     # A run that failed early may have no results, and one that is pending no configuration.
     stored = os.path.lexists(run.file)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from condexp.errors import InputError
+from condexp.errors import DamageError, InputError
 from condexp.results.config_keys import flatten, key_hint, setting_text
 from condexp.store.hdf5.validate import check_structure
 from condexp.store.reader import Run
@@ -34,6 +34,7 @@ def select(folders: Sequence[Path], where: Sequence[str] = ()) -> list[Path]:
     Raises:
         InputError: If there is no run, a condition has no such form, no run has such a key, or no
             run meets all conditions.
+        DamageError: If no run's configuration can be read.
     """
     runs = tuple(read_statuses(folders))
     conditions = [_split(condition) for condition in where]
@@ -41,6 +42,8 @@ def select(folders: Sequence[Path], where: Sequence[str] = ()) -> list[Path]:
         return list(runs)
     configs = {folder: _read(folder) for folder in runs}
     known = [config for config in configs.values() if config is not None]
+    if not known:
+        raise DamageError(f"none of {len(runs)} runs has a configuration that can be read")
     _require_keys([key for key, _ in conditions], known)
     met = [config is not None and _meets(config, conditions) for config in configs.values()]
     if not any(met):

@@ -124,7 +124,10 @@ class Attempt:
 
     def _find_checkpoint(self, may_begin_anew: bool) -> Checkpoint | None:
         try:
-            return find_checkpoint(self._folder, self._check)
+            found = find_checkpoint(self._folder, self._check)
+            if found is None:
+                _refuse_to_replace(self._results)
+            return found
         except InputError as unusable:
             if not may_begin_anew:
                 raise
@@ -231,6 +234,22 @@ class Attempt:
         content = provenance(sys.argv, prepared.dataset.checksum, str(prepared.device))
         resumes = self._checkpoint is not None
         write_setting(self._owner, prepared.config.plain, content, resumes=resumes)
+
+
+def _refuse_to_replace(results: Path) -> None:
+    """Refuse to begin anew over the results of a run that came to its end.
+
+    Raises:
+        InputError: If they are there.
+    """
+    sealed = False
+    with suppress(InputError):  # missing or damaged
+        sealed = is_sealed(results)
+    if sealed:
+        raise InputError(
+            f"{results} holds a whole run, but neither its status nor a checkpoint is there to say "
+            "so. Give run.on_existing=restart to run it anew."
+        )
 
 
 def write_setting(

@@ -22,7 +22,7 @@ from condexp.store.disk import LostFolderError, Owner, ResultsError, as_results_
 from condexp.store.run_folder.completeness import missing_results
 from condexp.store.run_folder.liveness import refuse_beside_another
 from condexp.store.run_folder.provenance import refuse_other_data
-from condexp.store.run_folder.status import FINISHED, STATUS_NAME, State, Status, read_status
+from condexp.store.run_folder.status import FINISHED, STATUS_NAME, State, Status, last_known
 from condexp.store.schema.layout import FILE_NAME
 
 logger = logging.getLogger("condexp")
@@ -78,8 +78,7 @@ def stored_result(
         that it is finished, and its results do not hold all of it.
 
     Raises:
-        InputError: If the folder exists and must not, its status is damaged, or it is of other
-            data.
+        InputError: If the folder exists and must not, or it is of other data.
     """
     if not (folder / STATUS_NAME).exists() or on_existing == "restart":
         return None
@@ -88,12 +87,7 @@ def stored_result(
             f"{folder} exists already, and run.on_existing=fail: leave that out to show or finish "
             "it, or give run.on_existing=restart to run it anew."
         )
-    try:
-        status = read_status(folder)
-    except InputError as damage:
-        raise InputError(
-            f"{folder} is damaged: {damage} Give run.on_existing=restart to run it anew."
-        ) from damage
+    status = last_known(folder)
     if status.state not in FINISHED or missing_results(folder, status):
         return None
     if data_checksum is not None:
@@ -170,7 +164,7 @@ def _earlier_status(prepared: PreparedRun) -> Status | None:
     """Return what an earlier attempt left, if this one resumes its run."""
     anew = prepared.config.run.on_existing == "restart"
     there = (prepared.folder / STATUS_NAME).exists()
-    return read_status(prepared.folder) if there and not anew else None
+    return last_known(prepared.folder) if there and not anew else None
 
 
 def _failed(folder: Path, status_writer: StatusWriter, error: BaseException) -> RunResult:

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from condexp.errors import InputError
+from condexp.errors import DamageError, InputError
 from condexp.store.csv_text import write_frame
 from condexp.store.files import saving
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.row_checks import is_live
-from condexp.store.hdf5.structure import attribute, texts
+from condexp.store.hdf5.structure import attribute, refuse_large, texts
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.reader import Run
 from condexp.store.schema.fields import COVERAGE_NAMES, EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec
@@ -24,6 +24,7 @@ from condexp.store.schema.matrices import NETWORK
 COLUMNS = ("step", "epoch", "layer", "measure", "p", "value")
 COLUMNS_WITH_SPECTRA = ("step", "epoch", "layer", "measure", "p", "eig", "value")
 BLOCK_ROWS = 100_000
+MAX_ROW_BYTES = 1 << 25  # as text, with the names of its layers, many times that
 
 File = Any  # an open results file; the name of its type belongs to the store
 Numbers = NDArray[Any]
@@ -90,10 +91,11 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
 
     Raises:
         InputError: If spectra are asked for and the file has none.
+        DamageError: If the file is damaged.
     """
     with open_file(run.file) as file:
         if is_live(file) and (problems := validate_results(run.file)):
-            raise InputError(problems[0])
+            raise DamageError(problems[0])
         snapshots = columns(read_file_shape(file), Axis.SNAPSHOT)
         eigenvalues = [column for column in snapshots if column.measure == "eigenvalue"]
         if spectra and not eigenvalues:
@@ -172,6 +174,7 @@ def _eigenvalues(file: File, spectra: DatasetSpec) -> Iterator[pd.DataFrame]:
 
 def _blocks(file: File, axis: Axis, values_each: int) -> Iterator[slice]:
     """Yield the committed rows of the file, as many at a time as make a frame."""
+    refuse_large(f"a row of /{axis}", 8 * values_each, MAX_ROW_BYTES)
     num, size = int(file[COUNTERS[axis]][()]), max(1, BLOCK_ROWS // max(1, values_each))
     yield from (slice(i, min(i + size, num)) for i in range(0, num, size) if values_each)
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from condexp.errors import InputError, visible
+from condexp.errors import DamageError, InputError, visible
 
 TEXT_BYTES = 1 << 18  # config.yaml has a few thousand bytes, and the layers that were named
 JSON_BYTES = 1 << 24  # of status.json and provenance.json, which quotes a difference to a commit
@@ -86,7 +86,8 @@ def read_text(path: Path, max_bytes: int = TEXT_BYTES) -> str:
         Its content.
 
     Raises:
-        InputError: If it cannot be read, is larger, or is no text.
+        InputError: If there is none.
+        DamageError: If it cannot be read, is larger, or is no text.
     """
     try:
         with os.fdopen(open_regular(path), "rb") as file:
@@ -94,13 +95,13 @@ def read_text(path: Path, max_bytes: int = TEXT_BYTES) -> str:
     except FileNotFoundError as error:
         raise InputError(f"there is no {path}") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise DamageError(f"{path} cannot be read: {error.strerror}") from error
     if len(content) > max_bytes:
-        raise InputError(f"{path} is larger than the {max_bytes >> 10} KiB it may have")
+        raise DamageError(f"{path} is larger than the {max_bytes >> 10} KiB it may have")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text: {error.reason}") from error
+        raise DamageError(f"{path} is no text: {error.reason}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -113,13 +114,14 @@ def read_json(path: Path) -> dict[str, Any]:
         The object.
 
     Raises:
-        InputError: If there is no such file, or it holds something else.
+        InputError: If there is no such file.
+        DamageError: If it holds something else.
     """
     text = read_text(path, JSON_BYTES)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+        raise DamageError(f"{path} is not JSON: {error}") from error
     return _plain_object(path, content)
 
 
@@ -134,19 +136,19 @@ def parse_yaml(path: Path, text: str) -> dict[str, Any]:
         The mapping.
 
     Raises:
-        InputError: If it is something else.
+        DamageError: If it is something else.
     """
     try:
         content = yaml.load(text, Loader=SAFE_LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{path} is damaged: {reason}") from error
+        raise DamageError(f"{path} is damaged: {reason}") from error
     return _plain_object(path, content)
 
 
 def _plain_object(path: Path, content: object) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise InputError(f"{path} does not hold an object")
+        raise DamageError(f"{path} does not hold an object")
     num_left = [MAX_VALUES]
     return {str(key): _plain(path, value, num_left) for key, value in content.items()}
 
@@ -155,11 +157,11 @@ def _plain(path: Path, value: object, num_left: list[int], depth: int = 0) -> An
     """Return a copy of plain values; YAML's references can make a few bytes endless.
 
     Raises:
-        InputError: If they are too many, or others.
+        DamageError: If they are too many, or others.
     """
     num_left[0] -= 1
     if num_left[0] < 0 or depth > MAX_DEPTH:
-        raise InputError(f"{path} holds more than {MAX_VALUES} values, or {MAX_DEPTH} levels")
+        raise DamageError(f"{path} holds more than {MAX_VALUES} values, or {MAX_DEPTH} levels")
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, dict):
@@ -170,7 +172,7 @@ def _plain(path: Path, value: object, num_left: list[int], depth: int = 0) -> An
     if isinstance(value, list):
         return [_plain(path, each, num_left, depth + 1) for each in value]
     if isinstance(value, int) and abs(value) >= INT_LIMIT:
-        raise InputError(f"{path} holds a whole number of more than 64 bits")
+        raise DamageError(f"{path} holds a whole number of more than 64 bits")
     if value is None or isinstance(value, int | float):
         return value
-    raise InputError(f"{path} holds a value of type {type(value).__name__}, no plain one")
+    raise DamageError(f"{path} holds a value of type {type(value).__name__}, no plain one")

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from condexp.store.hdf5.open import open_file
 from condexp.store.hdf5.row_checks import RowChecker, read_plain_rows
-from condexp.store.hdf5.structure import attribute, texts
+from condexp.store.hdf5.structure import (
+    MAX_READ,
+    attribute,
+    num_selected,
+    refuse_large,
+    texts,
+)
 from condexp.store.schema.fields import EVAL_NAMES, Axis
 from condexp.store.schema.layout import COUNTERS
 from condexp.store.schema.matrices import NETWORK
@@ -85,9 +91,13 @@ def _layers(group: Any, keys: Collection[str] | None, last: slice) -> dict[str, 
     measures = [n for n in names if n not in sides and asked(n.removesuffix("_high"))]
     if not measures:
         return {"step": np.empty(0)}
-    arrays = {name: group[name][last] for name in ("step", *measures)}
+    stored = {name: group[name] for name in ("step", *measures)}
+    size = sum(array.dtype.itemsize * num_selected(array.shape, last) for array in stored.values())
+    refuse_large(group.name, size, MAX_READ)
+    arrays = {name: array[last] for name, array in stored.items()}
     arrays |= {name: np.array(texts(group[name])) for name in ("layer", "type")}
     sizes = [*SIZES, *(name for name in names if name in sides and asked(f"{name[2:]}_"))]
+    refuse_large(group.name, 8 * sum(group[name].size for name in sizes), MAX_READ)
     return arrays | {name: group[name][:] for name in sizes}
 
 

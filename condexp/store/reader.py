@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +49,8 @@ def open_run(path: str | Path) -> "Run":
         The run; each of its properties reads the file as it is at that moment.
 
     Raises:
-        InputError: If there is no results file.
+        InputError: If there is no run.
+        DamageError: If its results file is missing or damaged.
     """
     file = find_results(Path(path))
     with open_file(file):
@@ -264,23 +266,40 @@ def _table(file: h5py.File, name: str) -> xr.Dataset:
         InputError: If they are too many for the memory.
     """
     num, group = _num_committed(file, Axis.SNAPSHOT), file[name]
-    size = sum(group[each].nbytes for each in group)
+    stored = {each: group[each] for each in group}
+    beside = {each: file[each] for each in ("epoch", *COVERAGE_NAMES) if each in file}
+    size = sum(map(_num_bytes, stored.values()))
     if size > TABLE_BYTES:
         raise InputError(
             f"{file.filename}: /{name} takes {size / 1e9:.1f} GB, too much to be read at once: "
             "'condexp export' writes it step by step"
         )
-    rows = {each: group[each][:num] for each in group if _by_step(group[each])}
-    beside = [each for each in ("epoch", *COVERAGE_NAMES) if each in file]
-    rows_beside = {each: file[each][:num] for each in beside}
     checker = RowChecker(file, num)
-    for path, values in ({f"{name}/{each}": v for each, v in rows.items()} | rows_beside).items():
-        checker.check(path, values)
+    with ThreadPoolExecutor(1) as beside_reading:  # while the next array is read
+        checks = []
+
+        def checked(array: h5py.Dataset) -> NDArray[Any]:
+            values: NDArray[Any] = array[:num]
+            path = array.name.lstrip("/")
+            checks.append(beside_reading.submit(checker.check, path, values))
+            return values
+
+        rows = {each: checked(array) for each, array in stored.items() if _by_step(array)}
+        rows_beside = {each: checked(array) for each, array in beside.items()}
+        for check in checks:
+            check.result()
     final = _num_committed(file, Axis.SNAPSHOT)
-    arrays = {each: _labelled(group[each], rows.get(each)) for each in group}
-    scales = {each: arrays.pop(each) for each in [*arrays] if group[each].is_scale}
-    coordinates = {each: _labelled(file[each], rows_beside[each]) for each in beside}
+    arrays = {each: _labelled(array, rows.get(each)) for each, array in stored.items()}
+    scales = {each: arrays.pop(each) for each, array in stored.items() if array.is_scale}
+    coordinates = {each: _labelled(array, rows_beside[each]) for each, array in beside.items()}
     return xr.Dataset(arrays, scales | coordinates).isel(step=slice(final))
+
+
+def _num_bytes(array: h5py.Dataset) -> int:
+    """Return the memory of an array, codes as names."""
+    codes = h5py.check_enum_dtype(array.dtype)
+    each = 4 * max(map(len, codes)) if codes else array.dtype.itemsize
+    return each * int(array.size)
 
 
 def _by_step(dataset: h5py.Dataset) -> bool:
@@ -297,7 +316,7 @@ def _labelled(dataset: h5py.Dataset, rows: NDArray[Any] | None) -> xr.Variable:
     dims = [axis.keys()[0] if len(axis) else own for axis in dataset.dims]
     cut = dataset[:] if rows is None else rows
     if codes := h5py.check_enum_dtype(dataset.dtype):
-        cut = np.array(sorted(codes, key=codes.__getitem__))[cut]
+        cut = np.array(sorted(codes, key=codes.__getitem__)).take(cut)
     elif h5py.check_string_dtype(dataset.dtype):
         cut = np.array(texts(dataset), dtype=np.str_)
     elif own == "reused":

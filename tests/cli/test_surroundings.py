@@ -71,7 +71,8 @@ def test_a_slip_in_a_file_of_the_users_is_one_line(
         (["trainer.epochs=1000000000"], "steps (11 an epoch), and 100000000 are the most"),
         (["dataset.subset.train=1", "model.norm=batch"], "more than 1 value per channel"),
         (["analysis.kappa_p=[0.5,0.5]"], "has 0.5 twice"),
-        (["-m", "seed=range(20000)"], "the sweep has 20000 jobs, and 10000 are the most"),
+        (["-m", "seed=range(10000)"], "the sweep has 10000 jobs, and 5000 are the most"),
+        (["-m", "seed=range(1,1000001)", "model.depth=2,3"], "the sweep has 2000000 jobs"),
     ],
 )
 def test_numbers_that_no_machine_can_bear(
@@ -171,3 +172,23 @@ def test_a_module_of_the_users_named_like_pythons_is_not_taken_for_it(
     subprocess.run([sys.executable, "-P", "-c", code], check=True, cwd=tmp_path, stdout=-3)
     monkeypatch.chdir(tmp_path)
     assert main(["model=import", "model.target=types:Net", "run.dry_run=true"]) == 2
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_run_that_cannot_be_read_is_one_line_and_exit_1(
+    condexp: Command, tmp_path: Path, lost: bool
+) -> None:
+    write_run(tmp_path / "runs/good", seed=2)
+    run = write_run(tmp_path / "runs/bad")
+    file = run / "results.h5"
+    file.unlink() if lost else file.write_bytes(b"no results " * 999)
+    for verb in ("show", "export", "validate"):
+        code, out, err = condexp(verb, str(run))
+        assert code == (2 if verb == "validate" and lost else 1), (verb, err)
+        assert len((out + err).splitlines()) == 1
+    code, out, err = condexp("table", str(tmp_path / "runs"), "--rows", "seed")
+    assert code == 1
+    assert "30.00 (1)" in out
+    assert len(err.splitlines()) == 1
+    assert condexp("show", str(tmp_path / "nowhere"))[0] == 2
+    assert condexp("show", str(tmp_path / "runs/good"), "--measure", "spam")[0] == 2

@@ -10,6 +10,9 @@ from typing import Any
 
 import h5py
 
+from condexp.store.hdf5.checked_file import sealed_trailer
+from condexp.store.schema.fields import Axis
+
 ESCAPES = "\x1b[2J\x1b]0;owned\x07[/red][link=http://x]\r\x9b31m\u202e"
 WORDS: tuple[Any, ...] = (
     *(None, True, -1, 0, 10**17, 10**30, 1e308, float("nan"), float("inf")),
@@ -94,6 +97,7 @@ def odd_results(noise: random.Random, path: Path) -> None:
         group, _, own = name.rpartition("/")
         parent = file[group] if group else file
         _craft(noise, file, parent, own)
+    _sign(noise, path)
     if noise.random() < 0.1:
         content = path.read_bytes()
         path.write_bytes(content[: noise.randrange(len(content))])
@@ -102,6 +106,19 @@ def odd_results(noise: random.Random, path: Path) -> None:
         for _ in range(noise.choice([1, 10, 100])):
             changed[noise.randrange(min(len(changed), 4000))] = noise.randrange(256)
         path.write_bytes(changed)
+
+
+def _sign(noise: random.Random, path: Path) -> None:
+    """Let a crafted file pass for an older one, or give it the checksums of what it holds."""
+    way = noise.random()
+    if way < 0.4:
+        with h5py.File(path, "r+") as file:
+            file.attrs["condexp_format_version"] = noise.choice([1, 2])
+    elif way < 0.9:
+        with path.open("r+b") as stored:
+            size = stored.seek(0, os.SEEK_END)
+            rows = dict.fromkeys(Axis, noise.choice([0, 3, 10**9]))
+            stored.write(sealed_trailer(stored.fileno(), size, rows, rows).to_bytes())
 
 
 def _virtual(parent: h5py.Group, own: str) -> None:
@@ -118,6 +135,16 @@ def _array(*args: Any, **options: Any) -> Callable[[h5py.Group, str], None]:
     return lambda parent, own: parent.create_dataset(own, *args, **options)
 
 
+def _bomb(*shape: int) -> Callable[[h5py.Group, str], None]:
+    """A compressed array, a thousand times as large as its file."""
+
+    def craft(parent: h5py.Group, own: str) -> None:
+        chunks = (*[1] * (len(shape) - 1), shape[-1] >> (4 if len(shape) == 1 else 0))
+        parent.create_dataset(own, shape, "f8", chunks=chunks, compression="gzip")[...] = 0
+
+    return craft
+
+
 CRAFTED: list[Callable[[h5py.Group, str], object]] = [
     _link(h5py.SoftLink("/config")),
     _link(h5py.SoftLink(".")),
@@ -132,6 +159,9 @@ CRAFTED: list[Callable[[h5py.Group, str], object]] = [
     _array((3,), [("a", "f8"), ("b", "i4")]),
     _array((3,), h5py.vlen_dtype("f8")),
     _array((1000,), "f8", chunks=(100,), compression="lzf"),
+    _bomb(1 << 23),
+    _bomb(3, 1 << 19),
+    _bomb(3, 3, 1 << 19),
     *(_array((8,) * rank, kind) for rank in range(5) for kind in ("S9", "c16", "i8", "f8")),
 ]
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from condexp.errors import InputError
 from condexp.runs import attempt, execute
 from condexp.runs.result import RunResult
+from condexp.runs.stop_signals import Stopped
 from condexp.store import disk
 from condexp.store.hdf5.seal import seal_results
 from condexp.store.hdf5.writer import ResultsWriter
@@ -378,3 +381,47 @@ def test_the_group_may_lock_what_its_umask_lets_it_write(tmp_path: Path) -> None
     finally:
         os.umask(before)
     assert (tmp_path / "results.h5.lock").stat().st_mode & 0o777 == 0o664
+
+
+def damage_status(folder: Path) -> None:
+    path = folder / "status.json"
+    path.write_text(path.read_text().replace('"seconds": ', '"seconds": 1'))
+
+
+def test_a_damaged_status_is_written_anew(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "default" / whole.name
+    shutil.copytree(whole, folder)
+    damage_status(folder)
+    assert run(tmp_path, *RUN).state is State.COMPLETE
+    assert read_status(folder).state is State.COMPLETE
+    assert contents(folder) == contents(whole)
+
+
+def test_a_damaged_status_costs_an_interrupted_run_nothing(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "default" / whole.name
+
+    def act() -> None:
+        damage_status(folder)
+        assert "another process" in str(run(tmp_path, *RUN).message)  # the lock tells
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        run(tmp_path, *RUN, observer=Meanwhile(act, 3))
+    damage_status(folder)
+    monkeypatch.setattr(attempt, "create_results", None)  # it is not begun anew
+    assert run(tmp_path, *RUN).state is State.COMPLETE
+    assert contents(folder) == contents(whole)
+
+
+def test_results_of_a_whole_run_are_not_written_over(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "default" / whole.name
+    shutil.copytree(whole, folder)
+    for name in ("status.json", "checkpoint.pt"):
+        (folder / name).unlink()
+    before = (folder / "results.h5").read_bytes()
+    with pytest.raises(InputError, match="holds a whole run, but neither"):
+        run(tmp_path, *RUN)
+    assert (folder / "results.h5").read_bytes() == before
+    assert run(tmp_path, *RUN, "run.on_existing=restart").state is State.COMPLETE

@@ -14,9 +14,10 @@ import torch
 import xarray as xr
 
 from condexp.analysis.vocabulary import Matrix
-from condexp.errors import InputError
+from condexp.errors import DamageError, InputError
 from condexp.store.disk import locked
 from condexp.store.hdf5.seal import seal_results
+from condexp.store.hdf5.structure import MAX_READ, texts
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.last_rows import read_last_rows
 from condexp.store.reader import Run, open_run
@@ -194,3 +195,32 @@ def test_a_row_of_a_running_run_is_compared(
     with pytest.raises(InputError, match="damaged"):
         numbers(path)
     assert len(validate_results(path)) == 1
+
+
+def test_what_a_compressed_array_expands_to_is_bounded(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "results.h5", SPEC)
+    with h5py.File(path, "r+") as file:
+        file.attrs["condexp_format_version"] = 2  # whose files have no checksums
+        del file["train/loss"], file["train/train_step"]
+        size = 2 * MAX_READ // 8
+        for name, kind in (("loss", "f8"), ("train_step", "i8")):
+            bomb = file["train"].create_dataset(
+                name, (size,), kind, chunks=(1 << 18,), compression=1
+            )
+            bomb[:] = 0
+        file["n_train_committed"][()] = size
+    with pytest.raises(DamageError, match="too much to be read at once"):
+        _ = open_run(path).metrics
+
+
+def test_one_long_text_many_times(tmp_path: Path) -> None:
+    path = tmp_path / "texts.h5"
+    with h5py.File(path, "w") as file:
+        array = file.create_dataset("texts", (1 << 16,), h5py.string_dtype())
+        array[0] = "x" * 10_000
+        offset = array.id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[offset : offset + (16 << 16)] = content[offset : offset + 16] * (1 << 16)
+    path.write_bytes(content)
+    with h5py.File(path) as file, pytest.raises(ValueError, match="too much to be read at once"):
+        texts(file["texts"])

@@ -19,6 +19,7 @@ from condexp.runs.result import RunResult
 from condexp.runs.stop_signals import heeded_signals
 from condexp.runs.sweep.job_process import run_in_process
 from condexp.runs.sweep.job_spec import JobSpec
+from condexp.runs.workers.interpreter import without_safe_path
 from condexp.store.disk import ResultsError, locked
 from condexp.store.run_folder.liveness import (
     UNFINISHED,
@@ -39,8 +40,7 @@ class SweepFlags:
 
     def stop(self) -> None:
         """Ask every job to stop, and let none start."""
-        with suppress(OSError):  # called by a signal
-            (self.folder / "stop").touch()
+        self._raise("stop")
 
     @property
     def stopped(self) -> bool:
@@ -49,13 +49,18 @@ class SweepFlags:
 
     def fail(self) -> None:
         """Note that a job failed."""
-        with suppress(OSError):
-            (self.folder / "failed").touch()
+        self._raise("failed")
 
     @property
     def failed(self) -> bool:
         """Whether a job failed."""
         return (self.folder / "failed").exists()
+
+    def _raise(self, name: str) -> None:
+        with suppress(OSError):  # called by a signal
+            # A cleaner of temporary folders may have removed it.
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.folder / name).touch()
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,7 @@ def environment(num_threads: int | None) -> dict[str, str]:
     Returns:
         The environment.
     """
-    variables = dict(os.environ)
+    variables = without_safe_path(dict(os.environ))
     if num_threads is not None:
         share = max(1, num_threads)
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -19,7 +19,7 @@ from condexp.runs.prepare import prepare
 from condexp.runs.result import RunResult
 from condexp.store.run_folder.identity import identity_yaml, run_folder
 from condexp.store.run_folder.liveness import Liveness, left_alone, liveness_of
-from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
+from condexp.store.run_folder.status import STATUS_NAME, State, Status, last_known
 
 
 class JobAction(StrEnum):
@@ -209,10 +209,7 @@ def _classify(config: Config, folder: Path) -> tuple[JobAction, RunResult | None
     # Refuses what is damaged, of other data, or must not be there.
     stored = stored_result(folder, run.on_existing, load_dataset(config).checksum)
     restart = run.on_existing == "restart"
-    try:
-        status = read_status(folder)
-    except InputError:  # damaged, and to be run anew
-        return JobAction.RESTART, None, None
+    status = last_known(folder)
     if stored is not None:
         return JobAction.SHOW, stored, status
     life = liveness_of(folder, status)

@@ -6,23 +6,25 @@ before HDF5 sees it: its arrays, attributes and scales are under a checksum, and
 structure, which HDF5 may follow for ever once it is damaged.
 """
 
+import os
 import struct
-import zlib
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from condexp.errors import InputError
+from condexp.errors import DamageError
+from condexp.store.hdf5.crc import crc32
 from condexp.store.hdf5.file_objects import PAGE_BYTES, READ_BYTES, ExactFile, SparseFile
 from condexp.store.schema.fields import Axis
 
 BLOCK = 1 << 12
-AT_ONCE = 256  # blocks read together
+PIECE = 1 << 20  # read at once where all is
 MAX_RANGES = 1 << 14  # a run writes a few places for each kind of array
 MAGIC = b"condexp\x03"
 # Magic, bytes of the HDF5 file, number of ranges, rows committed (-1: it is being written), rows
@@ -53,8 +55,8 @@ class Trailer:
         """Return the bytes that are appended to the HDF5 file."""
         body = np.array(self.written, dtype="<u8").tobytes() + self.blocks.astype("<u4").tobytes()
         rows = [*(self.committed or dict.fromkeys(Axis, -1)).values(), *self.scheduled.values()]
-        footer = FOOTER.pack(MAGIC, self.size, len(self.written), *rows, zlib.crc32(body))
-        return body + footer + struct.pack("<I", zlib.crc32(footer))
+        footer = FOOTER.pack(MAGIC, self.size, len(self.written), *rows, crc32(body))
+        return body + footer + struct.pack("<I", crc32(footer))
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -67,7 +69,7 @@ class Trailer:
             The trailer; None where there is no whole one.
 
         Raises:
-            InputError: If the checksums themselves are damaged.
+            DamageError: If the checksums themselves are damaged.
             OSError: If the file cannot be read.
         """
         with ExactFile(path, "r") as stream:
@@ -84,19 +86,21 @@ class Trailer:
         magic, size, num_ranges, *rows, body_crc = FOOTER.unpack(footer[:-4])
         num_blocks = -(-size // BLOCK)
         body_bytes = 16 * num_ranges + 4 * num_blocks
-        whole = struct.pack("<I", zlib.crc32(footer[:-4])) == footer[-4:]
+        whole = struct.pack("<I", crc32(footer[:-4])) == footer[-4:]
         if magic != MAGIC or not whole or size + body_bytes + length != end:
             return None
         if num_ranges > MAX_RANGES or body_bytes > READ_BYTES:
-            raise InputError(f"{path} is damaged: it has more checksums than a results file")
+            raise DamageError(f"{path} is damaged: it has more checksums than a results file")
         stream.seek(size)
         body = stream.read(body_bytes)
-        if zlib.crc32(body) != body_crc:
-            raise InputError(f"{path} is damaged: its checksums are not what was written")
+        if crc32(body) != body_crc:
+            raise DamageError(f"{path} is damaged: its checksums are not what was written")
         ranges = np.frombuffer(body, "<u8", 2 * num_ranges).reshape(-1, 2).tolist()
         blocks = np.frombuffer(body, "<u4", num_blocks, 16 * num_ranges)
         committed = dict(zip(Axis, rows[:3], strict=True)) if rows[0] >= 0 else None
         written = [(start, stop) for start, stop in ranges]
+        if any(low > high for low, high in pairwise([0, *chain(*written), size])):
+            raise DamageError(f"{path} is damaged: its checksums leave out what is no part of it")
         return cls(size, written, blocks, dict(zip(Axis, rows[3:], strict=True)), committed)
 
 
@@ -120,7 +124,7 @@ def skeleton_trailer(
         else:
             merged.append((start, end))
     buffer = bytearray(BLOCK)
-    empty = zlib.crc32(buffer)
+    empty = crc32(buffer)
     num_blocks = -(-file.size // BLOCK)
     blocks = np.full(num_blocks, empty, dtype="<u4")
     last = file.size - (num_blocks - 1) * BLOCK
@@ -129,7 +133,7 @@ def skeleton_trailer(
         file.seek(block * BLOCK)
         length = last if block == num_blocks - 1 else BLOCK
         file.readinto(memoryview(buffer)[:length])
-        blocks[block] = zlib.crc32(memoryview(buffer)[:length])
+        blocks[block] = crc32(memoryview(buffer)[:length])
     return Trailer(file.size, merged, blocks, scheduled)
 
 
@@ -152,7 +156,7 @@ def sealed_trailer(
     """
     with ExactFile(handle, "r", closefd=False) as stream:
         stream.seek(0)
-        blocks = [zlib.crc32(stream.read(min(BLOCK, size - at))) for at in range(0, size, BLOCK)]
+        blocks = [crc32(stream.read(min(BLOCK, size - at))) for at in range(0, size, BLOCK)]
     return Trailer(size, (), np.array(blocks, dtype="<u4"), scheduled, committed)
 
 
@@ -168,7 +172,7 @@ class CheckedFile(ExactFile):
         path: The file.
 
     Raises:
-        InputError: If the checksums themselves are damaged.
+        DamageError: If the checksums themselves are damaged.
         OSError: If there is no such file.
     """
 
@@ -188,55 +192,57 @@ class CheckedFile(ExactFile):
 
     def readinto(self, buffer, /) -> int:  # type: ignore[no-untyped-def]
         """Return the bytes read into a buffer, after comparing them with their checksums."""
+        start, view = self.tell(), memoryview(buffer).cast("B")
+        count = super().readinto(view)
         if self.trailer is not None:
-            start = self.tell()
-            length = memoryview(buffer).nbytes
-            self._check(start // BLOCK, -(-(start + length) // BLOCK))
-            self.seek(start)
-        return super().readinto(buffer)
+            self._check(self.trailer, start, view[:count])
+        return count
 
     def check_all(self) -> None:
         """Compare every block with its checksum.
 
         Raises:
-            InputError: If one is not as written.
+            DamageError: If one is not as written.
         """
-        if self.trailer is not None:
-            self._check(0, len(self.trailer.blocks))
+        self.seek(0)
+        buffer = bytearray(PIECE)
+        while self.readinto(buffer):
+            pass
 
-    def _check(self, first: int, end: int) -> None:
-        assert self.trailer is not None
-        unknown = first + np.flatnonzero(~self._is_good[first:end])
-        # Neighbours are read together.
-        cuts = [0, *(np.flatnonzero(np.diff(unknown) > 1) + 1).tolist(), len(unknown)]
-        for begin, stop in pairwise(cuts):
-            for at in range(begin, stop, AT_ONCE):
-                self._check_run(unknown[at : min(stop, at + AT_ONCE)])
-
-    def _check_run(self, blocks: NDArray[np.int64]) -> None:
-        """Check consecutive blocks.
+    def _check(self, trailer: Trailer, start: int, data: memoryview) -> None:
+        """Check the blocks that were read, whole or in part, but those that were before.
 
         Raises:
-            InputError: If one is not as written.
+            DamageError: If one is not as written.
         """
-        assert self.trailer is not None
-        start = int(blocks[0]) * BLOCK
-        end = min(self.trailer.size, (int(blocks[-1]) + 1) * BLOCK)
-        data = memoryview(bytearray(end - start))
-        self.seek(start)
-        count = super().readinto(data)
-        for low, high in self._written_within(start, end):
-            data[low - start : high - start] = bytes(high - low)
-        for number, block in enumerate(blocks.tolist()):
-            content = data[number * BLOCK : (number + 1) * BLOCK]
-            if count < len(data) or zlib.crc32(content) != int(self.trailer.blocks[block]):
-                where = f"bytes {block * BLOCK} to {block * BLOCK + len(content) - 1}"
+        first, end = start // BLOCK, start + len(data)
+        known = self._is_good[first : -(-end // BLOCK)]
+        if known.all():
+            return
+        found = np.array([
+            crc32(data[at : at + BLOCK]) if at >= 0 else 0
+            for at in range(first * BLOCK - start, len(data), BLOCK)
+        ])[: len(known)]
+        unsure = ~known & (found != trailer.blocks[first : first + len(known)])
+        for block in (first + np.flatnonzero(unsure)).tolist():
+            # Not all of it was asked for, a run writes a part of it, or it is damaged.
+            low, high = block * BLOCK, min((block + 1) * BLOCK, trailer.size)
+            content: bytes | bytearray = os.pread(self.fileno(), high - low, low)
+            if trailer.written:
+                content = _as_created(content, low, trailer.written)
+            if crc32(content) != trailer.blocks[block] or len(content) < high - low:
+                where = f"bytes {low} to {high - 1}"
                 self.damage = f"{self.path} is damaged: {where} do not match their checksum"
-                raise InputError(self.damage)
-            self._is_good[block] = True
+                raise DamageError(self.damage)
+        known[:] = True
 
-    def _written_within(self, start: int, end: int) -> Iterable[tuple[int, int]]:
-        assert self.trailer is not None
-        for low, high in self.trailer.written:
-            if low < end and high > start:
-                yield max(low, start), min(high, end)
+
+def _as_created(content: bytes | bytearray, low: int, written: Ranges) -> bytearray:
+    """Return the bytes from ``low`` on with zeros where a run writes."""
+    created = bytearray(content)
+    for start, end in written[max(0, bisect(written, (low, 0)) - 1) :]:
+        if start >= low + len(content):
+            break
+        part = slice(max(start - low, 0), max(end - low, 0))
+        created[part] = bytes(len(created[part]))
+    return created

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from condexp.analysis.vocabulary import Matrix
-from condexp.errors import InputError
+from condexp.errors import DamageError, InputError
 from condexp.store.disk import ResultsError
 from condexp.store.hdf5.checked_file import CheckedFile
 from condexp.store.hdf5.row_checks import row_blocks
@@ -29,26 +29,27 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         The open file.
 
     Raises:
-        ResultsError: What is raised while it is read.
-        InputError: If it is not a results file of a version that is read, lacks a dataset, or what
+        InputError: What is raised while it is read.
+        ResultsError: Likewise.
+        DamageError: If it is not a results file of a version that is read, lacks a dataset, or what
             is read of it is foreign, or not what was written.
     """
     with _checked(path) as stream:
         try:
             file = StructuredFile(stream, "r")
         except Exception as error:
-            raise InputError(f"{path} is not an HDF5 file: {error}") from error
+            raise DamageError(f"{path} is not an HDF5 file: {error}") from error
         with file:
             try:
                 given = _stated_format(file)
                 if given[0] != FORMAT or given[1] not in READABLE:
                     versions = " or ".join(map(str, READABLE))
-                    raise InputError(
+                    raise DamageError(
                         f"{path} is not a results file of format {FORMAT!r}, version {versions}: "
                         f"it says {given[0]!r}, version {given[1]}"
                     )
                 if given[1] > 2 and stream.trailer is None:
-                    raise InputError(f"{path} is damaged: its end, with the checksums, is missing")
+                    raise DamageError(f"{path} is damaged: its end, with the checksums, is missing")
                 yield file
             except (InputError, ResultsError):
                 raise
@@ -56,7 +57,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
             except Exception as error:
                 missing = isinstance(error, KeyError)  # as text it would be in quotes
                 reason = error.args[0] if missing else error
-                raise InputError(f"{path} is damaged: {reason or type(error).__name__}") from error
+                raise DamageError(f"{path} is damaged: {reason or type(error).__name__}") from error
 
 
 def _stated_format(file: h5py.File) -> tuple[Any, Any]:
@@ -74,7 +75,7 @@ def check_blocks(path: Path) -> None:
         path: The file; one of an earlier version has no such checksums, and passes.
 
     Raises:
-        InputError: If it is damaged; names the damaged arrays.
+        DamageError: If it is damaged; names the damaged arrays.
     """
     with _checked(path) as stream:
         stream.check_all()
@@ -88,26 +89,26 @@ def _checked(path: Path) -> Iterator[CheckedFile]:
         The file.
 
     Raises:
-        InputError: If there is none, or damage was met; names the damaged arrays.
+        DamageError: If there is none, or damage was met; names the damaged arrays.
     """
     try:
         stream = CheckedFile(path)
     except OSError as error:
-        raise InputError(f"no results file at {path}: {error.strerror}") from error
+        raise DamageError(f"no results file at {path}: {error.strerror}") from error
     cause: BaseException | None = None
     try:
         with stream:
             yield stream
     except OSError as raised:
         if stream.damage is None:
-            raise InputError(f"{path} cannot be read: {raised.strerror or raised}") from raised
+            raise DamageError(f"{path} cannot be read: {raised.strerror or raised}") from raised
         cause = raised
     except Exception as raised:
         if stream.damage is None:
             raise
         cause = raised
     if stream.damage is not None:
-        raise InputError(f"{stream.damage}. {_damaged_parts(stream.path)}") from cause
+        raise DamageError(f"{stream.damage}. {_damaged_parts(stream.path)}") from cause
 
 
 def _damaged_parts(path: Path) -> str:

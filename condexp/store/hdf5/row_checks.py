@@ -1,14 +1,15 @@
 """The checksums of the rows that a run commits: what is read of a running run is compared."""
 
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from condexp.errors import InputError
+from condexp.errors import DamageError
+from condexp.store.hdf5.crc import crc32
+from condexp.store.hdf5.structure import MAX_READ, refuse_large, texts
 from condexp.store.schema.fields import Axis
 from condexp.store.schema.layout import CHECKSUMS, COLUMN, COUNTERS, CRC, SEALED
 
@@ -27,7 +28,7 @@ def is_live(file: h5py.File) -> bool:
     return COLUMN in file and SEALED not in file.attrs
 
 
-def row_checksums(rows: list[bytes]) -> NDArray[np.uint32]:
+def row_checksums(rows: Sequence[bytes | memoryview]) -> NDArray[np.uint32]:
     """Return the checksums of a snapshot's row, one a column.
 
     Args:
@@ -36,7 +37,7 @@ def row_checksums(rows: list[bytes]) -> NDArray[np.uint32]:
     Returns:
         Their CRC-32, never 0: that is a row not written.
     """
-    return np.array([zlib.crc32(data) or 1 for data in rows], dtype="<u4")
+    return np.array([crc32(data) or 1 for data in rows], dtype="<u4")
 
 
 def running_checksums(columns: list[bytes], before: int) -> NDArray[np.uint32]:
@@ -54,7 +55,7 @@ def running_checksums(columns: list[bytes], before: int) -> NDArray[np.uint32]:
     table = np.stack([np.frombuffer(column, "<u8") for column in columns], axis=1)
     found = []
     for row in table:
-        before = zlib.crc32(row.tobytes(), before)
+        before = crc32(row.tobytes(), before)
         found.append(before)
     return np.array(found, dtype="<u4")
 
@@ -75,9 +76,10 @@ def read_plain_rows(
         The committed rows of each column.
 
     Raises:
-        InputError: If they are not what was committed.
+        DamageError: If they are not what was committed.
     """
-    num, live = count(), is_live(file)
+    num, live, names = count(), is_live(file), tuple(names)
+    refuse_large(f"/{axis}", 8 * num * len(names), 2 * MAX_READ)
     columns = {name: file[f"{axis}/{name}"][:num] for name in names}
     stored = file[CHECKSUMS[axis]][:num] if live else np.empty(0, dtype=np.uint32)
     final = min(num, count())
@@ -93,18 +95,18 @@ def _check_plain_rows(
     """Compare rows with their checksums.
 
     Raises:
-        InputError: If they are not what was committed.
+        DamageError: If they are not what was committed.
     """
     table = np.stack([values.view("<u8") for values in columns.values()], axis=1)
-    if zlib.crc32(table.data) == stored[-1]:
+    if crc32(table.data) == stored[-1]:
         return
     value, good = 0, 0
     for row, expected in zip(table, stored, strict=True):
-        value = zlib.crc32(row.tobytes(), value)
+        value = crc32(row.tobytes(), value)
         if value != expected:
             break
         good += 1
-    raise InputError(
+    raise DamageError(
         f"the results are damaged: row {good} of /{axis} does not match its checksum; the {good} "
         "rows before it are undamaged"
     )
@@ -126,7 +128,7 @@ class RowChecker:
         self._stored: Mapping[str, NDArray[np.uint32]] = {}
         if is_live(file):
             table = file[CRC][:num_rows]
-            names = file[COLUMN].asstr()[:]
+            names = texts(file[COLUMN])
             self._stored = {name: table[:, index] for index, name in enumerate(names)}
 
     def bad_rows(self, path: str, values: NDArray[Any], first: int = 0) -> Iterator[int]:
@@ -143,10 +145,12 @@ class RowChecker:
         stored = self._stored.get(path)
         if stored is None:
             return
-        for row, content in enumerate(np.ascontiguousarray(values), start=first):
-            if (zlib.crc32(content) or 1) != stored[row] and (
-                self._counter is None or row < int(self._counter[()])
-            ):
+        content = np.ascontiguousarray(values).ravel().view(np.uint8).data
+        size = len(content) // max(1, len(values))
+        rows = [content[row * size : (row + 1) * size] for row in range(len(values))]
+        found = row_checksums(rows)
+        for row in (first + np.flatnonzero(found != stored[first : first + len(rows)])).tolist():
+            if self._counter is None or row < int(self._counter[()]):
                 yield row
 
     def check(self, path: str, values: NDArray[Any], first: int = 0) -> None:
@@ -158,11 +162,11 @@ class RowChecker:
             first: The place of the first of them.
 
         Raises:
-            InputError: If one is not.
+            DamageError: If one is not.
         """
         bad = list(self.bad_rows(path, values, first))
         if bad:
-            raise InputError(
+            raise DamageError(
                 f"the results are damaged: /{path}, snapshot{'s' * (len(bad) > 1)} "
                 f"{', '.join(map(str, bad))}; what is read without this error is undamaged"
             )
@@ -177,7 +181,7 @@ def check_all_rows(file: h5py.File, path: str, num_rows: int) -> None:
         num_rows: How many rows are final.
 
     Raises:
-        InputError: If one is not.
+        DamageError: If one is not.
     """
     if is_live(file):
         checker, array = RowChecker(file, num_rows), file[path]

@@ -19,6 +19,9 @@ MAX_RANK = 3
 MAX_CHUNK_BYTES = 1 << 22  # those of a sealed file have a quarter of that at most
 MAX_RATIO = 1040  # what deflate can compress by
 MAX_TEXTS = 1 << 17
+MAX_TEXT_BYTES = 1 << 26  # of all texts of an array, each as long as the longest
+MAX_READ = 1 << 27  # at once; a compressed array may be a thousand times its file
+MAX_CODES, MAX_CODE_LETTERS = 32, 32
 MAX_ATTRIBUTES = 64
 MAX_ATTRIBUTE_BYTES = 1 << 16
 
@@ -56,13 +59,73 @@ class StructuredGroup(h5py.Group):  # type: ignore[misc]  # h5py has no types
         if rest or not isinstance(item, h5py.Dataset):
             raise KeyError(f"object {rest!r} doesn't exist in {item.name}")
         _check_array(item)
-        return item
+        return StructuredArray(item.id)
 
     def __contains__(self, name: object) -> bool:
         """Return whether there is such a link; it is not followed."""
         head, _, rest = str(name).strip("/").partition("/")
         there: bool = self.id.links.exists(head.encode())
         return there and (not rest or rest in self[head])
+
+
+class StructuredArray(h5py.Dataset):  # type: ignore[misc]
+    """An array that is read piece by piece where it is large."""
+
+    def __getitem__(self, args: Any, new_dtype: Any = None) -> Any:
+        """Return a part of the array.
+
+        Args:
+            args: Places and slices, as numpy's.
+            new_dtype: As h5py's.
+
+        Returns:
+            The values.
+
+        Raises:
+            ValueError: If they are too many to be read at once.
+        """
+        refuse_large(self.name, num_selected(self.shape, args) * self.dtype.itemsize, MAX_READ)
+        return super().__getitem__(args, new_dtype)
+
+
+def num_selected(shape: tuple[int, ...], args: Any) -> int:
+    """Count the elements of a part of an array.
+
+    Args:
+        shape: The array's.
+        args: Places and slices of its first axes; the others are whole.
+
+    Returns:
+        Their number, or more.
+
+    >>> num_selected((5, 4, 3), (slice(1, 3), 0)), num_selected((5,), slice(None))
+    (6, 5)
+    """
+    given = args if isinstance(args, tuple) else (args,)
+    sizes = list(shape)
+    for axis, each in enumerate(given[: len(sizes)]):
+        if isinstance(each, slice):
+            sizes[axis] = len(range(*each.indices(shape[axis])))
+        elif isinstance(each, int | np.integer):
+            sizes[axis] = 1
+        else:  # an ellipsis, or h5py's own
+            break
+    return math.prod(sizes)
+
+
+def refuse_large(what: str, num_bytes: int, limit: int) -> None:
+    """Refuse what would take too much memory.
+
+    Args:
+        what: Its name.
+        num_bytes: What it takes.
+        limit: What it may take.
+
+    Raises:
+        ValueError: If it takes more.
+    """
+    if num_bytes > limit:
+        raise ValueError(f"{what} takes {num_bytes / 1e6:.0f} MB, too much to be read at once")
 
 
 class StructuredFile(StructuredGroup, h5py.File):  # type: ignore[misc]
@@ -88,6 +151,8 @@ def _foreign(array: h5d.DatasetID) -> str | None:
         return "holds neither numbers nor texts"
     if kind.get_size() > (16 if text else 8):
         return f"has elements of {kind.get_size()} bytes"
+    if kind.get_class() == h5t.ENUM and _is_odd(kind):
+        return "has other codes than a results file"
     if array.rank > MAX_RANK:
         return f"has {array.rank} dimensions"
     size = math.prod(array.shape) * kind.get_size()
@@ -113,6 +178,13 @@ def _foreign(array: h5d.DatasetID) -> str | None:
     return None if inside else f"has {size} bytes, more than the file holds"
 
 
+def _is_odd(kind: h5t.TypeEnumID) -> bool:
+    num = kind.get_nmembers()
+    return num > MAX_CODES or any(
+        len(kind.get_member_name(index)) > MAX_CODE_LETTERS for index in range(num)
+    )
+
+
 def texts(array: h5py.Dataset) -> tuple[str, ...]:
     """Read texts, control characters as text.
 
@@ -127,8 +199,18 @@ def texts(array: h5py.Dataset) -> tuple[str, ...]:
     """
     if h5py.check_string_dtype(array.dtype) is None:
         raise ValueError(f"{array.name} holds no texts")
-    found = np.atleast_1d(array[()] if array.size else np.empty(0, dtype=object))
-    return tuple(visible(_decoded(text)) for text in found)
+    if not array.shape:
+        return (visible(_decoded(array[()])),)
+    # Many texts may be one, stored once: no more are taken at a time than would fit if all were.
+    at_once = max(1, MAX_READ // h5i.get_file_id(array.id).get_filesize())
+    found: list[str] = []
+    longest = 0
+    for first in range(0, len(array), at_once):
+        part = [visible(_decoded(text)) for text in array[first : first + at_once]]
+        longest = max(longest, *map(len, part))
+        refuse_large(array.name, 4 * len(array) * longest, MAX_TEXT_BYTES)
+        found += part
+    return tuple(found)
 
 
 def attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
@@ -170,6 +252,8 @@ def attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
     if stored.shape != () or stored.get_type().get_class() not in NUMBERS | {h5t.STRING}:
         return None
     value = item.attrs[name]
+    if isinstance(value, str | bytes) and len(value) > MAX_ATTRIBUTE_BYTES:
+        raise ValueError(f"{item.name} has an attribute of too many letters: {name}")
     return visible(_decoded(value)) if isinstance(value, str | bytes) else value
 
 

@@ -1,7 +1,6 @@
 """Check a results file against its format: names, shapes, scales, schedule and checksums."""
 
 import hashlib
-import zlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -9,9 +8,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from condexp.errors import InputError
+from condexp.errors import DamageError, InputError
+from condexp.store.hdf5.crc import crc32
 from condexp.store.hdf5.open import check_blocks, open_file, read_file_shape, storage_type
 from condexp.store.hdf5.row_checks import RowChecker, read_plain_rows, row_blocks
+from condexp.store.hdf5.structure import texts
 from condexp.store.schema.fields import Axis, DatasetSpec
 from condexp.store.schema.layout import COLUMN, COUNTERS, CRC, STEPS, columns, datasets
 
@@ -48,15 +49,15 @@ def check_structure(path: Path) -> None:
         path: The file.
 
     Raises:
-        InputError: If it is no results file, or not as its own sizes call for.
+        DamageError: If it is no results file, or not as its own sizes call for.
     """
     try:
         found = path.stat()
     except OSError as error:
-        raise InputError(f"no results file at {path}: {error.strerror}") from error
+        raise DamageError(f"no results file at {path}: {error.strerror}") from error
     problem = _first_problem(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
     if problem is not None:
-        raise InputError(problem)
+        raise DamageError(problem)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -169,7 +170,7 @@ def _rows(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str]:
     for column in columns(read_file_shape(file), Axis.SNAPSHOT):
         for first, block in row_blocks(file[column.path], len(stored)):
             for row, values in enumerate(block, start=first):
-                computed[row] = zlib.crc32(values.tobytes(), computed[row])
+                computed[row] = crc32(values.tobytes(), computed[row])
     for row, (value, expected) in enumerate(zip(computed, stored, strict=True)):
         if (value or 1) != expected:
             step = int(file["step"][row])
@@ -181,7 +182,7 @@ def _rows_by_column(file: h5py.File, counts: Mapping[Axis, int]) -> Iterator[str
     extent, num = read_file_shape(file), max(0, counts[Axis.SNAPSHOT])
     checker = RowChecker(file, num, fixed=True)
     own = columns(extent, Axis.SNAPSHOT)
-    if list(file[COLUMN].asstr()[:]) != [column.path for column in own]:
+    if texts(file[COLUMN]) != tuple(column.path for column in own):
         yield f"/{COLUMN} does not name the arrays of snapshots"
         return
     for column in own:

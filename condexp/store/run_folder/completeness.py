@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +29,10 @@ logger = logging.getLogger("condexp")
 
 class Unreadable(Status):
     """What stands for a status that cannot be read: one run's damage must not hide the others."""
+
+
+class Lost(Status):
+    """What stands for the status of a run that says it is finished, and whose results are not."""
 
 
 def check_finished(path: Path, expected: Mapping[Axis, int]) -> None:
@@ -93,7 +96,7 @@ def read_checked_status(folder: Path) -> Status:
     if lost is None:
         return status
     error = f"said to be {status.state}, but {lost}; the same command resumes it"
-    return replace(status, state=State.FAILED, error=error)
+    return Lost(**vars(status) | {"state": State.FAILED, "error": error})
 
 
 def read_statuses(paths: Iterable[str | Path]) -> dict[Path, Status]:

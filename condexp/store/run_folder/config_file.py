@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from condexp.errors import InputError
+from condexp.errors import DamageError
 from condexp.store.disk import Owner, write_text
 from condexp.store.files import parse_yaml, read_text
 
@@ -40,12 +40,12 @@ def read_config(path: Path) -> dict[str, Any]:
         The configuration.
 
     Raises:
-        InputError: If there is none, it is not what was written, or it is no configuration.
+        DamageError: If there is none, it is not what was written, or it is no configuration.
     """
     text = read_text(path)
     first, _, rest = text.partition("\n")
     if first.startswith(SEAL) and first != f"{SEAL}{_digest(rest)}":
-        raise InputError(f"{path} is damaged: it does not match its checksum")
+        raise DamageError(f"{path} is damaged: it does not match its checksum")
     return parse_config(path, text)
 
 
@@ -60,7 +60,7 @@ def parse_config(path: Path, text: str) -> dict[str, Any]:
         The configuration.
 
     Raises:
-        InputError: If it is none.
+        DamageError: If it is none.
     """
     config = parse_yaml(path, text)
     for key, value in config.items():
@@ -68,9 +68,9 @@ def parse_config(path: Path, text: str) -> dict[str, Any]:
             continue  # of a loop of somebody's own
         name = value.get("name", "") if isinstance(value, dict) and key in GROUPS else value
         if not isinstance(name, int if key == "seed" else str | None):
-            raise InputError(f"{path} is no configuration: {key} is {str(name)[:40]!r}")
+            raise DamageError(f"{path} is no configuration: {key} is {str(name)[:40]!r}")
     if _num_keys(config) > MAX_KEYS:
-        raise InputError(f"{path} is no configuration: it has more than {MAX_KEYS} keys")
+        raise DamageError(f"{path} is no configuration: it has more than {MAX_KEYS} keys")
     return config
 
 

@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from condexp.errors import InputError
 from condexp.store.disk import ResultsError
 from condexp.store.files import open_regular
-from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
+from condexp.store.run_folder.status import STATUS_NAME, State, Status, last_known
 
 LOCK_NAME = "results.h5.lock"
 # A live run writes its status every few seconds, but a step or an evaluation may take long.
@@ -99,10 +98,9 @@ def refuse_beside_another(folder: Path, *, restart: bool) -> None:
     Raises:
         ResultsError: If another process lives, or may live.
     """
-    try:
-        status = read_status(folder)
-    except InputError:  # none, or damaged: told of by whoever reads it next
+    if not os.path.lexists(folder / STATUS_NAME):
         return
+    status = last_known(folder)
     if status.host == socket.gethostname() and status.pid == os.getpid():
         return  # an earlier process's: its number is this one's now
     life = liveness_of(folder, status)

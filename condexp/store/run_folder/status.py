@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections import deque
@@ -11,13 +12,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args
 
-from condexp.errors import InputError, near_path, visible
+from condexp.errors import DamageError, InputError, near_path, visible
 from condexp.store.disk import Owner, plain_values, write_json
 from condexp.store.files import read_json
 from condexp.store.schema.layout import FILE_NAME
 
 STATUS_NAME = "status.json"
 CONFIG_NAME = "config.yaml"
+logger = logging.getLogger("condexp")
 CHECKSUM = "sha256"  # of the other keys
 SHOWN = 3  # runs, in a message
 MANY = 10**12  # more steps, and more seconds, than any run has
@@ -102,25 +104,43 @@ def read_status(folder: Path) -> Status:
         Its content; unknown keys, of a later version, are left out.
 
     Raises:
-        InputError: If there is none, or it is no status.
+        InputError: If there is none.
+        DamageError: If it is no status.
     """
     path = folder / STATUS_NAME
     content = read_json(path)
     stored = content.pop(CHECKSUM, None)  # a person's own may have none
     if stored is not None and stored != _checksum(content):
-        raise InputError(f"{path} is damaged: it does not match its checksum")
+        raise DamageError(f"{path} is damaged: it does not match its checksum")
     try:
         given: dict[str, Any] = {"state": State(content["state"])}
     except (KeyError, ValueError) as error:
-        raise InputError(f"{path} names no state of a run: {error}") from error
+        raise DamageError(f"{path} names no state of a run: {error}") from error
     for field in fields(Status)[1:]:
         if field.name in content:
             value = content[field.name]
             if not _fits(value, field.type):
                 kind = getattr(field.type, "__name__", field.type)
-                raise InputError(f"{path}: {field.name} is {str(value)[:40]!r}, not {kind}")
+                raise DamageError(f"{path}: {field.name} is {str(value)[:40]!r}, not {kind}")
             given[field.name] = value
     return Status(**given)
+
+
+def last_known(folder: Path) -> Status:
+    """Read the status of a run that is to go on.
+
+    Args:
+        folder: The run's folder, with a status.
+
+    Returns:
+        Its content. One that is damaged says nothing: its lock then tells whether a process is at
+        the run, and its checkpoint how far it came.
+    """
+    try:
+        return read_status(folder)
+    except InputError as damage:
+        logger.warning("%s; it says nothing of the run", damage)
+        return Status(State.RUNNING)
 
 
 def _fits(value: object, kind: Any) -> bool:
@@ -173,6 +193,7 @@ def find_results(given: Path) -> Path:
 
     Raises:
         InputError: If there is none: which runs are there, or what was probably meant.
+        DamageError: If there is a run without one.
     """
     file = given / FILE_NAME if given.is_dir() else given
     if os.path.lexists(file):
@@ -180,7 +201,7 @@ def find_results(given: Path) -> Path:
     if not given.is_dir():
         raise InputError(f"no run at {given}: it does not exist.{near_path(given)}")
     if os.path.lexists(given / STATUS_NAME):
-        raise InputError(
+        raise DamageError(
             f"no run at {given}: {file} does not exist; 'condexp status {given}' and "
             f"run.log there say what became of the run."
         )

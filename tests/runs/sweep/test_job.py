@@ -145,3 +145,13 @@ def test_what_another_process_took_up_since_is_left_alone(
     result = task(composed)
     assert (result.state, result.exit_code) == (State.RUNNING, 75)
     assert result.message == f"process {os.getpid()} on {host} is at it: left alone"
+
+
+def test_a_sweep_stops_though_a_cleaner_removed_its_folder(tmp_path: Path) -> None:
+    flags = SweepFlags(tmp_path / "tmp" / "condexp-sweep")
+    assert not flags.stopped
+    flags.stop()
+    assert flags.stopped
+    assert not flags.failed
+    flags.fail()
+    assert flags.failed
