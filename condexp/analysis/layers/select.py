@@ -174,12 +174,14 @@ def trace_layers(
     layers, found = selection.layers, dict[str, LayerInfo]()
     products: dict[str, list[Tensor]] = {}
     tables = OwnTables(model, inputs, len(inputs))
-    of_tables, unseen = set[str](), set[str]()
+    of_tables, unseen, order = set[str](), set[str](), list[str]()
 
     def note(name: str, use: WeightUse, source: Tensor) -> None:
         if not torch.is_grad_enabled():
             unseen.add(name)
             return
+        if name not in order:
+            order.append(name)
         if tables.maps(name, use, source):
             of_tables.add(name)
             return
@@ -195,6 +197,11 @@ def trace_layers(
             model.train(training)
         with watched(layers, note):
             outputs = model(inputs.clone())
+        for name, use, *_ in tables.of_samples(tensors_in(outputs)):
+            of_tables.discard(name)
+            found[name] = describe(
+                name, layers[name], options, positions=use.num_rows // len(inputs)
+            )
         if options.needs_gradients:
             _refuse_unused(outputs, products)
     never = (
@@ -203,7 +210,7 @@ def trace_layers(
         if name not in found
     )
     rest = (*selection.not_analysed, *never, *biases({n: layers[n] for n in found}, options))
-    return Catalogue(tuple(found.values()), rest)
+    return Catalogue(tuple(sorted(found.values(), key=lambda one: order.index(one.name))), rest)
 
 
 def biases(measured: Mapping[str, Layer], options: AnalysisOptions) -> Iterator[NotAnalysed]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -101,9 +100,7 @@ class MeasurementHooks:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def recomputes(self, loss: Tensor) -> bool:
-        """Return whether a re-entrant activation checkpoint hides uses until the backward pass.
-
-        Such a checkpoint refuses a backward pass that does not go to all parameters.
+        """Return whether a re-entrant checkpoint, which has to reach all parameters, hides uses.
 
         Args:
             loss: The loss, or an output, of the last forward pass.
@@ -120,12 +117,7 @@ class MeasurementHooks:
         self._watch.enter_context(watched(self._layers, self._on_use))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._watch.close()
         for handle in self._handles:
             handle.remove()
@@ -219,6 +211,9 @@ class MeasurementHooks:
             self._on_root = partial(self._on_root_grad, hook, current)
             self._on_grad(logits, self._on_root)
             self.statistics.compare_uses(logits, self._num_uses)
+        for name, use, source, node in self._tables.of_samples(tensors_in(output)):
+            self.statistics.of_tables.discard(name)
+            self._measure(name, use, source, current, node)
         if self._needs_sample_test and current.num_samples > 1:
             self._test_samples(current, output)
 
@@ -307,23 +302,31 @@ class MeasurementHooks:
         self._num_uses[name] += 1
         if self._tables.maps(name, use, source):
             self.statistics.of_tables.add(name)
+            self.statistics.see(name)
             return
-        layer, current = self.statistics[name], self._pass
+        self._measure(name, use, source, self._pass)
+
+    def _measure(
+        self, name: str, use: WeightUse, source: Tensor, current: ForwardPass, node: Any = None
+    ) -> None:
+        layer = self.statistics[name]
         with torch.no_grad():
             number = layer.forward(use, current)
-        if number is not None and source.requires_grad:
-            about = (layer, use.operation, use.lay_out, current, number)
-            self._on_grad(source, partial(self._on_output_grad, *about))
+        if number is None or not source.requires_grad:
+            return
+        hook = partial(self._on_output_grad, layer, use.operation, use.lay_out, current, number)
+        if node is None:
+            self._on_grad(source, hook)
             self._last_product = name, weakref.ref(source)
-            if self._needs_sample_test or not self.options.is_empirical:
-                self.edges.setdefault(name, []).append(get_gradient_edge(source))
+        else:
+            self._keep(node.register_prehook(lambda grads: hook(grads[0])))
+        if self._needs_sample_test or not self.options.is_empirical:
+            self.edges.setdefault(name, []).append(get_gradient_edge(source))
 
     def _on_recomputed_use(self, name: str, use: WeightUse, source: Tensor) -> None:
-        """Measure a use in the backward pass once its gradient comes.
+        """Measure a use in the backward pass, of a re-entrant checkpoint, once its gradient comes.
 
-        A re-entrant activation checkpoint computes without gradients first, and again with them in
-        the backward pass. One that is not re-entrant computes again what was measured, and nothing
-        is back-propagated through that.
+        Others compute again what was measured; nothing is back-propagated through that.
         """
         use = use.detached()
         inputs, version = use.inputs, use.inputs._version
@@ -349,8 +352,8 @@ class MeasurementHooks:
                     layer.weight_backward(early, current, in_parts=True)
             current, number = before[place]
             if number is not None:
-                about = (self.statistics[name], use.operation, use.lay_out, current, number)
-                self._on_output_grad(*about, grad)
+                about = self.statistics[name], use.operation, use.lay_out, current
+                self._on_output_grad(*about, number, grad)
 
         if source.requires_grad:
             self._on_grad(source, commit)

@@ -127,37 +127,83 @@ def test_batches_are_united() -> None:
 
 
 class Positions(nn.Module):
-    """Tokens and positions, as transformers have them."""
+    """Tokens, positions, kinds, and a table whose product is no summand of a sample's."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table, self.position = nn.Embedding(V, D), nn.Embedding(5, D)
-        self.kind, self.fc = nn.Embedding(2, D), nn.Linear(D, 3)
+        self.kind, self.factor = nn.Embedding(2, D), nn.Embedding(5, D)
+        self.fc = nn.Linear(D, 3)
         self.double()
 
     def forward(self, x: Tensor) -> Tensor:
         places = torch.arange(x.shape[1])
         kinds = torch.zeros_like(x)  # not the batch's, and of samples all the same
         found = self.table(x) + self.position(places) + self.kind(kinds)
-        out: Tensor = self.fc(torch.tanh(found).mean(1))
+        out: Tensor = self.fc(torch.tanh(found * self.factor(places)).mean(1))
         return out
 
 
 @pytest.mark.parametrize("num_samples", [4, 5])  # as many as there are positions, and others
-@pytest.mark.parametrize("matrices", [("input", "kfac"), ("fisher",)])
-def test_rows_of_positions_belong_to_no_sample(num_samples: int, matrices: tuple[str]) -> None:
+@pytest.mark.parametrize("matrices", [("input", "grad_output", "kfac"), ("fisher",)])
+def test_positions_that_are_added_are_each_samples(
+    num_samples: int, matrices: tuple[str, ...]
+) -> None:
     torch.manual_seed(0)
     net, tokens = Positions(), torch.arange(num_samples * 5).view(num_samples, 5) % V
     targets = cases.labels(num_samples, 3)
     snapshot = condexp.analyze(net, CROSS_ENTROPY, tokens, targets, matrices)
-    assert snapshot.layers == ("table", "kind", "fc")
+    assert snapshot.layers == ("table", "position", "kind", "fc")
     listed = {entry.name: entry.reason for entry in snapshot.not_analysed}
-    assert "whose rows do not belong to samples" in listed["position"]
+    assert "whose rows do not belong to samples" in listed["factor"]
     options = AnalysisOptions(matrices=matrices)  # type: ignore[arg-type]
     traced = trace_layers(net, tokens[:2], options)
-    assert [layer.name for layer in traced.layers] == ["table", "kind", "fc"]
+    assert [layer.name for layer in traced.layers] == ["table", "position", "kind", "fc"]
+    assert [layer.positions for layer in traced.layers] == [5, 5, 5, 1]
+    record, weight = snapshot["position"], net.position.weight
+    assert record.gradient_residual < 1e-12
+    with torch.no_grad():
+        parts = [net.table(tokens), net.position(torch.arange(5)), net.kind(tokens * 0)]
+    summand = parts[1].expand(num_samples, 5, D).clone().requires_grad_()
+    factor = net.factor(torch.arange(5))
+    found = torch.tanh((parts[0] + summand + parts[2]) * factor).mean(1)
+    grads = torch.autograd.grad(CROSS_ENTROPY(net.fc(found), targets), summand)[0] * num_samples
+    if matrices == ("fisher",):
+        rows = []
+        for x, y in zip(tokens, targets, strict=True):
+            rows.append(torch.autograd.grad(CROSS_ENTROPY(net(x[None]), y[None]), weight)[0])
+        gram = torch.stack(rows).flatten(1)
+        oracles.close(record.fisher, torch.linalg.svdvals(gram)[:20] ** 2 / num_samples)
+        return
+    assert record.input is not None
+    assert record.input.eigenvalues.tolist() == pytest.approx([0.2] * 5)
+    flat = grads.flatten(0, 1)
+    oracles.close(record.grad_output, torch.linalg.eigvalsh(flat.mT @ flat / num_samples).flip(0))
     one = condexp.analyze(net, CROSS_ENTROPY, tokens[:1], targets[:1], matrices)
-    assert "position" in one.layers  # of the one sample there is
+    assert "factor" in one.layers  # of the one sample there is
+
+
+def test_positions_under_all_labels_and_in_batches() -> None:
+    torch.manual_seed(0)
+    net, tokens, targets = Positions(), torch.arange(20).view(4, 5) % V, cases.labels(4, 3)
+    options = AnalysisOptions(("fisher", "grad_output"), fisher_type="exact")  # type: ignore[arg-type]
+    record = condexp.analyze(net, CROSS_ENTROPY, tokens, targets, options)["position"]
+    rows = []
+    for x in tokens:
+        output = net(x[None])[0]
+        p = output.detach().softmax(0)
+        values, vectors = torch.linalg.eigh(p.diag() - torch.outer(p, p))
+        roots = (vectors * values.clamp(min=0).sqrt()).T
+        rows += [
+            torch.autograd.grad(output, net.position.weight, r, retain_graph=True)[0] for r in roots
+        ]
+    assert record.fisher is not None
+    expected = torch.linalg.svdvals(torch.stack(rows).flatten(1)) ** 2 / 4
+    oracles.close(record.fisher, expected[: len(record.fisher)])
+    parts = [(tokens[:2], targets[:2]), (tokens[2:], targets[2:])]
+    united = analyze_batches(net, CROSS_ENTROPY, parts, options)["position"]
+    oracles.same(united.fisher, record.fisher)
+    oracles.same(united.grad_output, record.grad_output)
 
 
 def test_a_gradient_that_is_divided_by_counts_is_refused() -> None:
