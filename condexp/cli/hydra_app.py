@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import hydra
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from condexp.config.presets import chosen_presets, conf_dir, own_profiles
-from condexp.errors import InputError, choose
+from condexp.errors import InputError, choose, suggestion
 from condexp.runs.stop_signals import Stopped
 from condexp.store.run_folder.status import State
 
@@ -100,6 +101,7 @@ def with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
         Stopped: If the task was stopped.
     """
     raised: list[InputError | Stopped] = []
+    _refuse_unknown_options(args)
 
     def quiet(composed: DictConfig) -> object:
         try:
@@ -137,6 +139,15 @@ def with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
     return 0
 
 
+def _refuse_unknown_options(args: Sequence[str]) -> None:
+    # Hydra's parser would answer with a page of usage.
+    options = [each for action in get_args_parser()._actions for each in action.option_strings]
+    for arg in args:
+        name = arg.partition("=")[0]
+        if name.startswith("--") and not any(option.startswith(name) for option in options):
+            raise InputError(f"unknown option {arg!r}.{suggestion(name, options)}")
+
+
 def _slip(error: yaml.YAMLError) -> str:
     """Return in one line where a file of the user's is no YAML, and why."""
     mark = getattr(error, "problem_mark", None)
@@ -159,6 +170,9 @@ def explain(error: Exception, args: Sequence[str] = ()) -> str:
             _refuse_choice(str(error.missing_cfg_file), error.options)
         except InputError as unknown:
             return str(unknown)
+    if "missing EQUAL" in str(error):
+        given = str(error).split("'")[1]
+        return f"{given!r} is no override, which has the form key=value: condexp --help has some."
     key = getattr(error.__cause__, "full_key", None) or getattr(error, "full_key", None)
     lines = str(error).splitlines() or [type(error).__name__]
     if lines[0].startswith("profile appears more than once"):  # by conf/experiment/*.yaml

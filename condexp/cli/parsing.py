@@ -1,6 +1,33 @@
 """What the parsers of several verbs share."""
 
 import argparse
+from typing import NoReturn
+
+from condexp.errors import InputError, suggestion
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one line, with the nearest option, in place of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the arguments.
+
+        Args:
+            message: What argparse says of them.
+
+        Raises:
+            InputError: Always.
+        """
+        verb = self.prog.removeprefix("condexp ")
+        _, extra, given = message.partition("unrecognized arguments: ")
+        if extra:
+            word = given.split()[0]
+            options = [each for action in self._actions for each in action.option_strings]
+            unknown = f"unknown option {word!r}.{suggestion(word, options)}"
+            message = unknown if word.startswith("-") else f"{word!r} is one argument too many."
+        usage = " ".join(self.format_usage().removeprefix("usage: ").split())
+        end = "" if message[-1] in ".?" else "."
+        raise InputError(f"{verb}: {message}{end} Usage: {usage}")
 
 
 def make_parser(verb: str, description: str) -> argparse.ArgumentParser:
@@ -13,7 +40,7 @@ def make_parser(verb: str, description: str) -> argparse.ArgumentParser:
     Returns:
         The parser, without arguments yet.
     """
-    return argparse.ArgumentParser(prog=f"condexp {verb}", description=description)
+    return _Parser(prog=f"condexp {verb}", description=description)
 
 
 def add_where(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from condexp.errors import InputError
+from condexp.errors import InputError, near_path
 from condexp.results.claims import CLAIMS, Claim
 from condexp.results.claims.conditions import ENDED
 from condexp.results.claims.verdict import Verdict
@@ -57,8 +57,10 @@ def write_report(root: Path, where: Sequence[str] = (), output: Path | None = No
         The file's path.
 
     Raises:
-        InputError: If none of the paper's experiments has such a run.
+        InputError: If there is no such folder, or none of the paper's experiments has such a run.
     """
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}.{near_path(root)}")
     target = output if output is not None else root / REPORT_NAME
     found, missing = _find(root, where)
     if not found:
