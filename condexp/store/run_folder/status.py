@@ -152,7 +152,7 @@ def _fits(value: object, kind: Any) -> bool:
         return False
     counted = int in kinds or kind is float
     in_range = 0 <= value < MANY if counted else True
-    return in_range and (isinstance(value, int) or float in kinds)
+    return in_range and (float in kinds or (int in kinds and isinstance(value, int)))
 
 
 def _checksum(content: dict[str, Any]) -> str:

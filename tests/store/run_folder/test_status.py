@@ -1,9 +1,12 @@
 """A configuration has one folder everywhere, and what is in it says how far the run is."""
 
+import json
 import math
 import subprocess
 import sys
+import typing
 from collections.abc import Callable
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -157,6 +160,24 @@ def test_a_broken_status_is_one_message(tmp_path: Path, content: str | None, mes
         (tmp_path / "status.json").write_text(content)
     with pytest.raises(InputError, match=message):
         read_status(tmp_path)
+
+
+VALUES = {bool: True, int: 3, float: 0.5, str: "text", list: [1], dict: {"a": 1}}
+
+
+@pytest.mark.parametrize("given", VALUES.values(), ids=[kind.__name__ for kind in VALUES])
+@pytest.mark.parametrize("field", [field.name for field in fields(Status)[1:]])
+def test_no_field_is_of_another_type(tmp_path: Path, field: str, given: object) -> None:
+    """A number for a text, say: what prints it would end in a traceback."""
+    kinds = typing.get_args(typing.get_type_hints(Status)[field])
+    kinds = kinds or (typing.get_type_hints(Status)[field],)
+    fits = type(given) in kinds or (type(given) is int and float in kinds)
+    (tmp_path / "status.json").write_text(json.dumps({"state": "complete", field: given}))
+    if fits:
+        assert getattr(read_status(tmp_path), field) == given
+    else:
+        with pytest.raises(InputError, match=f"{field} is "):
+            read_status(tmp_path)
 
 
 def test_a_status_of_a_later_version_can_be_read(tmp_path: Path) -> None:
