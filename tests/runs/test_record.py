@@ -33,6 +33,16 @@ def net() -> tuple[nn.Module, torch.optim.SGD]:
     return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
 
 
+def test_reduced_factors_are_part_of_the_configuration(tmp_path: Path) -> None:
+    model, _ = net()
+    for name, options in (("plain", {}), ("reduced", {"weight_sharing": "reduce"})):
+        with record(tmp_path / name, model, num_steps=1, **options) as run, run.step(0):
+            LOSS(model(INPUTS[0]), TARGETS[0]).backward()
+    plain, reduced = (condexp.open_run(tmp_path / name) for name in ("plain", "reduced"))
+    assert "weight_sharing" not in plain.config["analysis"]
+    assert reduced.config["analysis"]["weight_sharing"] == "reduce"
+
+
 def record(folder: Path, model: nn.Module, **changes: Any) -> RunRecord:
     given: dict[str, Any] = {"num_steps": T, "schedule": SCHEDULE, "config": {"lr": 0.1}}
     return condexp.record_run(folder, model, **{**given, **changes})

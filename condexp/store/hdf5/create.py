@@ -9,12 +9,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from condexp.analysis.vocabulary import WeightSharing
 from condexp.store.disk import Owner, as_results_error, locked, replacing, reserve, write_at
 from condexp.store.hdf5.checked_file import skeleton_trailer
 from condexp.store.hdf5.file_objects import PAGE_BYTES, SparseFile
 from condexp.store.hdf5.open import storage_type
 from condexp.store.schema.fields import (
     FORMAT,
+    REDUCED_CONVENTION,
     SCALE_CONVENTION,
     VERSION,
     Axis,
@@ -170,6 +172,8 @@ def _attributes(spec: FileSpec) -> dict[str, Any]:
         key: np.int8(value) if isinstance(value, bool) else value
         for key, value in spec.attributes.items()
     }
+    if own.get("weight_sharing") == WeightSharing.REDUCE:
+        own["scale_convention"] = REDUCED_CONVENTION
     if spec.num_signals > 1:
         own["num_signals"] = np.int64(spec.num_signals)
     return {

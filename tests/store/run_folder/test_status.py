@@ -105,11 +105,18 @@ def test_different_numbers_have_different_folders(path: str, value: object) -> N
     assert identity_hash(config) != identity_hash(make_config())
 
 
-def test_a_later_key_renames_no_run_that_is_as_before() -> None:
+@pytest.mark.parametrize(
+    ("key", "before", "other"),
+    [
+        ("analysis.network_precision", "as_trained", "float64"),
+        ("analysis.weight_sharing", "expand", "reduce"),
+    ],
+)
+def test_a_later_key_renames_no_run_that_is_as_before(key: str, before: str, other: str) -> None:
     config = make_config()
-    set_key("analysis.network_precision", "as_trained")(config)
+    set_key(key, before)(config)
     assert identity_hash(config) == identity_hash(make_config())
-    set_key("analysis.network_precision", "float64")(config)
+    set_key(key, other)(config)
     assert identity_hash(config) != identity_hash(make_config())
 
 

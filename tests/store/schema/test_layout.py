@@ -166,6 +166,17 @@ def test_version_1_is_laid_out_as_ever() -> None:
         }  # fmt: skip
 
 
+def test_reduced_factors_are_said_to_be_that() -> None:
+    layers = (replace(LAYERS[0], is_reduced=True), replace(LAYERS[3], has_factors=False))
+    attributes = {"weight_sharing": "reduce", "title": "a test"}
+    file, _, _ = skeleton(make_spec(layers=layers, attributes=attributes))
+    with h5py.File(file, "r") as opened:
+        assert "a the mean over positions" in opened.attrs["scale_convention"]
+        assert "g summed over positions before" in opened.attrs["scale_convention"]
+        assert opened["layers/num_rows"][0] == 8  # of 8 samples
+        assert opened["layers/n_kfac"][:].tolist() == [54, 0]  # 0 is absent
+
+
 def test_a_layer_may_not_be_called_as_the_network(tmp_path: Path) -> None:
     layers = (LayerInfo("network", "Linear", 3, 2, 1, 1, 1),)
     with pytest.raises(InputError, match=r"a layer is called 'network'.*leave fisher out"):
