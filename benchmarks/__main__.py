@@ -16,6 +16,7 @@ from benchmarks import (
     record,
     recorder,
     scaling,
+    size,
     snapshot,
     verifying,
 )
@@ -37,6 +38,7 @@ BENCHMARKS = NOT_PINNED | {
     "ranks": ranks.measure,
     "reading": reading.measure,
     "verifying": verifying.measure,
+    "size": size.measure,
 }
 
 
