@@ -20,6 +20,7 @@ from condexp.store.run_folder.identity import identity_config
 from condexp.store.run_folder.liveness import Liveness, describe_process, liveness_of
 from condexp.store.run_folder.status import CONFIG_NAME, State, Status
 
+FEW = 1_000  # runs: of more, reading their configurations would take longer than all the rest
 STATE_STYLES = {
     State.PENDING: "dim",
     State.RUNNING: "cyan",
@@ -65,7 +66,7 @@ class RunRow:
 
 
 def status_table(statuses: Mapping[Path, Status]) -> RenderableType:
-    """Lay out one row a run: state, step, error, time, how it differs, and why it failed.
+    """Lay out one row a run: state, step, error, time, why it failed, and of few how they differ.
 
     Args:
         statuses: Status by run folder.
@@ -83,7 +84,8 @@ def status_table(statuses: Mapping[Path, Status]) -> RenderableType:
     table.add_column("state")
     for header in ("step", "test error %", "best", "time"):
         table.add_column(header, justify="right")
-    settings = differences([_setting(folder) for folder in rows])
+    few = len(rows) <= FEW
+    settings = differences([_setting(folder) for folder in rows]) if few else [""] * len(rows)
     if any(settings):
         table.add_column("differs in", overflow="fold")
     remarks = any(row.remark for row in rows.values())

@@ -97,8 +97,9 @@ def _layers(group: Any, keys: Collection[str] | None, last: slice) -> dict[str, 
     arrays = {name: array[last] for name, array in stored.items()}
     arrays |= {name: np.array(texts(group[name])) for name in ("layer", "type")}
     sizes = [*SIZES, *(name for name in names if name in sides and asked(f"{name[2:]}_"))]
-    refuse_large(group.name, 8 * sum(group[name].size for name in sizes), MAX_READ)
-    return arrays | {name: group[name][:] for name in sizes}
+    whole = {name: group[name] for name in sizes}
+    refuse_large(group.name, 8 * sum(array.size for array in whole.values()), MAX_READ)
+    return arrays | {name: array[:] for name, array in whole.items()}
 
 
 def _network(file: Any, last: slice) -> dict[str, NDArray[Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5i, h5l, h5t, h5z
+from h5py import h5a, h5d, h5g, h5i, h5l, h5o, h5t, h5z
 
 from condexp.errors import visible
 
@@ -52,14 +52,15 @@ class StructuredGroup(h5py.Group):  # type: ignore[misc]  # h5py has no types
             raise KeyError(f"object {head!r} doesn't exist in {self.name}") from error
         if link != h5l.TYPE_HARD:
             raise ValueError(f"{self.name}/{head} is a link".replace("//", "/"))
-        item = super().__getitem__(head)
-        if isinstance(item, h5py.Group):
-            group = StructuredGroup(item.id)
+        item = h5o.open(self.id, head.encode())
+        if isinstance(item, h5g.GroupID):
+            group = StructuredGroup(item)
             return group[rest] if rest else group
-        if rest or not isinstance(item, h5py.Dataset):
-            raise KeyError(f"object {rest!r} doesn't exist in {item.name}")
-        _check_array(item)
-        return StructuredArray(item.id)
+        if rest or not isinstance(item, h5d.DatasetID):
+            raise KeyError(f"object {rest!r} doesn't exist in {self.name}")
+        array = StructuredArray(item)
+        _check_array(array)
+        return array
 
     def __contains__(self, name: object) -> bool:
         """Return whether there is such a link; it is not followed."""
