@@ -214,3 +214,12 @@ def test_runs_are_found_under_folders(tmp_path: Path) -> None:
 def test_finding_runs_needs_no_torch() -> None:
     code = "import sys, condexp.store.run_folder.status; sys.exit('torch' in sys.modules)"
     subprocess.run((sys.executable, "-c", code), check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("key", ["error", "host", "started"])
+@pytest.mark.parametrize("value", [-1, 7, 0.5, True])
+def test_a_number_is_no_text(tmp_path: Path, key: str, value: object) -> None:
+    content = json.dumps({"state": "complete", key: value})
+    (tmp_path / "status.json").write_text(content)
+    with pytest.raises(InputError, match=key):
+        read_status(tmp_path)
