@@ -176,7 +176,7 @@ class Attempt:
 
     def _take_over(self, checkpoint: Checkpoint) -> None:
         self._status_writer.resume(checkpoint.committed.steps, read_evaluations(self._results))
-        logger.info("resuming from step %d", checkpoint.step)
+        logger.info("resuming: going on from step %d", checkpoint.step)
 
     def _train(self, writer: ResultsWriter, observer: Observer) -> RunState:
         prepared, checkpoint = self._prepared, self._checkpoint

@@ -174,7 +174,7 @@ class RecordFolder:
         evaluations = sum(s <= step for s in plan.eval_steps[: committed.evaluations])
         self._writer.rewind(RowCounts(snapshots, step, evaluations))
         self._status.resume(step, read_evaluations(self._results))
-        logger.info("resuming from step %d", step)
+        logger.info("resuming: going on from step %d", step)
 
     def create(self, spec: FileSpec) -> None:
         """Make the results file.

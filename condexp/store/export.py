@@ -14,7 +14,7 @@ from condexp.store.csv_text import write_frame
 from condexp.store.files import saving
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.row_checks import is_live
-from condexp.store.hdf5.structure import attribute, refuse_large, texts
+from condexp.store.hdf5.structure import count, refuse_large, texts
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.reader import Run
 from condexp.store.schema.fields import COVERAGE_NAMES, EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec
@@ -115,7 +115,7 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
 
 def _metrics(file: File, axis: Axis, names: tuple[str, ...]) -> Iterator[pd.DataFrame]:
     """Yield the columns of the training steps or of the evaluations."""
-    steps_per_epoch = int(attribute(file, "steps_per_epoch"))
+    steps_per_epoch = count(file, "steps_per_epoch")
     for rows in _blocks(file, axis, len(names)):
         steps = file[STEPS[axis]][rows]
         values = np.stack([file[axis.value][name][rows] for name in names], axis=1)

@@ -12,7 +12,7 @@ from condexp.store.hdf5.open import open_file
 from condexp.store.hdf5.row_checks import RowChecker, read_plain_rows
 from condexp.store.hdf5.structure import (
     MAX_READ,
-    attribute,
+    count,
     num_selected,
     refuse_large,
     texts,
@@ -76,7 +76,7 @@ def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
             for name, values in found.items():
                 if checker is not None:
                     checker.check(f"{group}/{name}", values, last.start)
-        num_signals = int(attribute(opened, "num_signals") or 1)
+        num_signals = count(opened, "num_signals") if "num_signals" in opened.attrs else 1
     return LastRows(arrays, network, num_signals, evals)
 
 

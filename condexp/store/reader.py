@@ -18,7 +18,7 @@ from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError, choose
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.row_checks import RowChecker, check_all_rows, read_plain_rows
-from condexp.store.hdf5.structure import attribute, attributes, texts
+from condexp.store.hdf5.structure import attribute, attributes, count, texts
 from condexp.store.other_fractions import with_fractions
 from condexp.store.run_folder.completeness import read_checked_status
 from condexp.store.run_folder.config_file import parse_config, read_config
@@ -143,7 +143,7 @@ class Run:
         with open_file(self.file) as file:
             steps = _frame(file, Axis.TRAIN, TRAIN_NAMES)
             evals = _frame(file, Axis.EVAL, [name for name in EVAL_NAMES if name != "epoch"])
-            steps_per_epoch = int(attribute(file, "steps_per_epoch"))
+            steps_per_epoch = count(file, "steps_per_epoch")
         joined = steps.join(evals, how="outer").rename_axis("step")
         joined.insert(2, "epoch", joined.index.to_numpy() / steps_per_epoch)
         return joined

@@ -177,7 +177,7 @@ def test_what_the_folder_says_of_an_attempt_that_goes_on(tmp_path: Path, whole: 
         assert getattr(second, name) == getattr(undisturbed, name)
     log = (folder / "run.log").read_text()
     assert "stopped by SIGTERM" in log
-    assert "resuming from step 7" in log
+    assert "going on from step 7" in log
     assert log.rstrip().endswith("complete")
     (earlier,) = json.loads((folder / "provenance.json").read_text())["earlier"]
     assert earlier["python"] == "older"

@@ -232,6 +232,25 @@ def attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def count(item: h5py.Group | h5py.Dataset, name: str) -> int:
+    """Read an attribute that is a number of things.
+
+    Args:
+        item: What it belongs to.
+        name: Its name.
+
+    Returns:
+        The number, at least 1.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    value = attribute(item, name)
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} is {value!r}, not a number of 1 or more")
+    return int(value)
+
+
 def attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
     """Read an attribute that is a single text or number.
 
