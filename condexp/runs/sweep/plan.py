@@ -105,7 +105,8 @@ def plan_sweep(
         except (InputError, SystemExit) as error:  # a user's module may call sys.exit
             name = f"job {number} of {len(overrides)} ({' '.join(filter_overrides(given))})"
             how = "" if isinstance(error, InputError) else "its code called sys.exit: "
-            raise InputError(f"{name}: {how}{error} Nothing was run.") from error
+            what = f"{name}: {how}{error}".rstrip(".")
+            raise InputError(f"{what}. Nothing was run.") from error
     return planner.jobs
 
 

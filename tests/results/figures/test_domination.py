@@ -45,7 +45,9 @@ def test_no_line_leads_across_the_release_but_the_loss(
     steps = [np.asarray(line.get_xdata()).tolist() for line in median.lines]
     assert steps == [[0, 1, 2], [5]] * 3 + [[4, 4]]
     names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert names == [rf"$\alpha = {factor}$" for factor in (1, 10, 100)] + [r"weights $/\,\alpha$"]
+    assert names == [rf"$\alpha = {factor}$" for factor in (1, 10, 100)] + [
+        r"release: weights $/\,\alpha$"
+    ]
 
 
 def test_runs_that_are_never_released_have_no_mark(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_users_module_that_exits_is_no_end_of_the_grid(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quitter.py").write_text("import sys; sys.exit('no licence')")
     mine = ["model=import", "model.target=quitter:Net"]
-    with pytest.raises(InputError, match=r"SystemExit: no licence Nothing was run"):
+    with pytest.raises(InputError, match=r"no licence \(.*quitter.py, line 1\)\. Nothing was run"):
         plan_sweep([mine], [deepcopy(composed(*mine))])
 
 
