@@ -1,18 +1,16 @@
 """``condexp status`` and ``condexp table`` over many runs, against reading their files by hand."""
 
-import io
 import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import h5py
 import yaml
 
+from benchmarks.commands import quietly
 from benchmarks.timing import Measurement, alternate
-from condexp.cli.main import main
 
 NUM_RUNS = 200
 RUN = ["trainer.steps=2", "model.depth=3", "model.width=8", "analysis.schedule.log_spaced=2"]
@@ -40,7 +38,7 @@ def measure(num_pairs: int) -> list[Measurement]:
         }
         measurements = []
         for name, (command, by_hand) in ways.items():
-            times = alternate(_quietly(command), by_hand, num_pairs)
+            times = alternate(quietly(command), by_hand, num_pairs)
             ours, reference = (tuple(seconds / NUM_RUNS for seconds in side) for side in times)
             title = f"{name} of {NUM_RUNS} runs, each"
             measurements.append(Measurement(title, ours, reference, TARGETS[name]))
@@ -49,7 +47,7 @@ def measure(num_pairs: int) -> list[Measurement]:
 
 def _runs(root: Path) -> list[Path]:
     """Return the folders of runs: one is run, the others are copies with other configurations."""
-    _quietly(["run", *RUN, f"run.root={root / 'one'}"])()
+    quietly(["run", *RUN, f"run.root={root / 'one'}"])()
     (original,) = (root / "one" / "default").iterdir()
     config = yaml.safe_load((original / "config.yaml").read_text())
     folders = []
@@ -61,15 +59,6 @@ def _runs(root: Path) -> list[Path]:
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         folders.append(folder)
     return folders
-
-
-def _quietly(command: list[str]) -> Callable[[], None]:
-    def call() -> None:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said:
-            code = main(command)
-        assert code == 0, said.getvalue()
-
-    return call
 
 
 def _read_statuses(folders: list[Path]) -> Callable[[], None]:

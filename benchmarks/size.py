@@ -1,17 +1,14 @@
 """Five thousand runs, and a run of a million steps: seconds against the most they may take."""
 
-import io
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.commands import quietly
 from benchmarks.timing import Measurement, rounds
-from condexp.cli.main import main
 from condexp.store.disk import locked
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter
@@ -46,8 +43,8 @@ def _many_runs(root: Path, num_rounds: int) -> list[Measurement]:
     _make_runs(root)
     grid = str(root / "grid")
     ways = {
-        "status": _quietly(["status", grid]),
-        "table": _quietly(["table", grid, *TABLE, "--value", MEASURE]),
+        "status": quietly(["status", grid]),
+        "table": quietly(["table", grid, *TABLE, "--value", MEASURE]),
     }
     measurements = []
     for name, way in ways.items():
@@ -63,7 +60,7 @@ def _many_runs(root: Path, num_rounds: int) -> list[Measurement]:
 
 def _make_runs(root: Path) -> None:
     """Make folders of runs: one is run, the others have its results and other configurations."""
-    _quietly(["run", *RUN, f"run.root={root / 'one'}"])()
+    quietly(["run", *RUN, f"run.root={root / 'one'}"])()
     (original,) = (root / "one" / "default").iterdir()
     config, status = read_config(original / "config.yaml"), read_status(original)
     text = (original / "config.yaml").read_text().partition("\n")[2]
@@ -112,12 +109,3 @@ def _long_run(root: Path) -> list[Measurement]:
 
 def _gigabytes(before: int) -> tuple[float]:
     return ((peak_kilobytes() - before) * 1024 / 1e9,)  # the table shows thousandths
-
-
-def _quietly(command: list[str]) -> Callable[[], None]:
-    def call() -> None:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said:
-            code = main(command)
-        assert code == 0, said.getvalue()
-
-    return call

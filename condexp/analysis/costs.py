@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from condexp.analysis.fisher.block import FisherBlock
-from condexp.analysis.fisher.formed import FormedFisherBlock
+from condexp.analysis.fisher.formed import fisher_block
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.layers.info import Catalogue, LayerInfo
@@ -108,8 +108,7 @@ def footprints(
         block = None
         if options.wants(Matrix.FISHER):
             chosen = selected[layer.name]
-            kind = FisherBlock if chosen.has_factors else FormedFisherBlock
-            block = kind(layer.name, chosen, options, network, PassMode.SEVERAL_PASSES)
+            block = fisher_block(layer.name, chosen, options, network, PassMode.SEVERAL_PASSES)
         found[layer.name] = Footprint(num_samples, block)
     measured = {name: selected[name] for name in found}
     with watched(measured, lambda name, use, _source: found[name].note(use, options)):

@@ -14,8 +14,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from condexp.cli.parsing import options_of, unknown_option
 from condexp.config.presets import chosen_presets, conf_dir, own_profiles
-from condexp.errors import InputError, choose, suggestion
+from condexp.errors import InputError, choose
 from condexp.runs.stop_signals import Stopped
 from condexp.store.run_folder.status import State
 
@@ -141,11 +142,12 @@ def with_hydra(task: Callable[[DictConfig], object], args: list[str]) -> int:
 
 def _refuse_unknown_options(args: Sequence[str]) -> None:
     # Hydra's parser would answer with a page of usage.
-    options = [each for action in get_args_parser()._actions for each in action.option_strings]
+    parser = get_args_parser()
+    options = options_of(parser)
     for arg in args:
         name = arg.partition("=")[0]
         if name.startswith("--") and not any(option.startswith(name) for option in options):
-            raise InputError(f"unknown option {arg!r}.{suggestion(name, options)}")
+            raise InputError(unknown_option(arg, parser))
 
 
 def _slip(error: yaml.YAMLError) -> str:

@@ -6,6 +6,24 @@ from typing import NoReturn
 from condexp.errors import InputError, suggestion
 
 
+def unknown_option(given: str, parser: argparse.ArgumentParser) -> str:
+    """Say that a parser has no such option.
+
+    Args:
+        given: The word, maybe with ``=value``.
+        parser: The parser.
+
+    Returns:
+        A sentence, with the nearest option.
+    """
+    return f"unknown option {given!r}.{suggestion(given.partition('=')[0], options_of(parser))}"
+
+
+def options_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the options that a parser takes, in all spellings."""
+    return [each for action in parser._actions for each in action.option_strings]
+
+
 class _Parser(argparse.ArgumentParser):
     """Says a mistake in one line, with the nearest option, in place of a page of usage."""
 
@@ -22,9 +40,9 @@ class _Parser(argparse.ArgumentParser):
         _, extra, given = message.partition("unrecognized arguments: ")
         if extra:
             word = given.split()[0]
-            options = [each for action in self._actions for each in action.option_strings]
-            unknown = f"unknown option {word!r}.{suggestion(word, options)}"
-            message = unknown if word.startswith("-") else f"{word!r} is one argument too many."
+            message = f"{word!r} is one argument too many."
+            if word.startswith("-"):
+                message = unknown_option(word, self)
         usage = " ".join(self.format_usage().removeprefix("usage: ").split())
         end = "" if message[-1] in ".?" else "."
         raise InputError(f"{verb}: {message}{end} Usage: {usage}")

@@ -60,6 +60,29 @@ class FormedFisherBlock(FisherBlock):
         return sample_gradients(self._layer, call, grad, self.dtype)
 
 
+def fisher_block(
+    name: str,
+    layer: Layer,
+    options: AnalysisOptions,
+    network: NetworkFisher,
+    pass_mode: PassMode,
+) -> FisherBlock:
+    """Return the Fisher block of a layer; see :class:`.FisherBlock`.
+
+    Args:
+        name: The layer's name.
+        layer: The layer.
+        options: As for the block.
+        network: Likewise.
+        pass_mode: Likewise.
+
+    Returns:
+        The block, of the kind that the layer needs.
+    """
+    kind = FisherBlock if layer.has_factors else FormedFisherBlock
+    return kind(name, layer, options, network, pass_mode)
+
+
 def sample_gradients(layer: Layer, call: LayerCall, grad: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the gradients of all samples by one use of a weight.
 

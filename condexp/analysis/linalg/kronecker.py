@@ -138,7 +138,7 @@ class KroneckerSpectrum:
         low, high = self.kappa_interval(p)
         if math.isnan(low) or math.isinf(high):
             return low
-        value = self._solved(kappa_index(p, len(self)))
+        value = self._computed.largest(kappa_index(p, len(self)))
         # A product of tiny counted eigenvalues can still underflow to 0.
         return self.lambda_max / value if value > 0 else math.inf
 
@@ -171,7 +171,7 @@ class KroneckerSpectrum:
             return math.inf, math.inf
         a, b = self.a.bounds, self.b.bounds
         firsts = [float((a[end][:, 0] * b[end][:, 0]).max()) for end in (0, 1)]
-        near = self._solved(index)
+        near = self._computed.largest(index)
         if (margin := self._margin(near)) <= _NARROW * near:
             return interval(firsts[0], firsts[1], near - margin, near + margin)
         low, high = self._ends
@@ -205,12 +205,9 @@ class KroneckerSpectrum:
         margin += 2 * second_order * math.sqrt(near) * blurred
         return margin + 4 * max(a.relative, b.relative) * near
 
-    def _solved(self, index: int) -> float:
-        """Return the ``index``-th largest product of the eigenvalues as they were computed."""
-        return self._computed.largest(index)
-
     @cached_property
     def _computed(self) -> "_Products":
+        """The products of the eigenvalues as they were computed."""
         a, b = (s.blocks if s.solved is None else s.solved for s in (self.a, self.b))
         return _Products(a.numpy(), b.numpy())
 

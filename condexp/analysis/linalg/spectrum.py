@@ -313,9 +313,7 @@ class Spectrum:
             that κ_p can be (the low end of :meth:`kappa_interval`, whose high end is +inf); NaN
             where the status is not ``ok``.
         """
-        if self.status is not SpectrumStatus.OK:
-            return self.kappa_interval(p)[0]
-        return self._known.kappa(p)[0]
+        return self._kappa(p)[0]
 
     def kappa_interval(self, p: float = 1.0) -> tuple[float, float]:
         """Return the interval in which κ_p is: (λ_1 − δ) / (λ_k + δ) to (λ_1 + δ) / (λ_k − δ).
@@ -327,10 +325,13 @@ class Spectrum:
             Its ends: the high one +inf where λ_k cannot be told from 0, both where it is 0 exactly,
             NaN where the status is not ``ok``.
         """
+        return self._kappa(p)[1:]
+
+    def _kappa(self, p: float) -> tuple[float, float, float]:
+        kappa_index(p, len(self))  # refuses what is no fraction, whatever the status
         if self.status is not SpectrumStatus.OK:
-            kappa_index(p, len(self))  # refuses what is no fraction
-            return math.nan, math.nan
-        return self._known.kappa(p)[1:]
+            return math.nan, math.nan, math.nan
+        return self._known.kappa(p)
 
 
 def entropy(values: Tensor) -> Tensor:

@@ -348,9 +348,7 @@ class LayerStatistics:
         of_weight = self._weight.measures(learning_rate, loss_rounding=loss_rounding, power=power)
         fisher = None if self.fisher is None else self.fisher.spectrum(of_signals)
         residual, fails = self._weight.certificate.check()
-        incomplete = None
-        if self.fisher is not None and self.fisher.obstacle is not None:
-            incomplete = f"{self.fisher.obstacle}; leave it out with exclude=[{self.name!r}]"
+        way_out = f"leave it out with exclude=[{self.name!r}]"
         record = LayerSnapshot(
             **vars(plain),
             input=inputs if wants(Matrix.INPUT) else None,
@@ -360,7 +358,7 @@ class LayerStatistics:
             input_mean_fraction=self._mean_fraction(),
             **vars(of_weight),
             gradient_residual=residual,
-            incomplete=incomplete,
+            incomplete=None if self._obstacle is None else f"{self._obstacle}; {way_out}",
         )
         if fails:
             reason = (
@@ -372,7 +370,12 @@ class LayerStatistics:
             reason = "its weight is used otherwise than by linear or conv2d, too"
         else:
             return record
-        return record.as_incomplete(f"{reason}; leave it out with exclude=[{self.name!r}]")
+        return record.as_incomplete(f"{reason}; {way_out}")
+
+    @property
+    def _obstacle(self) -> str | None:
+        """Why some matrix has no numbers: its rows do not belong to samples."""
+        return None if self.fisher is None else self.fisher.obstacle
 
     def _row_power(self) -> float:
         """Return Σ‖a‖²·Σ‖g‖² of the rows per sample; 0 where not known."""

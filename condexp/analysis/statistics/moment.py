@@ -91,6 +91,7 @@ class SolveQueue:
 
     def __init__(self) -> None:
         self._waiting: dict[AdaptiveMoment, int] = {}
+        self._num_bytes = 0
 
     def add(self, moment: "AdaptiveMoment", num_bytes: int = 0) -> None:
         """Queue a moment; solve the queue once it exceeds ``WAITING_BYTES``.
@@ -99,8 +100,9 @@ class SolveQueue:
             moment: The moment.
             num_bytes: Bytes that it keeps until its eigenvalues are known.
         """
+        self._num_bytes += num_bytes - self._waiting.get(moment, 0)
         self._waiting[moment] = num_bytes
-        if sum(self._waiting.values()) > WAITING_BYTES:
+        if self._num_bytes > WAITING_BYTES:
             self.solve()
 
     def solve(self) -> None:
@@ -110,8 +112,8 @@ class SolveQueue:
             matrices: list[Tensor] = []
             num_bytes = 0
             while self._waiting and num_bytes <= WAITING_BYTES:
-                moment = next(iter(self._waiting))
-                del self._waiting[moment]
+                moment, held = self._waiting.popitem()
+                self._num_bytes -= held
                 if not moment.is_solved:
                     moments.append(moment)
                     matrices.append(moment.matrix())
@@ -121,6 +123,7 @@ class SolveQueue:
                 moment.set_eigenvalues(eigenvalues)
             for moment in moments:
                 moment.refine()
+                moment.enqueue()
 
 
 class Factor(Protocol):
@@ -203,7 +206,7 @@ class AdaptiveMoment:
         return self._result is not None
 
     def enqueue(self) -> None:
-        """Queue the moment, with others, for its eigenvalues."""
+        """Queue the moment, with others, for its eigenvalues, if they are not known."""
         if not self.is_solved and self._moment.num_rows > 0:
             self._queue.add(self)
 
@@ -274,8 +277,6 @@ class AdaptiveMoment:
         self._moment.add(held.rows, held.num_samples, torch.float64, held.row_dtype)
         if self._pass_mode is PassMode.ONE_PASS:
             self._multiply()
-        else:
-            self._queue.add(self)
 
     def _results(self) -> _Result:
         if self._result is None:

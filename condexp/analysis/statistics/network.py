@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.analysis.fisher.block import FisherBlock
-from condexp.analysis.fisher.formed import FormedFisherBlock
+from condexp.analysis.fisher.formed import fisher_block
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.layers.info import NotAnalysed
@@ -229,8 +229,7 @@ class NetworkStatistics:
     def _new(self, name: str) -> LayerStatistics:
         layer, options, fisher = self._selected[name], self._options, None
         if options.wants(Matrix.FISHER):
-            block = FisherBlock if layer.has_factors else FormedFisherBlock
-            fisher = block(name, layer, options, self._fisher, self._pass_mode)
+            fisher = fisher_block(name, layer, options, self._fisher, self._pass_mode)
         kind = TableStatistics if layer.operation.num_entries else LayerStatistics
         if options.reduces:
             kind = ReducedTableStatistics if layer.operation.num_entries else ReducedStatistics

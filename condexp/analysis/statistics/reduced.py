@@ -5,7 +5,7 @@ and ``grad_output`` (Eschenhagen et al. 2023, section 3.2).
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from condexp.analysis.linalg.precision import coarser
 from condexp.analysis.linalg.rows.dense import DenseRows
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.snapshot import LayerSnapshot, PlainMeasures
+from condexp.analysis.snapshot import PlainMeasures
 from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.statistics.moment import AdaptiveMoment, SolveQueue
 from condexp.analysis.statistics.table import TableStatistics
@@ -291,24 +291,9 @@ class ReducedStatistics(LayerStatistics):
         self.reduced.close()
         return super().state()
 
-    def record(
-        self, plain: PlainMeasures, learning_rate: float | None, loss_rounding: float = 0.0
-    ) -> LayerSnapshot:
-        """Compute the spectra, and return the layer's record.
-
-        Args:
-            plain: The measures of :meth:`plain`.
-            learning_rate: Step length of the optimizer, or None.
-            loss_rounding: See :meth:`.LossRounding.relative_square`.
-
-        Returns:
-            The record.
-        """
-        found = super().record(plain, learning_rate, loss_rounding)
-        obstacle = self.reduced.inputs.obstacle
-        if obstacle is None or found.incomplete is not None:
-            return found
-        return replace(found, incomplete=f"{obstacle}; leave it out with exclude=[{self.name!r}]")
+    @property
+    def _obstacle(self) -> str | None:
+        return super()._obstacle or self.reduced.inputs.obstacle
 
 
 class ReducedTableStatistics(ReducedStatistics, TableStatistics):

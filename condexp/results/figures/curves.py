@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.collections import LineCollection
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
 
 from condexp.results.figures.style import (
     BLACK,
@@ -107,6 +110,24 @@ def mark_bounds(axes: Axes, values: pd.DataFrame, highs: pd.DataFrame, color: st
     places = values.index.to_numpy()[rows]
     axes.plot(places, numbers[rows, seeds], **BOUND, color=color, markersize=3.5)
     return bool(len(rows))
+
+
+def fan_colors(num: int) -> NDArray[np.float64]:
+    """Return the colours of so many eigenvalues, from the largest to the smallest."""
+    return mpl.colormaps["viridis"](np.linspace(0.0, 0.95, num))
+
+
+def draw_fan(axes: Axes, values: pd.DataFrame, *, width: float) -> None:
+    """Draw every eigenvalue over training.
+
+    Args:
+        axes: The panel, whose axis of values is logarithmic: what is not positive has no place.
+        values: Eigenvalues by step and number, the largest first.
+        width: Of the lines.
+    """
+    steps = values.index.to_numpy(float)
+    lines = [np.column_stack([steps, line]) for line in values.where(values > 0).to_numpy().T]
+    axes.add_collection(LineCollection(lines, colors=fan_colors(len(lines)), linewidths=width))
 
 
 def scale_logarithmically(axes: Axes) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,6 +31,16 @@ class Look:
     facecolor: str
     hatch: str
     label: str
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """What matplotlib is told."""
+        return {
+            "facecolor": self.facecolor,
+            "edgecolor": HATCH_COLOR,
+            "linewidth": 0,
+            "hatch": self.hatch,
+        }
 
 
 LOOKS = {
@@ -72,7 +83,7 @@ def draw_heat_map(
         axis: Where the S snapshots lie.
         label: Of the colour bar.
     """
-    plain = (marks == Mark.NONE) | (marks == Mark.AT_LEAST)
+    plain = _has_number(marks)
     shown = np.full(values.shape, np.nan)
     shown[plain] = np.log10(values[plain])
     low, high = (shown[plain].min(), shown[plain].max()) if plain.any() else (0.0, 0.0)
@@ -94,7 +105,7 @@ def draw_heat_map(
         bar.update_ticks()
     for mark, look in LOOKS.items():
         boxes = PolyCollection(list(_boxes(marks == mark, axis.edges)))
-        boxes.set(facecolor=look.facecolor, edgecolor=HATCH_COLOR, linewidth=0, hatch=look.hatch)
+        boxes.set(**look.drawn)
         axes.add_collection(boxes, autolim=False)
     axes.set_ylim(borders[-1], borders[0])
     axis.apply(axes)
@@ -116,7 +127,7 @@ def draw_line(
         axis: Where the S snapshots lie.
         label: Of the vertical axis.
     """
-    plain = ((marks == Mark.NONE) | (marks == Mark.AT_LEAST))[:, 0]
+    plain = _has_number(marks)[:, 0]
     shown = np.where(plain, values[:, 0], np.nan)
     axes.plot(axis.steps, shown, color=BLUE, marker="o" if len(shown) <= FEW else "", markersize=2)
     bounds = (marks == Mark.AT_LEAST)[:, 0]
@@ -127,12 +138,14 @@ def draw_line(
         axes.set_yticks([])
     for mark, look in LOOKS.items():
         for (left, _), (right, _), *_ in _boxes((marks == mark) & ~plain[:, None], axis.edges):
-            axes.axvspan(
-                left, right, facecolor=look.facecolor, edgecolor=HATCH_COLOR, linewidth=0,
-                hatch=look.hatch,
-            )  # fmt: skip
+            axes.axvspan(left, right, **look.drawn)
     axes.set_ylabel(label)
     axis.apply(axes)
+
+
+def _has_number(marks: NDArray[np.object_]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = (marks == Mark.NONE) | (marks == Mark.AT_LEAST)
+    return found
 
 
 def draw_legend(figure: FigureBase, marks: Iterable[Mark]) -> None:

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -17,7 +15,9 @@ from condexp.results.figures.curves import (
     BOUND,
     BOUND_LABEL,
     color_of,
+    draw_fan,
     draw_seeds,
+    fan_colors,
     label_decades,
     mark_bounds,
 )
@@ -35,7 +35,6 @@ NUM_CURVES = {Size.TEXT: 4, Size.COLUMN: 2}  # panels in a row
 NUM_SPECTRA = {Size.TEXT: 8, Size.COLUMN: 4}
 CURVE_HEIGHT, SPECTRUM_HEIGHT, TITLE_HEIGHT = 1.6, 1.3, 0.6  # inches
 PAGE_HEIGHT, LEAST_SHRUNK = 9.0, 0.65
-FAN = 0.0, 0.95  # ends of the colour map, of the largest and the smallest eigenvalue
 DECADES = 10  # of eigenvalues below the largest that are shown: what is further down is rounding
 
 
@@ -144,7 +143,7 @@ def _draw_spectra(figure: SubFigure, own: pd.DataFrame, spectra: pd.DataFrame, s
                 axes.tick_params(labelleft=False)
             axes.tick_params(labelbottom=row == len(SPECTRA) - 1)
             axes.set_xlabel("step" if row == len(SPECTRA) - 1 else "")
-    colors = mpl.colormaps["viridis"](FAN)
+    colors = fan_colors(2)
     ends = (r"$\lambda_1$, the largest", r"$\lambda_d$, the smallest")
     lines = [Line2D([], [], color=c, label=end) for c, end in zip(colors, ends, strict=True)]
     all_nets = "" if nets == _nets(own) else "; all conditions are in the CSV"
@@ -192,12 +191,8 @@ def _draw_curves(figure: SubFigure, own: pd.DataFrame, size: Size) -> None:
 def _draw_spectrum(axes: Axes, values: pd.DataFrame) -> None:
     """Draw eigenvalues ``[steps, eig]``; what is zero has no place on the axis."""
     axes.set_yscale("log")
-    steps, eigenvalues = values.index.to_numpy(float), values.to_numpy()
-    shown = np.where(eigenvalues > 0, eigenvalues, np.nan)
-    lines = [np.column_stack([steps, line]) for line in shown.T]
-    colors = mpl.colormaps["viridis"](np.linspace(*FAN, len(lines)))
-    axes.add_collection(LineCollection(lines, colors=colors, linewidths=0.5))
-    axes.set_xlim(steps.min() - 0.5, steps.max() + 0.5)
+    draw_fan(axes, values, width=0.5)
+    axes.set_xlim(values.index.min() - 0.5, values.index.max() + 0.5)
     _label_steps(axes, 2)
 
 

@@ -3,21 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from condexp.results.figures.curves import COLORS, LINES, label_decades
+from condexp.results.figures.curves import COLORS, LINES, draw_fan, fan_colors, label_decades
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import GREY, Size, file_stem, new_figure, save, style
 from condexp.results.run_view import SYMBOLS, headline
 from condexp.store.reader import Run
 
-FAN = 0.0, 0.95  # ends of the colour map, of the largest and the smallest eigenvalue
 HEIGHT = {Size.TEXT: 3.0, Size.COLUMN: 5.0}  # inches
 
 
@@ -90,10 +87,9 @@ def _draw_scree(axes: Axes, values: pd.DataFrame, floors: NDArray[np.float64]) -
 def _draw_fan(axes: Axes, values: pd.DataFrame) -> None:
     steps = values.index.to_numpy(float)
     shown = values.where(values > 0).to_numpy()
-    colors = mpl.colormaps["viridis"](np.linspace(*FAN, shown.shape[1]))
+    colors = fan_colors(shown.shape[1])
     if len(steps) > 1:
-        lines = [np.column_stack([steps, line]) for line in shown.T]
-        axes.add_collection(LineCollection(lines, colors=colors, linewidths=0.6))
+        draw_fan(axes, values, width=0.6)
     else:  # of one snapshot there are points
         axes.scatter(np.tile(steps, shown.shape[1]), shown.ravel(), c=colors, s=4)
     axes.set_yscale("log")
