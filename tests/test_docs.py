@@ -47,6 +47,7 @@ GROUPS = (
     "analysis",
     "store",
     "run",
+    "logger",
 )
 
 
@@ -349,6 +350,8 @@ def keys(group: str) -> Iterator[str]:
 
     for file in (conf_dir() / group.replace(".", "/")).glob("*.yaml"):
         yield from flat(yaml.safe_load(file.read_text()), group)
+    common = yaml.safe_load((conf_dir() / "config.yaml").read_text())
+    yield from flat(common.get(group, {}), group)
 
 
 @cache

@@ -41,7 +41,7 @@ WITHIN = {
     "training": ("choices", "distributed", "measured_step", "loop"),
     "store": ("schema", "hdf5", "run_folder", "reader", "export"),
     "config": ("by_name", "validation"),
-    "results": ("tables", "claims", "figures", "report"),
+    "results": ("tables", "claims", "figures", "report", "loggers"),
     "runs": ("stop_signals", "prepare", "trainer", "workers", "attempt", "execute", "sweep"),
 }
 # Library: the rooms that may import it.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from condexp.config.analysis import AnalysisConfig
+from condexp.config.loggers import LoggerConfig
 from condexp.config.training import (
     LOSSES,
     OPTIMIZERS,
@@ -60,6 +61,7 @@ class Config:
     analysis: AnalysisConfig
     store: StoreConfig
     run: RunConfig
+    logger: LoggerConfig
     plain: dict[str, Any]
 
 
@@ -73,4 +75,5 @@ GROUPS: Mapping[str, type | Mapping[str, type]] = {
     "analysis": AnalysisConfig,
     "store": StoreConfig,
     "run": RunConfig,
+    "logger": LoggerConfig,
 }

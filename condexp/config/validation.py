@@ -7,7 +7,7 @@ Hydra composes; this module validates the *composed* configuration, so a typo th
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -103,7 +103,7 @@ def _keys(schema: type, path: str) -> list[str]:
     keys = []
     for item in fields(schema):
         full = f"{path}.{item.name}"
-        nested = item.type
+        nested = next(filter(is_dataclass, get_args(item.type)), item.type)  # of one or None too
         keys += _keys(cast("type", nested), full) if is_dataclass(nested) else [full]
     return keys
 
@@ -120,6 +120,8 @@ def unknown_key(given: str, conf: Path) -> str:
     """
     texts = [(group, p.read_text()) for group in GROUPS for p in (conf / group).glob("*.yaml")]
     keys = {key for group, text in texts for key in _leaves(yaml.safe_load(text), group)}
+    common = yaml.safe_load((conf / "config.yaml").read_text())  # what all choices of a group have
+    keys |= {key for group in GROUPS if group in common for key in _leaves(common[group], group)}
     group = given.split(".")[0]
     if given in keys:
         return f"{given!r} is no key of the {group} that was chosen: see conf/{group}/."

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -136,11 +136,12 @@ class Attempt:
             self._results.replace(self._results.with_name(DAMAGED_NAME))
         return None
 
-    def run(self, observer: Observer) -> State:
+    def run(self, observer: Observer, *others: Sink) -> State:
         """Train what is left to train, and finish the run's files.
 
         Args:
             observer: Told of what is trained.
+            *others: Told of what is committed.
 
         Returns:
             Complete or diverged, which ``status.json`` says by then.
@@ -162,7 +163,7 @@ class Attempt:
                 self._take_over(self._checkpoint)
             self._write_setting()
             self._status_writer.write(State.RUNNING)
-            state = self._train(writer, observer)
+            state = self._train(writer, observer, others)
             if state is RunState.UNFINISHED:
                 asked = self._stop.signal or signal.SIGTERM  # another of its processes was asked
                 logger.warning("%s", stopped := Stopped(asked))
@@ -178,7 +179,7 @@ class Attempt:
         self._status_writer.resume(checkpoint.committed.steps, read_evaluations(self._results))
         logger.info("resuming: going on from step %d", checkpoint.step)
 
-    def _train(self, writer: ResultsWriter, observer: Observer) -> RunState:
+    def _train(self, writer: ResultsWriter, observer: Observer, others: Sequence[Sink]) -> RunState:
         prepared, checkpoint = self._prepared, self._checkpoint
         if checkpoint is not None and checkpoint.state is not RunState.UNFINISHED:
             return checkpoint.state
@@ -200,7 +201,7 @@ class Attempt:
             communicator=communicator,
             keep=setting.keep,
         )
-        sinks: list[Sink] = [writer, self._status_writer, observer]
+        sinks: list[Sink] = [writer, self._status_writer, observer, *others]
 
         def watch(what: str, num_done: int, num: int) -> None:
             if self._stop:

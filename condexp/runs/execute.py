@@ -11,6 +11,7 @@ from condexp.errors import InputError
 from condexp.models.user_code import where
 from condexp.results.console import say
 from condexp.runs.attempt import Attempt, Observer, run_log
+from condexp.runs.loggers import Loggers
 from condexp.runs.objective import check_objective, read_objective
 from condexp.runs.prepare import PreparedRun, prepare
 from condexp.runs.result import RunResult
@@ -55,6 +56,8 @@ def run_experiment(config: Config, observer: Observer) -> RunResult:
         # Without the lock: what is stored may lie where nothing can be written.
         checksum = prepared.dataset.checksum
         stored = stored_result(prepared.folder, config.run.on_existing, checksum)
+        if stored:
+            _let_loggers_catch_up(prepared)
         result = stored or _own_and_run(prepared, observer, workers)
     if config.run.objective is not None and result.folder and result.state in FINISHED:
         value = read_objective(result.folder, result.state, config.run.objective)
@@ -133,18 +136,22 @@ def _run(
     earlier = _earlier_status(prepared)
     status_writer = StatusWriter(owner, prepared.plan, earlier)
     attempt = Attempt(prepared, owner, status_writer, stop, workers)
-    with ExitStack() as log:
+    with ExitStack() as resources:
         try:
             log_file = owner.folder / "run.log"
             with as_results_error(log_file, "Nothing was changed"):
-                log.enter_context(run_log(log_file, append=earlier is not None))
+                resources.enter_context(run_log(log_file, append=earlier is not None))
             lost = missing_results(owner.folder, earlier) if earlier else None
+            loggers = Loggers(prepared.config, owner.folder)
             if earlier and lost:
                 logger.warning("status.json says %s, but %s", earlier.state, lost)
                 say(f"{prepared.folder} says {earlier.state}, but {lost}: it is run on")
             attempt.begin(may_begin_anew=lost is not None)
             observer.started(prepared)
-            return RunResult(prepared.folder, attempt.run(observer))
+            if prepared.config.run.on_existing == "restart":
+                loggers.forget()
+            resources.enter_context(loggers)
+            return RunResult(prepared.folder, attempt.run(observer, loggers))
         except (KeyboardInterrupt, Stopped):
             logger.warning("interrupted")
             with suppress(LostFolderError):
@@ -158,6 +165,20 @@ def _run(
             workers.give_up()
             failure = InputError(dead) if dead else error
             return _failed(prepared.folder, status_writer, failure)
+
+
+def _let_loggers_catch_up(prepared: PreparedRun) -> None:
+    """Tell loggers of a finished run what they lack: they failed then, or are new."""
+    loggers, folder = Loggers(prepared.config, prepared.folder), prepared.folder
+    if not loggers.behind:
+        return
+    with (
+        suppress(ResultsError, OSError),  # another is at it, or nothing can be written there
+        locked(folder / FILE_NAME),
+        run_log(folder / "run.log", append=True),
+        loggers,
+    ):
+        pass
 
 
 def _earlier_status(prepared: PreparedRun) -> Status | None:

@@ -40,6 +40,7 @@ from condexp.runs.checks import (
     num_signals,
     warn_of_no_effect,
 )
+from condexp.runs.loggers import check_loggers
 from condexp.runs.model_trace import ModelTrace, trace_model
 from condexp.runs.user_training import try_optimizer
 from condexp.store.run_folder.completeness import read_checked_status
@@ -133,6 +134,7 @@ def prepare(config: Config) -> PreparedRun:
     spec = _file_spec(
         config, dataset, trace.catalogue, options, plan, num_signals(options, dataset, loss_fn)
     )
+    check_loggers(config, spec)
     costs = _costs(config, trace, spec)
     if plan.snapshot_steps:
         check_labels(config.analysis, options, trace.model, loss_fn)

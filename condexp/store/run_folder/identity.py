@@ -13,6 +13,7 @@ NOT_IDENTITY = (
     ("run",),
     ("store",),
     ("hydra",),
+    ("logger",),
     ("profile",),
     ("dataset", "root"),
     ("dataset", "download"),
