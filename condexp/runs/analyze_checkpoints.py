@@ -41,6 +41,8 @@ def analyze_checkpoints(config: Config, paths: Sequence[Path]) -> RunResult:
     prepared = prepare(_probing(config))
     if not prepared.spec.matrices:
         raise InputError("analysis.matrices is empty: condexp analyze has nothing to measure.")
+    if config.logger.chosen:
+        raise InputError("condexp analyze tells no logger what it measures: leave logger out.")
     trainer = build_trainer(prepared, SINGLE_PROCESS)
     steps: dict[int, Path] = {}
     for path in paths:

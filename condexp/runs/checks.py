@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -15,6 +16,8 @@ from condexp.config import Config
 from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
+from condexp.results.loggers.choice import chosen_layers, chosen_measures
+from condexp.store.schema.layout import FileSpec
 from condexp.training.choices import ProbeMode, Source
 from condexp.training.distributed.environment import DistributedEnv
 from condexp.training.loop import Plan
@@ -240,3 +243,32 @@ def check_memory(options: AnalysisOptions, costs: Sequence[LayerCost]) -> None:
             costs[0].num_signals,
             in_batches=costs[0].in_batches,
         )
+
+
+def check_loggers(config: Config, spec: FileSpec) -> None:
+    """Refuse loggers that are not installed, and layers and measures that the run will not have.
+
+    Args:
+        config: The validated configuration.
+        spec: What the run's results file is created from.
+
+    Raises:
+        InputError: If there is one.
+    """
+    chosen = config.logger.chosen
+    for name in chosen:
+        if not _is_installed(name):
+            raise InputError(f"logger={name} needs {name}: pip install 'condexp[{name}]'.")
+    if chosen and spec.snapshot_steps:
+        names, types = zip(*((layer.name, str(layer.type)) for layer in spec.layers), strict=True)
+        chosen_layers(config.logger.layers, names, types)
+        matrices = [str(matrix) for matrix in spec.matrices]
+        chosen_measures(config.logger.measures, matrices, spec.kappa_p)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        found = find_spec(name)
+    except (ImportError, ValueError):
+        return True  # something is there: its own process says what is wrong with it
+    return found is not None and found.origin is not None  # a folder of that name is no package

@@ -7,19 +7,15 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from condexp.config import Config
-from condexp.errors import InputError
 from condexp.results.console import say
-from condexp.results.loggers.choice import chosen_layers, chosen_measures
 from condexp.results.loggers.follow import FollowedRun, Told, state_file
 from condexp.runs.workers.interpreter import START
 from condexp.store.run_folder.identity import identity_config
-from condexp.store.schema.layout import FileSpec
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 COMMAND = (sys.executable, "-P", "-c", START.format("condexp.results.loggers.follow"))
@@ -28,35 +24,6 @@ STOP_SECONDS = 10.0  # the same where the run was stopped: a scheduler may kill 
 NAMES = ("tensorboard", "mlflow", "wandb")
 EVENT_FILES = "tensorboard/events.out.tfevents.*"
 logger = logging.getLogger("condexp")
-
-
-def check_loggers(config: Config, spec: FileSpec) -> None:
-    """Refuse loggers that are not installed, and layers and measures that the run will not have.
-
-    Args:
-        config: The validated configuration.
-        spec: What the run's results file is created from.
-
-    Raises:
-        InputError: If there is one.
-    """
-    chosen = config.logger.chosen
-    for name in chosen:
-        if not _is_installed(name):
-            raise InputError(f"logger={name} needs {name}: pip install 'condexp[{name}]'.")
-    if chosen and spec.snapshot_steps:
-        names, types = zip(*((layer.name, str(layer.type)) for layer in spec.layers), strict=True)
-        chosen_layers(config.logger.layers, names, types)
-        matrices = [str(matrix) for matrix in spec.matrices]
-        chosen_measures(config.logger.measures, matrices, spec.kappa_p)
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        found = find_spec(name)
-    except (ImportError, ValueError):
-        return True  # something is there: its own process says what is wrong with it
-    return found is not None and found.origin is not None  # a folder of that name is no package
 
 
 class Loggers:

@@ -35,12 +35,12 @@ from condexp.runs.build import (
 from condexp.runs.checks import (
     check_labels,
     check_length,
+    check_loggers,
     check_memory,
     check_processes,
     num_signals,
     warn_of_no_effect,
 )
-from condexp.runs.loggers import check_loggers
 from condexp.runs.model_trace import ModelTrace, trace_model
 from condexp.runs.user_training import try_optimizer
 from condexp.store.run_folder.completeness import read_checked_status

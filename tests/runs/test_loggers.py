@@ -11,7 +11,7 @@ import pytest
 from condexp.errors import InputError
 from condexp.results.layer_measures import LayerMeasures
 from condexp.results.loggers.follow import without_secrets
-from condexp.runs import loggers
+from condexp.runs import checks, loggers
 from condexp.runs.stop_signals import Stopped
 from condexp.store.reader import open_run
 from condexp.store.run_folder.status import State
@@ -232,7 +232,7 @@ def test_a_broken_logger_costs_a_warning(
 def test_a_logger_that_is_not_installed(
     tmp_path: Path, condexp: Command, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(loggers, "find_spec", lambda _: None)
+    monkeypatch.setattr(checks, "find_spec", lambda _: None)
     code, out, err = condexp("run", *TINY, *MLP, f"logger={name}")
     assert code == 2
     assert not out
