@@ -19,7 +19,7 @@ $(VENV)/bin/python:
 
 # A stamp per set of packages: pip runs again only when pyproject.toml is newer.
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[local,slurm]'
+	$(BIN)/python -m pip install --quiet --editable '.[local,slurm,report]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python

@@ -41,7 +41,7 @@ WITHIN = {
     "training": ("choices", "distributed", "measured_step", "loop"),
     "store": ("schema", "hdf5", "run_folder", "reader", "export"),
     "config": ("by_name", "validation"),
-    "results": ("tables", "claims", "figures", "report", "loggers"),
+    "results": ("tables", "claims", "figures", "report", "page", "loggers"),
     "runs": ("stop_signals", "prepare", "trainer", "workers", "attempt", "execute", "sweep"),
 }
 # Library: the rooms that may import it.
@@ -51,6 +51,7 @@ ONLY_IN = {
     "rich": {"results", "runs", "cli"},
     "h5py": {"store"},
     "matplotlib": {"results"},
+    "jinja2": {"results"},
 }
 # What reading a configuration or a stored run costs: no torch.
 WITHOUT_TORCH = ("condexp.config", "condexp.config.validation", "condexp.store.reader")

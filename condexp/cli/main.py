@@ -42,12 +42,15 @@ VERBS = {
     "show": ("show", "a finished or running run: setting, metrics, layers"),
     "table": ("table", "mean ± std over seeds, rows x columns of any config keys"),
     "figure": ("figure", "draw a figure from stored runs"),
-    "report": ("report", "the paper's tables, figures and verdicts as one page"),
+    "report": ("report", "a run, a sweep, or the paper's tables and verdicts as one page"),
+    "watch": ("watch", "a running run, refreshed until it ends"),
     "validate": ("validate", "check a results file against schema and checksums"),
     "export": ("export", "every number of a run as CSV in long form"),
     "data": ("data", "fetch or verify the files of a dataset"),
 }
-READING = frozenset({"status", "show", "table", "figure", "report", "validate", "export"})
+READING = frozenset({
+    *("status", "show", "watch", "table", "figure", "report", "validate", "export"),
+})
 
 
 def _help_parser() -> argparse.ArgumentParser:

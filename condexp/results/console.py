@@ -7,8 +7,8 @@ a sweep's job, need neither torch nor pandas.
 import io
 import os
 import sys
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import TextIO, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.control import Control
@@ -16,6 +16,7 @@ from rich.segment import ControlType, Segment
 
 from condexp.errors import visible
 
+Shown = TypeVar("Shown")
 WIDE = 200  # columns where the output is a file or a pipe: nothing is cut
 
 
@@ -109,3 +110,27 @@ def show(*parts: RenderableType) -> None:
     console = make_console()
     for part in parts:
         console.print(part)
+
+
+def show_live(looks: Iterable[Shown], view: Callable[[Shown], RenderableType]) -> Shown:
+    """Print what changes in one place, the last of it to stay; where no terminal is, that alone.
+
+    Args:
+        looks: What is to be shown, one after the other; at least one.
+        view: Lays one out.
+
+    Returns:
+        The last.
+    """
+    from rich.live import Live
+
+    console = make_console()
+    if not console.is_terminal:
+        *_, last = looks
+        console.print(view(last))
+        return last
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        for last in looks:
+            live.update(view(last), refresh=True)
+        live.vertical_overflow = "visible"
+    return last

@@ -14,7 +14,7 @@ from condexp.analysis.linalg.ratios import p_limit
 from condexp.analysis.vocabulary import CERTIFICATES, LAYER_MEASURES, SPECTRUM_MEASURES
 from condexp.errors import InputError, suggestion
 from condexp.results.config_keys import lookup
-from condexp.results.tables.numbers import Mark, kappa_mark, measure_mark
+from condexp.results.tables.numbers import Mark, kappa_marks, value_marks
 from condexp.store.reader import Run
 from condexp.store.schema.fields import COVERAGE_NAMES
 from condexp.store.schema.matrices import KAPPAS, NETWORK
@@ -226,21 +226,16 @@ class LayerMeasures:
         Returns:
             ``[S, L]`` of `Mark`.
         """
-        measure, values, highs = self.find(name), self.values(name), self.interval(name)[1]
-        marks = np.empty(values.shape, dtype=object)
-        for (row, layer), value in np.ndenumerate(values):
-            if measure.matrix is None:
-                marks[row, layer] = measure_mark(value)
-                continue
-            status = str(self.arrays[f"{measure.matrix}_status"][row, layer])
-            if status == "absent":
-                marks[row, layer] = Mark.MISSING
-            elif measure.p is None:
-                marks[row, layer] = measure_mark(value, status)
-            else:
-                limit = self.limits[measure.matrix][layer]
-                p, high = self.fractions[measure.p], float(highs[row, layer])
-                marks[row, layer] = kappa_mark(value, status, p, limit, high)
+        measure, values = self.find(name), self.values(name)
+        if measure.matrix is None:
+            return value_marks(values)
+        status = self.arrays[f"{measure.matrix}_status"]
+        marks = value_marks(values, status)
+        if measure.p is not None:
+            p, highs = self.fractions[measure.p], self.interval(name)[1]
+            limits = np.broadcast_to(self.limits[measure.matrix], values.shape)
+            marks = kappa_marks(values, status, p, limits, highs)
+        marks[status == "absent"] = Mark.MISSING
         return marks
 
     def interval(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

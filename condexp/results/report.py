@@ -15,7 +15,7 @@ from condexp.results.collect import collect
 from condexp.results.report_origins import commands, describe_machines, describe_runs
 from condexp.results.select import select, with_snapshots, with_those_that_can
 from condexp.results.tables.formats import Format, markdown_frame, markdown_text, render
-from condexp.results.tables.table import make_table
+from condexp.results.tables.table import ResultTable, make_table
 from condexp.store.files import saving
 
 REPORT_NAME = "REPORT.md"
@@ -42,26 +42,40 @@ EXPERIMENTS = tuple(
 )
 
 
-def write_report(root: Path, where: Sequence[str] = (), output: Path | None = None) -> Path:
-    """Write what an output folder holds of the paper: tables, figures, verdicts, and their origin.
+@dataclass(frozen=True)
+class Paper:
+    """What an output folder holds of the paper.
 
-    Nothing is trained or drawn: figures are linked to where ``condexp figure`` wrote them. An
-    experiment without runs is named as missing.
+    Attributes:
+        root: The folder.
+        where: Conditions that the runs meet.
+        found: Run folders by experiment.
+        missing: Why an experiment has none.
+        verdicts: By the claim's figure; a text says why there is none.
+    """
+
+    root: Path
+    where: Sequence[str]
+    found: Mapping[str, list[Path]]
+    missing: Mapping[str, str]
+    verdicts: Mapping[str, Verdict | str]
+
+
+def read_paper(root: Path, where: Sequence[str] = ()) -> Paper:
+    """Read the paper's runs and judge its claims.
 
     Args:
         root: The folder that holds a folder an experiment: ``table1``, ``fig_validation``, …
         where: ``key=value`` of the runs that are wanted, such as ``profile=cpu``.
-        output: The file; ``REPORT.md`` in ``root`` where None.
 
     Returns:
-        The file's path.
+        What was found.
 
     Raises:
         InputError: If there is no such folder, or none of the paper's experiments has such a run.
     """
     if not root.is_dir():
         raise InputError(f"there is no folder {root}.{near_path(root)}")
-    target = output if output is not None else root / REPORT_NAME
     found, missing = _find(root, where)
     if not found:
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in missing.items())
@@ -70,12 +84,34 @@ def write_report(root: Path, where: Sequence[str] = (), output: Path | None = No
             f"run that is wanted:{reasons}"
         )
     verdicts = {name: _judge(claim, found) for name, claim in CLAIMS.items()}
+    return Paper(root, where, found, missing, verdicts)
+
+
+def write_report(root: Path, where: Sequence[str] = (), output: Path | None = None) -> Path:
+    """Write what an output folder holds of the paper: tables, figures, verdicts, and their origin.
+
+    Nothing is trained or drawn: figures are linked to where ``condexp figure`` wrote them. An
+    experiment without runs is named as missing.
+
+    Args:
+        root: As for `read_paper`.
+        where: Likewise.
+        output: The file; ``REPORT.md`` in ``root`` where None.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        InputError: As for `read_paper`, or if the page cannot be written.
+    """
+    paper = read_paper(root, where)
+    target = output if output is not None else root / REPORT_NAME
     parts = [
         "# The paper's tables, figures and claims, from stored runs",
-        *_summary(verdicts, where),
-        *_tables(found),
-        *_claims(root, target.parent, verdicts),
-        *_origins(found, missing),
+        *_summary(paper.verdicts, where),
+        *_tables(paper.found),
+        *_claims(root, target.parent, paper.verdicts),
+        *_origins(paper.found, paper.missing),
     ]
     with saving(target) as file:
         file.write(("\n\n".join(parts) + "\n").encode(errors="replace"))
@@ -143,17 +179,34 @@ def _tables(found: Mapping[str, Sequence[Path]]) -> Iterator[str]:
 
 
 def _table(frame: pd.DataFrame, keys: TableKeys, value: str) -> str:
+    table, reason = paper_table(frame, keys, value)
+    parts = [str(render(table, Format.MARKDOWN))] if table else []
+    return "\n\n".join([*parts, *([markdown_text(reason)] if reason else [])])
+
+
+def paper_table(
+    frame: pd.DataFrame, keys: TableKeys, value: str
+) -> tuple[ResultTable | None, str | None]:
+    """Make one of the paper's tables, with paired differences where there are pairs.
+
+    Args:
+        frame: One row a run, from `collect`.
+        keys: Its rows and columns.
+        value: What is averaged.
+
+    Returns:
+        The table, None where no run has the value; and what it lacks.
+    """
     published = value == "test_error"
     try:
-        table = make_table(frame, keys.rows, keys.cols, value, paired=PAIRED, published=published)
+        paired = make_table(frame, keys.rows, keys.cols, value, paired=PAIRED, published=published)
     except InputError as reason:
         # A sweep that is not complete yet may have no pairs, or no run with this value.
         try:
-            table = make_table(frame, keys.rows, keys.cols, value, published=published)
+            return make_table(frame, keys.rows, keys.cols, value, published=published), str(reason)
         except InputError as missing:
-            return markdown_text(f"{value}: {missing}")
-        return f"{render(table, Format.MARKDOWN)}\n\n{markdown_text(str(reason))}"
-    return str(render(table, Format.MARKDOWN))
+            return None, f"{value}: {missing}"
+    return paired, None
 
 
 def _claims(root: Path, folder: Path, verdicts: Mapping[str, Verdict | str]) -> Iterator[str]:
@@ -174,12 +227,26 @@ def _claims(root: Path, folder: Path, verdicts: Mapping[str, Verdict | str]) -> 
 
 
 def _figure(root: Path, folder: Path, name: str) -> str:
-    for experiment in (f"fig_{name}", *CLAIMS[name].experiments):
-        picture = root / experiment / f"{name}.png"
-        if picture.is_file():
-            return f"![{name}]({Path(os.path.relpath(picture, folder)).as_posix()})"
+    picture = find_picture(root, name)
+    if picture is not None:
+        return f"![{name}]({Path(os.path.relpath(picture, folder)).as_posix()})"
     target = f"fig_{name}".replace("_", "-")
     return f"No figure yet: it is drawn by `make {target}`, or `condexp figure {name}`."
+
+
+def find_picture(root: Path, name: str) -> Path | None:
+    """Find the figure of a claim where ``condexp figure`` or ``make`` wrote it.
+
+    Args:
+        root: The paper's folder.
+        name: The figure's name.
+
+    Returns:
+        The picture; None where there is none.
+    """
+    places = (f"fig_{name}", *CLAIMS[name].experiments)
+    pictures = (root / place / f"{name}.png" for place in places)
+    return next((picture for picture in pictures if picture.is_file()), None)
 
 
 def _origins(found: Mapping[str, Sequence[Path]], missing: Mapping[str, str]) -> Iterator[str]:

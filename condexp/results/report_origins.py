@@ -60,7 +60,7 @@ def commands(folders: Iterable[Path]) -> list[str]:
     Returns:
         Each command once, as a shell takes it.
     """
-    argvs = (lookup(_provenance(folder), "argv") for folder in folders)
+    argvs = (lookup(read_provenance(folder), "argv") for folder in folders)
     # On a line of its own each: a line break could end the block of code that they stand in.
     return sorted({
         shlex.join(map(str, argv)).replace("\n", "␊") for argv in argvs if isinstance(argv, list)
@@ -79,7 +79,7 @@ def describe_machines(folders: Iterable[Path]) -> pd.DataFrame:
     """
     facts: dict[str, Counter[str]] = {}
     for folder in folders:
-        for what, value in _facts(_provenance(folder)).items():
+        for what, value in _facts(read_provenance(folder)).items():
             facts.setdefault(what, Counter())[value] += 1
     rows = []
     for what, values in facts.items():
@@ -105,7 +105,15 @@ def _facts(origin: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _provenance(folder: Path) -> dict[str, Any]:
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Read where a run's numbers come from.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        The content of ``provenance.json``; empty where it has none that can be read.
+    """
     try:
         return read_json(folder / PROVENANCE_NAME)
     except InputError:  # a run that failed early has none, and must not hide the others

@@ -1,10 +1,11 @@
 """One run as text: its setting, its metrics, and its layers at one snapshot."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -53,11 +54,25 @@ def setting_table(run: Run) -> Table:
         run: The run.
 
     Returns:
-        A table without borders; keys that are not set are left out.
+        A table without borders.
     """
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
     table.add_column(overflow="fold")
+    for group, words in setting_rows(run):
+        table.add_row(group, Text(words))
+    return table
+
+
+def setting_rows(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield a run's configuration, group by group, as the command line spells it.
+
+    Args:
+        run: The run.
+
+    Yields:
+        The group, and its keys and values; keys that are not set are left out.
+    """
     for group in GROUPS:
         values = lookup(run.config, group)
         options = dict(flatten(values)) if isinstance(values, Mapping) else {"name": values}
@@ -67,12 +82,11 @@ def setting_table(run: Run) -> Table:
             f"{key}={setting_text(value)}" for key, value in options.items() if value is not None
         ]
         if words:
-            table.add_row(group, Text(" ".join(words)))
+            yield group, " ".join(words)
     # Of a loop of the user's own: keys that no group of condexp's has.
     others = {k: v for k, v in run.config.items() if k not in {*GROUPS, *NOT_SETTING}}
     for key, value in flatten(others):
-        table.add_row(key, setting_text(value))
-    return table
+        yield key, setting_text(value)
 
 
 SYMBOLS = {
@@ -198,7 +212,7 @@ def layer_table(
     below = []
     if "fisher" in data.matrices:
         network = LayerMeasures.read_network(run, fractions)
-        below.append(_network_line(network, row))
+        below.append(network_line(network, row))
         seen |= {network.marks(name)[row, 0] for name in _names(network, ("fisher",))}
     texts = EXPLANATIONS if data.has_intervals else EXPLANATIONS | {Mark.INFINITE: INFINITE_1}
     notes = [Text(text, style="dim") for mark, text in texts.items() if mark in seen]
@@ -209,9 +223,30 @@ def _order(data: LayerMeasures, row: int, sort: str | None) -> list[int]:
     """Return the layers' places in the order to show them."""
     if sort is None:
         return list(range(len(data.layers)))
-    values = data.values(sort)[row]
+    return _largest_first(data.values(sort)[row])
+
+
+def _largest_first(values: NDArray[np.float64]) -> list[int]:
     order = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
     return [int(layer) for layer in order]
+
+
+def worst_first(data: LayerMeasures) -> tuple[str | None, list[int]]:
+    """Sort the layers by a condition number at the last snapshot, the largest first.
+
+    Args:
+        data: The measures.
+
+    Returns:
+        The measure they are sorted by: κ of ``kfac``, ``fisher`` or the first matrix there is, at
+        the first p; None where there is none. The layers' places; what is unknown comes last.
+    """
+    for matrix in dict.fromkeys(("kfac", "fisher", *data.matrices)):
+        for p in data.fractions[:1]:
+            name = f"{matrix}_kappa_{p}"
+            if name in data.measures and len(data.steps):
+                return name, _largest_first(data.values(name)[-1])
+    return None, list(range(len(data.layers)))
 
 
 def _usual(data: LayerMeasures) -> list[str]:
@@ -226,7 +261,16 @@ def _names(data: LayerMeasures, matrices: Sequence[str]) -> list[str]:
     return [f"{matrix}_{suffix}" for matrix in matrices for suffix in suffixes]
 
 
-def _network_line(network: LayerMeasures, row: int) -> Text:
+def network_line(network: LayerMeasures, row: int) -> Text:
+    """Say what the Fisher matrix of all layers together is like.
+
+    Args:
+        network: Its measures, as those of one layer.
+        row: The snapshot.
+
+    Returns:
+        λ_max and κ at the first p, and of what share of the network.
+    """
     symbols = ["λ_max", *(f"κ_{p}" for p in network.fractions[:1])]
     parts = []
     for symbol, name in zip(symbols, _names(network, ("fisher",)), strict=True):

@@ -51,6 +51,19 @@ def select(folders: Sequence[Path], where: Sequence[str] = ()) -> list[Path]:
     return [run for run, is_met in zip(runs, met, strict=True) if is_met or configs[run] is None]
 
 
+def common_folder(folders: Sequence[Path]) -> Path:
+    """Find where a figure or a page of several folders of runs belongs.
+
+    Args:
+        folders: Folders, or files of a run's folder; at least one.
+
+    Returns:
+        The only one itself, else the deepest folder that holds them all.
+    """
+    own = [path if path.is_dir() else path.parent for path in folders]
+    return own[0] if len(set(own)) == 1 else Path(os.path.commonpath([p.absolute() for p in own]))
+
+
 def with_snapshots(folders: Sequence[Path]) -> list[Run]:
     """Open the runs that have measured something.
 

@@ -89,6 +89,27 @@ def read_text(path: Path, max_bytes: int = TEXT_BYTES) -> str:
         InputError: If there is none.
         DamageError: If it cannot be read, is larger, or is no text.
     """
+    content = read_bytes(path, max_bytes)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise DamageError(f"{path} is no text: {error.reason}") from error
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Read a file of a run.
+
+    Args:
+        path: The file.
+        max_bytes: What it may have at most.
+
+    Returns:
+        Its content.
+
+    Raises:
+        InputError: If there is none.
+        DamageError: If it cannot be read, or is larger.
+    """
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             content = file.read(max_bytes + 1)
@@ -98,10 +119,7 @@ def read_text(path: Path, max_bytes: int = TEXT_BYTES) -> str:
         raise DamageError(f"{path} cannot be read: {error.strerror}") from error
     if len(content) > max_bytes:
         raise DamageError(f"{path} is larger than the {max_bytes >> 10} KiB it may have")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise DamageError(f"{path} is no text: {error.reason}") from error
+    return content
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Read a run, finished or running: labelled arrays of what is committed."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from condexp.store.schema.fields import (
     WITHOUT_SPECTRA,
     Axis,
 )
-from condexp.store.schema.layout import COUNTERS, STEPS
+from condexp.store.schema.layout import COUNTERS, STEPS, columns
 from condexp.store.schema.matrices import NETWORK, spectra_group
 
 ALL_NAMES = {Axis.TRAIN: tuple(TRAIN_NAMES), Axis.EVAL: tuple(EVAL_NAMES)}
@@ -235,6 +235,52 @@ class Run:
             coordinates = {"step": group["step"][:num], "eig": group["eig"][:]}
             read = xr.DataArray(values, coordinates, ("step", "eig"), f"{matrix} of {layer}")
             return read.isel(step=slice(_num_committed(file, Axis.SNAPSHOT)))
+
+    def spectra(
+        self, matrix: str, rows: Sequence[int], keep: Callable[[int], NDArray[np.int64]]
+    ) -> Iterator["Spectra"]:
+        """Yield some eigenvalues of a matrix of all layers, each snapshot read once.
+
+        Args:
+            matrix: As for :meth:`spectrum`.
+            rows: Places of the snapshots among the committed ones.
+            keep: Returns the 0-based indices of the eigenvalues wanted of a spectrum so long.
+
+        Yields:
+            Those of the layers whose spectra have one length; none where they were not saved.
+
+        Raises:
+            DamageError: If the file is damaged.
+        """
+        with open_file(self.file) as file:
+            checker = RowChecker(file, max(rows, default=-1) + 1)
+            for column in columns(read_file_shape(file), Axis.SNAPSHOT):
+                if column.measure != "eigenvalue" or column.matrix != matrix or not column.members:
+                    continue
+                array, kept = file[column.path], keep(column.shape[-1])
+                values = np.empty((len(rows), len(column.members), len(kept)))
+                for place, row in enumerate(rows):
+                    whole = array[row : row + 1]
+                    checker.check(column.path, whole, row)
+                    values[place] = whole[0][:, kept]
+                yield Spectra(column.members, column.shape[-1], kept, values)
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Some eigenvalues of the layers whose spectra have one length.
+
+    Attributes:
+        layers: Places of the layers among all layers.
+        length: Number of eigenvalues of each.
+        kept: 0-based indices of the eigenvalues that are here, ascending.
+        values: ``[snapshots, layers, kept]``.
+    """
+
+    layers: tuple[int, ...]
+    length: int
+    kept: NDArray[np.int64]
+    values: NDArray[np.float64]
 
 
 def _num_committed(file: h5py.File, axis: Axis) -> int:

@@ -13,10 +13,11 @@ from matplotlib.image import imread
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError
 from condexp.results.figures import NAMES, find_figure
-from condexp.results.figures.heatmap import label_layers, map_height, short_names
+from condexp.results.figures.heatmap import label_layers, map_height
 from condexp.results.figures.overview import overview
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import new_figure, style
+from condexp.results.layer_names import short_names
 from condexp.store.reader import Run, open_run
 from condexp.store.run_folder.status import State
 from tests.results.stored import LAYERS, write_run

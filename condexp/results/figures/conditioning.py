@@ -19,8 +19,8 @@ from condexp.results.figures.curves import (
     label_decades,
     mark_bounds,
 )
-from condexp.results.figures.heatmap import short_names
 from condexp.results.figures.style import GREY, Size, new_figure, save, style
+from condexp.results.layer_names import short_names
 from condexp.store.reader import Run
 
 PANEL_HEIGHT = 2.4  # inches, with the names of layers

@@ -1,7 +1,6 @@
 """A figure by its name: of the runs that were asked for, where it belongs."""
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from condexp.errors import InputError, choose
 from condexp.results.figures import OF_GRIDS, OF_ONE_RUN, OPTIONS, find_figure
 from condexp.results.figures.style import BlankFigureError, Size
 from condexp.results.select import (
+    common_folder,
     leaving_out_unreadable,
     select,
     with_snapshots,
@@ -93,19 +93,6 @@ def draw(
     target = output or common_folder(folders)
     files = with_those_that_can(runs, lambda some: draw_runs(some, target, size=width, **options))
     return Drawn(files, tuple(folder for folder in selected if folder not in measured))
-
-
-def common_folder(folders: Sequence[Path]) -> Path:
-    """Find where a figure of several folders of runs belongs.
-
-    Args:
-        folders: Folders, or files of a run's folder; at least one.
-
-    Returns:
-        The only one itself, else the deepest folder that holds them all.
-    """
-    own = [path if path.is_dir() else path.parent for path in folders]
-    return own[0] if len(set(own)) == 1 else Path(os.path.commonpath([p.absolute() for p in own]))
 
 
 def _own_folder(run: Path, num_runs: int, output: Path | None) -> Path:

@@ -1,6 +1,5 @@
 """A measure of every layer over training, as a heat map; what is no number has its own look."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +15,12 @@ from numpy.typing import NDArray
 from condexp.results.figures.curves import BOUND, FEW, scale_logarithmically
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import BLUE, GREY, LIGHT_GREY
+from condexp.results.layer_names import short_names
 from condexp.results.tables.numbers import Mark
 
 ROW_INCHES = 0.115  # height of a layer
 MIN_INCHES, MAX_INCHES = 0.75, 3.0
 LABEL_POINTS = 7.0  # height of a layer's name
-MAX_LETTERS = 24  # of a layer's name
 
 
 @dataclass(frozen=True)
@@ -188,47 +187,3 @@ def _boxes(
         for start, stop in changes.reshape(-1, 2):
             left, right, top, bottom = edges[start], edges[stop], layer - 0.5, layer + 0.5
             yield [(left, top), (right, top), (right, bottom), (left, bottom)]
-
-
-def short_names(names: Sequence[str]) -> list[str]:
-    """Shorten layers' names for labels.
-
-    Args:
-        names: The names.
-
-    Returns:
-        Names of few letters: first go the modules that a long name begins with, as far as they have
-        no number and what is left is no other layer's, then letters of words.
-    """
-    return [_shortened(_without_first_parts(name, names)) for name in names]
-
-
-def _without_first_parts(name: str, names: Sequence[str]) -> str:
-    kept = name
-    while len(kept) > MAX_LETTERS:
-        first, _, rest = kept.partition(".")
-        taken = any(f".{other}".endswith(f".{rest}") for other in names if other != name)
-        if not rest or taken or any(map(str.isdigit, first)):
-            break
-        kept = rest
-    return kept
-
-
-def _shortened(name: str) -> str:
-    """Shorten a name.
-
-    Args:
-        name: The name.
-
-    Returns:
-        The name, of few letters: the numbers in it tell layers apart, so only its words lose
-        some, the longest first.
-    """
-    tokens = re.findall(r"[^\W\d]+|[\W\d]+", name)
-    words = [i for i, token in enumerate(tokens) if token[0].isalpha()]
-    while words and sum(map(len, tokens)) > MAX_LETTERS:
-        longest = max(words, key=lambda i: len(tokens[i]))
-        if len(tokens[longest]) == 1:
-            break
-        tokens[longest] = tokens[longest][:-1]
-    return "".join(tokens)

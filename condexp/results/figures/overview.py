@@ -17,7 +17,6 @@ from condexp.results.figures.heatmap import (
     draw_line,
     label_layers,
     map_height,
-    short_names,
 )
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import (
@@ -30,6 +29,7 @@ from condexp.results.figures.style import (
     style,
 )
 from condexp.results.layer_measures import LayerMeasures
+from condexp.results.layer_names import short_names
 from condexp.results.run_view import headline
 from condexp.results.tables.numbers import Mark
 from condexp.store.reader import Run

@@ -99,7 +99,7 @@ def markdown_frame(frame: pd.DataFrame) -> str:
     """
     texts = [not is_numeric_dtype(frame[name]) for name in frame.columns]
     num_left = texts.index(False) if False in texts else len(texts)
-    body = [[_text(value) for value in row] for row in frame.itertuples(index=False)]
+    body = [[value_text(value) for value in row] for row in frame.itertuples(index=False)]
     return _markdown_grid([str(name) for name in frame.columns], body, num_left)
 
 
@@ -136,7 +136,15 @@ def _markdown_grid(header: Sequence[str], body: Sequence[Sequence[str]], num_lef
     return "\n".join(map(write, (lines[0], rule, *lines[1:])))
 
 
-def _text(value: object) -> str:
+def value_text(value: object) -> str:
+    """Write a value of a frame, a number in three significant digits.
+
+    Args:
+        value: The value.
+
+    Returns:
+        ``yes`` or ``no`` for a boolean, ``–`` where there is none.
+    """
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

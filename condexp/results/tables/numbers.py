@@ -5,6 +5,12 @@ from datetime import timedelta
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
+
+from condexp.analysis.vocabulary import SpectrumStatus
+
+Numbers = NDArray[np.float64]
+BAD_STATUSES = tuple(str(each) for each in SpectrumStatus if each is not SpectrumStatus.OK)
 
 
 class Mark(StrEnum):
@@ -47,14 +53,35 @@ def kappa_mark(value: float, status: str, p: float, limit: float, high: float = 
         high: High end of the interval of κ_p; NaN where it is not known.
 
     Returns:
+        As `kappa_marks`.
+    """
+    values, limits, highs = (np.array([each]) for each in (value, limit, high))
+    return Mark(kappa_marks(values, np.array([status]), p, limits, highs)[0])
+
+
+def kappa_marks(
+    values: Numbers, status: NDArray[np.str_], p: float, limits: Numbers, highs: Numbers
+) -> NDArray[np.object_]:
+    """Say of condition numbers κ_p of many matrices which are no plain numbers, and why.
+
+    Args:
+        values: κ_p as stored.
+        status: Statuses of the spectra, as in the results file.
+        p: Fraction of the spectrum, in (0, 1].
+        limits: Share of each spectrum that the rows can fill; NaN where it is not known.
+        highs: High ends of the intervals of κ_p; NaN where they are not known.
+
+    Returns:
         ``ROWS`` where κ_p is infinite because the rows are fewer than p·d, ``AT_LEAST`` where it is
         finite and known from below only, else the measure's mark.
     """
-    if math.isfinite(value) and math.isinf(high) and status == "ok":
-        return Mark.AT_LEAST
+    bounds = np.isfinite(values) & np.isinf(highs) & (status == "ok")
     # The factor of k(p) in docs/theory.md §4: a fraction that exactly fits is not past the limit.
-    past_the_rows = p * (1 - 1e-12) > limit
-    return Mark.ROWS if math.isinf(value) and past_the_rows else measure_mark(value, status)
+    past_the_rows = np.isinf(values) & (p * (1 - 1e-12) > limits)
+    marks = value_marks(values, status)
+    marks[past_the_rows] = Mark.ROWS
+    marks[bounds] = Mark.AT_LEAST
+    return marks
 
 
 def measure_mark(value: float, status: str = "ok") -> Mark:
@@ -65,13 +92,31 @@ def measure_mark(value: float, status: str = "ok") -> Mark:
         status: Status of the spectrum it belongs to; ``ok`` for measures of a layer.
 
     Returns:
-        The status where it is not ``ok``, ``INFINITE`` or ``MISSING`` for what else is no number.
+        As `value_marks`.
     """
     if status != "ok":
         return Mark(status)
     if math.isinf(value):
         return Mark.INFINITE
     return Mark.MISSING if math.isnan(value) else Mark.NONE
+
+
+def value_marks(values: Numbers, status: NDArray[np.str_] | str = "ok") -> NDArray[np.object_]:
+    """Say of many measures which are no plain numbers, and why.
+
+    Args:
+        values: The measures as stored.
+        status: Statuses of the spectra they belong to; ``ok`` for measures of layers.
+
+    Returns:
+        The status where it is not ``ok``, ``INFINITE`` or ``MISSING`` for what else is no number.
+    """
+    marks = np.full(values.shape, Mark.NONE, dtype=object)
+    marks[np.isnan(values)] = Mark.MISSING
+    marks[np.isinf(values)] = Mark.INFINITE
+    for name in BAD_STATUSES:
+        marks[np.broadcast_to(np.equal(status, name), values.shape)] = Mark(name)
+    return marks
 
 
 def format_number(value: float, mark: Mark = Mark.NONE) -> str:

@@ -8,7 +8,8 @@ from matplotlib.image import imread
 from condexp.cli.main import main
 from condexp.errors import InputError
 from condexp.results.figures import NAMES, find_figure
-from condexp.results.figures.draw import common_folder, draw
+from condexp.results.figures.draw import draw
+from condexp.results.select import common_folder
 from tests.results.stored import write_early_failure, write_run
 
 

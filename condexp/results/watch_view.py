@@ -1,0 +1,117 @@
+"""The terminal's view of a run that goes on: how far it is, its curves, its worst layers."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from condexp.results.layer_measures import LayerMeasures
+from condexp.results.live import Look
+from condexp.results.run_view import headline, layer_table, metrics_table, worst_first
+from condexp.results.status_view import RunRow
+from condexp.results.tables.numbers import Mark, format_number, format_seconds
+from condexp.store.reader import Run
+from condexp.store.run_folder.status import Status
+
+BARS = "▁▂▃▄▅▆▇█"
+CURVES = {"loss": "batch loss", "test_error": "test error %", "lr": "learning rate"}
+
+
+def watch_view(look: Look, width: int = 40, top: int = 5) -> RenderableType:
+    """Lay out a run as it is at this moment.
+
+    Args:
+        look: The run.
+        width: Letters of a sparkline.
+        top: Layers that are shown, the worst-conditioned first.
+
+    Returns:
+        Something rich can print.
+    """
+    row = RunRow(look.status, look.life)
+    title = headline(look.run) if look.run else look.folder.name
+    head = Text.assemble(
+        (title, "bold"), "  ", (row.label, row.style), "  ", (str(look.folder), "dim")
+    )
+    parts: list[RenderableType] = [head, _progress(look.status, width)]
+    if row.remark:
+        parts.append(Text(row.remark, style="yellow"))
+    if look.run is None:
+        return Group(*parts, Text("no results yet", style="dim"))
+    data = LayerMeasures.read(look.run)
+    parts += [metrics_table(look.run), _curves(look.run, data, width)]
+    sort, _ = worst_first(data)
+    return Group(*parts, layer_table(look.run, sort=sort, top=top))
+
+
+def _progress(status: Status, width: int) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    total = max(status.num_steps, 1)
+    bar = ProgressBar(total=total, completed=min(status.step, total), width=width)
+    grid.add_row(f"step {status.step}/{status.num_steps}", bar, remaining(status))
+    return grid
+
+
+def remaining(status: Status) -> str:
+    """Say how long a run will still take, at its speed so far.
+
+    Args:
+        status: Its status.
+
+    Returns:
+        ``"about 0:01:40 left"``; empty where nothing is left, or nothing is known yet.
+
+    >>> from condexp.store.run_folder.status import State
+    >>> remaining(Status(State.RUNNING, step=25, num_steps=100, seconds=50.0))
+    'about 0:02:30 left'
+    """
+    left = status.num_steps - status.step
+    if left <= 0 or not status.step:
+        return ""
+    return f"about {format_seconds(status.seconds / status.step * left)} left"
+
+
+def _curves(run: Run, data: LayerMeasures, width: int) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    metrics = run.metrics
+    for name, label in CURVES.items():
+        values = metrics[name].dropna().to_numpy(dtype=float)
+        if len(values):
+            grid.add_row(label, sparkline(values, width), _ends(values, [Mark.NONE] * len(values)))
+    sort, order = worst_first(data)
+    if sort is not None and order:
+        values, marks = (part[:, order[0]] for part in (data.values(sort), data.marks(sort)))
+        name = Text(f"log {sort} of {data.layers[order[0]]}")
+        grid.add_row(name, sparkline(np.log(values), width), _ends(values, list(marks)))
+    return grid
+
+
+def _ends(values: NDArray[np.float64], marks: Sequence[Mark]) -> str:
+    return " → ".join(format_number(float(values[i]), marks[i]) for i in (0, -1))
+
+
+def sparkline(values: NDArray[np.float64], width: int) -> str:
+    """Draw numbers as a line of bars.
+
+    Args:
+        values: The numbers; of many, the mean of each stretch is drawn.
+        width: The most letters.
+
+    Returns:
+        A letter a number; a blank where it is not finite.
+
+    >>> sparkline(np.array([0.0, 1.0, 2.0, math.inf, 7.0]), 8)
+    '▁▂▃ █'
+    """
+    parts = np.array_split(values, min(width, len(values))) if len(values) else []
+    means = pd.Series([part.mean() for part in parts], dtype=float)
+    finite = means[np.isfinite(means)]
+    low, span = (finite.min(), finite.max() - finite.min()) if len(finite) else (0.0, 0.0)
+    heights = (means - low) / (span or math.inf) * (len(BARS) - 1)
+    return "".join(BARS[round(h)] if math.isfinite(h) else " " for h in heights)
