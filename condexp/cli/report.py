@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condexp.cli.parsing import add_where, make_parser
-from condexp.errors import InputError, choose
+from condexp.errors import InputError, choose, near_path
 
 FORMATS = ("html", "markdown")
 SUFFIXES = {".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown"}
@@ -80,6 +80,9 @@ def _write(wanted: Wanted) -> Path:
     from condexp.results.report import EXPERIMENTS, write_report
 
     folders, where, output = wanted.folders, wanted.where, wanted.output
+    for folder in folders:
+        if not folder.exists():
+            raise InputError(f"there is no folder {folder}.{near_path(folder)}")
     first = folders[0]
     one_run = len(folders) == 1 and is_run(first)
     paper = len(folders) == 1 and any((first / name).is_dir() for name in EXPERIMENTS)

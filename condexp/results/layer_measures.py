@@ -14,7 +14,7 @@ from condexp.analysis.linalg.ratios import p_limit
 from condexp.analysis.vocabulary import CERTIFICATES, LAYER_MEASURES, SPECTRUM_MEASURES
 from condexp.errors import InputError, suggestion
 from condexp.results.config_keys import lookup
-from condexp.results.tables.numbers import Mark, kappa_marks, value_marks
+from condexp.results.tables.numbers import Mark, kappa_marks, put_mark, value_marks
 from condexp.store.reader import Run
 from condexp.store.schema.fields import COVERAGE_NAMES
 from condexp.store.schema.matrices import KAPPAS, NETWORK
@@ -235,7 +235,7 @@ class LayerMeasures:
             p, highs = self.fractions[measure.p], self.interval(name)[1]
             limits = np.broadcast_to(self.limits[measure.matrix], values.shape)
             marks = kappa_marks(values, status, p, limits, highs)
-        marks[status == "absent"] = Mark.MISSING
+        put_mark(marks, status == "absent", Mark.MISSING)
         return marks
 
     def interval(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

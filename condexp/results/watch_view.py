@@ -1,7 +1,6 @@
 """The terminal's view of a run that goes on: how far it is, its curves, its worst layers."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from condexp.results.layer_measures import LayerMeasures
 from condexp.results.live import Look
 from condexp.results.run_view import headline, layer_table, metrics_table, worst_first
 from condexp.results.status_view import RunRow
-from condexp.results.tables.numbers import Mark, format_number, format_seconds
+from condexp.results.tables.numbers import format_number, format_seconds
 from condexp.store.reader import Run
 from condexp.store.run_folder.status import Status
 
@@ -81,19 +80,18 @@ def _curves(run: Run, data: LayerMeasures, width: int) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     metrics = run.metrics
     for name, label in CURVES.items():
-        values = metrics[name].dropna().to_numpy(dtype=float)
-        if len(values):
-            grid.add_row(label, sparkline(values, width), _ends(values, [Mark.NONE] * len(values)))
+        numbers = metrics[name].dropna().to_numpy(dtype=float)
+        if len(numbers):
+            ends = [format_number(float(numbers[i])) for i in (0, -1)]
+            grid.add_row(label, sparkline(numbers, width), " → ".join(ends))
     sort, order = worst_first(data)
     if sort is not None and order:
-        values, marks = (part[:, order[0]] for part in (data.values(sort), data.marks(sort)))
-        name = Text(f"log {sort} of {data.layers[order[0]]}")
-        grid.add_row(name, sparkline(np.log(values), width), _ends(values, list(marks)))
+        layer = order[0]
+        values, marks = data.values(sort)[:, layer], data.marks(sort)[:, layer]
+        ends = [format_number(values[i], marks[i]) for i in (0, -1)]
+        title = Text(f"log {sort} of {data.layers[layer]}")
+        grid.add_row(title, sparkline(np.log(values), width), " → ".join(ends))
     return grid
-
-
-def _ends(values: NDArray[np.float64], marks: Sequence[Mark]) -> str:
-    return " → ".join(format_number(float(values[i]), marks[i]) for i in (0, -1))
 
 
 def sparkline(values: NDArray[np.float64], width: int) -> str:

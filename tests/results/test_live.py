@@ -51,13 +51,20 @@ class LiveRun:
 
     def _say(self, state: State, step: int) -> None:
         # Said long ago: what tells that it lives is its lock.
-        said = {"pid": os.getpid(), "host": socket.gethostname()}
         error = "no space left" if state is State.FAILED else None
         write_status(
             self.folder,
-            Status(state, step, NUM_STEPS, seconds=2.0 * step, error=error,
-                   updated="2020-01-01T00:00:00+00:00", **said),
-        )  # fmt: skip
+            Status(
+                state,
+                step,
+                NUM_STEPS,
+                seconds=2.0 * step,
+                updated="2020-01-01T00:00:00+00:00",
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                error=error,
+            ),
+        )
 
     def _work(self) -> Iterator[None]:
         create_results(self.file, SPEC, self._owner)

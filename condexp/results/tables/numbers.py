@@ -79,8 +79,8 @@ def kappa_marks(
     # The factor of k(p) in docs/theory.md §4: a fraction that exactly fits is not past the limit.
     past_the_rows = np.isinf(values) & (p * (1 - 1e-12) > limits)
     marks = value_marks(values, status)
-    marks[past_the_rows] = Mark.ROWS
-    marks[bounds] = Mark.AT_LEAST
+    put_mark(marks, past_the_rows, Mark.ROWS)
+    put_mark(marks, bounds, Mark.AT_LEAST)
     return marks
 
 
@@ -111,12 +111,24 @@ def value_marks(values: Numbers, status: NDArray[np.str_] | str = "ok") -> NDArr
     Returns:
         The status where it is not ``ok``, ``INFINITE`` or ``MISSING`` for what else is no number.
     """
-    marks = np.full(values.shape, Mark.NONE, dtype=object)
-    marks[np.isnan(values)] = Mark.MISSING
-    marks[np.isinf(values)] = Mark.INFINITE
+    marks = np.full(values.shape, None, dtype=object)
+    put_mark(marks, np.ones(values.shape, dtype=bool), Mark.NONE)
+    put_mark(marks, np.isnan(values), Mark.MISSING)
+    put_mark(marks, np.isinf(values), Mark.INFINITE)
     for name in BAD_STATUSES:
-        marks[np.broadcast_to(np.equal(status, name), values.shape)] = Mark(name)
+        put_mark(marks, np.broadcast_to(np.equal(status, name), values.shape), Mark(name))
     return marks
+
+
+def put_mark(marks: NDArray[np.object_], where: NDArray[np.bool_], mark: Mark) -> None:
+    """Write a mark to some places of an array, as itself: assigned alone it would become a text.
+
+    Args:
+        marks: The array, changed in place.
+        where: Its places.
+        mark: The mark.
+    """
+    marks[where] = np.array([mark], dtype=object)
 
 
 def format_number(value: float, mark: Mark = Mark.NONE) -> str:

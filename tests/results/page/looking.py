@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Dialog, Page, Request
 
 GUARD_MILLISECONDS = 300_000  # ends a test that hangs
 
@@ -20,8 +20,17 @@ def opened(browser: Browser, path: Path, *, plots: bool = True, **options: Any) 
     address = path.absolute().as_uri()
     page.on("console", lambda message: wrong.append(message.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda request: wrong.append(request.url) if request.url != address else 0)
+
+    def refuse(dialog: Dialog) -> None:
+        wrong.append(dialog.message)
+        dialog.dismiss()
+
+    def note(request: Request) -> None:
+        if request.url != address:
+            wrong.append(request.url)
+
+    page.on("dialog", refuse)
+    page.on("request", note)
     try:
         page.goto(address)
         if plots:

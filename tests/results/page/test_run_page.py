@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from condexp.analysis.layers.info import LayerInfo
+from condexp.analysis.vocabulary import Matrix
 from condexp.cli.main import main
 from condexp.results.layer_measures import LayerMeasures
 from condexp.results.page.write import write_run_page
@@ -185,6 +186,7 @@ def test_the_same_run_gives_the_same_page_without_torch(run: Run, tmp_path: Path
     write_run_page(run.path, pages[0])
     code = f"""
 import sys
+from condexp.analysis.vocabulary import Matrix
 from condexp.cli.main import main
 assert main(["report", {str(run.path)!r}, "--output", {str(pages[1])!r}]) == 0
 assert not {{"torch", "matplotlib", "plotly"}} & sys.modules.keys()
@@ -202,7 +204,7 @@ def test_foreign_texts_are_texts(browser: Browser, tmp_path: Path) -> None:
         patch.setattr("tests.results.stored.LAYERS", tuple(layers))
         folder = write_run(
             tmp_path / "run", layers=layers, save_spectra=True, model__name=HOSTILE,
-            optimizer__name="<b>adam</b>", matrices=("input", "grad_output", "kfac"),
+            optimizer__name="<b>adam</b>", matrices=(Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC),
         )  # fmt: skip
     write_status(folder, Status(State.FAILED, step=6, num_steps=6, error=HOSTILE))
     (folder / "provenance.json").write_text(json.dumps({"argv": [HOSTILE], "python": HOSTILE}))

@@ -1,10 +1,17 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from condexp.analysis.linalg.ratios import p_limit
-from condexp.results.tables.numbers import Mark, format_number, kappa_mark, measure_mark
+from condexp.results.tables.numbers import (
+    Mark,
+    format_number,
+    kappa_mark,
+    measure_mark,
+    value_marks,
+)
 
 INF, NAN = math.inf, math.nan
 
@@ -102,3 +109,11 @@ def test_measures_that_are_no_numbers() -> None:
 def test_numbers_are_short(value: float, text: str) -> None:
     assert format_number(value) == text
     assert len(format_number(value)) <= 8
+
+
+def test_marks_of_an_array_are_marks() -> None:
+    marks = value_marks(
+        np.array([[1.0, INF], [NAN, NAN]]), np.array([["ok", "ok"], ["ok", "zero"]])
+    )
+    assert marks.tolist() == [[Mark.NONE, Mark.INFINITE], [Mark.MISSING, Mark.ZERO]]
+    assert all(type(mark) is Mark for mark in marks.ravel())
