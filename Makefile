@@ -8,7 +8,7 @@ LAUNCHER ?= $(if $(filter paper,$(PROFILE)),basic,local)
 TABLES := table1 table2 table3
 FIGURES := fig-validation fig-stability fig-domination fig-conditioning fig-last-layer
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-engines lint typecheck bench $(TABLES) $(FIGURES) vit-conditioning paper clean
+.PHONY: help setup run test test-slow test-engines lint typecheck docs dist bench $(TABLES) $(FIGURES) vit-conditioning paper clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -24,6 +24,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-docs
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 setup: $(VENV)/.installed-dev ## virtual environment with everything developers need
@@ -48,6 +52,13 @@ lint: $(VENV)/.installed-dev ## ruff: style, docstrings, formatting
 
 typecheck: $(VENV)/.installed-dev ## mypy --strict
 	@$(BIN)/mypy
+
+# Warnings are errors, and so is a reference to nothing. Figures are drawn by the package itself, once for each state of it.
+docs: $(VENV)/.installed-docs ## the documentation as a site, offline: docs/_build/html/index.html
+	@$(BIN)/python -m sphinx -W -n --keep-going -q docs docs/_build/html
+
+dist: $(VENV)/.installed-dev ## sdist and wheel in dist/, as an index would take them
+	@rm -rf dist && $(BIN)/python -m build && $(BIN)/python -m twine check --strict dist/*
 
 # The paper: a target runs its sweeps, skipping what is stored, and then makes its table or figure.
 table1: ## test error and κ of the last linear layer on CIFAR-10, by net, LastBN and depth (PROFILE=smoke|cpu|paper)
@@ -98,5 +109,5 @@ bench: $(VENV)/.installed-dev ## the benchmarks: ratios measured in one process
 	@$(BIN)/python -m benchmarks --pairs 15
 
 clean: ## caches and build products; runs under outputs/ stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

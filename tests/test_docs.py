@@ -33,8 +33,13 @@ from tests.results.stored import write_run
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRITTEN_BY_CONDEXP = "reproduction.md"  # a report: its commands are those of the runs it is of
-TASKS = ROOT / "docs" / "tasks.md"  # run from top to bottom, by a test of its own
-FENCES = r"sh|sh run|sh cluster|text|python( \S+\.py)?|yaml \S+\.yaml"
+INDEX = ROOT / "docs" / "index.md"
+WITHOUT_TEXT = {"index.md", "changelog.md", "contributing.md"}  # they include other files
+TASKS = ROOT / "docs" / "tasks.md"
+START = ROOT / "docs" / "start.md"
+RUN_WHOLE = (TASKS, START)  # from top to bottom, by a test of their own
+DIRECTIVES = r"\{(?:toctree|include|eval-rst|config-keys)\}.*|\{drawn\} \S+\.png .*"
+FENCES = rf"sh|sh run|sh cluster|text|python( \S+\.py)?|yaml \S+\.yaml|{DIRECTIVES}"
 READERS = {"show", "status", "table", "validate", "export"}  # run; the others are parsed
 OPERATORS = {"|", "||", "&&", ";", ">", "&"}
 GROUPS = (
@@ -61,7 +66,13 @@ class Block:
     @property
     def file(self) -> str | None:
         """The file that its fence says it is the content of."""
-        return next((word for word in self.fence.split() if "." in word), None)
+        written = self.fence.startswith(("python ", "yaml "))
+        return self.fence.split()[1] if written else None
+
+    @property
+    def picture(self) -> str | None:
+        """The file that its commands draw."""
+        return self.fence.split()[1] if self.fence.startswith("{drawn}") else None
 
     @property
     def commands(self) -> list[list[str]]:
@@ -93,7 +104,7 @@ def name(page: Path) -> str:
 
 
 pages = pytest.mark.parametrize("page", PAGES, ids=map(name, PAGES))
-others = pytest.mark.parametrize("page", [p for p in PAGES if p != TASKS], ids=lambda p: name(p))
+others = pytest.mark.parametrize("page", [p for p in PAGES if p not in RUN_WHOLE], ids=name)
 
 
 @pytest.fixture(scope="module")
@@ -216,9 +227,11 @@ def check_python(words: Sequence[str]) -> None:
 
 def check_pip(words: Sequence[str]) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert list(words[:2]) == ["install", "--editable"]
-    (given,) = re.findall(r"^\.\[(.*)\]$", words[2])
-    assert set(given.split(",")) <= set(extras["optional-dependencies"])
+    assert words[0] == "install"
+    given = re.fullmatch(r"\.(?:\[(.*)\])?", words[-1])
+    assert given
+    assert set((given[1] or "dev").split(",")) <= set(extras["optional-dependencies"])
+    assert set(words[1:-1]) <= {"--editable"}
 
 
 CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -251,7 +264,7 @@ def test_commands(
     parse: Callable[[Sequence[str]], argparse.Namespace | None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shell = [block for block in blocks(page) if block.fence.startswith("sh")]
+    shell = [block for block in blocks(page) if block.fence.startswith(("sh", "{drawn}"))]
     for args in (args for block in shell for args in condexp_commands(block)):
         if args and args[0] in READERS:
             paths = [sorted(here.glob(word)) if "*" in word else [word] for word in args]
@@ -275,27 +288,42 @@ def test_python_blocks_run(page: Path, here: Path) -> None:
             exec(compile(block.text, f"{page.name}, block {number}", "exec"), names)
 
 
-def test_tasks_are_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Each as it stands, but that a sweep's jobs run in this process, and runs draw no overview."""
+def run_whole(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> dict[str, Any]:
+    """Each block as it stands, but that jobs run in this process, and runs draw no overview."""
     run_jobs_here(monkeypatch)
     monkeypatch.setattr("condexp.runs.attempt.draw_overview", lambda folder: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     names: dict[str, Any] = {"__name__": "docs"}
-    for number, block in enumerate(blocks(TASKS)):
+    for number, block in enumerate(blocks(page)):
         if block.file is not None:
             (tmp_path / block.file).write_text(block.text)
         elif block.fence == "python":
-            exec(compile(block.text, f"{TASKS.name}, block {number}", "exec"), names)
+            exec(compile(block.text, f"{page.name}, block {number}", "exec"), names)
         else:
             for args in condexp_commands(block):
                 found = [sorted(tmp_path.glob(word)) if "*" in word else [word] for word in args]
                 words = [str(word) for several in found for word in several]
                 assert main(words) == 0, (args, capsys.readouterr().err)
+            assert block.picture is None or (tmp_path / block.picture).is_file()
     monkeypatch.delitem(sys.modules, "mine", raising=False)
+    return names
+
+
+def test_the_start_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = run_whole(START, tmp_path, monkeypatch, capsys)
+    assert names["snapshot"].layers == ("0", "3")
+
+
+def test_tasks_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = run_whole(TASKS, tmp_path, monkeypatch, capsys)
     assert {path.suffix for path in tmp_path.rglob("*")} >= {".png", ".pdf", ".csv", ".h5", ".pt"}
     assert names["best"] in names["errors"]
     assert set(names["means"].index) == {"none", "batch"}
@@ -403,7 +431,36 @@ def test_the_readme_is_short_and_knows_every_page() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 120
     for page in PAGES[1:]:
-        assert f"]({name(page)})" in text
+        assert page.name in WITHOUT_TEXT or f"]({name(page)})" in text, page
+
+
+def test_the_site_has_every_page() -> None:
+    listed = [
+        line
+        for block in blocks(INDEX)
+        for line in block.text.splitlines()
+        if line and block.fence == "{toctree}" and not line.startswith(":")
+    ]
+    there = [page.stem for page in (ROOT / "docs").glob("*.md") if page != INDEX]
+    assert sorted(listed) == sorted(there)
+
+
+def test_what_other_systems_are_told(
+    parse: Callable[[Sequence[str]], argparse.Namespace | None],
+) -> None:
+    sky, kubernetes = (
+        yaml.safe_load(block.text) for block in blocks(ROOT / "docs" / "cloud.md") if block.file
+    )
+    assert sky["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
+    ignored, _ = kubernetes["spec"]["podFailurePolicy"]["rules"]
+    pod = kubernetes["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert ignored["onExitCodes"]["containerName"] == container["name"]
+    assert ignored["onExitCodes"]["values"] == [75]
+    for args in (shlex.split(sky["run"])[1:], container["args"]):
+        options = parse(args)
+        assert options is not None
+        check_composition(options)
 
 
 def test_every_command_is_documented(

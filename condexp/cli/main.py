@@ -93,13 +93,23 @@ def split_verb(args: Sequence[str]) -> tuple[str, list[str]]:
     )
 
 
-def _hide_verb_from_completion() -> None:
-    # Hydra completes the line it finds here, and knows nothing of our verbs.
+def _complete_verb() -> bool:
+    """Complete the verb in the shell's line, and take it away: Hydra knows nothing of verbs.
+
+    Returns:
+        Whether that is all: paths, after a verb without overrides, are the shell's to complete.
+    """
     words = os.environ.get("COMP_LINE", "").split(" ", 2)
-    if len(words) == 3 and words[1] in {"run", "layers"}:
+    if len(words) == 2:
+        sys.stdout.writelines(f"{verb}\n" for verb in VERBS if verb.startswith(words[1]))
+    if len(words) < 3 or words[1] not in VERBS:
+        return False
+    if words[1] in {"run", "layers", "analyze"}:
         removed = len(words[1]) + 1
         os.environ["COMP_LINE"] = f"{words[0]} {words[2]}"
         os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", removed)) - removed)
+        return False
+    return True
 
 
 class _LeftOut(logging.Handler):
@@ -155,6 +165,25 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _answer_at_once(args: list[str]) -> bool:
+    """Print the help, the version or the shell's completions, where one of these is asked for.
+
+    Returns:
+        Whether that was all.
+    """
+    if any(arg.startswith("query=") for arg in args):
+        return _complete_verb()
+    if args and args[0] in {"-h", "--help", "help"}:
+        _help_parser().print_help()
+        return True
+    if args and args[0] in {"--version", "-V"}:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"condexp {version('condexp')}\n")
+        return True
+    return False
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -168,14 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # Σ must not end a run where a terminal has none
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    _hide_verb_from_completion()
-    if args and args[0] in {"-h", "--help", "help"}:
-        _help_parser().print_help()
-        return 0
-    if args and args[0] in {"--version", "-V"}:
-        from importlib.metadata import version
-
-        sys.stdout.write(f"condexp {version('condexp')}\n")
+    if _answer_at_once(args):
         return 0
     try:
         verb, rest = split_verb(args)

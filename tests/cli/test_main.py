@@ -430,6 +430,24 @@ def test_completion_knows_the_groups_with_and_without_a_verb() -> None:
 @pytest.mark.parametrize(
     ("line", "completions"),
     [
+        ("condexp sh", "show"),
+        ("condexp show outp", ""),  # the shell's to complete
+        ("condexp analyze model=resnet_", "model=resnet_imagenet"),
+    ],
+)
+def test_completion_knows_the_verbs(
+    line: str, completions: str, condexp: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    code, out, err = condexp("-sc", "query=bash", root=False)
+    assert (code, err) == (0, "")
+    assert out.split() == completions.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "completions"),
+    [
         ("condexp experiment=table1/", "table1/cpu table1/paper table1/smoke"),
         ("condexp run -m experiment=table1/s", "table1/smoke"),
         ("condexp experiment=tab", "table1 table2 table3"),
