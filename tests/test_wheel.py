@@ -1,9 +1,13 @@
 """The wheel brings its configuration and its plugin, and runs from another folder."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,3 +49,15 @@ def test_the_wheel_runs_from_another_folder(tmp_path: Path) -> None:
     )
     assert Path(found.stdout.strip()).is_relative_to(site)
     assert (site / "condexp" / "results" / "tables" / "published.csv").is_file()
+    assert (site / "condexp" / "py.typed").is_file()
+
+
+def test_the_version_is_one() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors", "license"} <= set(citation)
+    for file in ("Dockerfile", "docs/cloud.md", "docs/comparison.md"):
+        named = re.findall(r"condexp(?::|\*\* )(\d+\.\d+\.\d+)", (ROOT / file).read_text())
+        assert set(named) == {version}, file

@@ -9,13 +9,17 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PLACES = {
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "CITATION.cff": "../CITATION.cff",
+}
 
 
 def _of_included(_app: Sphinx, _path: Path, _docname: str, content: list[str]) -> None:
     text = content[0].replace("](docs/", "](")
-    for file, page in PAGES.items():
-        text = text.replace(f"]({file}", f"]({page}")
+    for file, place in PLACES.items():
+        text = text.replace(f"]({file}", f"]({place}")
     content[0] = text
 
 
