@@ -15,6 +15,7 @@ from condexp.analysis.layers.rows import moment_rows
 from condexp.analysis.layers.select import select_layers
 from condexp.analysis.layers.use import WeightUse
 from condexp.analysis.layers.uses import watched
+from condexp.analysis.linalg.ratios import is_wide
 from condexp.analysis.linalg.rows.stride1_patches import PatchRows
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import Matrix
@@ -46,7 +47,14 @@ class Sides:
     @property
     def form(self) -> str:
         """What is used of it, in a word."""
-        return "diagonal" if self.is_diagonal else "dual" if self.is_dual else "primal"
+        if self.is_diagonal:
+            return "diagonal"
+        return "estimated" if self.is_estimated else "dual" if self.is_dual else "primal"
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether it is too wide for its eigenvalues to be solved for."""
+        return is_wide(min(self.num_rows, self.num_features)) and not self.is_diagonal
 
     @property
     def num_bytes(self) -> int:

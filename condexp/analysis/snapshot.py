@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from condexp.analysis.layers.info import LayerInfo, NotAnalysed
+from condexp.analysis.linalg.estimate import Estimate
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.snapshot_file import load_record, save_record
@@ -269,7 +270,8 @@ class Snapshot:
         Raises:
             InputError: If there is no such file, or it holds something else.
         """
-        kinds = (cls, LayerSnapshot, LayerInfo, NotAnalysed, Coverage, Spectrum, KroneckerSpectrum)
+        of_spectra = Spectrum, KroneckerSpectrum, Estimate
+        kinds = (cls, LayerSnapshot, LayerInfo, NotAnalysed, Coverage, *of_spectra)
         found = load_record(Path(path), kinds)
         if not isinstance(found, cls):
             raise InputError(f"{path} holds no snapshot")

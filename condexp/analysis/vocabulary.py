@@ -81,6 +81,9 @@ class SpectrumStatus(StrEnum):
     """Whether a spectrum's numbers can be believed."""
 
     OK = "ok"
+    ESTIMATED = "estimated"
+    """The matrix is too wide to be solved: λ_1, the trace and what follows from them are as for
+    ``ok``, κ_p has an interval that is wider, ranks and most eigenvalues are NaN."""
     ZERO = "zero"
     """The matrix is 0 (a dead layer), or rounding: rank 0, ratios NaN."""
     UNRELIABLE = "unreliable"
@@ -90,6 +93,11 @@ class SpectrumStatus(StrEnum):
     INCOMPLETE = "incomplete"
     """The recorded rows do not reproduce the weight's gradient, so none of the layer's numbers can
     be believed: all NaN."""
+
+    @property
+    def has_ratios(self) -> bool:
+        """Whether λ_1 and κ_p are numbers."""
+        return self in {SpectrumStatus.OK, SpectrumStatus.ESTIMATED}
 
 
 class Precision(StrEnum):

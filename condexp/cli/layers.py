@@ -67,6 +67,12 @@ def layers_report(prepared: "PreparedRun") -> Iterator[RenderableType]:
             "matrix has columns; primal: from the matrix itself",
             style="dim",
         )
+    if any(sides.is_estimated for cost in costs for sides in cost.sides.values()):
+        yield Text(
+            "estimated: too wide to be solved for; λ_max and trace are as of any other, κ_p has an "
+            "interval, ranks are not known (docs/theory.md)",
+            style="dim",
+        )
     largest = max(prepared.options.kappa_p, default=0.0)
     short = sum(cost.finite_share < largest for cost in costs)
     if short:

@@ -102,6 +102,7 @@ INFINITE_1 = "∞: the matrix is rank-deficient, or its eigenvalue is under the 
 EXPLANATIONS = {
     Mark.ROWS: "rows: infinite by construction, fewer rows than p·d were measured",
     Mark.AT_LEAST: "≥: the eigenvalue cannot be told from 0 at this precision",
+    Mark.ESTIMATED: "≈: estimated, as the matrix is wide, within kappa_low and kappa_high",
     Mark.INFINITE: "∞: the matrix is rank-deficient",
     Mark.ZERO: "zero: the matrix is zero (a dead layer)",
     Mark.UNRELIABLE: "unreliable: rounding exceeds the noise floor",
@@ -275,7 +276,7 @@ def network_line(network: LayerMeasures, row: int) -> Text:
     parts = []
     for symbol, name in zip(symbols, _names(network, ("fisher",)), strict=True):
         value, mark = network.values(name)[row, 0], network.marks(name)[row, 0]
-        sign = "" if mark is Mark.AT_LEAST else "= "
+        sign = "" if mark in {Mark.AT_LEAST, Mark.ESTIMATED} else "= "
         parts.append(f"{symbol} {sign}{format_number(value, mark)}")
     return Text(f"network: Fisher {', '.join(parts)}{_covered(network, row)}")
 

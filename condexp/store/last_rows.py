@@ -1,5 +1,6 @@
 """The end of a results file as plain arrays: what a table over many runs can afford to read."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from condexp.analysis.linalg.ratios import is_wide
 from condexp.store.hdf5.open import open_file
 from condexp.store.hdf5.row_checks import RowChecker, read_plain_rows
 from condexp.store.hdf5.structure import (
@@ -87,8 +89,11 @@ def _layers(group: Any, keys: Collection[str] | None, last: slice) -> dict[str, 
     # Opening a dataset is what takes time, so those that are not needed stay closed.
     names = [name for name in group if name not in DESCRIPTIONS]
     sides = {name for name in names if name.startswith("n_")}
-    # The high end of an interval says whether its number is a bound.
-    measures = [n for n in names if n not in sides and asked(n.removesuffix("_high"))]
+    # The high end of an interval says whether its number is a bound, and where a matrix may have
+    # been too wide to be solved for, its rank whether it is an estimate.
+    wide = any(is_wide(int(group[name][:].max(initial=0))) for name in sides)
+    also = re.compile("_high$|(?<=_)rank$" if wide else "_high$")
+    measures = [n for n in names if n not in sides and (asked(n) or asked(also.sub("", n)))]
     if not measures:
         return {"step": np.empty(0)}
     stored = {name: group[name] for name in ("step", *measures)}

@@ -1,7 +1,7 @@
 """Read a run, finished or running: labelled arrays of what is committed."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -25,6 +25,7 @@ from condexp.store.run_folder.config_file import parse_config, read_config
 from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME, find_results
 from condexp.store.schema.fields import (
     COVERAGE_NAMES,
+    ESTIMATED,
     EVAL_NAMES,
     TRAIN_NAMES,
     WITHOUT_SPECTRA,
@@ -338,7 +339,15 @@ def _table(file: h5py.File, name: str) -> xr.Dataset:
     arrays = {each: _labelled(array, rows.get(each)) for each, array in stored.items()}
     scales = {each: arrays.pop(each) for each, array in stored.items() if array.is_scale}
     coordinates = {each: _labelled(array, rows_beside[each]) for each, array in beside.items()}
+    _name_estimates(arrays)
     return xr.Dataset(arrays, scales | coordinates).isel(step=slice(final))
+
+
+def _name_estimates(arrays: Mapping[str, xr.Variable]) -> None:
+    for name, variable in arrays.items():
+        if name.endswith("_status"):
+            statuses, ranks = variable.to_numpy(), arrays[name.replace("_status", "_rank")]
+            statuses[(statuses == "ok") & np.isnan(ranks.to_numpy())] = ESTIMATED
 
 
 def _num_bytes(array: h5py.Dataset) -> int:

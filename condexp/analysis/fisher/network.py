@@ -5,7 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from condexp.analysis.linalg.eigen import descending_eigenvalues
 from condexp.analysis.linalg.precision import coarser
+from condexp.analysis.linalg.ratios import is_wide
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.errors import InputError
 
@@ -86,9 +88,17 @@ class NetworkFisher:
             )
         if self._gram is None:
             return None
-        rows = len(self._gram)
+        rows, found = len(self._gram), None
+        if is_wide(rows) and not is_wide(
+            self._num_weights
+        ):  # it has no more eigenvalues than these
+            found = descending_eigenvalues(self._gram.cpu()[None])
         spectrum = Spectrum.from_matrix(
-            self._gram, dtype=self._dtype, num_rows=rows, row_dtype=self._row_dtype
+            self._gram,
+            dtype=self._dtype,
+            num_rows=rows,
+            row_dtype=self._row_dtype,
+            eigenvalues=found,
         )
         spectrum = spectrum.with_floor_raised(2 * loss_rounding * spectrum.lambda_max)
         return replace(spectrum, blocks=spectrum.blocks[:, : self._num_weights])

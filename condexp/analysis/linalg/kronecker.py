@@ -55,12 +55,18 @@ class KroneckerSpectrum:
 
     @cached_property
     def status(self) -> SpectrumStatus:
-        """The worse of the factors' states: incomplete, nonfinite, unreliable, zero, ok."""
+        """The worse of the factors' states: incomplete, …, unreliable, zero, estimated, ok."""
         for status in _WORST_FIRST:
             if status in {self.a.status, self.b.status}:
                 return status
         # Every block may have one dead factor though neither spectrum is zero as a whole.
-        return SpectrumStatus.OK if self.lambda_max > 0 else SpectrumStatus.ZERO
+        if not self.lambda_max > 0:
+            return SpectrumStatus.ZERO
+        return SpectrumStatus.ESTIMATED if self._is_estimated else SpectrumStatus.OK
+
+    @property
+    def _is_estimated(self) -> bool:
+        return SpectrumStatus.ESTIMATED in {self.a.status, self.b.status}
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -122,7 +128,7 @@ class KroneckerSpectrum:
     @cached_property
     def stable_rank(self) -> float:
         """Σλ / λ_1."""
-        return self.trace / self.lambda_max if self.status is SpectrumStatus.OK else math.nan
+        return self.trace / self.lambda_max if self.status.has_ratios else math.nan
 
     def kappa(self, p: float = 1.0) -> float:
         """Return κ_p = λ_1 / λ_{k(p)} over all products, exact, without forming them.
@@ -165,7 +171,7 @@ class KroneckerSpectrum:
         return {}  # by p, as they are asked for
 
     def _interval(self, index: int) -> tuple[float, float]:
-        if self.status is not SpectrumStatus.OK:
+        if not self.status.has_ratios:
             return math.nan, math.nan
         if index > self._largest_rank:
             return math.inf, math.inf
@@ -197,6 +203,8 @@ class KroneckerSpectrum:
         k-th largest of numbers that err by as much errs by no more.
         """
         a, b = self.a, self.b
+        if self._is_estimated:  # its intervals are wider than what rounding leaves
+            return math.inf
         blurred = a.blur * math.sqrt(b.lambda_max) + b.blur * math.sqrt(a.lambda_max)
         second_order = 1.25  # of blurs up to a tenth
         if 10 * a.blur**2 > a.lambda_max / 10 or 10 * b.blur**2 > b.lambda_max / 10:
@@ -208,8 +216,7 @@ class KroneckerSpectrum:
     @cached_property
     def _computed(self) -> "_Products":
         """The products of the eigenvalues as they were computed."""
-        a, b = (s.blocks if s.solved is None else s.solved for s in (self.a, self.b))
-        return _Products(a.numpy(), b.numpy())
+        return _Products(self.a.computed.numpy(), self.b.computed.numpy())
 
     @cached_property
     def _ends(self) -> tuple["_Products", "_Products"]:
@@ -227,7 +234,7 @@ class KroneckerSpectrum:
 
     @cached_property
     def _block_traces(self) -> Tensor:
-        return self.a.blocks.sum(1) * self.b.blocks.sum(1)
+        return self.a.block_traces * self.b.block_traces
 
 
 _WIDTHS = (1e-12, 1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 1 - 1e-3, 1 - 1e-6, 1 - 1e-12)

@@ -8,7 +8,6 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from condexp.analysis.linalg.eigen import descending_eigenvalues
 from condexp.analysis.linalg.precision import coarser, exact_products
 from condexp.analysis.linalg.rows.dense import DenseRows, Rows
 from condexp.analysis.linalg.spectrum import Spectrum
@@ -55,8 +54,6 @@ class MomentMatrix:
         Args:
             eigenvalues: Eigenvalues of the unscaled matrix, if they are known.
         """
-        if eigenvalues is None:
-            eigenvalues = descending_eigenvalues(self.matrix.cpu())
         return Spectrum.from_matrix(
             self.matrix,
             dtype=self.dtype,

@@ -11,6 +11,18 @@ from condexp.errors import InputError
 RELATIVE_ERROR = 2.0
 """Bound on the error that grows with the eigenvalue itself, in units of eps·λ."""
 
+WIDE = 8192
+"""Side up to which eigenvalues are solved for; of a wider matrix they are estimated."""
+
+
+def is_wide(side: int) -> bool:
+    """Return whether the eigenvalues of a matrix of this side are estimated.
+
+    Args:
+        side: The smaller of its number of features and its number of rows.
+    """
+    return side > WIDE
+
 
 def interval(first_low: float, first_high: float, low: float, high: float) -> tuple[float, float]:
     """Return the ends of λ_1 / λ_k.

@@ -1,6 +1,7 @@
 """Eigenvalues with a stated noise floor, and the measures of one spectrum."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -9,9 +10,14 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.linalg.bounds import PRODUCT_ERROR, largest_ranks
-from condexp.analysis.linalg.eigen import descending_eigenvalues
+from condexp.analysis.linalg.estimate import Estimate, solve_or_estimate
 from condexp.analysis.linalg.precision import exact_products
-from condexp.analysis.linalg.ratios import RELATIVE_ERROR, KnownEigenvalues, ends, kappa_index
+from condexp.analysis.linalg.ratios import (
+    RELATIVE_ERROR,
+    KnownEigenvalues,
+    ends,
+    kappa_index,
+)
 from condexp.analysis.vocabulary import SpectrumStatus
 
 _EPS64 = torch.finfo(torch.float64).eps
@@ -39,6 +45,8 @@ class Spectrum:
         relative: δ that grows with an eigenvalue, in its units.
         blur: Error of the singular values, whose squares are the eigenvalues.
         rows_decide: Whether the rows' precision, and not that of the products, sets the floor.
+        estimates: Of a matrix too wide to be solved, of each block: ``blocks`` then holds the
+            largest eigenvalues, and NaN; None for any other.
 
     >>> spectrum = Spectrum.from_matrix(
     ...     torch.diag(torch.tensor([4.0, 1.0, 0.0])), dtype=torch.float64, num_rows=10
@@ -57,6 +65,7 @@ class Spectrum:
     relative: float = 0.0
     blur: float = 0.0
     rows_decide: bool = False
+    estimates: tuple[Estimate, ...] | None = None
 
     @classmethod
     def from_matrix(
@@ -94,8 +103,9 @@ class Spectrum:
         """
         square = (matrix[None] if matrix.ndim == 2 else matrix).detach().cpu()
         side, length = square.shape[-1], length or square.shape[-1]
-        # Off the device first: MPS has no float64.
-        found = descending_eigenvalues(square) if eigenvalues is None else eigenvalues
+        found, estimates = (
+            (eigenvalues, None) if eigenvalues is not None else solve_or_estimate(square)
+        )
         values = found.numpy()  # NumPy's calls cost less than torch's
         total = float(values.sum())
         if math.isnan(total):
@@ -118,7 +128,7 @@ class Spectrum:
         counts = solved > floor
         counted, ranks = np.where(counts, solved, 0.0), counts.sum(1)
         most = min(side, num_rows - centered) if length > side or centered else side
-        return cls(
+        spectrum = cls(
             torch.from_numpy(counted),
             floor,
             SpectrumStatus.OK if ranks.any() else SpectrumStatus.ZERO,
@@ -134,6 +144,18 @@ class Spectrum:
             row_eps * math.sqrt(max(total, 0.0) * scale / values.size),
             rows_decide,
         )
+        return spectrum if estimates is None else spectrum._estimated(estimates, scale)
+
+    def _estimated(self, estimates: Sequence[Estimate], scale: float) -> "Spectrum":
+        """Return the spectrum of which only this much is known."""
+        if self.status is not SpectrumStatus.OK:
+            return self
+        blocks = torch.full_like(self.blocks, math.nan)
+        for own, counted, found in zip(blocks, self.blocks, estimates, strict=True):
+            own[: len(found.top)] = counted[: len(found.top)]
+            own[len(found.low) :] = 0.0
+        scaled = tuple(each.scaled(scale, blocks.shape[1]) for each in estimates)
+        return replace(self, blocks=blocks, status=SpectrumStatus.ESTIMATED, estimates=scaled)
 
     @classmethod
     def from_factor(
@@ -168,11 +190,11 @@ class Spectrum:
         Returns:
             The spectrum.
         """
-        if self.status is not SpectrumStatus.OK or not by > 0:
+        if not self.status.has_ratios or not by > 0:
             return self
         floor = self.noise_floor + by
-        counted = torch.where(self.blocks > floor, self.blocks, 0.0)
-        status = SpectrumStatus.OK if bool(counted.any()) else SpectrumStatus.ZERO
+        counted = torch.where(self.blocks <= floor, 0.0, self.blocks)
+        status = self.status if bool((counted > 0).any()) else SpectrumStatus.ZERO
         raised = replace(
             self,
             blocks=counted,
@@ -194,7 +216,7 @@ class Spectrum:
         counted = self.blocks.clone()
         counted[0, rank:] = 0.0
         status = self.status
-        if status is SpectrumStatus.OK and not bool(counted.any()):
+        if status.has_ratios and not bool((counted > 0).any()):
             status = SpectrumStatus.ZERO
         return replace(self, blocks=counted, max_ranks=(rank,), status=status)
 
@@ -233,10 +255,19 @@ class Spectrum:
 
     @cached_property
     def eigenvalues(self) -> Tensor:
-        """The eigenvalues of all blocks, ``[d]``, descending, zeros included."""
+        """The eigenvalues of all blocks, ``[d]``, descending, zeros included.
+
+        NaN where they are not known: of a matrix that is too wide, all but the largest.
+        """
         if len(self.blocks) == 1:
             return self.blocks[0]
-        return self.blocks.flatten().sort(descending=True).values
+        values = self.blocks.flatten().sort(descending=True).values
+        if self.estimates is None:
+            return values
+        # Those of another block that are not known may come after any block's last known one.
+        last = max(float(found.top[-1]) for found in self.estimates)
+        known = values[values >= last]
+        return torch.cat([known, torch.full((len(self) - len(known),), math.nan)]).double()
 
     def __len__(self) -> int:
         return self.blocks.numel()
@@ -254,7 +285,16 @@ class Spectrum:
     @cached_property
     def trace(self) -> float:
         """The sum of the eigenvalues."""
+        if self.estimates is not None:
+            return float(self.block_traces.sum())
         return float(self.eigenvalues.sum())
+
+    @cached_property
+    def block_traces(self) -> Tensor:
+        """The sum of each block's eigenvalues, ``[groups]``."""
+        if self.estimates is not None and self.status.has_ratios:
+            return torch.tensor([each.trace for each in self.estimates], dtype=torch.float64)
+        return self.blocks.sum(1)
 
     @cached_property
     def rank(self) -> float:
@@ -279,7 +319,7 @@ class Spectrum:
     @cached_property
     def stable_rank(self) -> float:
         """Σλ / λ_1: the stable rank of the data matrix."""
-        return self.trace / self.lambda_max if self.status is SpectrumStatus.OK else math.nan
+        return self.trace / self.lambda_max if self.status.has_ratios else math.nan
 
     @cached_property
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -288,16 +328,26 @@ class Spectrum:
         λ is in [(√(λ̂ − δ) − η)², (√(λ̂ + δ) + η)²] with δ = noise of small eigenvalues + relative·λ̂
         and the blur η; an exact 0 is 0.
         """
-        solved = (self.blocks if self.solved is None else self.solved).numpy()
+        solved = self.computed.numpy()
         error = self.noise_floor - self.blur**2 + self.relative * solved
         low, high = ends(solved, error, self.blur)
+        if self.estimates is not None:
+            least = torch.stack([each.low for each in self.estimates]).numpy()
+            most = torch.stack([each.high for each in self.estimates]).numpy()
+            low, high = ends(least, error, self.blur)[0], ends(most, error, self.blur)[1]
         for block, rank in enumerate(self.max_ranks or ()):
             low[block, rank:] = high[block, rank:] = 0.0
         return torch.from_numpy(low), torch.from_numpy(high)
 
+    @property
+    def computed(self) -> Tensor:
+        """``[groups, d / groups]`` descending: what was computed, under the noise floor too."""
+        return self.blocks if self.solved is None else self.solved
+
     @cached_property
     def _known(self) -> KnownEigenvalues:
-        parts = [values.numpy() for values in (self.blocks, *self.bounds)]
+        values = self.blocks if self.estimates is None else self.computed
+        parts = [values.numpy() for values in (values, *self.bounds)]
         if len(self.blocks) == 1:
             return KnownEigenvalues(*(values[0] for values in parts))
         return KnownEigenvalues(*(np.sort(values, axis=None)[::-1] for values in parts))
@@ -329,7 +379,7 @@ class Spectrum:
 
     def _kappa(self, p: float) -> tuple[float, float, float]:
         kappa_index(p, len(self))  # refuses what is no fraction, whatever the status
-        if self.status is not SpectrumStatus.OK:
+        if not self.status.has_ratios:
             return math.nan, math.nan, math.nan
         return self._known.kappa(p)
 

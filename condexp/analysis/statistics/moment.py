@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.linalg.eigen import solve_all
 from condexp.analysis.linalg.moments import MomentMatrix, Scale, SecondMoment
+from condexp.analysis.linalg.ratios import is_wide
 from condexp.analysis.linalg.rows.dense import Rows
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
@@ -47,6 +49,10 @@ def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float], *, whole: bool =
     if spectrum.rows_decide:
         return False
     asked_for = [1.0, *kappa_p] if whole and kappa_p else kappa_p
+    if spectrum.estimates is not None:  # whose own intervals are wider
+        exact = replace(spectrum, noise_floor=0.0, blur=0.0, relative=0.0)
+        ends = [[s.kappa_interval(p)[1] for s in (exact, spectrum)] for p in asked_for]
+        return any(_is_wide(*highs) for highs in ends)
     return any(_is_wide(*spectrum.kappa_interval(p)) for p in asked_for)
 
 
@@ -118,9 +124,10 @@ class SolveQueue:
                     moments.append(moment)
                     matrices.append(moment.matrix())
                     num_bytes += matrices[-1].nbytes
-            solved = solve_all(matrices)
-            for moment, eigenvalues in zip(moments, solved, strict=True):
-                moment.set_eigenvalues(eigenvalues)
+            narrow = [not is_wide(matrix.shape[-1]) for matrix in matrices]
+            solved = iter(solve_all(list(compress(matrices, narrow))))
+            for moment, is_narrow in zip(moments, narrow, strict=True):
+                moment.set_eigenvalues(next(solved) if is_narrow else None)
             for moment in moments:
                 moment.refine()
                 moment.enqueue()
@@ -259,8 +266,8 @@ class AdaptiveMoment:
             )
         return self._queued.matrix.cpu()
 
-    def set_eigenvalues(self, eigenvalues: Tensor) -> None:
-        """Set the eigenvalues of :meth:`matrix`."""
+    def set_eigenvalues(self, eigenvalues: Tensor | None) -> None:
+        """Set the eigenvalues of :meth:`matrix`; None: it is too wide to be solved."""
         assert self._queued is not None
         self._result, self._queued = _Result.of(self._queued, eigenvalues), None
 

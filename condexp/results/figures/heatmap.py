@@ -77,7 +77,7 @@ def draw_heat_map(
 
     Args:
         axes: The panel.
-        values: ``[S, L]``, positive where ``marks`` is ``NONE`` or ``AT_LEAST``.
+        values: ``[S, L]``, positive where ``marks`` says that there is a number.
         marks: ``[S, L]`` of `Mark`.
         axis: Where the S snapshots lie.
         label: Of the colour bar.
@@ -121,7 +121,7 @@ def draw_line(
 
     Args:
         axes: The panel.
-        values: ``[S, 1]``, positive where ``marks`` is ``NONE`` or ``AT_LEAST``.
+        values: ``[S, 1]``, positive where ``marks`` says that there is a number.
         marks: ``[S, 1]`` of `Mark`; where there is no number, cells say so as in a heat map.
         axis: Where the S snapshots lie.
         label: Of the vertical axis.
@@ -143,7 +143,8 @@ def draw_line(
 
 
 def _has_number(marks: NDArray[np.object_]) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = (marks == Mark.NONE) | (marks == Mark.AT_LEAST)
+    numbers = Mark.NONE, Mark.AT_LEAST, Mark.ESTIMATED
+    found: NDArray[np.bool_] = np.any([marks == mark for mark in numbers], axis=0)
     return found
 
 

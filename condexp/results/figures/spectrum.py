@@ -70,9 +70,10 @@ def _draw_scree(axes: Axes, values: pd.DataFrame, floors: NDArray[np.float64]) -
     rows = sorted({0, len(values) // 2, len(values) - 1} - {-1})
     for number, row in enumerate(rows):
         step, line = values.index[row], values.iloc[row].to_numpy()
-        counted = line > 0
-        shown, zeros = np.where(counted, line, np.nan), int((~counted).sum())
-        label = f"step {step}" + (f", {zeros} of {len(line)} are 0" if zeros else "")
+        shown = np.where(line > 0, line, np.nan)
+        label = f"step {step}"
+        for few, what in ((line == 0, "are 0"), (np.isnan(line), "are not known")):
+            label += f", {few.sum()} of {len(line)} {what}" if few.any() else ""
         look = {"color": COLORS[number], "linestyle": LINES[number]}
         axes.plot(np.arange(1, len(line) + 1), shown, **look, marker=".", ms=2.5, label=label)
         axes.axhline(floors[row], color=COLORS[number], linestyle="--", linewidth=0.6)

@@ -230,9 +230,8 @@ class Follower:
 
 def _name(layer: str, measure: str, mark: Mark) -> str | None:
     """Return how a number is called; None where it is none."""
-    if mark is Mark.NONE:
-        return f"{layer}/{measure}"
-    return f"{layer}/{measure}{AT_LEAST}" if mark is Mark.AT_LEAST else None
+    suffixes = {Mark.NONE: "", Mark.AT_LEAST: AT_LEAST, Mark.ESTIMATED: "_estimated"}
+    return f"{layer}/{measure}{suffixes[mark]}" if mark in suffixes else None
 
 
 def without_secrets(text: str) -> str:

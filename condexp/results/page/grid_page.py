@@ -140,6 +140,8 @@ def _kappa_cell(row: Row, name: str) -> Cell:
     mark = measure_mark(value)
     if np.isfinite(value) and np.isinf(high):
         mark = Mark.AT_LEAST
+    elif np.isfinite(value) and np.isnan(row.get(f"{stem}_rank", 0.0)):
+        mark = Mark.ESTIMATED
     elif np.isinf(value) and float(p) * (1 - 1e-12) > limit:
         mark = Mark.ROWS
     known = np.isfinite(value) and not np.isnan(low)

@@ -153,7 +153,7 @@ def _cells(data: LayerMeasures, name: str) -> list[Cell]:
     lows, highs = (end[-1] for end in data.interval(name))
     cells = []
     for value, mark, low, high in zip(values, marks, lows, highs, strict=True):
-        known = mark in {Mark.NONE, Mark.AT_LEAST} and not np.isnan(low)
+        known = mark in {Mark.NONE, Mark.AT_LEAST, Mark.ESTIMATED} and not np.isnan(low)
         interval = f"[{format_number(low)}, {format_number(high)}]" if known else ""
         cells.append(Cell(format_number(value, mark), interval))
     return cells

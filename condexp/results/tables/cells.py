@@ -116,7 +116,9 @@ def cell_entry(cell: Cell | None, *, best: bool = False) -> Entry:
     runs = f"{cell.num} of {cell.num_runs}: {reasons}" if reasons else str(cell.num)
     if 0 < cell.num_infinite < cell.num:
         runs += f", ∞ in {cell.num_infinite}"
-    sign = f"{Mark.AT_LEAST} " if cell.num_bounds and not cell.mark else ""
+    sign = ""
+    if not cell.mark and (cell.num_bounds or cell.num_estimates):
+        sign = f"{Mark.AT_LEAST if cell.num_bounds else Mark.ESTIMATED} "
     return Entry(f"{sign}{_number(cell)}", runs, best)
 
 
@@ -178,6 +180,8 @@ def _notes(table: ResultTable) -> list[str]:
         notes.append("where a run is infinite the median stands, ∞ being the largest value")
     if any(cell.num_bounds for cell in cells):
         notes.append("≥: a run's number is a lower bound, its eigenvalue cannot be told from 0")
+    if any(cell.num_estimates for cell in cells):
+        notes.append("≈: of a matrix too wide to be solved for, estimated within an interval")
     if table.varied:
         notes.append(f"runs in a cell also differ in {', '.join(table.varied)}")
     if table.published is not None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from condexp.analysis.vocabulary import SpectrumStatus
 
 Numbers = NDArray[np.float64]
-BAD_STATUSES = tuple(str(each) for each in SpectrumStatus if each is not SpectrumStatus.OK)
+BAD_STATUSES = tuple(str(each) for each in SpectrumStatus if not each.has_ratios)
 
 
 class Mark(StrEnum):
@@ -18,6 +18,7 @@ class Mark(StrEnum):
 
     NONE = ""
     AT_LEAST = "≥"  # the number is a lower bound: the eigenvalue cannot be told from zero
+    ESTIMATED = "≈"  # of a matrix too wide to be solved for: it lies within an interval
     INFINITE = "∞"  # the eigenvalue counts as zero although the rows could have filled it
     ROWS = "rows"  # it is zero by construction: fewer rows than p·d
     ZERO = "zero"
@@ -73,13 +74,16 @@ def kappa_marks(
 
     Returns:
         ``ROWS`` where κ_p is infinite because the rows are fewer than p·d, ``AT_LEAST`` where it is
-        finite and known from below only, else the measure's mark.
+        finite and known from below only, ``ESTIMATED`` where it is of an estimated spectrum, else
+        the measure's mark.
     """
-    bounds = np.isfinite(values) & np.isinf(highs) & (status == "ok")
+    numbers = np.isfinite(values)
+    bounds = numbers & np.isinf(highs) & np.isin(status, ["ok", "estimated"])
     # The factor of k(p) in docs/theory.md §4: a fraction that exactly fits is not past the limit.
     past_the_rows = np.isinf(values) & (p * (1 - 1e-12) > limits)
     marks = value_marks(values, status)
     put_mark(marks, past_the_rows, Mark.ROWS)
+    put_mark(marks, numbers & (status == "estimated"), Mark.ESTIMATED)
     put_mark(marks, bounds, Mark.AT_LEAST)
     return marks
 
@@ -94,7 +98,7 @@ def measure_mark(value: float, status: str = "ok") -> Mark:
     Returns:
         As `value_marks`.
     """
-    if status != "ok":
+    if status in BAD_STATUSES:
         return Mark(status)
     if math.isinf(value):
         return Mark.INFINITE
@@ -109,7 +113,7 @@ def value_marks(values: Numbers, status: NDArray[np.str_] | str = "ok") -> NDArr
         status: Statuses of the spectra they belong to; ``ok`` for measures of layers.
 
     Returns:
-        The status where it is not ``ok``, ``INFINITE`` or ``MISSING`` for what else is no number.
+        The status where it has no numbers, ``INFINITE`` or ``MISSING`` for what else is no number.
     """
     marks = np.full(values.shape, None, dtype=object)
     put_mark(marks, np.ones(values.shape, dtype=bool), Mark.NONE)
@@ -146,7 +150,7 @@ def format_number(value: float, mark: Mark = Mark.NONE) -> str:
     >>> format_number(4e6, Mark.AT_LEAST), format_number(-math.inf)
     ('≥ 4e6', '-∞')
     """
-    if mark is Mark.AT_LEAST:
+    if mark in {Mark.AT_LEAST, Mark.ESTIMATED}:
         return f"{mark} {format_number(value)}"
     mark = mark or measure_mark(value)
     if mark is Mark.INFINITE and value < 0:  # a logarithm or a difference

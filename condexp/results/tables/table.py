@@ -48,6 +48,7 @@ class Cell:
         decades: Whether these are condition numbers, averaged as log₁₀ κ.
         num_bounds: Runs among the n whose condition number is known from below only; the mean is a
             lower bound then.
+        num_estimates: Runs among the n whose condition number is of an estimated spectrum.
     """
 
     mean: float
@@ -58,6 +59,7 @@ class Cell:
     num_infinite: int = 0
     decades: bool = False
     num_bounds: int = 0
+    num_estimates: int = 0
 
     @property
     def num_runs(self) -> int:
@@ -184,7 +186,14 @@ def average(runs: pd.DataFrame, value: str) -> Cell:
         mean = 10**mean
     mark = _mark(runs[counted], value, mean)
     bounds = int((np.isfinite(used) & ~np.isfinite(_largest(runs[counted], value))).sum())
-    return Cell(mean, std, len(used), known, mark, infinite, decades, bounds)
+    estimates = _num_estimates(runs[counted], value) if decades else 0
+    return Cell(mean, std, len(used), known, mark, infinite, decades, bounds, estimates)
+
+
+def _num_estimates(runs: pd.DataFrame, value: str) -> int:
+    # A spectrum whose rank is not known was estimated.
+    rank = f"{value.rpartition('_kappa_')[0]}_rank"
+    return int((np.isfinite(runs[value]) & runs[rank].isna()).sum()) if rank in runs else 0
 
 
 def describe_data(frame: pd.DataFrame) -> str:

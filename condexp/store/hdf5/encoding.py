@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.vocabulary import SINGULAR_VALUES
-from condexp.store.schema.fields import DTYPE_CODES, STATUS_CODES, DatasetSpec, FileShape, Kind
+from condexp.store.schema.fields import (
+    DTYPE_CODES,
+    ESTIMATED,
+    STATUS_CODES,
+    DatasetSpec,
+    FileShape,
+    Kind,
+)
 from condexp.store.schema.matrices import KAPPAS, NETWORK
 from condexp.training.events import SnapshotRecord
 
@@ -111,7 +118,7 @@ def _readers(kappa_p: tuple[float, ...]) -> dict[str, Callable[[AnySpectrum], ob
         return found[id(spectrum)]
 
     return {
-        "status": lambda s: STATUS_CODES[s.status],
+        "status": lambda s: STATUS_CODES["ok" if s.status == ESTIMATED else s.status],
         "dtype": lambda s: DTYPE_CODES[str(s.dtype).removeprefix("torch.")],
         "kappa": lambda s: [s.kappa(p) for p in kappa_p],
         "kappa_low": lambda s: [low for low, _ in intervals(s)],

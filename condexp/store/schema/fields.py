@@ -15,6 +15,8 @@ READABLE = (1, 2, 3)
 
 STATUS_CODES_1 = {"absent": 0, "ok": 1, "zero": 2, "unreliable": 3, "nonfinite": 4}
 STATUS_CODES = STATUS_CODES_1 | {"incomplete": 5}
+ESTIMATED = "estimated"
+"""Stored as ``ok`` with a rank of NaN, which no other has: a spectrum too wide to be solved for."""
 DTYPE_CODES = {
     "absent": 0,
     "float16": 1,

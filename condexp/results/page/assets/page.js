@@ -28,7 +28,7 @@ function numbers(bytes, rows, columns) {
 
 // As format_number of the command line: three significant digits.
 function format(value, mark = "") {
-  if (mark === "≥") return "≥ " + format(value);
+  if (mark === "≥" || mark === "≈") return `${mark} ${format(value)}`;
   if (mark) return mark;
   if (value === null || Number.isNaN(value)) return "–";
   if (!Number.isFinite(value)) return value < 0 ? "-∞" : "∞";

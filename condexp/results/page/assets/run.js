@@ -65,13 +65,14 @@ function settle() {
 
 const text = (html) => html.replaceAll(/<sub>(.*?)<\/sub>/g, "_$1");
 const at = (array, step, layer) => measures[(array * S + step) * L + layer];
+const hasNumber = (mark) => !mark || mark === "≥" || mark === "≈";
 const markAt = (m, step, layer) => DATA.marks[codes[(DATA.measures.indexOf(m) * S + step) * L + layer]].sign;
 const valueAt = (m, step, layer) => at(DATA.measures.indexOf(m), step, layer);
 const written = (m, step, layer) => format(valueAt(m, step, layer), markAt(m, step, layer));
 
 function interval(m, step, layer) {
   const mark = markAt(m, step, layer);
-  if (m.high === undefined || (mark && mark !== "≥")) return "";
+  if (m.high === undefined || !hasNumber(mark)) return "";
   const [low, high] = [at(m.low, step, layer), at(m.high, step, layer)];
   return Number.isNaN(low) ? "" : `[${format(low)}, ${format(high)}]`;
 }
@@ -99,7 +100,7 @@ function cells(m) {
     for (let s = 0; s < S; s++) {
       const value = valueAt(m, s, l), mark = markAt(m, s, l);
       const zero = m.log && value === 0 && !mark;
-      const number = (!mark || mark === "≥") && !zero;
+      const number = hasNumber(mark) && !zero;
       z.push(number ? (m.log ? Math.log10(value) : value) : null);
       kind.push(number ? null : (zero ? ZERO : DATA.marks.findIndex((each) => each.sign === mark)));
       if (number) rows.plain.push(value);
@@ -222,7 +223,7 @@ function drawSpectrum(m) {
 function drawLine(m) {
   const values = [], bounds = [], low = [], high = [];
   for (let s = 0; s < S; s++) {
-    const mark = markAt(m, s, view.layer), number = !mark || mark === "≥";
+    const mark = markAt(m, s, view.layer), number = hasNumber(mark);
     values.push(number ? valueAt(m, s, view.layer) : null);
     bounds.push(mark === "≥" ? values[s] : null);
     const known = number && m.high !== undefined;
