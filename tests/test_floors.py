@@ -34,6 +34,7 @@ WITHIN = {
         "layers",
         "loss",
         "fisher",
+        "curvature",
         "statistics",
         "measurement",
         "analyze",

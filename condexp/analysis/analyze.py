@@ -7,11 +7,13 @@ from torch import Tensor, nn
 
 from condexp.analysis.any_batch import analyze_any
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
+from condexp.analysis.curvature.measure import Vectors
 from condexp.analysis.layers.compiled import without_compiler
+from condexp.analysis.linalg.curvature_spectrum import CurvatureSpectrum
 from condexp.analysis.measurement import LossFunction, Measurement
 from condexp.analysis.options import AnalysisChoices, AnalysisOptions, documents_options
 from condexp.analysis.snapshot import Snapshot
-from condexp.analysis.vocabulary import Matrix, SpectrumStatus
+from condexp.analysis.vocabulary import CURVATURE_MATRICES, Matrix, SpectrumStatus
 from condexp.errors import InputError
 
 IN_BATCH: Any = object()
@@ -98,6 +100,7 @@ def analyze_batches(
     *,
     learning_rate: float | None = None,
     communicator: Communicator = SINGLE_PROCESS,
+    start: Vectors | None = None,
 ) -> Snapshot:
     """Measure a model on several batches, merged by Σ sums / Σ counts.
 
@@ -111,6 +114,8 @@ def analyze_batches(
         options: What to measure.
         learning_rate: As for :func:`analyze`.
         communicator: The processes that take turns at the batches, which all of them have.
+        start: Eigenvectors of an earlier snapshot, from which those of ``hessian`` and ``ggn`` are
+            searched.
 
     Returns:
         The snapshot of all batches together; of several processes, rank 0 has it.
@@ -119,7 +124,7 @@ def analyze_batches(
         InputError: If there is no batch, and as for :func:`analyze`.
     """
     measurement = Measurement(
-        model, loss_fn, batches, options, learning_rate, communicator=communicator
+        model, loss_fn, batches, options, learning_rate, communicator=communicator, start=start
     )
     return measurement.measure()
 
@@ -130,7 +135,17 @@ def _refuse_unreliable(snapshot: Snapshot) -> None:
         for record in snapshot.records
         for matrix in Matrix
     ]
-    for what, spectrum in [*named, ("'fisher' of all layers", snapshot.fisher)]:
+    of_network = (Matrix.FISHER, *CURVATURE_MATRICES)
+    named += [
+        (f"{str(matrix)!r} of all layers", getattr(snapshot, matrix)) for matrix in of_network
+    ]
+    for what, spectrum in named:
+        if isinstance(spectrum, CurvatureSpectrum) and spectrum.status is SpectrumStatus.UNRELIABLE:
+            raise ArithmeticError(
+                f"{what} is no symmetric matrix by its products: the network or the loss has an "
+                "operation that torch differentiates wrongly the second time (a backward of its "
+                "own that detaches?), or rounding exceeds it: try network_precision='float64'."
+            )
         if spectrum is not None and spectrum.status is SpectrumStatus.UNRELIABLE:
             raise ArithmeticError(
                 f"the spectrum of {what} is unreliable: an eigenvalue lies further below 0 than "

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from condexp.analysis.curvature.measure import measure_curvature
+from condexp.analysis.curvature.passes import LossPass
 from condexp.analysis.layers.samples import count_samples
 from condexp.analysis.measurement import back_propagate_loss, undisturbed
 from condexp.analysis.options import AnalysisOptions
@@ -60,20 +62,26 @@ def analyze_any(
         runs_eagerly=True,
     )
     with undisturbed(model), hooks:
-        loss = _loss(model, loss_fn, own)
+        loss = _loss(loss_fn, _outputs(model, own), own)
         if loss.requires_grad and hooks.trained:
             back_propagate_loss(hooks, loss)
-    return hooks.snapshot()
+    snapshot = hooks.snapshot()
+    if not options.wants_curvature:
+        return snapshot
+    with undisturbed(model):
+        one = LossPass(lambda: _outputs(model, _cloned(batch)), lambda f: _loss(loss_fn, f, batch))
+        return snapshot.with_curvature(measure_curvature(model, [one], options))
 
 
-def _loss(model: nn.Module, loss_fn: AnyLoss | None, batch: Any) -> Tensor:
-    sequence = isinstance(batch, tuple | list)
+def _outputs(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, Mapping):
-        outputs = model(**batch)
-    else:
-        outputs = model(*batch[:-1]) if sequence else model(batch)
+        return model(**batch)
+    return model(*batch[:-1]) if isinstance(batch, tuple | list) else model(batch)
+
+
+def _loss(loss_fn: AnyLoss | None, outputs: Any, batch: Any) -> Tensor:
     if loss_fn is not None:
-        loss = loss_fn(outputs, batch[-1] if sequence else batch)
+        loss = loss_fn(outputs, batch[-1] if isinstance(batch, tuple | list) else batch)
     else:
         loss = _loss_of(outputs)
     if not isinstance(loss, Tensor) or loss.numel() != 1:

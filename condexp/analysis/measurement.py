@@ -10,6 +10,12 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
+from condexp.analysis.curvature.measure import (
+    Curvature,
+    Vectors,
+    loss_passes,
+    measure_curvature,
+)
 from condexp.analysis.fisher.memory import Memory
 from condexp.analysis.float64_network import float64_network, refuse_rounding, widened
 from condexp.analysis.layers.calls import PassMode
@@ -82,6 +88,7 @@ class Measurement:
         learning_rate: For ``effective_lr``.
         denominator: D of the loss; None: see :func:`.loss_denominator`.
         communicator: The processes that take turns at the batches, which all of them have.
+        start: Eigenvectors from which those of ``hessian`` and ``ggn`` are searched.
     """
 
     model: nn.Module
@@ -91,6 +98,7 @@ class Measurement:
     learning_rate: float | None = None
     denominator: float | None = None
     communicator: Communicator = SINGLE_PROCESS
+    start: Vectors | None = None
 
     def measure(self) -> Snapshot:
         """Measure all batches together.
@@ -107,7 +115,31 @@ class Measurement:
         hooks = self._run()
         if reused := hooks.statistics.reused_layers:
             hooks = replace(self, options=replace(self.options, float64=reused))._run()
-        return hooks.snapshot(self.communicator)
+        snapshot = hooks.snapshot(self.communicator)
+        if self.options.wants_curvature:
+            snapshot = snapshot.with_curvature(self.curvature())
+        return snapshot
+
+    def curvature(self) -> Curvature:
+        """Measure the Hessian and the Gauss–Newton matrix of all batches together.
+
+        Returns:
+            Their spectra.
+
+        Raises:
+            InputError: If several processes take turns at the batches.
+        """
+        if self.communicator.world_size > 1:
+            raise InputError(
+                "matrices 'hessian' and 'ggn' are measured by one process alone, and "
+                f"{self.communicator.world_size} train together."
+            )
+        batches = [(inputs, targets) for inputs, targets in self.batches]
+        if self.options.in_float64:
+            batches = [(widened(inputs), widened(targets)) for inputs, targets in batches]
+        with undisturbed(self.model):
+            passes = loss_passes(self.model, self.loss_fn, batches)
+            return measure_curvature(self.model, passes, self.options, self.start)
 
     @property
     def _pass_mode(self) -> PassMode:

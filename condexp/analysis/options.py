@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, TypedDict, TypeVar
 
 from condexp.analysis.vocabulary import (
+    CURVATURE_MATRICES,
     DEFAULT_MATRICES,
     GRADIENT_MATRICES,
     KAPPA_P,
@@ -43,6 +44,11 @@ class AnalysisChoices(TypedDict, total=False):
     seed: int
     mc_samples: int
     memory_limit: int | None
+    top_k: int
+    eigenvalue_tolerance: float
+    num_random_vectors: int
+    num_lanczos_steps: int
+    layer_blocks: bool
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class AnalysisOptions:
 
     Args:
         matrices: Matrices to measure: ``input``, ``grad_output``, ``kfac``, ``fisher``, ``weight``,
-            ``weight_grad``, in any order.
+            ``weight_grad``, ``hessian``, ``ggn``, in any order.
         fisher_type: Labels that are back-propagated for ``grad_output``, ``kfac`` and ``fisher``.
             ``empirical``: the data's; ``mc``: drawn from the model's softmax (for ``nn.MSELoss``
             from the normal distribution around its output); ``exact``: all, which gives the
@@ -75,7 +81,17 @@ class AnalysisOptions:
         seed: Seed of the labels that ``mc`` draws.
         mc_samples: Number of labels that ``mc`` draws for each sample.
         memory_limit: Bytes that ``fisher`` may keep and work in; None for no limit. Layers are
-            measured in groups that fit.
+            measured in groups that fit. ``hessian`` and ``ggn`` are refused where the vectors that
+            they keep take more.
+        top_k: Number of eigenvalues of ``hessian`` and ``ggn``, the largest ones.
+        eigenvalue_tolerance: Residual ‖Ax − θx‖ at which one of these is done, relative to the
+            largest modulus.
+        num_random_vectors: Number of random vectors for the trace, the norm, the negative share and
+            the density of ``hessian`` and ``ggn``.
+        num_lanczos_steps: Number of products of each of these vectors. A matrix of no more weights
+            than vectors times steps is computed whole.
+        layer_blocks: Whether ``hessian`` and ``ggn`` are measured of each layer's block too, beside
+            the whole network's.
         float64: Names of layers whose products ``auto`` takes in float64 at once: those called more
             than once in a pass, whose first rows are gone when the last ones come.
 
@@ -97,6 +113,11 @@ class AnalysisOptions:
     seed: int = 0
     mc_samples: int = 1
     memory_limit: int | None = None
+    top_k: int = 5
+    eigenvalue_tolerance: float = 1e-3
+    num_random_vectors: int = 8
+    num_lanczos_steps: int = 16
+    layer_blocks: bool = True
     float64: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -127,6 +148,14 @@ class AnalysisOptions:
                 )
         if self.mc_samples < 1:
             raise InputError(f"mc_samples must be at least 1, got {self.mc_samples}.")
+        for field, least in (("top_k", 1), ("num_random_vectors", 2), ("num_lanczos_steps", 2)):
+            if getattr(self, field) < least:
+                raise InputError(f"{field} must be at least {least}, got {getattr(self, field)}.")
+        if not 0 < self.eigenvalue_tolerance < 1:
+            raise InputError(
+                "eigenvalue_tolerance must be a fraction in (0, 1) of the largest eigenvalue, got "
+                f"{self.eigenvalue_tolerance}."
+            )
         if self.memory_limit is not None and self.memory_limit < 1:
             raise InputError(
                 f"memory_limit must be a positive number of bytes, got {self.memory_limit}; "
@@ -180,6 +209,11 @@ class AnalysisOptions:
         """Whether more than one cotangent may be back-propagated after a forward pass."""
         drawn_once = self.fisher_type is FisherType.MC and self.mc_samples == 1
         return not (self.is_empirical or drawn_once)
+
+    @property
+    def wants_curvature(self) -> bool:
+        """Whether matrices were asked for that take products of their own: hessian and ggn."""
+        return self.wants(*CURVATURE_MATRICES)
 
     @property
     def in_float64(self) -> bool:

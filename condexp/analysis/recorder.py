@@ -72,6 +72,11 @@ class Recorder(MeasurementHooks):
                 f"fisher_type={str(chosen.fisher_type)!r} needs backward passes of its own, and a "
                 "Recorder has the user's alone: use condexp.analyze, or fisher_type='empirical'."
             )
+        if chosen.wants_curvature:
+            raise InputError(
+                "matrices 'hessian' and 'ggn' need passes of their own, and a Recorder has the "
+                "user's alone: use condexp.analyze."
+            )
         if chosen.in_float64:
             raise InputError(
                 "network_precision='float64' needs a pass of its own through a float64 copy of the "

@@ -6,16 +6,23 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from condexp.analysis.curvature.measure import Curvature
 from condexp.analysis.layers.info import LayerInfo, NotAnalysed
+from condexp.analysis.linalg.curvature_spectrum import CurvatureSpectrum
 from condexp.analysis.linalg.estimate import Estimate
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.snapshot_file import load_record, save_record
 from condexp.analysis.vocabulary import (
+    CURVATURE_MATRICES,
+    CURVATURE_MEASURES,
     LAYER_MEASURES,
     SPECTRUM_MEASURES,
+    WHOLE_MATRICES,
     Matrix,
     SpectrumStatus,
 )
@@ -93,6 +100,8 @@ class LayerSnapshot(PlainMeasures, WeightMeasures):
             the recorded rows make of it (``docs/theory.md`` §7); NaN where no gradient arrived.
         incomplete: Why all or some numbers are NaN, of status ``incomplete``, and the way out; None
             where the record is complete.
+        hessian: The Hessian's block of the weights that ``fisher`` is of.
+        ggn: The Gauss–Newton matrix's.
     """
 
     input: Spectrum | None
@@ -102,6 +111,8 @@ class LayerSnapshot(PlainMeasures, WeightMeasures):
     input_mean_fraction: float
     gradient_residual: float = math.nan
     incomplete: str | None = None
+    hessian: CurvatureSpectrum | None = None
+    ggn: CurvatureSpectrum | None = None
 
     @property
     def gradient_is_whole(self) -> bool:
@@ -197,6 +208,13 @@ class Snapshot:
         not_analysed: Modules and parameters that were not measured, and why.
         coverage: Share of the network that was measured.
         shared: Names of layers whose weight is another one's, by which it is measured.
+        hessian: The Hessian of the loss with respect to all trained parameters, those of no layer
+            too; None where it was not asked for.
+        ggn: The Gauss–Newton matrix, likewise.
+        eigenvectors: Those of the eigenvalues of ``hessian`` and ``ggn``, float32 ``[n, k + 1]``
+            by ``hessian/`` and the layer's name, or nothing for the network; parameters one after
+            the other. The last column is that of ``lambda_min``.
+            There is none of a matrix that was computed whole.
     """
 
     records: tuple[LayerSnapshot, ...]
@@ -206,6 +224,9 @@ class Snapshot:
     not_analysed: tuple[NotAnalysed, ...] = ()
     coverage: Coverage = Coverage()
     shared: Mapping[str, str] = field(default_factory=dict)
+    hessian: CurvatureSpectrum | None = None
+    ggn: CurvatureSpectrum | None = None
+    eigenvectors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -236,12 +257,32 @@ class Snapshot:
             info = record.info
             row: dict[str, object] = {"type": info.type, "d_in": info.d_in, "d_out": info.d_out}
             row |= {name: getattr(record, name) for name in LAYER_MEASURES}
-            for matrix in Matrix:
+            for matrix in WHOLE_MATRICES:
                 if (spectrum := getattr(record, matrix)) is not None:
                     row |= {f"{matrix}_{m}": getattr(spectrum, m) for m in SPECTRUM_MEASURES}
                     row |= {f"{matrix}_kappa_{float(each)}": spectrum.kappa(each) for each in p}
+            for matrix in CURVATURE_MATRICES:
+                if (curvature := getattr(record, matrix)) is not None:
+                    row |= {f"{matrix}_{m}": getattr(curvature, m) for m in CURVATURE_MEASURES}
             rows.append(row)
         return pd.DataFrame(rows, index=pd.Index(self.layers, name="layer"))
+
+    def with_curvature(self, curvature: Curvature) -> "Snapshot":
+        """Return the same with spectra of the Hessian and the Gauss–Newton matrix.
+
+        Args:
+            curvature: The spectra.
+
+        Returns:
+            The snapshot.
+        """
+
+        def of_layer(name: str) -> dict[str, Any]:
+            return {str(matrix): of.get(name) for matrix, of in curvature.layers.items()}
+
+        records = tuple(replace(each, **of_layer(each.info.name)) for each in self.records)
+        network: dict[str, Any] = {str(matrix): s for matrix, s in curvature.network.items()}
+        return replace(self, records=records, eigenvectors=curvature.vectors, **network)
 
     def save(self, path: str | Path) -> None:
         """Write the whole record to one file, which :meth:`load` and ``torch.load`` read.
@@ -270,7 +311,7 @@ class Snapshot:
         Raises:
             InputError: If there is no such file, or it holds something else.
         """
-        of_spectra = Spectrum, KroneckerSpectrum, Estimate
+        of_spectra = Spectrum, KroneckerSpectrum, Estimate, CurvatureSpectrum
         kinds = (cls, LayerSnapshot, LayerInfo, NotAnalysed, Coverage, *of_spectra)
         found = load_record(Path(path), kinds)
         if not isinstance(found, cls):

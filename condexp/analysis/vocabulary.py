@@ -30,6 +30,28 @@ SPECTRUM_MEASURES = (
 KAPPA_P = (0.5, 0.8, 0.9, 1.0)
 """The default fractions p of κ_p."""
 
+CURVATURE_MEASURES = (
+    "lambda_max",
+    "lambda_max_error",
+    "lambda_min",
+    "lambda_min_error",
+    "trace",
+    "trace_error",
+    "frobenius_norm",
+    "frobenius_norm_error",
+    "negative_share",
+    "negative_share_error",
+    "density_scale",
+    "num_products",
+)
+"""The scalar measures of a Hessian or Gauss–Newton matrix, by attribute name."""
+
+_DECADES, _PER_SIDE = 5, 200
+_UPPER = tuple(10 ** (_DECADES * (i / (_PER_SIDE - 1) - 1)) for i in range(_PER_SIDE))
+DENSITY_POINTS = (*(-x for x in reversed(_UPPER)), 0.0, *_UPPER)
+"""Points of a spectral density, relative to its scale: dense around 0, where most eigenvalues of a
+network lie, and 6 % apart, so that a second moment over them is right to a thousandth."""
+
 
 class Matrix(StrEnum):
     """The matrices whose spectra are measured (``docs/theory.md`` §3)."""
@@ -40,12 +62,18 @@ class Matrix(StrEnum):
     FISHER = "fisher"
     WEIGHT = "weight"
     WEIGHT_GRAD = "weight_grad"
+    HESSIAN = "hessian"
+    GGN = "ggn"
 
 
 DEFAULT_MATRICES = (Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC)
 SIGNAL_MATRICES = frozenset({Matrix.GRAD_OUTPUT, Matrix.KFAC, Matrix.FISHER})
 """The matrices that ``fisher_type`` decides: ``weight_grad`` is of the data's loss always."""
-GRADIENT_MATRICES = SIGNAL_MATRICES | {Matrix.WEIGHT_GRAD}
+CURVATURE_MATRICES = frozenset({Matrix.HESSIAN, Matrix.GGN})
+"""The matrices that are known by their products: the upper eigenvalues, and moments with errors."""
+WHOLE_MATRICES = tuple(matrix for matrix in Matrix if matrix not in CURVATURE_MATRICES)
+"""The matrices whose spectra are known whole."""
+GRADIENT_MATRICES = SIGNAL_MATRICES | CURVATURE_MATRICES | {Matrix.WEIGHT_GRAD}
 SINGULAR_VALUES = frozenset({Matrix.WEIGHT, Matrix.WEIGHT_GRAD})
 """With the spectrum of one the other's is cheap, so ``domination`` is stored where one is asked."""
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from condexp.analysis.vocabulary import (
+    WHOLE_MATRICES,
     ConvInput,
     FisherType,
-    Matrix,
     NetworkPrecision,
     Precision,
     WeightSharing,
@@ -47,7 +47,7 @@ class LayersConfig:
 class AnalysisConfig:
     """What is measured, of which layers, when, and how exactly."""
 
-    matrices: list[str] = one_of(Matrix)
+    matrices: list[str] = one_of(WHOLE_MATRICES)
     fisher_type: str = one_of(FisherType)
     mc_samples: int = within(1)
     source: str = one_of(Source)

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 import condexp
 from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.layers.select import trace_layers
+from condexp.analysis.measurement import Measurement
 from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import Matrix
 from tests import cases
 
 LOSS = nn.CrossEntropyLoss()
@@ -116,6 +118,43 @@ def test_analysing_changes_nothing(case: tuple[nn.Module, Tensor], training: boo
     with torch.no_grad():
         condexp.analyze(model, LOSS, inputs, targets)
     assert state_of(model, inputs) == before
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_products_with_vectors_change_nothing(
+    case: tuple[nn.Module, Tensor], training: bool
+) -> None:
+    """Running statistics, a buffer that is replaced, random states; whole and searched."""
+    model, inputs = case
+    model.train(training)
+    targets = cases.labels(6, 3)
+    before = state_of(model, inputs)
+    for num in (2, 10):
+        options = AnalysisOptions.of(
+            ("hessian", "ggn"), {"num_random_vectors": num, "num_lanczos_steps": num}
+        )
+        condexp.analyze(model, LOSS, inputs, targets, options)
+        assert state_of(model, inputs) == before
+        batches = [(inputs[:3], targets[:3]), (inputs[3:], targets[3:])]
+        analyze_batches(model, LOSS, batches, options)
+        assert state_of(model, inputs) == before
+
+
+def test_an_exception_in_a_pass_for_products_changes_nothing(
+    case: tuple[nn.Module, Tensor],
+) -> None:
+    model, inputs = case
+    before = state_of(model, inputs)
+    for module, failure in interruptions(model):
+        loss_fn = LOSS if module else failure
+        handle = module.register_forward_hook(failure) if module else None
+        batches = [(inputs, cases.labels(6, 3))]
+        measurement = Measurement(model, loss_fn, batches, AnalysisOptions((Matrix.HESSIAN,)))
+        with pytest.raises(BoomError):
+            measurement.curvature()
+        if handle is not None:
+            handle.remove()
+        assert state_of(model, inputs) == before
 
 
 FISHER = ("fisher", "kfac")

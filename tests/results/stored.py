@@ -16,7 +16,7 @@ from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.snapshot import BnMode, Coverage, LayerSnapshot, Snapshot
-from condexp.analysis.vocabulary import Matrix, SpectrumStatus
+from condexp.analysis.vocabulary import WHOLE_MATRICES, Matrix, SpectrumStatus
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.run_folder.identity import identity_yaml
@@ -26,7 +26,7 @@ from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 NUM_SAMPLES = 4
 FRACTIONS = (0.5, 1.0)
-MATRICES = tuple(matrix for matrix in Matrix if matrix is not Matrix.FISHER)
+MATRICES = tuple(matrix for matrix in WHOLE_MATRICES if matrix is not Matrix.FISHER)
 LAYERS = (
     LayerInfo("conv", "Conv2d", d_in=9, d_out=4, groups=1, positions=16, uses=1),
     LayerInfo("hidden", "Linear", d_in=8, d_out=4, groups=1, positions=1, uses=1),

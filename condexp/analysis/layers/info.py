@@ -46,7 +46,8 @@ class LayerInfo:
     def spectrum_length(self, matrix: Matrix) -> int:
         """Return the number of eigenvalues of a matrix of this layer, over all groups.
 
-        A ``fisher`` spectrum has fewer where it has fewer rows. 0: there is no such matrix.
+        A ``fisher`` spectrum has fewer where it has fewer rows; of ``hessian`` and ``ggn`` the
+        largest ones alone are known. 0: there is no such matrix.
         """
         if matrix in {Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC} and not self.has_factors:
             return 0
@@ -57,7 +58,7 @@ class LayerInfo:
                 return self.d_out
             case Matrix.KFAC:
                 return self.d_in * self.d_out
-            case Matrix.FISHER:
+            case Matrix.FISHER | Matrix.HESSIAN | Matrix.GGN:
                 return self.num_weights or self.d_in * self.d_out
             case Matrix.WEIGHT | Matrix.WEIGHT_GRAD:
                 return self.groups * min(self.d_out // self.groups, self.fan_in or self.d_in)

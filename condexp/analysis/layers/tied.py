@@ -6,7 +6,7 @@ from dataclasses import replace
 from condexp.analysis.layers.info import NotAnalysed
 from condexp.analysis.layers.kinds import Layer
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.vocabulary import SINGULAR_VALUES, Matrix
+from condexp.analysis.vocabulary import CURVATURE_MATRICES, SINGULAR_VALUES, Matrix
 
 _FACTORS = (Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC)
 
@@ -40,7 +40,7 @@ def united(selected: Mapping[str, Layer]) -> tuple[dict[str, Layer], dict[str, s
 
 def has_matrices(layer: Layer, options: AnalysisOptions) -> bool:
     """Return whether a layer has one of the matrices that are asked for."""
-    if layer.has_factors or options.wants(Matrix.FISHER):
+    if layer.has_factors or options.wants(Matrix.FISHER, *CURVATURE_MATRICES):
         return True
     return not layer.operation.is_scale and options.wants(*SINGULAR_VALUES)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
-from condexp.analysis.vocabulary import LAYER_MEASURES, FisherType, Matrix
+from condexp.analysis.vocabulary import LAYER_MEASURES, WHOLE_MATRICES, FisherType, Matrix
 from condexp.data.dataset import Share
 from condexp.data.loaders import WHOLE, Batches
 from condexp.models.choices import Norm
@@ -129,7 +129,7 @@ def numbers(where: str, snapshot: Snapshot) -> Numbers:
     if snapshot.fisher is not None:
         found[f"{where} fisher of the network"] = snapshot.fisher.eigenvalues
     for record in snapshot.records:
-        for matrix in Matrix:
+        for matrix in WHOLE_MATRICES:
             spectrum = getattr(record, matrix)
             if spectrum is not None and matrix is not Matrix.KFAC:  # its factors say it all
                 found[f"{where} {record.info.name} {matrix}"] = spectrum.eigenvalues

@@ -1,0 +1,1 @@
+"""Hessian and Gauss–Newton matrices of a network, by their products with vectors."""
