@@ -22,7 +22,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmarks.__main__ import BENCHMARKS
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.cli.main import main
 from condexp.config.presets import chosen_presets, conf_dir
 from condexp.config.validation import parse_config
@@ -111,7 +111,7 @@ others = pytest.mark.parametrize("page", [p for p in PAGES if p not in RUN_WHOLE
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as users have one: stored runs under ``outputs/``, made without training."""
     folder = tmp_path_factory.mktemp("user")
-    whole: dict[str, Any] = {"matrices": tuple(Matrix), "save_spectra": True}
+    whole: dict[str, Any] = {"matrices": WHOLE_MATRICES, "save_spectra": True}
     write_run(folder / "outputs/default/mlp-digits-s1-12345678", **whole)
     resnet: dict[str, Any] = {"model__name": "resnet", "model__last_bn": True}
     write_run(folder / "outputs/default/resnet-digits-s1-12345678", **resnet)

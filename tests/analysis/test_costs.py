@@ -20,10 +20,10 @@ from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.statistics.hooks import MeasurementHooks
 from condexp.analysis.statistics.layer import LayerStatistics
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import WHOLE_MATRICES, Matrix
 
 MATRICES: dict[str, tuple[Matrix, ...]] = {
-    "all": tuple(Matrix),
+    "all": WHOLE_MATRICES,
     "input": (Matrix.INPUT,),
     "grad_output": (Matrix.GRAD_OUTPUT,),
     "kfac": (Matrix.KFAC,),

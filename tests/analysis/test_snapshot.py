@@ -9,7 +9,7 @@ from torch import nn
 
 import condexp
 from condexp.analysis.snapshot import BnMode, LayerSnapshot
-from condexp.analysis.vocabulary import LAYER_MEASURES, Matrix
+from condexp.analysis.vocabulary import LAYER_MEASURES, WHOLE_MATRICES
 from condexp.errors import InputError
 from tests import cases
 
@@ -43,7 +43,7 @@ def test_snapshot_is_a_mapping_by_name() -> None:
 
 def test_a_saved_snapshot_is_read_again(tmp_path: Path) -> None:
     model, inputs, targets = cases.resnet(), cases.normal(4, 2, 8, 8), cases.labels(4, 3)
-    whole = condexp.analyze(model, nn.CrossEntropyLoss(), inputs, targets, tuple(Matrix))
+    whole = condexp.analyze(model, nn.CrossEntropyLoss(), inputs, targets, WHOLE_MATRICES)
     path = tmp_path / "new" / "snapshot.pt"
     whole.save(path)
     again = condexp.Snapshot.load(path)

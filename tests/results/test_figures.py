@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.errors import InputError
 from condexp.results.figures import NAMES, find_figure
 from condexp.results.figures.heatmap import label_layers, map_height
@@ -187,7 +187,7 @@ def test_the_overview_shows_the_fisher_blocks_and_one_layer_as_lines(
 ) -> None:
     drawn: list[Figure] = []
     monkeypatch.setitem(overview.__globals__, "save", lambda figure, *_: drawn.append(figure))
-    blocks = write_run(tmp_path / "blocks", matrices=tuple(Matrix))
+    blocks = write_run(tmp_path / "blocks", matrices=WHOLE_MATRICES)
     overview([open_run(blocks)], tmp_path)
     assert "Fisher block" in [axes.get_title(loc="left") for axes in drawn[0].axes]
     single = write_run(tmp_path / "single", layers=LAYERS[:1])

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.cli.main import main
 from condexp.errors import InputError
 from condexp.results.claims import CLAIMS
@@ -54,7 +54,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_early_failure(root / "table1" / "failed")
     for seed in (1, 2):
         folder = root / "fig_validation" / str(seed)
-        write_run(folder, seed=seed, matrices=tuple(Matrix), profile="cpu")
+        write_run(folder, seed=seed, matrices=WHOLE_MATRICES, profile="cpu")
     return root
 
 

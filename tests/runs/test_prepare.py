@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from condexp.analysis.vocabulary import FisherType, Matrix
+from condexp.analysis.vocabulary import WHOLE_MATRICES, FisherType, Matrix
 from condexp.errors import InputError
 from condexp.runs.execute import run_experiment
 from condexp.runs.prepare import PreparedRun, prepare
@@ -34,7 +34,7 @@ def test_the_presets(prepared: Prepare) -> None:
     blocks = prepared("analysis=fisher")
     assert {"input", "grad_output", "kfac", "fisher"} == set(blocks.options.matrices)
     assert blocks.source == "probe"
-    assert set(prepared("analysis=full").options.matrices) == set(Matrix)
+    assert set(prepared("analysis=full").options.matrices) == set(WHOLE_MATRICES)
     assert Matrix.FISHER not in prepared().options.matrices
 
 

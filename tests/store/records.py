@@ -14,7 +14,7 @@ from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.snapshot import BnMode, Coverage, LayerSnapshot, Snapshot
-from condexp.analysis.vocabulary import LAYER_MEASURES, Matrix, SpectrumStatus
+from condexp.analysis.vocabulary import LAYER_MEASURES, WHOLE_MATRICES, Matrix, SpectrumStatus
 from condexp.store.hdf5.checked_file import sealed_trailer
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter
@@ -44,7 +44,7 @@ def make_spec(num_snapshots: int = 8, every: int = 3, **changes: Any) -> FileSpe
     fields: dict[str, Any] = {
         "layers": LAYERS,
         "not_analysed": (NotAnalysed("bn", "BatchNorm2d: no matrix weight"),),
-        "matrices": tuple(Matrix),
+        "matrices": WHOLE_MATRICES,
         "kappa_p": KAPPA_P,
         "save_spectra": True,
         "snapshot_steps": tuple(range(0, num_steps, every)),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.data.dataset import Dataset, Split, Task
 from condexp.data.loaders import Batches
 from condexp.training.choices import ModelPrecision, ProbeMode, Source
@@ -26,7 +26,7 @@ NUM_CLASSES = 3
 BATCH = 5
 STEPS_PER_EPOCH = 4  # 22 samples: the last two of an epoch are dropped
 NUM_STEPS = 6
-EVERY_MATRIX = AnalysisOptions(matrices=tuple(Matrix))
+EVERY_MATRIX = AnalysisOptions(matrices=WHOLE_MATRICES)
 EVALS = (4, 6)
 
 

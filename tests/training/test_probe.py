@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.errors import InputError
 from condexp.training.choices import ProbeMode
 from condexp.training.probe import Probe, draw_probe
 from tests.training.runs import EVERY_MATRIX, hooks, images, mlp, model_state, resnet
 
 LOSS = nn.CrossEntropyLoss()
-FLOAT64 = AnalysisOptions(matrices=tuple(Matrix), precision="float64")  # type: ignore[arg-type]
+FLOAT64 = AnalysisOptions(matrices=WHOLE_MATRICES, precision="float64")  # type: ignore[arg-type]
 
 
 def probe(

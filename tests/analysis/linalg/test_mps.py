@@ -19,7 +19,7 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot
 from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.statistics.moment import SolveQueue
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import WHOLE_MATRICES
 from tests.cases import normal
 
 
@@ -138,7 +138,7 @@ def test_everything_of_a_layer(
     records = []
     for place in (lambda x: x, OnMps):
         of_module = replace(layer_of(module), weight=place(weight))
-        chosen = AnalysisOptions(tuple(Matrix), **options)  # type: ignore[arg-type]
+        chosen = AnalysisOptions(WHOLE_MATRICES, **options)  # type: ignore[arg-type]
         statistics = LayerStatistics(
             "layer", of_module, chosen, pass_mode=PassMode.USER_PASSES, queue=SolveQueue()
         )

@@ -17,14 +17,14 @@ from condexp.analysis.loss.rounding import LossRounding
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import MeasurementHooks
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.training.choices import RunState, Source
 from condexp.training.loop import Plan, Trainer
 from tests import cases
 from tests.training.runs import Log
 
 KAPPA_P = (0.25, 0.5, 0.75, 1.0)
-OPTIONS = AnalysisOptions(matrices=tuple(Matrix), kappa_p=KAPPA_P)
+OPTIONS = AnalysisOptions(matrices=WHOLE_MATRICES, kappa_p=KAPPA_P)
 
 
 class Trained:
@@ -57,7 +57,7 @@ class Trained:
             self.loss_fn,
             self.inputs.to(dtype),
             self.targets,
-            matrices=tuple(Matrix),
+            matrices=WHOLE_MATRICES,
             kappa_p=KAPPA_P,
         )
 
@@ -254,7 +254,7 @@ def test_merged_weight_gradients_are_weighted_by_their_denominators() -> None:
     targets = cases.labels(12, 3)
     targets[[0, 1, 2, 3, 9]] = -1
     loss_fn = nn.CrossEntropyLoss(ignore_index=-1)
-    options = AnalysisOptions(tuple(Matrix))
+    options = AnalysisOptions(WHOLE_MATRICES)
     batches = list(zip(torch.split(inputs, 5), torch.split(targets, 5), strict=True))
     merged = analyze_batches(model, loss_fn, batches, options)
     whole = analyze_batches(model, loss_fn, [(inputs, targets)], options)

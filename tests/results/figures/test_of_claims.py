@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import imread
 
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.errors import InputError
 from condexp.results import claims
 from condexp.results.figures import NAMES, find_figure
@@ -22,7 +22,7 @@ Grid = Callable[[Path], list[Run]]
 
 def validation_grid(root: Path) -> list[Run]:
     return [
-        open_run(write_run(root / f"{norm}{s}", matrices=tuple(Matrix), seed=s, model__norm=norm))
+        open_run(write_run(root / f"{norm}{s}", matrices=WHOLE_MATRICES, seed=s, model__norm=norm))
         for norm in ("none", "batch")
         for s in (1, 2)
     ]
@@ -124,7 +124,7 @@ def test_lower_bounds_are_open_triangles_and_named(
         open_run(
             write_run(
                 tmp_path / f"{number}",
-                matrices=tuple(Matrix),
+                matrices=WHOLE_MATRICES,
                 save_spectra=True,
                 bounded=["conv", "fc"],
                 num_signals=9,

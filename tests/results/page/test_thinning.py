@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser
 
 from condexp.analysis.layers.info import LayerInfo
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import WHOLE_MATRICES, Matrix
 from condexp.results.page.packing import round_to_bits
 from condexp.results.page.thinning import (
     SPECTRUM_VALUES,
@@ -78,7 +78,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Run:
     spec = FileSpec(
         layers=tuple(layers), not_analysed=(), save_spectra=True, num_samples=64,
         steps_per_epoch=100,
-        matrices=tuple(each for each in Matrix if each is not Matrix.FISHER), num_train_steps=5000,
+        matrices=tuple(each for each in WHOLE_MATRICES if each is not Matrix.FISHER),
+        num_train_steps=5000,
         kappa_p=(0.5, 0.8, 0.9, 1.0), snapshot_steps=tuple(range(0, 5000, 100)), eval_steps=(5000,),
         config_yaml="{}", attributes={"title": "a large run", "center": False},
     )  # fmt: skip

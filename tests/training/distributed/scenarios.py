@@ -26,7 +26,7 @@ from tests.training.runs import NUM_CLASSES, Log, images
 
 BATCH, NUM_STEPS, PER_EPOCH = 12, 6, 3
 DATA = images(36)
-ALL = AnalysisOptions(matrices=tuple(Matrix))
+ALL = AnalysisOptions(matrices=WHOLE_MATRICES)
 Numbers = dict[str, Tensor]
 
 
@@ -148,7 +148,7 @@ def probe_of(mode: ProbeMode) -> Probe:
 
 
 def probed(communicator: TrainingCommunicator, fisher_type: FisherType) -> Numbers:
-    options = AnalysisOptions(matrices=tuple(Matrix), fisher_type=fisher_type, mc_samples=2)
+    options = AnalysisOptions(matrices=WHOLE_MATRICES, fisher_type=fisher_type, mc_samples=2)
     probe = probe_of(ProbeMode.EVAL)
     return trained(communicator, lambda: cnn(Norm.BATCH), probe=probe, options=options, num_steps=3)
 
