@@ -49,6 +49,7 @@ def test_the_wheel_runs_from_another_folder(tmp_path: Path) -> None:
     )
     assert Path(found.stdout.strip()).is_relative_to(site)
     assert (site / "condexp" / "results" / "tables" / "published.csv").is_file()
+    assert (site / "condexp" / "results" / "page" / "assets" / "page.js").is_file()
     assert (site / "condexp" / "py.typed").is_file()
 
 

@@ -15,14 +15,13 @@ from condexp.results.live import Look
 from condexp.results.run_view import headline, layer_table, metrics_table, worst_first
 from condexp.results.status_view import RunRow
 from condexp.results.tables.numbers import format_number, format_seconds
-from condexp.store.reader import Run
 from condexp.store.run_folder.status import Status
 
 BARS = "▁▂▃▄▅▆▇█"
 CURVES = {"loss": "batch loss", "test_error": "test error %", "lr": "learning rate"}
 
 
-def watch_view(look: Look, width: int = 40, top: int = 5) -> RenderableType:
+def watch_view(look: Look, width: int = 24, top: int = 5) -> RenderableType:
     """Lay out a run as it is at this moment.
 
     Args:
@@ -38,59 +37,62 @@ def watch_view(look: Look, width: int = 40, top: int = 5) -> RenderableType:
     head = Text.assemble(
         (title, "bold"), "  ", (row.label, row.style), "  ", (str(look.folder), "dim")
     )
-    parts: list[RenderableType] = [head, _progress(look.status, width)]
+    parts: list[RenderableType] = [head]
     if row.remark:
         parts.append(Text(row.remark, style="yellow"))
     if look.run is None:
-        return Group(*parts, Text("no results yet", style="dim"))
-    data = LayerMeasures.read(look.run)
-    parts += [metrics_table(look.run), _curves(look.run, data, width)]
+        return Group(*parts, _progress(look.status, 0, width), Text("no results yet", style="dim"))
+    data, metrics = LayerMeasures.read(look.run), look.run.metrics
+    num_steps = len(metrics[["loss", "lr"]].dropna(how="all"))
+    parts += [_progress(look.status, num_steps, width), metrics_table(look.run)]
     sort, _ = worst_first(data)
-    return Group(*parts, layer_table(look.run, sort=sort, top=top))
+    layers = layer_table(look.run, sort=sort, top=top)
+    return Group(*parts, _curves(metrics, data, width), layers)
 
 
-def _progress(status: Status, width: int) -> RenderableType:
+def _progress(status: Status, num_stored: int, width: int) -> RenderableType:
+    """Return how far a run is: its status, written every few seconds, may lag behind its file."""
     grid = Table.grid(padding=(0, 2))
-    total = max(status.num_steps, 1)
-    bar = ProgressBar(total=total, completed=min(status.step, total), width=width)
-    grid.add_row(f"step {status.step}/{status.num_steps}", bar, remaining(status))
+    total, step = max(status.num_steps, 1), max(status.step, num_stored)
+    bar = ProgressBar(total=total, completed=min(step, total), width=width)
+    grid.add_row(f"step {step}/{status.num_steps}", bar, remaining(status, step))
     return grid
 
 
-def remaining(status: Status) -> str:
+def remaining(status: Status, step: int) -> str:
     """Say how long a run will still take, at its speed so far.
 
     Args:
-        status: Its status.
+        status: Its status, which knows the speed.
+        step: Steps that are done.
 
     Returns:
         ``"about 0:01:40 left"``; empty where nothing is left, or nothing is known yet.
 
     >>> from condexp.store.run_folder.status import State
-    >>> remaining(Status(State.RUNNING, step=25, num_steps=100, seconds=50.0))
-    'about 0:02:30 left'
+    >>> remaining(Status(State.RUNNING, step=25, num_steps=100, seconds=50.0), 40)
+    'about 0:02:00 left'
     """
-    left = status.num_steps - status.step
+    left = status.num_steps - step
     if left <= 0 or not status.step:
         return ""
     return f"about {format_seconds(status.seconds / status.step * left)} left"
 
 
-def _curves(run: Run, data: LayerMeasures, width: int) -> RenderableType:
+def _curves(metrics: pd.DataFrame, data: LayerMeasures, width: int) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
-    metrics = run.metrics
     for name, label in CURVES.items():
         numbers = metrics[name].dropna().to_numpy(dtype=float)
         if len(numbers):
-            ends = [format_number(float(numbers[i])) for i in (0, -1)]
-            grid.add_row(label, sparkline(numbers, width), " → ".join(ends))
+            ends = " → ".join(format_number(float(numbers[i])) for i in (0, -1))
+            grid.add_row(label, sparkline(numbers, width), ends)
     sort, order = worst_first(data)
     if sort is not None and order:
         layer = order[0]
         values, marks = data.values(sort)[:, layer], data.marks(sort)[:, layer]
-        ends = [format_number(values[i], marks[i]) for i in (0, -1)]
-        title = Text(f"log {sort} of {data.layers[layer]}")
-        grid.add_row(title, sparkline(np.log(values), width), " → ".join(ends))
+        ends = " → ".join(format_number(values[i], marks[i]) for i in (0, -1))
+        words = Text(f"{ends} ({data.layers[layer]})")
+        grid.add_row(f"log {sort}", sparkline(np.log(values), width), words)
     return grid
 
 

@@ -85,8 +85,13 @@ def test_good_runs_are_shown_beside_two_hundred_hostile_ones(good: Path, tmp_pat
         page = (tmp_path / "REPORT.md").read_text()
         assert all(letter.isprintable() or letter == "\n" for letter in page)
         assert "<script" not in page
+        code, said = output("report", str(root), "--format", "html")
+        assert code == 1, said
+        page = (root / "report.html").read_text()
+        assert all(f">good-{seed}</a>" in page for seed in GOOD)
+        assert "<script>alert" not in page
         for number, folder in enumerate(hostile):
-            verb = ("show", "validate", "export")[number % 3]
+            verb = ("show", "validate", "export", "report", "watch")[number % 5]
             assert output(verb, str(folder))[0] in {0, 1, 2}
 
     in_child(read, tmp_path / "said")

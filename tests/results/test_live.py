@@ -139,7 +139,7 @@ def test_looking_changes_nothing_of_the_run(live: Callable[..., LiveRun]) -> Non
     assert "about 0:00:06 left" in middle
     assert "layers at step 3" in middle
     assert re.search("batch loss +█.* 2 → 0.333", middle)
-    assert re.search("log kfac_kappa_0.5 of ", middle)
+    assert re.search(r"log kfac_kappa_0.5 .* → .* \((conv|fc|groups|shared.*)\)", middle)
     assert " left" not in seen[-1]
     assert "complete" in seen[-1]
 
@@ -149,15 +149,15 @@ def test_the_worst_layers_come_first_and_bounds_are_bounds(tmp_path: Path) -> No
     (look,) = follow(stored, lambda _seconds: pytest.fail("it has ended"))
     text = text_of(watch_view(look, top=2))
     above, table = text.split("layers at step")
-    assert re.search("log kfac_kappa_0.5 of conv .*≥ 64 → ≥ 64", above)
+    assert re.search(r"log kfac_kappa_0.5 .* ≥ 64 → ≥ 64 \(conv\)", above)
     assert [line.split()[0] for line in table.splitlines() if "≥ 64" in line] == ["conv"]
     assert "hidden" in table  # as large, and known
     assert "fc" not in table
 
 
 def test_how_long_it_will_take() -> None:
-    assert remaining(Status(State.RUNNING, step=0, num_steps=9)) == ""
-    assert remaining(Status(State.COMPLETE, step=9, num_steps=9, seconds=3.0)) == ""
+    assert remaining(Status(State.RUNNING, step=0, num_steps=9), 3) == ""
+    assert remaining(Status(State.COMPLETE, step=9, num_steps=9, seconds=3.0), 9) == ""
 
 
 @pytest.mark.parametrize(("end", "code"), [(State.DIVERGED, 0), (State.FAILED, 1), (None, 1)])

@@ -44,13 +44,13 @@ def grid_page(folders: Sequence[Path], target: Path, page_name: str) -> dict[str
     """
     frame = collect(folders)
     keys = varied_keys(frame)
-    conditions = _conditions(frame, [key for key in keys if key != "seed"])
     value = _kappa(frame)
     values = [name for name in (*ERRORS[:1], value) if name in frame and frame[name].notna().any()]
     notes = []
     if len(frame) > MOST_RUNS:
         notes.append(f"Of {len(frame)} runs the first {MOST_RUNS} are in the table.")
     drawn = frame.head(MOST_CURVES)
+    conditions = _conditions(drawn, [key for key in keys if key != "seed"])
     if len(frame) > len(drawn):
         notes.append(f"Of {len(frame)} runs the first {len(drawn)} are drawn.")
     states = frame["state"].value_counts().sort_index()
@@ -162,7 +162,7 @@ def _curves(frame: pd.DataFrame, conditions: Sequence[str], value: str) -> dict[
     """Return what is drawn of each run: its evaluations, and a condition number over training."""
     names = list(dict.fromkeys(conditions))
     curves, found = [], set[str]()
-    for path, condition in zip(frame["path"], conditions, strict=False):
+    for path, condition in zip(frame["path"], conditions, strict=True):
         with leaving_out_unreadable(Path(path)):
             run = Run(Path(path) / FILE_NAME)
             if not os.path.lexists(run.file):

@@ -10,17 +10,16 @@ EXPONENT_BITS = 12  # the sign and the exponent of a float64
 HIGH_BITS = 32
 
 
-def compress(content: bytes, level: int = 6) -> str:
+def compress(content: bytes) -> str:
     """Compress bytes; a browser undoes it by ``atob`` and ``DecompressionStream("gzip")``.
 
     Args:
         content: The bytes.
-        level: 1 to 9.
 
     Returns:
         Base64 text; the same of the same bytes.
     """
-    return base64.b64encode(gzip.compress(content, level, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
 
 
 def round_to_bits(values: NDArray[np.float64], bits: int) -> NDArray[np.float64]:

@@ -85,7 +85,7 @@ def _plotly() -> tuple[str, str]:
     assert spec is not None
     assert spec.origin is not None
     text = (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_bytes()
-    return compress(text, level=9), text.decode()
+    return compress(text), text.decode()
 
 
 def _hash(script: str) -> str:

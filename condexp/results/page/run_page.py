@@ -102,7 +102,9 @@ def _tiles(
             f"test loss {format_number(last['test_loss'])}",
         )
     if status:
-        done, num = status["step"], status["num_steps"]
+        # The status is written every few seconds, and may lag behind the file.
+        stored = len(metrics[["loss", "lr"]].dropna(how="all"))
+        done, num = max(status["step"], stored), status["num_steps"]
         yield "steps", f"{done} / {num}", f"time {format_seconds(status['seconds'])}"
     yield "snapshots", str(len(data.steps)), f"of {len(data.layers)} layers"
     shares = [data.arrays.get(name) for name in COVERAGE_NAMES]

@@ -30,7 +30,7 @@ function drawGrid() {
     const line = { color: shade(i), dash: dash(i) };
     for (const { run, of } of own) {
       const { step, value, bounds } = of[key];
-      traces.push({ type: "scatter", mode: step.length > 1 ? "lines" : "markers", x: step, y: value, opacity: own.length > 1 ? 0.45 : 1, line: { ...line, width: own.length > 1 ? 1 : 2 }, hovertemplate: `${plain(run)}<br>${plain(condition)}<br>step %{x}: %{y:.4g}<extra></extra>` });
+      traces.push({ type: "scatter", mode: step.length > 1 ? "lines" : "markers", x: step, y: value, opacity: own.length > 1 ? 0.55 : 1, line: { ...line, width: own.length > 1 ? 1 : 2 }, hovertemplate: `${plain(run)}<br>${plain(condition)}<br>step %{x}: %{y:.4g}<extra></extra>` });
       if (bounds.length) traces.push({ type: "scatter", mode: "markers", x: bounds.map((b) => step[b]), y: bounds.map((b) => value[b]), hoverinfo: "skip", marker: { symbol: "triangle-up-open", size: 9, color: shade(i) } });
     }
     if (own.length > 1) {

@@ -3,8 +3,12 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-// Okabe & Ito (2008), distinguishable under every common colour blindness; black is the page's ink.
-const COLORS = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"];
+// Okabe & Ito (2008), distinguishable under every common colour blindness; the light ones of them on a dark ground.
+const PALETTES = {
+  light: ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"],
+  dark: ["#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00"],
+};
+let COLORS = PALETTES.light;
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 
 async function unpack(name) {
@@ -72,7 +76,7 @@ function colour(name) {
 }
 
 function axis(title, more = {}) {
-  const ticks = more.type === "log" ? { exponentformat: "power" } : {};
+  const ticks = { exponentformat: more.type === "log" ? "power" : "e" };
   return {
     title: { text: title, standoff: 6 }, gridcolor: colour("grid"), linecolor: colour("line"),
     zeroline: false, automargin: true, tickfont: { size: 11 }, ...ticks, ...more,
@@ -159,7 +163,10 @@ async function start(prepare, drawAll) {
   if (!$("blob-plotly")) return;
   await loadPlotly();
   await prepare();
-  draw = drawAll;
+  draw = () => {
+    COLORS = PALETTES[colour("palette")];
+    drawAll();
+  };
   draw();
   document.documentElement.dataset.ready = "yes";
 }

@@ -240,7 +240,13 @@ function drawLine(m) {
   traces.push({ type: "scatter", mode: "lines+markers", x: DATA.steps, y: values, showlegend: false, hoverinfo: "text", hovertext: hover, line: { color: COLORS[0], width: 1.5 }, marker: { size: S > 60 ? 3 : 5 } });
   traces.push({ type: "scatter", mode: "markers", x: DATA.steps, y: bounds, hoverinfo: "skip", showlegend: false, marker: { symbol: "triangle-up-open", size: 11, color: COLORS[1], line: { width: 1.6 } } });
   const now = { type: "line", x0: DATA.steps[view.step], x1: DATA.steps[view.step], yref: "paper", y0: 0, y1: 1, line: { color: colour("focus"), width: 1.2 } };
-  plot("plot-layer", traces, { shapes: [now], xaxis: axis("step"), yaxis: m.log && wide(values) ? logAxis(symbol(m), values) : axis(symbol(m)) });
+  plot("plot-layer", traces, { shapes: [now], xaxis: axis("step"), yaxis: m.log && wide(values) ? logAxis(symbol(m), values) : axis(symbol(m), padded(values)) });
+}
+
+// One value alone still has a place on its axis.
+function padded(values) {
+  const [low, high] = ends(values);
+  return high - low > 1e-3 * Math.abs(high) ? {} : { range: [low - 0.1 * (Math.abs(low) || 1), high + 0.1 * (Math.abs(high) || 1)] };
 }
 
 function listNumbers() {
@@ -262,10 +268,10 @@ function listNumbers() {
 function drawCurves() {
   const curve = (name, label, i, more = {}) => {
     const { step, value } = DATA.curves[name];
-    const look = { line: { color: COLORS[i], width: 1.6, dash: DASHES[more.dash ?? 0] }, marker: { size: 5 }, opacity: more.opacity ?? 1, yaxis: more.yaxis };
+    const look = { line: { color: more.color ?? COLORS[i], width: 1.6, dash: DASHES[more.dash ?? 0] }, marker: { size: 5 }, opacity: more.opacity ?? 1, yaxis: more.yaxis };
     return value.length ? [{ type: "scatter", mode: more.lines || step.length > 40 ? "lines" : "lines+markers", x: step, y: value, name: label, hovertemplate: `${label}: %{y:.4g}<br>step %{x}<extra></extra>`, ...look }] : [];
   };
-  const losses = [...curve("loss", "batch", 5, { lines: true, opacity: 0.75 }), ...curve("train_loss", "training set", 0), ...curve("test_loss", "test set", 1, { dash: 1 })];
+  const losses = [...curve("loss", "batch", 0, { lines: true, color: colour("soft"), opacity: 0.6 }), ...curve("train_loss", "training set", 0), ...curve("test_loss", "test set", 1, { dash: 1 })];
   const all = losses.flatMap((trace) => trace.y);
   if (losses.length) plot("plot-loss", losses, { xaxis: axis("step"), yaxis: wide(all) ? logAxis("loss", all) : axis("loss") });
   else nothing("plot-loss", "No training step yet, or none that was logged.");
