@@ -32,8 +32,7 @@ from condexp.store.schema.fields import (
     WITHOUT_SPECTRA,
 )
 
-CODES = (Mark.NONE, Mark.AT_LEAST, Mark.INFINITE, *(m for m in EXPLANATIONS if m not in "≥∞"))
-MARKS = (*CODES, Mark.MISSING)
+MARKS = (Mark.NONE, *EXPLANATIONS, Mark.MISSING)
 LINEAR = frozenset({"rank", "effective_rank", "stable_rank", *LAYER_MEASURES[4:]})
 FEW_VALUES = 200_000  # eigenvalues that are kept in six digits
 ENDS = ("kappa_low", "kappa_high")

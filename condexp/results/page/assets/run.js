@@ -94,7 +94,7 @@ function drawLayers() {
 
 // ── The heat map ──
 function cells(m) {
-  const rows = { z: [], kind: [], hover: [], bounds: [], plain: [] };
+  const rows = { z: [], kind: [], hover: [], bounds: [], plain: [], estimates: 0 };
   for (let l = 0; l < L; l++) {
     const z = [], kind = [], hover = [];
     for (let s = 0; s < S; s++) {
@@ -105,6 +105,7 @@ function cells(m) {
       kind.push(number ? null : (zero ? ZERO : DATA.marks.findIndex((each) => each.sign === mark)));
       if (number) rows.plain.push(value);
       if (mark === "≥") rows.bounds.push([s, l]);
+      if (mark === "≈") rows.estimates += 1;
       hover.push(`${plain(DATA.layers[l])}<br>step ${DATA.steps[s]}<br>${symbol(m)}: <b>${written(m, s, l)}</b> ${interval(m, s, l)}`);
     }
     rows.z.push(z); rows.kind.push(kind); rows.hover.push(hover);
@@ -171,11 +172,12 @@ function listKinds(rows) {
     item.append(`${num} cells: ` + (kind === ZERO ? "0, which has no place on a logarithmic scale" : DATA.marks[kind].text || "– no number"));
     return item;
   });
-  if (rows.bounds.length) {
+  const shown = rows.bounds.length <= MOST_TRIANGLES;
+  for (const [sign, icon, num] of [["≥", shown ? "△" : "≥", rows.bounds.length], ["≈", "≈", rows.estimates]]) {
+    if (!num) continue;
     const item = element("li", "");
-    const shown = rows.bounds.length <= MOST_TRIANGLES;
-    item.append(element("i", shown ? "△" : "≥", { class: "sign" }));
-    item.append(`${rows.bounds.length} cells: ${DATA.marks.find((each) => each.sign === "≥").text}${shown ? "" : "; too many to be marked here"}`);
+    item.append(element("i", icon, { class: "sign" }));
+    item.append(`${num} cells: ${DATA.marks.find((each) => each.sign === sign).text}${sign === "≥" && !shown ? "; too many to be marked here" : ""}`);
     items.unshift(item);
   }
   $("kinds").replaceChildren(...items);
