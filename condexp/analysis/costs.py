@@ -74,6 +74,7 @@ class Footprint:
         laid_out: Count of numbers that are laid out of the input at once; 0 for a linear map.
         uses: Number of calls of the layer.
         is_table: Whether its rows are unit vectors, which are counted.
+        product_share: Share of its rows' products that are taken: patches have many in common.
     """
 
     num_samples: int
@@ -81,6 +82,7 @@ class Footprint:
     laid_out: int = 0
     uses: int = 0
     is_table: bool = False
+    product_share: float = 1.0
 
     def note(self, use: WeightUse, options: AnalysisOptions) -> None:
         """Add one use of the layer's weight."""
@@ -88,6 +90,10 @@ class Footprint:
         if operation.window is not None:
             rows = moment_rows(operation, inputs, replace(options, bias=False))
             numbers = rows.images if isinstance(rows, PatchRows) else rows.dense()
+            if isinstance(rows, PatchRows):
+                height, width = operation.window.kernel_size
+                shifts = ((2 * height - 1) * (2 * width - 1) + 1) / 2
+                self.product_share = shifts / (height * width) ** 2
             self.laid_out = max(self.laid_out, numbers.numel())
         if self.block is not None:
             self.block.forward(operation, inputs, use.output_shape, self.num_samples, self.uses)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from condexp.analysis.costs import LayerCost
     from condexp.analysis.layers.info import NotAnalysed
     from condexp.runs.prepare import PreparedRun
+    from condexp.runs.snapshot_cost import SnapshotMemory
 
 SIDES = {Matrix.INPUT: "Σx", Matrix.GRAD_OUTPUT: "Σ∇h", Matrix.FISHER: "Fisher"}
 
@@ -113,6 +114,8 @@ def _certificates(prepared: "PreparedRun") -> Iterator[RenderableType]:
 
 
 def _layer_table(title: str, costs: "Sequence[LayerCost]") -> RenderableType:
+    from condexp.runs.snapshot_cost import size
+
     measured = {matrix for cost in costs for matrix in cost.sides}
     sides = [matrix for matrix in SIDES if matrix in measured]
     grouped = any(cost.layer.groups > 1 for cost in costs)
@@ -132,51 +135,45 @@ def _layer_table(title: str, costs: "Sequence[LayerCost]") -> RenderableType:
             *(str(layer.d_in), str(layer.d_out), *groups, str(layer.positions), str(cost.num_rows)),
             "all" if share == 1 else Text(f"p ≤ {share:.2g}", style="yellow"),
             *(cost.sides[matrix].form if matrix in cost.sides else "–" for matrix in sides),
-            _size(cost.matrix_bytes),
+            size(cost.matrix_bytes),
         )
     return Fitted(table)
 
 
 def _sizes(prepared: "PreparedRun") -> Iterator[str]:
-    """Yield lines on the schedule, the memory and the files."""
-    from condexp.analysis.statistics.moment import WAITING_BYTES
+    """Yield lines on the schedule, the cost of a snapshot and the files."""
+    from condexp.runs.snapshot_cost import size, snapshot_cost, snapshot_memory
     from condexp.store.schema.layout import file_size
 
-    plan, spec, costs = prepared.plan, prepared.spec, prepared.costs
+    plan, spec, memory = prepared.plan, prepared.spec, snapshot_memory(prepared)
     yield (
         f"{len(plan.snapshot_steps)} snapshots of {spec.num_samples} samples in {plan.num_steps} "
         f"steps: {_shortened(plan.snapshot_steps)}"
     )
     if plan.snapshot_steps and spec.extent.network_length:
-        yield _fisher_line(prepared)
-    at_work = max((cost.matrix_bytes + cost.row_bytes for cost in costs), default=0)
-    # Those of a single batch wait for their eigenvalues, which are solved for together.
-    at_work += min(WAITING_BYTES, sum(cost.matrix_bytes for cost in costs if not cost.in_batches))
+        yield _fisher_line(prepared, memory)
     yield (
-        f"memory of a snapshot: {_size(sum(cost.kept_bytes for cost in costs))} kept until it is "
-        f"complete, and up to {_size(at_work)} at work on a layer"
+        f"memory of a snapshot: {size(memory.kept)} kept until it is complete, and up to "
+        f"{size(memory.at_work)} at work on a layer"
     )
-    yield f"results file {_size(file_size(spec))}, run folder {prepared.folder}"
+    if cost := snapshot_cost(prepared):
+        yield cost
+    yield f"results file {size(file_size(spec))}, run folder {prepared.folder}"
 
 
-def _fisher_line(prepared: "PreparedRun") -> str:
-    from condexp.analysis.fisher.memory import needed_bytes
+def _fisher_line(prepared: "PreparedRun", memory: "SnapshotMemory") -> str:
+    from condexp.runs.snapshot_cost import size
 
-    spec, costs, limit = prepared.spec, prepared.costs, prepared.options.memory_limit
+    spec, limit = prepared.spec, prepared.options.memory_limit
     each = f" of {spec.num_signals} signals a sample" if spec.num_signals > 1 else ""
-    kept, batches = [cost.fisher_bytes for cost in costs], costs[0].in_batches
-    least = needed_bytes(kept, spec.num_samples, spec.num_signals, in_batches=batches)
-    grams = needed_bytes([], spec.num_samples, spec.num_signals, in_batches=batches)
-    # Without a limit the layers take their signals together; one signal passes layer by layer.
-    takes = grams + (sum(kept) if batches or spec.num_signals > 1 else max(kept))
-    memory = f"takes {_size(takes)}"
+    takes = f"takes {size(memory.fisher)}"
     if limit is not None:
-        memory = f"takes {_size(min(takes, limit))} of {_size(limit)} (memory_limit)"
-    elif least < takes and spec.num_signals > 1:
-        memory += f", with a memory_limit {_size(least)} at least"
+        takes += f" of {size(limit)} (memory_limit)"
+    elif memory.least < memory.fisher and spec.num_signals > 1:
+        takes += f", with a memory_limit {size(memory.least)} at least"
     return (
         f"Fisher: {spec.fisher_rows} rows{each}, {spec.extent.network_length} eigenvalues of the "
-        f"network; {memory}"
+        f"network; {takes}"
     )
 
 
@@ -190,14 +187,6 @@ def _not_analysed_table(modules: "Sequence[NotAnalysed]") -> Table:
     for reason, alike in names.items():
         table.add_row(Text(", ".join(alike)), Text(reason))
     return table
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} TB"
 
 
 def _shortened(steps: Sequence[int]) -> str:

@@ -77,6 +77,8 @@ class ProgressReporter:
         Args:
             prepared: The checked experiment.
         """
+        from condexp.runs.snapshot_cost import snapshot_cost
+
         plan, title = prepared.plan, prepared.spec.attributes["title"]
         self._num_steps = plan.num_steps
         self._say(
@@ -84,6 +86,8 @@ class ProgressReporter:
             f"{len(plan.snapshot_steps)} snapshots of {len(prepared.catalogue.layers)} layers on "
             f"{prepared.device}"
         )
+        if self._job is None and (cost := snapshot_cost(prepared)):
+            self._say(cost)
         self._progress.reset(self._task, total=plan.num_steps)
         self._progress.start()
 

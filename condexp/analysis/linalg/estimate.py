@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -137,6 +136,8 @@ def _largest(nodes: Numbers, side: int, bound: float) -> tuple[float, float]:
 
 def _ends(nodes: Numbers, weights: Numbers, side: int) -> tuple[Numbers, Numbers]:
     """Return the least and the most that each eigenvalue can be."""
+    from scipy.special import betaincinv  # takes a third of a second, and few matrices are wide
+
     num_vectors, total = len(nodes), weights.sum()
     values = np.sort(nodes, axis=None)
     at_least, at_most = np.zeros_like(values), np.zeros_like(values)

@@ -1,5 +1,6 @@
 """Gram matrices of per-sample weight gradients, formed or not (``docs/theory.md`` §3)."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -172,15 +173,60 @@ def _all_gradients(batches: Sequence[Batch], dtype: torch.dtype, channels: slice
     return torch.cat(formed) if len(formed) > 1 else formed[0]
 
 
+@dataclass(frozen=True)
+class ProductFlops:
+    """Operations of the two ways to multiply gradients.
+
+    Args:
+        formed: Of gradients that are formed.
+        ghosts: Of products of rows; infinite where there are more gradients than weights.
+    """
+
+    formed: float
+    ghosts: float
+
+    @property
+    def cheapest(self) -> float:
+        """Those of the cheaper way."""
+        return min(self.formed, self.ghosts)
+
+
+def product_flops(
+    groups: int, d_in: int, d_out: int, *, num_rows: int, of_inputs: int, of_grads: int
+) -> ProductFlops:
+    """Count the operations of all products of a layer's gradients.
+
+    Args:
+        groups: Number of separate blocks.
+        d_in: Length of a row a.
+        d_out: Length of a row g in one group.
+        num_rows: Number of gradients.
+        of_inputs: Number of rows a.
+        of_grads: Number of rows g.
+
+    Returns:
+        The operations.
+    """
+    num_weights = groups * d_out * d_in
+    formed = 2.0 * of_grads * num_weights + 2.0 * num_rows**2 * num_weights
+    if num_rows > num_weights:  # both sides are wanted
+        return ProductFlops(formed + 2.0 * num_rows * num_weights**2, math.inf)
+    pairs = 2.0 * of_inputs**2 * d_in + float(of_grads) ** 2 * (2 * d_out + _COST_OF_PAIR)
+    return ProductFlops(formed, groups * pairs)
+
+
 def _ghosts_are_cheaper(batches: Sequence[Batch], dtype: torch.dtype) -> bool:
     """Return which way has fewer flops; those in float64 count twice."""
-    shape, rows = batches[0].shape, sum(batch.num_rows for batch in batches)
-    of_inputs = sum(batch.num_samples * batch.shape.positions for batch in batches)
-    of_grads = sum(batch.num_rows * batch.shape.positions for batch in batches)
-    formed = 2 * of_grads * shape.num_weights + 2 * rows**2 * shape.num_weights
-    pairs = 2 * of_inputs**2 * shape.d_in + of_grads**2 * (2 * shape.d_out + _COST_OF_PAIR)
-    ghosts = shape.groups * pairs
-    return ghosts * (1 if dtype == torch.float64 else 2) < formed
+    shape = batches[0].shape
+    flops = product_flops(
+        shape.groups,
+        shape.d_in,
+        shape.d_out,
+        num_rows=sum(batch.num_rows for batch in batches),
+        of_inputs=sum(batch.num_samples * batch.shape.positions for batch in batches),
+        of_grads=sum(batch.num_rows * batch.shape.positions for batch in batches),
+    )
+    return flops.ghosts * (1 if dtype == torch.float64 else 2) < flops.formed
 
 
 @dataclass(frozen=True, eq=False)
