@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from condexp.runs.result import RunResult
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+JOBLIB = "hydra/launcher/joblib"  # what hydra/launcher=local begins with: the extra's own file
 
 
 def run(args: list[str]) -> int:
@@ -167,9 +168,10 @@ def explain(error: Exception, args: Sequence[str] = ()) -> str:
     Returns:
         The message, with the nearest valid name where there is one.
     """
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    missing = isinstance(error, MissingConfigException) and str(error.missing_cfg_file or "")
+    if missing and (error.options or missing == JOBLIB):
         try:
-            _refuse_choice(str(error.missing_cfg_file), error.options)
+            _refuse_choice(missing, error.options or ())
         except InputError as unknown:
             return str(unknown)
     if "missing EQUAL" in str(error):
@@ -192,7 +194,7 @@ def explain(error: Exception, args: Sequence[str] = ()) -> str:
 
 def _refuse_choice(file: str, options: Sequence[str]) -> None:
     group, _, given = file.rpartition("/")
-    if (group, given) == ("hydra/launcher", "joblib"):
+    if file == JOBLIB:
         raise InputError("hydra/launcher=local needs joblib: pip install 'condexp[local]'.")
     if group.startswith(("experiment/", "profile/")):  # an option below the group's own folder
         group, _, given = file.partition("/")

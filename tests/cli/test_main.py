@@ -408,7 +408,9 @@ def test_the_configuration_is_shown_without_torch() -> None:
 
 
 def test_a_launcher_that_is_not_installed_is_named() -> None:
-    missing = MissingConfigException("no", "hydra/launcher/joblib", ["basic", "local"])
+    missing = MissingConfigException(
+        "no", "hydra/launcher/joblib"
+    )  # as Hydra raises it: no options
     assert "pip install 'condexp[local]'" in explain(missing)
 
 
