@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from condexp.runs.result import RunResult
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-JOBLIB = "hydra/launcher/joblib"  # what hydra/launcher=local begins with: the extra's own file
 
 
 def run(args: list[str]) -> int:
@@ -168,10 +167,9 @@ def explain(error: Exception, args: Sequence[str] = ()) -> str:
     Returns:
         The message, with the nearest valid name where there is one.
     """
-    missing = isinstance(error, MissingConfigException) and str(error.missing_cfg_file or "")
-    if missing and (error.options or missing == JOBLIB):
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         try:
-            _refuse_choice(missing, error.options or ())
+            _refuse_choice(str(error.missing_cfg_file), error.options or ())
         except InputError as unknown:
             return str(unknown)
     if "missing EQUAL" in str(error):
@@ -194,7 +192,7 @@ def explain(error: Exception, args: Sequence[str] = ()) -> str:
 
 def _refuse_choice(file: str, options: Sequence[str]) -> None:
     group, _, given = file.rpartition("/")
-    if file == JOBLIB:
+    if (group, given) == ("hydra/launcher", "joblib"):  # what the extra brings
         raise InputError("hydra/launcher=local needs joblib: pip install 'condexp[local]'.")
     if group.startswith(("experiment/", "profile/")):  # an option below the group's own folder
         group, _, given = file.partition("/")
@@ -204,7 +202,8 @@ def _refuse_choice(file: str, options: Sequence[str]) -> None:
         if group == "experiment":
             base = given.partition("/")[0]
             options = [name for name in known if name.startswith(f"{base}/")] or known
-    choose(group, given, options)
+    if options:
+        choose(group, given, options)
 
 
 def _not_for_this_experiment(args: Sequence[str]) -> str:
