@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,12 @@ def grid_page(folders: Sequence[Path], target: Path, page_name: str) -> dict[str
     notes = []
     if len(frame) > MOST_RUNS:
         notes.append(f"Of {len(frame)} runs the first {MOST_RUNS} are in the table.")
-    drawn = frame.head(MOST_CURVES)
-    conditions = _conditions(drawn, [key for key in keys if key != "seed"])
+    conditions = pd.Series(_conditions(frame, [k for k in keys if k != "seed"]), frame.index)
+    # The first run of each condition, then the second of each.
+    turn = conditions.groupby(conditions).cumcount().sort_values(kind="stable").index
+    drawn = turn[:MOST_CURVES].sort_values()
     if len(frame) > len(drawn):
-        notes.append(f"Of {len(frame)} runs the first {len(drawn)} are drawn.")
+        notes.append(f"Of {len(frame)} runs {len(drawn)} are drawn, of each condition some.")
     states = frame["state"].value_counts().sort_index()
     return {
         "num": len(frame),
@@ -61,13 +63,22 @@ def grid_page(folders: Sequence[Path], target: Path, page_name: str) -> dict[str
         "value": value,
         "rows": [
             _row(row, keys, value, target, page_name)
-            for _, row in frame.head(MOST_RUNS).astype(object).iterrows()
+            for _, row in _shown(frame.head(MOST_RUNS), keys, value).iterrows()
         ],
         "tables": [table for name in values for table in _tables(frame, keys, name)],
         "explanations": list(EXPLANATIONS.values()),
-        "data": {"digits": 6, **_curves(drawn, conditions, value)},
+        "data": {"digits": 6, **_curves(frame.loc[drawn, "path"], conditions[drawn], value)},
         "notes": notes,
     }
+
+
+def _shown(frame: pd.DataFrame, keys: Sequence[str], value: str) -> pd.DataFrame:
+    """Return the columns that a row needs, of maybe a hundred thousand."""
+    stem, _, p = value.rpartition("_kappa_")
+    about = [value, f"{stem}_kappa_low_{p}", f"{stem}_kappa_high_{p}", f"{stem}_p_limit"]
+    results = ["path", "state", "step", "seconds", *ERRORS, "best_test_error"]
+    wanted = dict.fromkeys([*results, *keys, *about, f"{stem}_rank"])
+    return frame[[name for name in wanted if name in frame]].astype(object)
 
 
 def varied_keys(frame: pd.DataFrame) -> list[str]:
@@ -158,11 +169,12 @@ def _tables(frame: pd.DataFrame, keys: Sequence[str], value: str) -> Iterator[La
         logger.warning("%s", reason)
 
 
-def _curves(frame: pd.DataFrame, conditions: Sequence[str], value: str) -> dict[str, Any]:
+def _curves(paths: Iterable[str], conditions: Iterable[str], value: str) -> dict[str, Any]:
     """Return what is drawn of each run: its evaluations, and a condition number over training."""
+    conditions = list(conditions)
     names = list(dict.fromkeys(conditions))
     curves, found = [], set[str]()
-    for path, condition in zip(frame["path"], conditions, strict=True):
+    for path, condition in zip(paths, conditions, strict=True):
         with leaving_out_unreadable(Path(path)):
             run = Run(Path(path) / FILE_NAME)
             if not os.path.lexists(run.file):

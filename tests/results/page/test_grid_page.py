@@ -109,3 +109,12 @@ def test_a_damaged_run_is_said_and_the_others_shown(tmp_path: Path, condexp: Com
     assert "run1" in (tmp_path / "grid" / "report.html").read_text()
     write_run(tmp_path / "going" / "run", state=State.RUNNING, steps_done=0)
     assert condexp("report", str(tmp_path / "going"))[0] == 0
+
+
+def test_of_many_runs_some_of_each_condition_are_drawn(
+    grid: Path, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("condexp.results.page.grid_page.MOST_CURVES", 2)
+    with opened(browser, write_grid_page([grid], output=tmp_path / "p.html")) as page:
+        assert "Of 5 runs 2 are drawn" in page.inner_text("#thinned")
+        assert len(column_texts(page, "#conditions li")) == 2
