@@ -124,5 +124,5 @@ def _watch(wanted: Wanted) -> int:
             continue
         num_snapshots = look.num_snapshots
         page = write_run_page(path, wanted.output)
-        say(f"wrote {page}: step {look.status.step}, {num_snapshots} snapshots, {look.last_word}")
+        say(f"wrote {page}: {num_snapshots} snapshots, {look.last_word}")
     return int(not look.finished)

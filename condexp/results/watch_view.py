@@ -15,7 +15,7 @@ from condexp.results.live import Look
 from condexp.results.run_view import headline, layer_table, metrics_table, worst_first
 from condexp.results.status_view import RunRow
 from condexp.results.tables.numbers import format_number, format_seconds
-from condexp.store.run_folder.status import Status
+from condexp.store.run_folder.status import State, Status
 
 BARS = "▁▂▃▄▅▆▇█"
 CURVES = {"loss": "batch loss", "test_error": "test error %", "lr": "learning rate"}
@@ -67,14 +67,13 @@ def remaining(status: Status, step: int) -> str:
         step: Steps that are done.
 
     Returns:
-        ``"about 0:01:40 left"``; empty where nothing is left, or nothing is known yet.
+        ``"about 0:01:40 left"``; empty where nothing is left, or known yet, or nobody goes on.
 
-    >>> from condexp.store.run_folder.status import State
     >>> remaining(Status(State.RUNNING, step=25, num_steps=100, seconds=50.0), 40)
     'about 0:02:00 left'
     """
     left = status.num_steps - step
-    if left <= 0 or not status.step:
+    if left <= 0 or not status.step or status.state is not State.RUNNING:
         return ""
     return f"about {format_seconds(status.seconds / status.step * left)} left"
 

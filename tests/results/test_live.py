@@ -157,6 +157,7 @@ def test_the_worst_layers_come_first_and_bounds_are_bounds(tmp_path: Path) -> No
 
 def test_how_long_it_will_take() -> None:
     assert remaining(Status(State.RUNNING, step=0, num_steps=9), 3) == ""
+    assert remaining(Status(State.INTERRUPTED, step=3, num_steps=9, seconds=3.0), 3) == ""
     assert remaining(Status(State.COMPLETE, step=9, num_steps=9, seconds=3.0), 9) == ""
 
 
@@ -214,9 +215,9 @@ def test_the_page_is_written_anew_at_each_snapshot(
     monkeypatch.setattr("time.sleep", wait)
     code, out, err = condexp("report", str(run.folder), "--watch")
     assert (code, err) == (0, "")
-    assert re.findall(r"step (\d), (\d) snapshots, (\w+)", out) == [
-        ("0", "0", "running"), ("1", "1", "running"), ("4", "2", "running"), ("7", "3", "running"),
-        ("9", "3", "complete"),
-    ]  # fmt: skip
+    assert re.findall(r"(\d) snapshots, (\w+)", out) == [
+        *(("0", "running"), ("1", "running"), ("2", "running"), ("3", "running")),
+        ("3", "complete"),
+    ]
     assert [b'id="live"' in page for page in pages] == [True] * len(pages)
     assert b'id="live"' not in (run.folder / "report.html").read_bytes()
