@@ -8,7 +8,7 @@ LAUNCHER ?= $(if $(filter paper,$(PROFILE)),basic,local)
 TABLES := table1 table2 table3
 FIGURES := fig-validation fig-stability fig-domination fig-conditioning fig-last-layer
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-engines lint typecheck docs dist bench $(TABLES) $(FIGURES) vit-conditioning paper clean
+.PHONY: help setup run test test-slow test-engines lint typecheck docs dist bench gpu test-gpu bench-gpu $(TABLES) $(FIGURES) vit-conditioning paper clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -104,6 +104,18 @@ paper: $(VENV)/.installed ## all of these, and outputs/REPORT.md with a verdict 
 	@code=0; for target in $(TABLES) $(FIGURES); do \
 	  $(MAKE) --no-print-directory $$target PROFILE=$(PROFILE) LAUNCHER=$(LAUNCHER) || code=$$?; \
 	done; $(BIN)/condexp report outputs --where profile=$(PROFILE) --output outputs/REPORT.md && exit $$code
+
+# Whatever Python has torch, torchvision, h5py and hydra: a machine with a GPU has them, and no need of more.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+DEVICE ?= cuda
+
+test-gpu: ## numbers, certificates, bits of training and DDP on a GPU, nothing installed (DEVICE=cpu: a dry run)
+	@$(GPU_PYTHON) -m tests.gpu --device $(DEVICE)
+
+bench-gpu: ## steps and snapshots of five networks on a GPU, as JSON in benchmarks/ (DEVICE=cpu: a dry run)
+	@$(GPU_PYTHON) -m benchmarks.gpu --device $(DEVICE)
+
+gpu: test-gpu bench-gpu ## both: what to run first on a machine with a GPU
 
 bench: $(VENV)/.installed-dev ## the benchmarks: ratios measured in one process
 	@$(BIN)/python -m benchmarks --pairs 15
