@@ -1,6 +1,7 @@
 """``python -m benchmarks.gpu [--device cuda]``: what a snapshot costs on a GPU, as JSON.
 
-Of each network: a training step, the same step with a snapshot, and eigenvalues alone on either side. It ends within two minutes and needs torch, torchvision, h5py and hydra alone.
+Of each network: a training step, the same step with a snapshot, and eigenvalues alone, on either
+side. It ends within two minutes and needs torch, torchvision, h5py and hydra alone.
 """
 
 import argparse
