@@ -20,6 +20,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from markdown_it import MarkdownIt
 
 from benchmarks.__main__ import BENCHMARKS
 from condexp.analysis.vocabulary import WHOLE_MATRICES
@@ -399,6 +400,15 @@ def test_keys_are_keys_of_the_configuration(page: Path) -> None:
         given = re.match(rf"{certain}|(?:trainer|analysis|hydra\.\w+)\.[a-z_.]+$", words)
         if given and not given.group().startswith("model.kwargs."):
             assert given.group() in known_keys(), f"{page.name}: {words}"
+
+
+@pages
+def test_an_index_begins_no_emphasis(page: Path) -> None:
+    """Emphasis is *this*: where Markdown takes two of ‖·‖_F for one, the text loses them."""
+    inner = [
+        token for block in MarkdownIt().parse(page.read_text()) for token in block.children or ()
+    ]
+    assert not [token for token in inner if token.type == "em_open" and token.markup == "_"]
 
 
 @pages

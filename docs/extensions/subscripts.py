@@ -1,24 +1,29 @@
-"""Greek letters' indices: κ_p in the Markdown is κ with a subscript on the site."""
+"""Indices of letters: κ_p and d_in of the Markdown have subscripts on the site."""
 
 import re
 
 from docutils import nodes
 from sphinx.application import Sphinx
 
-NAME = re.compile(r"(?<=[α-ωΑ-Ω])_(∇h|\d+\.\d+|\w+)")
+INDEX = re.compile(
+    r"(?<=[α-ωΑ-Ω‖])_(?:\{(?P<of_greek>[^}]*)\}|(?P<greek>∇h|\d+\.\d+|\w+))"
+    r"|(?<=\b[^\W\d_])_(?:\{(?P<of_letter>[^}]*)\}|(?P<letter>[^\W\d_]{1,3})\b)"  # no x_train
+)
 UNTOUCHED = (nodes.literal, nodes.literal_block, nodes.FixedTextElement, nodes.math)
 
 
 def _lower(_app: Sphinx, doctree: nodes.document) -> None:
     for text in list(doctree.findall(nodes.Text)):
-        if not NAME.search(text) or isinstance(text.parent, UNTOUCHED):
+        if isinstance(text.parent, UNTOUCHED):
             continue
-        parts = NAME.split(text)
         pieces: list[nodes.Node] = []
-        for number, part in enumerate(parts):
-            lowered = number % 2 == 1
-            pieces += [nodes.subscript("", part) if lowered else nodes.Text(part)]
-        text.parent.replace(text, pieces)
+        end = 0
+        for found in INDEX.finditer(text):
+            index = next(group for group in found.groups() if group is not None)
+            pieces += [nodes.Text(text[end : found.start()]), nodes.subscript("", index)]
+            end = found.end()
+        if pieces:
+            text.parent.replace(text, [*pieces, nodes.Text(text[end:])])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
