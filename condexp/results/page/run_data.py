@@ -180,7 +180,8 @@ def _measure_notes(
     if len(rows) < len(steps):
         notes.append(f"Of {len(steps)} snapshots {len(rows)} are kept here.")
     if plan.bits < BITS[0]:
-        notes.append(f"Their numbers are rounded to {plan.digits} significant digits.")
+        percent = 100 * 2.0 ** -(plan.bits + 1)
+        notes.append(f"Numbers are rounded to within {percent:.2f} %, and written in three digits.")
     if has_ends and not plan.intervals:
         notes.append("Of the intervals of κ only those in the table of the worst layers are kept.")
     return notes

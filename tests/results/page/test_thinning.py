@@ -117,7 +117,7 @@ def test_a_large_run_stays_under_ten_megabytes_and_says_what_it_left_out(
         notes = page.inner_text("#thinned")
         kept = int(notes.partition("Of 50 snapshots ")[2].split()[0])
         assert 10 < kept < 50
-        assert "rounded to 3 significant digits" in notes
+        assert "rounded to within 0.05 %" in notes
         assert "intervals of κ" in notes
         steps = page.evaluate("DATA.steps")
         assert len(steps) == kept

@@ -134,8 +134,10 @@ function drawMap(m) {
   const columns = Math.max(2, Math.floor($("plot-map").clientWidth / 90));
   const marked = [...DATA.steps.keys()].filter((s) => s % Math.ceil(S / columns) === 0);
   plot("plot-map", traces, {
-    height, shapes: [box], margin: { l: 20, r: 12, t: 56, b: 42 },
-    xaxis: axis("step of the snapshot", { tickvals: marked, ticktext: marked.map((s) => DATA.steps[s]), range: [-0.5, S - 0.5], showgrid: false }),
+    height, shapes: [box], margin: { l: 20, r: 12, t: 24, b: 48 },
+    // Beside a colour bar above it, plotly misplaces the title of a low plot's axis.
+    annotations: [{ text: "step of the snapshot", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0, yanchor: "top", yshift: -22 }],
+    xaxis: axis("", { tickvals: marked, ticktext: marked.map((s) => DATA.steps[s]), range: [-0.5, S - 0.5], showgrid: false, automargin: false }),
     yaxis: axis(every > 1 ? `layers (1 in ${every} named)` : "", { tickvals: named, ticktext: named.map((l) => plain(DATA.short[l])), range: [L - 0.5, -0.5], showgrid: false }),
   }).then((drawn) => {
     drawn.removeAllListeners("plotly_click");
