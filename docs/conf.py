@@ -46,3 +46,4 @@ html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_show_copyright = False
+html_show_search_summary = False  # it would fetch pages, which a browser refuses a file
