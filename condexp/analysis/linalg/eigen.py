@@ -15,6 +15,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+from condexp.analysis.linalg.device import has_fast_float64, solve_stacked
 from condexp.analysis.linalg.pair_products import Numbers
 
 T = TypeVar("T")
@@ -98,18 +99,29 @@ def pin_threads(num_threads: int | None = None) -> None:
         _Workers.forget()
 
 
-def solve_all(matrices: Sequence[Tensor]) -> list[Tensor]:
+def solve_all(
+    matrices: Sequence[Tensor], on_devices: Sequence[Tensor] | None = None
+) -> list[Tensor]:
     """Return the eigenvalues of many matrices, several at a time on as many threads as torch has.
+
+    A device whose float64 is fast solves its own; the CPU repeats what is not believed.
 
     Where threads were pinned torch solves them, else NumPy does, whose threads are its own: those
     of torch stay as they are, and with them the bits of what a network computes.
 
     Args:
         matrices: Matrices as for :func:`descending_eigenvalues`, of any sizes.
+        on_devices: The same matrices, where they were made.
 
     Returns:
         The eigenvalues of each.
     """
+    there = [i for i, each in enumerate(on_devices or ()) if has_fast_float64(each.device)]
+    if on_devices and there:
+        found = dict(zip(there, solve_stacked([on_devices[i] for i in there]), strict=True))
+        left = [i for i in range(len(matrices)) if found.get(i) is None]
+        found |= dict(zip(left, solve_all([matrices[i] for i in left]), strict=True))
+        return [each for i in range(len(matrices)) if (each := found[i]) is not None]
     num_threads = _Workers.num_threads or torch.get_num_threads()
     if num_threads < 2 or len(matrices) < 2:
         return [descending_eigenvalues(matrix) for matrix in matrices]

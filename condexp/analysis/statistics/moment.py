@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.layers.calls import PassMode
+from condexp.analysis.linalg.device import fetched, has_fast_float64
 from condexp.analysis.linalg.eigen import solve_all
 from condexp.analysis.linalg.moments import MomentMatrix, Scale, SecondMoment
 from condexp.analysis.linalg.ratios import is_wide
@@ -124,10 +125,13 @@ class SolveQueue:
                     moments.append(moment)
                     matrices.append(moment.matrix())
                     num_bytes += matrices[-1].nbytes
+            on_cpu = fetched(matrices)
             narrow = [not is_wide(matrix.shape[-1]) for matrix in matrices]
-            solved = iter(solve_all(list(compress(matrices, narrow))))
-            for moment, is_narrow in zip(moments, narrow, strict=True):
-                moment.set_eigenvalues(next(solved) if is_narrow else None)
+            solved = iter(
+                solve_all(list(compress(on_cpu, narrow)), list(compress(matrices, narrow)))
+            )
+            for moment, matrix, is_narrow in zip(moments, on_cpu, narrow, strict=True):
+                moment.set_eigenvalues(matrix, next(solved) if is_narrow else None)
             for moment in moments:
                 moment.refine()
                 moment.enqueue()
@@ -240,6 +244,7 @@ class AdaptiveMoment:
         sizes = rows.num_rows, rows.num_features
         # A float64 product then costs less than the second solve that float32 would mostly lead to.
         is_cheap = max(sizes) <= _CHEAP * min(sizes)
+        is_cheap = is_cheap or has_fast_float64(rows.device)
         fine = several or is_cheap or rows.dtype == torch.float64
         return torch.float64 if fine else torch.float32
 
@@ -252,7 +257,7 @@ class AdaptiveMoment:
         self._queue.add(self, held + self._queued.matrix.nbytes)
 
     def matrix(self) -> Tensor:
-        """Return the matrix whose eigenvalues are wanted, on the CPU.
+        """Return the matrix whose eigenvalues are wanted, where its rows are.
 
         Raises:
             InputError: If the rows, which may be needed again, were changed in place.
@@ -264,12 +269,18 @@ class AdaptiveMoment:
                 "an input or gradient of an analysed layer was changed in place after its call: "
                 "put a condexp.Recorder around the pass, which copies them, or leave the layer out."
             )
-        return self._queued.matrix.cpu()
+        return self._queued.matrix
 
-    def set_eigenvalues(self, eigenvalues: Tensor | None) -> None:
-        """Set the eigenvalues of :meth:`matrix`; None: it is too wide to be solved."""
+    def set_eigenvalues(self, matrix: Tensor, eigenvalues: Tensor | None) -> None:
+        """Set the eigenvalues of :meth:`matrix`.
+
+        Args:
+            matrix: The same matrix, on the CPU.
+            eigenvalues: None: it is too wide to be solved.
+        """
         assert self._queued is not None
-        self._result, self._queued = _Result.of(self._queued, eigenvalues), None
+        queued, self._queued = replace(self._queued, matrix=matrix), None
+        self._result = _Result.of(queued, eigenvalues)
 
     def refine(self) -> None:
         """Keep the result, or compute it again in float64 while its rows are at hand."""
