@@ -65,9 +65,9 @@ def _is_certified(matrices: Tensor, values: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(matrices, dim=(-2, -1))
     allowed = 1e-12 * max(side, 8) * norms
     traces = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
-    fits = (torch.linalg.vector_norm(values, dim=-1) - norms).abs() <= allowed
-    fits &= (values.sum(-1) - traces).abs() <= allowed * math.sqrt(side)
-    return fits
+    fits: Tensor = (torch.linalg.vector_norm(values, dim=-1) - norms).abs() <= allowed
+    sums: Tensor = (values.sum(-1) - traces).abs() <= allowed * math.sqrt(side)
+    return fits.logical_and(sums)
 
 
 def fetched(tensors: Sequence[Tensor]) -> list[Tensor]:
