@@ -155,12 +155,13 @@ def _pack_measures(packed: Packed, data: LayerMeasures) -> None:
     marks = np.array([_codes(data, q["key"]) for q in quantities], np.uint8).reshape(-1, *shape)
     for plan in measure_plans():
         rows = kept_rows(shape[0], plan.every)
+        least = len(rows) <= 2  # the first and the last are in any page
         parts = [values, high_low] if plan.intervals else [values]
         kept = np.concatenate(parts)[:, rows]
-        if LETTERS_EACH[plan.bits] * kept.size > 2 * MEASURE_LETTERS:
+        if LETTERS_EACH[plan.bits] * kept.size > 2 * MEASURE_LETTERS and not least:
             continue
         blobs = {"measures": pack_numbers(kept, plan.bits), "marks": pack_codes(marks[:, rows])}
-        if sum(map(len, blobs.values())) <= MEASURE_LETTERS or len(rows) <= 2:
+        if sum(map(len, blobs.values())) <= MEASURE_LETTERS or (least and not plan.intervals):
             break
     packed.blobs |= blobs
     for number, (quantity, key) in enumerate(ends if plan.intervals else []):

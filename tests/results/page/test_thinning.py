@@ -1,5 +1,7 @@
 """What a page keeps of a large run: rounded as it says, spread as it says, under ten megabytes."""
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from condexp.store.reader import Run, open_run
 from condexp.store.schema.fields import Axis
 from condexp.store.schema.layout import SEALED, FileSpec
 from tests.results.page.looking import opened
+from tests.results.stored import write_run
 
 LARGEST = np.finfo(np.float64).max
 
@@ -65,6 +68,15 @@ def test_a_thinned_curve_keeps_every_spike() -> None:
     steps, kept = thinned(np.arange(1_000_000), values)
     assert len(steps) <= 2000
     assert {3: 5.0, 777_777: -2.0}.items() <= dict(zip(steps, kept, strict=True)).items()
+
+
+def test_the_first_and_the_last_snapshot_are_in_any_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("condexp.results.page.run_data.MEASURE_LETTERS", 10)
+    page = write_run_page(write_run(tmp_path / "run")).read_text()
+    assert "Of 4 snapshots 2 are kept here." in page
+    assert '"steps":[0,5]' in page
 
 
 @pytest.fixture(scope="module")
