@@ -23,8 +23,11 @@ def run(args: list[str]) -> int:
         "--output", type=Path, metavar="DIR", help="where to (default: beside the runs)"
     )
     parser.add_argument("--size", default="text", help="width: column (3.4 in) or text (7.2 in)")
-    parser.add_argument("--layer", help="of spectrum (default: the last) and compare")
-    parser.add_argument("--matrix", help="of spectrum: input, grad_output, weight, … (input)")
+    parser.add_argument("--layer", help="of spectrum (the last), density (all) and compare")
+    parser.add_argument(
+        "--matrix",
+        help="of spectrum: input, weight, … (input); of density: hessian, ggn",
+    )
     parser.add_argument("--measure", help="of compare: kfac_kappa_0.5 (default), test_error, …")
     options = parser.parse_args(args)
     chosen = {name: getattr(options, name) for name in ("layer", "matrix", "measure")}

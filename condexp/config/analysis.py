@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from condexp.analysis.vocabulary import (
-    WHOLE_MATRICES,
     ConvInput,
     FisherType,
+    Matrix,
     NetworkPrecision,
     Precision,
     WeightSharing,
@@ -47,7 +47,7 @@ class LayersConfig:
 class AnalysisConfig:
     """What is measured, of which layers, when, and how exactly."""
 
-    matrices: list[str] = one_of(WHOLE_MATRICES)
+    matrices: list[str] = one_of(Matrix)
     fisher_type: str = one_of(FisherType)
     mc_samples: int = within(1)
     source: str = one_of(Source)
@@ -59,6 +59,11 @@ class AnalysisConfig:
     bias: bool
     precision: str = one_of(Precision)
     network_precision: str = one_of(NetworkPrecision)
+    top_k: int = within(1, 1000)
+    eigenvalue_tolerance: float = within(0, 0.5, open_low=True)
+    num_random_vectors: int = within(2)
+    num_lanczos_steps: int = within(2)
+    layer_blocks: bool
     kappa_p: list[float] = within(0, 1, open_low=True)
     layers: LayersConfig
     save_spectra: bool

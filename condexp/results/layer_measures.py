@@ -11,7 +11,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from condexp.analysis.linalg.ratios import p_limit
-from condexp.analysis.vocabulary import CERTIFICATES, LAYER_MEASURES, SPECTRUM_MEASURES
+from condexp.analysis.vocabulary import (
+    CERTIFICATES,
+    CURVATURE_MATRICES,
+    CURVATURE_MEASURES,
+    LAYER_MEASURES,
+    SPECTRUM_MEASURES,
+)
 from condexp.errors import InputError, suggestion
 from condexp.results.config_keys import lookup
 from condexp.results.tables.numbers import Mark, kappa_marks, put_mark, value_marks
@@ -121,12 +127,14 @@ class LayerMeasures:
         Returns:
             The measures.
         """
-        scales = {name: arrays[name] for name in ("step", "p")}
-        own = {name: array[:, None] for name, array in arrays.items() if name.startswith("fisher_")}
+        scales = {"p": np.empty(0)} | {n: arrays[n] for n in ("step", "p") if n in arrays}
+        measured = ("fisher", *CURVATURE_MATRICES)
+        own = {n: array[:, None] for n, array in arrays.items() if n.partition("_")[0] in measured}
         own |= {name: arrays[name] for name in COVERAGE_NAMES if name in arrays}
         one = np.ones(1, dtype=np.int64)
         # A Fisher spectrum knows its rows by its length: the sizes of a layer play no part.
-        sizes = dict.fromkeys(("d_in", "d_out", "groups", "num_rows", "n_fisher"), one)
+        of_fisher = ("n_fisher",) if "fisher_status" in arrays else ()
+        sizes = dict.fromkeys(("d_in", "d_out", "groups", "num_rows", *of_fisher), one)
         return cls.of({**scales, **own, **sizes, "layer": np.array([NETWORK])}, {})
 
     @cached_property
@@ -149,6 +157,8 @@ class LayerMeasures:
             for kappa in KAPPAS:
                 for index, p in enumerate(self.fractions):
                     found[f"{matrix}_{kappa}_{p}"] = Measure(f"{matrix}_{kappa}", matrix, index)
+        for matrix in sorted(CURVATURE_MATRICES):
+            found |= {f"{matrix}_{s}": Measure(f"{matrix}_{s}") for s in CURVATURE_MEASURES}
         return {name: measure for name, measure in found.items() if measure.array in self.arrays}
 
     def find(self, name: str) -> Measure:

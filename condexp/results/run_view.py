@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from condexp.analysis.vocabulary import SINGULAR_VALUES
+from condexp.analysis.vocabulary import SINGULAR_VALUES, Matrix
 from condexp.errors import InputError
 from condexp.results.config_keys import flatten, lookup, setting_text
 from condexp.results.layer_measures import LayerMeasures
@@ -98,6 +98,13 @@ SYMBOLS = {
     "fisher": "Fisher",
 }
 # What an infinity meant before intervals were stored.
+CURVATURE_SYMBOLS = {
+    "λ_max": "lambda_max",
+    "λ_min": "lambda_min",
+    "trace": "trace",
+    "‖·‖_F": "frobenius_norm",
+    "negative share": "negative_share",
+}
 INFINITE_1 = "∞: the matrix is rank-deficient, or its eigenvalue is under the noise floor"
 EXPLANATIONS = {
     Mark.ROWS: "rows: infinite by construction, fewer rows than p·d were measured",
@@ -215,6 +222,8 @@ def layer_table(
         network = LayerMeasures.read_network(run, fractions)
         below.append(network_line(network, row))
         seen |= {network.marks(name)[row, 0] for name in _names(network, ("fisher",))}
+    if run.curvature:
+        below += curvature_lines(LayerMeasures.read_network(run), row)
     texts = EXPLANATIONS if data.has_intervals else EXPLANATIONS | {Mark.INFINITE: INFINITE_1}
     notes = [Text(text, style="dim") for mark, text in texts.items() if mark in seen]
     return Group(Fitted(table), *below, *notes)
@@ -279,6 +288,29 @@ def network_line(network: LayerMeasures, row: int) -> Text:
         sign = "" if mark in {Mark.AT_LEAST, Mark.ESTIMATED} else "= "
         parts.append(f"{symbol} {sign}{format_number(value, mark)}")
     return Text(f"network: Fisher {', '.join(parts)}{_covered(network, row)}")
+
+
+def curvature_lines(network: LayerMeasures, row: int) -> list[Text]:
+    """Say what the Hessian and the Gauss–Newton matrix of all parameters are like.
+
+    Args:
+        network: The network's measures, as those of one layer.
+        row: The snapshot.
+
+    Returns:
+        A line each, with the errors of its numbers.
+    """
+    lines = []
+    for matrix in (Matrix.HESSIAN, Matrix.GGN):
+        parts = []
+        for symbol, measure in CURVATURE_SYMBOLS.items():
+            if f"{matrix}_{measure}" in network.measures:
+                value = float(network.values(f"{matrix}_{measure}")[row, 0])
+                error = float(network.values(f"{matrix}_{measure}_error")[row, 0])
+                parts.append(f"{symbol} = {value:.4g} ± {error:.1g}")
+        if parts:
+            lines.append(Text(f"network: {matrix} {', '.join(parts)}"))
+    return lines
 
 
 def _covered(network: LayerMeasures, row: int) -> str:

@@ -187,6 +187,7 @@ class Attempt:
         trainer, start = build_trainer(prepared, communicator), 0
         if checkpoint is not None:
             checkpoint.restore(trainer.model, trainer.optimizer)
+            trainer.eigenvectors.update(checkpoint.eigenvectors)
             start = checkpoint.step
         setting, steps_per_epoch = prepared.config.trainer.checkpoint, prepared.plan.steps_per_epoch
         checkpointer = Checkpointer(
@@ -200,6 +201,7 @@ class Attempt:
             start=start,
             communicator=communicator,
             keep=setting.keep,
+            eigenvectors=trainer.eigenvectors,
         )
         sinks: list[Sink] = [writer, self._status_writer, observer, *others]
 

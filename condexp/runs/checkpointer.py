@@ -1,12 +1,13 @@
 """Saving checkpoints of a run between its updates, and stopping it when asked to."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from condexp.analysis.communicator import SINGLE_PROCESS
 from condexp.store.disk import LostFolderError, ResultsError
@@ -89,6 +90,7 @@ class Checkpointer:
         communicator: The processes that train together; this one is rank 0, and the others save
             their random states with it.
         keep: How many checkpoints stay under their steps' names, or ``all``.
+        eigenvectors: The trainer's, which it changes.
     """
 
     def __init__(
@@ -104,11 +106,12 @@ class Checkpointer:
         start: int = 0,
         communicator: TrainingCommunicator = SINGLE_PROCESS,
         keep: int | str = 0,
+        eigenvectors: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._folder, self._writer, self._fingerprint = folder, writer, fingerprint
         self._model, self._optimizer = model, optimizer
         self._schedule, self._stop, self._communicator = schedule, stop, communicator
-        self._keep = keep
+        self._keep, self._eigenvectors = keep, {} if eigenvectors is None else eigenvectors
         self._next = schedule.next_after(start)
         self._written = time.monotonic()
 
@@ -167,6 +170,7 @@ class Checkpointer:
             data_sha256=self._fingerprint.data_sha256,
             state=state,
             others=tuple(others),
+            eigenvectors=self._eigenvectors,
         )
         owner = self._writer.owner
         save_checkpoint(self._folder, checkpoint, owner)

@@ -225,6 +225,32 @@ def check_labels(
         raise InputError(f"{error} In a configuration: analysis.probe.mode=eval.") from error
 
 
+def check_curvature(config: Config, options: AnalysisOptions) -> None:
+    """Refuse a Hessian or a Gauss–Newton matrix where its products cannot be right.
+
+    Args:
+        config: The validated configuration.
+        options: What is to be measured.
+
+    Raises:
+        InputError: If several processes train, or the passes are in bfloat16.
+    """
+    trainer = config.trainer
+    if not options.wants_curvature:
+        return
+    if trainer.num_processes > 1:
+        raise InputError(
+            "analysis.matrices: hessian and ggn are measured by one process alone, and "
+            f"trainer.num_processes={trainer.num_processes} train together: keep checkpoints "
+            "(trainer.checkpoint.keep=all) and measure these with condexp analyze."
+        )
+    if trainer.precision == "bf16" and not options.in_float64:
+        raise InputError(
+            "analysis.matrices: hessian and ggn of passes in bfloat16 would be rounding: set "
+            "analysis.network_precision=float64, or trainer.precision=fp32."
+        )
+
+
 def check_memory(options: AnalysisOptions, costs: Sequence[LayerCost]) -> None:
     """Refuse an exact Fisher matrix that does not fit ``analysis.memory_limit``.
 

@@ -15,7 +15,7 @@ from torch import nn
 from condexp.analysis.costs import LayerCost
 from condexp.analysis.layers.info import Catalogue
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import CURVATURE_MATRICES, Matrix
 from condexp.config import Config
 from condexp.config.analysis import AnalysisConfig
 from condexp.config.training import ImportOptimizerConfig
@@ -33,6 +33,7 @@ from condexp.runs.build import (
     training_batches,
 )
 from condexp.runs.checks import (
+    check_curvature,
     check_labels,
     check_length,
     check_loggers,
@@ -139,7 +140,9 @@ def prepare(config: Config) -> PreparedRun:
     if plan.snapshot_steps:
         check_labels(config.analysis, options, trace.model, loss_fn)
         check_memory(options, costs)
-    num_bytes = _disk_space(config, spec, _num_bytes(trace.model) + slots)
+        check_curvature(config, options)
+    vectors = _vector_bytes(trace.model, options) if plan.snapshot_steps else 0
+    num_bytes = _disk_space(config, spec, _num_bytes(trace.model) + slots + vectors)
     return PreparedRun(
         config,
         folder,
@@ -157,6 +160,13 @@ def prepare(config: Config) -> PreparedRun:
 def _num_bytes(model: nn.Module) -> int:
     tensors = model.state_dict().values()
     return sum(tensor.numel() * tensor.element_size() + 1024 for tensor in tensors)
+
+
+def _vector_bytes(model: nn.Module, options: AnalysisOptions) -> int:
+    """Return the bytes of the eigenvectors that a checkpoint keeps, float32."""
+    num_matrices = len(CURVATURE_MATRICES & {*options.matrices})
+    num_weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return 4 * num_matrices * num_weights * (options.top_k + 1) * (1 + options.layer_blocks)
 
 
 def _optimizer_bytes(config: Config, dataset: Dataset, model: nn.Module) -> int:
@@ -228,6 +238,11 @@ def _options(analysis: AnalysisConfig, seed: int) -> AnalysisOptions:
         seed=seed,
         mc_samples=analysis.mc_samples,
         memory_limit=None if limit is None else max(1, round(limit * 1e9)),
+        top_k=analysis.top_k,
+        eigenvalue_tolerance=analysis.eigenvalue_tolerance,
+        num_random_vectors=analysis.num_random_vectors,
+        num_lanczos_steps=analysis.num_lanczos_steps,
+        layer_blocks=analysis.layer_blocks,
     )
 
 
@@ -302,6 +317,8 @@ def _file_spec(
         num_samples=_num_samples(config, len(dataset.train)),
         num_signals=signals,
         config_yaml=identity_yaml(config.plain),
+        top_k=options.top_k,
+        layer_blocks=options.layer_blocks,
         attributes=file_attributes(
             f"{config.model.title} on {config.dataset.name}, seed {config.seed}",
             options,

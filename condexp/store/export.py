@@ -19,7 +19,7 @@ from condexp.store.hdf5.validate import validate_results
 from condexp.store.reader import Run
 from condexp.store.schema.fields import COVERAGE_NAMES, EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec
 from condexp.store.schema.layout import COUNTERS, STEPS, columns
-from condexp.store.schema.matrices import NETWORK
+from condexp.store.schema.matrices import NETWORK, is_curvature_row
 
 COLUMNS = ("step", "epoch", "layer", "measure", "p", "value")
 COLUMNS_WITH_SPECTRA = ("step", "epoch", "layer", "measure", "p", "eig", "value")
@@ -97,6 +97,8 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
         if is_live(file) and (problems := validate_results(run.file)):
             raise DamageError(problems[0])
         snapshots = columns(read_file_shape(file), Axis.SNAPSHOT)
+        # Of a Hessian's rows of numbers the scalars are exported alone.
+        snapshots = tuple(c for c in snapshots if not is_curvature_row(c.name))
         eigenvalues = [column for column in snapshots if column.measure == "eigenvalue"]
         if spectra and not eigenvalues:
             raise InputError(

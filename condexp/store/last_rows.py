@@ -21,7 +21,7 @@ from condexp.store.hdf5.structure import (
 )
 from condexp.store.schema.fields import EVAL_NAMES, Axis
 from condexp.store.schema.layout import COUNTERS
-from condexp.store.schema.matrices import NETWORK
+from condexp.store.schema.matrices import CURVATURE_SCALES, NETWORK, is_curvature_row
 
 # What describes the layers at every step; n_<matrix> does as well.
 SIZES = frozenset({"p", "d_in", "d_out", "groups", "num_rows"})
@@ -87,7 +87,8 @@ def _layers(group: Any, keys: Collection[str] | None, last: slice) -> dict[str, 
         return keys is None or any(f".{start}" in key for key in keys)
 
     # Opening a dataset is what takes time, so those that are not needed stay closed.
-    names = [name for name in group if name not in DESCRIPTIONS]
+    left_out = {*DESCRIPTIONS, *CURVATURE_SCALES}
+    names = [name for name in group if name not in left_out and not is_curvature_row(name)]
     sides = {name for name in names if name.startswith("n_")}
     # The high end of an interval says whether its number is a bound, and where a matrix may have
     # been too wide to be solved for, its rank whether it is an estimate.
@@ -110,5 +111,6 @@ def _layers(group: Any, keys: Collection[str] | None, last: slice) -> dict[str, 
 def _network(file: Any, last: slice) -> dict[str, NDArray[Any]]:
     if NETWORK not in file:
         return {}
-    names = [name for name in file[NETWORK] if name not in {"eig", "fisher_eigenvalue"}]
+    left_out = {"eig", "fisher_eigenvalue", *CURVATURE_SCALES}
+    names = [n for n in file[NETWORK] if n not in left_out and not is_curvature_row(n)]
     return {name: file[NETWORK][name][slice(None) if name == "p" else last] for name in names}

@@ -125,6 +125,12 @@ class Run:
         with open_file(self.file) as file:
             return texts(file["not_analysed"])
 
+    @cached_property
+    def curvature(self) -> tuple[str, ...]:
+        """Those of ``hessian`` and ``ggn`` that were measured of the network."""
+        with open_file(self.file) as file:
+            return tuple(map(str, read_file_shape(file).curvature))
+
     @property
     def steps(self) -> tuple[int, ...]:
         """Training steps of the committed snapshots."""
@@ -178,7 +184,9 @@ class Run:
         return with_fractions(table, p, spectrum, int(self.attrs.get("num_signals", 1)))
 
     def network(self, p: Sequence[float] = ()) -> xr.Dataset:
-        """Return the Fisher matrix of all analysed layers together at the committed snapshots.
+        """Return the matrices of all layers together at the committed snapshots.
+
+        ``fisher`` is of all analysed layers, ``hessian`` and ``ggn`` are of all trained parameters.
 
         Args:
             p: Fractions of condition numbers, as for :meth:`measures`.
@@ -186,7 +194,8 @@ class Run:
         Returns:
             Dimensions ``step``, ``eig`` and, for ``fisher_kappa``, ``p``; variables as in the file:
             ``fisher_eigenvalue``, descending, unless spectra were not saved, and its measures
-            (``fisher_lambda_max``, …); ``epoch`` a coordinate of ``step``.
+            (``fisher_lambda_max``, …); ``hessian_eigenvalue`` and its errors along ``top``,
+            ``hessian_density`` along ``point``; ``epoch`` a coordinate of ``step``.
 
         Raises:
             InputError: If it was not measured.
@@ -194,8 +203,8 @@ class Run:
         with open_file(self.file) as file:
             if NETWORK not in file:
                 raise InputError(
-                    f"{self.file} holds no Fisher matrix of the network: it is measured where "
-                    "analysis.matrices has fisher, as with analysis=fisher"
+                    f"{self.file} holds no matrix of the network: it is measured where "
+                    "analysis.matrices has fisher (as with analysis=fisher), hessian or ggn"
                 )
             table = _table(file, NETWORK).assign_attrs(self._netcdf_attrs)
         if not p:
@@ -212,7 +221,8 @@ class Run:
         """Return the eigenvalues of a matrix of one layer at the committed snapshots.
 
         Args:
-            matrix: ``input``, ``grad_output``, ``fisher``, ``weight`` or ``weight_grad``.
+            matrix: ``input``, ``grad_output``, ``fisher``, ``weight`` or ``weight_grad``; of
+                ``hessian`` and ``ggn`` the largest eigenvalues.
             layer: The layer's name.
 
         Returns:
@@ -224,8 +234,16 @@ class Run:
         with open_file(self.file) as file:
             num, extent = _num_committed(file, Axis.SNAPSHOT), read_file_shape(file)
             measured = [str(other) for other in extent.lengths if other not in WITHOUT_SPECTRA]
+            measured += map(str, extent.curvature if extent.layer_blocks else ())
             kind = Matrix(choose("matrix with a spectrum", matrix, measured))
             index = extent.layers.index(choose("layer", layer, extent.layers))
+            if kind in extent.curvature:
+                path = f"layers/{kind}_eigenvalue"
+                check_all_rows(file, path, num)
+                values = file[path][:num, index, :]
+                coordinates = {"step": file["layers/step"][:num], "eig": file["layers/top"][:]}
+                read = xr.DataArray(values, coordinates, ("step", "eig"), f"{matrix} of {layer}")
+                return read.isel(step=slice(_num_committed(file, Axis.SNAPSHOT)))
             path = spectra_group(kind, extent.lengths[kind][index])
             if path not in file:
                 raise InputError(NO_SPECTRA.format(self.file))
@@ -345,8 +363,9 @@ def _table(file: h5py.File, name: str) -> xr.Dataset:
 
 def _name_estimates(arrays: Mapping[str, xr.Variable]) -> None:
     for name, variable in arrays.items():
-        if name.endswith("_status"):
-            statuses, ranks = variable.to_numpy(), arrays[name.replace("_status", "_rank")]
+        rank = name.replace("_status", "_rank")
+        if name.endswith("_status") and rank in arrays:  # not of what is known by its products
+            statuses, ranks = variable.to_numpy(), arrays[rank]
             statuses[(statuses == "ok") & np.isnan(ranks.to_numpy())] = ESTIMATED
 
 

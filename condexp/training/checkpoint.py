@@ -5,7 +5,7 @@ import io
 import sys
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +52,7 @@ class Checkpoint:
         config_sha256: Of the identity configuration as YAML.
         data_sha256: Checksum of the data set.
         state: Whether there is more to train; a finished run lacks its last files only.
+        eigenvectors: Those from which the next snapshot's search starts, by matrix and block.
         others: As ``random``, of the processes from rank 1 on.
     """
 
@@ -66,6 +67,7 @@ class Checkpoint:
     data_sha256: str
     state: RunState
     others: tuple[Mapping[str, Any], ...] = ()
+    eigenvectors: Mapping[str, Tensor] = field(default_factory=dict)
 
     def write(self, stream: Stream) -> None:
         """Write the file's bytes; the same state gives the same ones.
@@ -75,6 +77,8 @@ class Checkpoint:
         """
         names = ("model", "optimizer", "random", "step", "epoch", "position", "state", "others")
         content = {name: getattr(self, name) for name in (*names, "config_sha256", "data_sha256")}
+        if self.eigenvectors:  # else the bytes are those of a run without
+            content["eigenvectors"] = dict(self.eigenvectors)
         content |= {"version": VERSION, "committed": asdict(self.committed)}
         hashing = _HashingStream(stream)
         # Texts read from a file are other objects than the program's own.
@@ -149,6 +153,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             data_sha256=found["data_sha256"],
             state=RunState(found["state"]),
             others=found.get("others", ()),
+            eigenvectors=found.get("eigenvectors", {}),
         )
     # Whoever wrote it may have written anything under these names.
     except Exception as error:

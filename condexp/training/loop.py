@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 import torch
@@ -20,7 +20,12 @@ from condexp.training.evaluate import LossFunction
 from condexp.training.events import EvalRecord, Sink, SnapshotRecord, StepRecord
 from condexp.training.execution import Forward
 from condexp.training.learning_rate import LearningRate
-from condexp.training.measured_step import measurement_hooks, snapshot_in_float64, snapshot_of
+from condexp.training.measured_step import (
+    curvature_of_step,
+    measurement_hooks,
+    snapshot_in_float64,
+    snapshot_of,
+)
 from condexp.training.optimizers import set_learning_rate, steady_learning_rate
 from condexp.training.probe import Probe
 from condexp.training.seeding import random_state, restore_random_state
@@ -100,6 +105,8 @@ class Trainer:
             model.
         communicator: The processes that train the network together, each with its share of
             ``batches``; with several of them ``compiled`` must be None.
+        eigenvectors: Those of the last snapshot's ``hessian`` and ``ggn``, from which the next
+            search starts; a part of the run's state.
 
     Raises:
         InputError: If the plan has snapshots that ``source`` cannot give.
@@ -118,6 +125,7 @@ class Trainer:
     compiled: Forward | None = None
     before_step: Callable[[int], None] | None = None
     communicator: TrainingCommunicator = SINGLE_PROCESS
+    eigenvectors: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         last, num_steps = max(self.plan.snapshot_steps, default=-1), self.plan.num_steps
@@ -201,8 +209,14 @@ class Trainer:
         loss = self._pass(wrapped if self.compiled is None else self.compiled, inputs, targets)
         report.step(step, loss, lr)
         if snapshot is not None:
-            report.snapshot(step, snapshot)
+            self._report(report, step, snapshot)
         return loss
+
+    def _report(self, report: "_Report", step: int, snapshot: Snapshot) -> None:
+        report.snapshot(step, snapshot)
+        if self.options.wants_curvature:
+            self.eigenvectors.clear()
+            self.eigenvectors.update(snapshot.eigenvectors)
 
     def _pass(self, forward: Forward, inputs: Tensor, targets: Tensor) -> float:
         """Compute the gradients of a batch.
@@ -219,7 +233,7 @@ class Trainer:
 
     def _in_float64(self, inputs: Tensor, targets: Tensor) -> Snapshot:
         measured = (self.model, self.loss_fn, self.optimizer, inputs, targets)
-        return snapshot_in_float64(*measured, self.options, self.communicator)
+        return snapshot_in_float64(*measured, self.options, self.communicator, self.eigenvectors)
 
     def _measured_pass(
         self,
@@ -232,6 +246,9 @@ class Trainer:
     ) -> float:
         measured = (self.model, self.loss_fn, self.optimizer, inputs, targets)
         hooks = measurement_hooks(*measured, self.options, self.communicator)
+        curvature = curvature_of_step(
+            self.model, self.loss_fn, inputs, targets, self.options, self.eigenvectors
+        )
         before = random_state(), [buffer.clone() for buffer in self.model.buffers()]
         try:
             with hooks:
@@ -243,7 +260,7 @@ class Trainer:
                 buffer.copy_(value)
             raise
         report.step(step, loss, lr)
-        report.snapshot(step, snapshot)
+        self._report(report, step, snapshot.with_curvature(curvature))
         return loss
 
     def _probe_if_due(self, step: int, report: "_Report") -> None:
@@ -252,10 +269,8 @@ class Trainer:
         assert self.probe is not None
         self.communicator.broadcast_buffers(self.model)
         rate = steady_learning_rate(self.optimizer)
-        report.snapshot(
-            step,
-            self.probe.measure(self.model, self.loss_fn, self.options, rate, self.communicator),
-        )
+        measured = (self.model, self.loss_fn, self.options, rate, self.communicator)
+        self._report(report, step, self.probe.measure(*measured, self.eigenvectors))
 
 
 def _endless(batches: Batches, first_epoch: int, position: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from condexp.analysis.analyze import analyze_batches
+from condexp.analysis.curvature.measure import Curvature, Vectors
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.loss.denominator import loss_denominator
+from condexp.analysis.measurement import Measurement
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import MeasurementHooks
@@ -78,6 +80,7 @@ def snapshot_in_float64(
     targets: Tensor,
     options: AnalysisOptions,
     communicator: TrainingCommunicator,
+    start: Vectors,
 ) -> Snapshot:
     """Measure a training batch in a pass of its own, through a float64 copy of the network.
 
@@ -92,6 +95,7 @@ def snapshot_in_float64(
         targets: Targets of these inputs.
         options: What to measure, with ``network_precision=float64``.
         communicator: The processes that train together.
+        start: Eigenvectors of the last snapshot.
 
     Returns:
         The snapshot, merged over all processes; rank 0 has it.
@@ -103,4 +107,34 @@ def snapshot_in_float64(
         options,
         learning_rate=steady_learning_rate(optimizer),
         communicator=communicator,
+        start=start,
     )
+
+
+def curvature_of_step(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    inputs: Tensor,
+    targets: Tensor,
+    options: AnalysisOptions,
+    start: Vectors,
+) -> Curvature:
+    """Measure the Hessian and the Gauss–Newton matrix of a training batch, before its own pass.
+
+    They are of the very function that the step differentiates: of its batch, of the random states
+    that its pass starts from, and in training mode.
+
+    Args:
+        model: The network.
+        loss_fn: Loss of the training.
+        inputs: The batch.
+        targets: Targets of these inputs.
+        options: What to measure.
+        start: Eigenvectors of the last snapshot.
+
+    Returns:
+        The spectra; nothing where they are not asked for.
+    """
+    if not options.wants_curvature:
+        return Curvature()
+    return Measurement(model, loss_fn, [(inputs, targets)], options, start=start).curvature()

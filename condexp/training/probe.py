@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
+from condexp.analysis.curvature.measure import Vectors
 from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
@@ -51,6 +52,7 @@ class Probe:
         options: AnalysisOptions,
         learning_rate: float | None = None,
         communicator: Communicator = SINGLE_PROCESS,
+        start: Vectors | None = None,
     ) -> Snapshot:
         """Measure the model as it is now, and leave it exactly as found.
 
@@ -62,6 +64,7 @@ class Probe:
             learning_rate: For ``effective_lr``; NaN without it.
             communicator: The processes that take turns at the batches; a batch and its statistics
                 are one process's.
+            start: Eigenvectors of an earlier snapshot, to start the next search from.
 
         Returns:
             One snapshot of all batches; of several processes, rank 0 has it.
@@ -75,6 +78,7 @@ class Probe:
                 options,
                 learning_rate=learning_rate,
                 communicator=communicator,
+                start=start,
             )
 
 

@@ -384,6 +384,11 @@ class BetweenLayers(Silent):
         ("batch", [*MLP, *PROBE]),
         ("back-propagation", [*MLP, *PROBE, "analysis.fisher_type=exact",
                               "analysis.probe.mode=eval", "analysis.matrices=[fisher,kfac,input]"]),
+        # The search goes on from the last snapshot's eigenvectors, which the checkpoint has.
+        ("block", [*MLP, *PROBE, "analysis.matrices=[hessian,ggn]", "model.width=16"]),
+        ("block", [*MLP, "analysis.matrices=[input,hessian]", "model.width=16"]),
+        ("block", [*MLP, "analysis.matrices=[hessian,ggn]", "analysis.network_precision=float64",
+                   "analysis.layer_blocks=false", "model.width=16", "analysis.top_k=2"]),
     ],
 )  # fmt: skip
 def test_it_stops_between_the_layers_of_a_snapshot(

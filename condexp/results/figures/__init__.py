@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 NAMES = (
     "overview",
     "spectrum",
+    "density",
+    "sharpness",
     "compare",
     "validation",
     "stability",
@@ -25,11 +27,15 @@ NAMES = (
     "last_layer",
 )
 OF_GRIDS = ("stability", "domination", "conditioning", "last_layer")
-OF_ONE_RUN = ("overview", "spectrum")
+OF_ONE_RUN = ("overview", "spectrum", "density")
 """Drawn of each run by itself; the others show all runs together."""
 
 
-OPTIONS = {"spectrum": ("layer", "matrix"), "compare": ("measure", "layer")}
+OPTIONS = {
+    "spectrum": ("layer", "matrix"),
+    "density": ("layer", "matrix"),
+    "compare": ("measure", "layer"),
+}
 """What figures take besides runs and a size."""
 
 

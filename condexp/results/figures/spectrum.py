@@ -36,7 +36,7 @@ def spectrum(
         folder: Where to write.
         size: How wide it is printed.
         layer: The layer; the last where None.
-        matrix: One with a spectrum of its own.
+        matrix: One with a spectrum of its own; of ``hessian`` and ``ggn`` the largest eigenvalues.
 
     Returns:
         The paths of the PDF, the PNG and the CSV of what was drawn.
@@ -48,7 +48,10 @@ def spectrum(
     layer = layer or run.layers[-1]
     read = run.spectrum(matrix, layer)
     values = pd.DataFrame(read.to_numpy(), index=read["step"].to_numpy())
-    floors = run.measures()[f"{matrix}_noise_floor"].sel(layer=layer).to_numpy()
+    # What is known by products has an error each, and no floor.
+    floors = np.full(len(values), np.nan)
+    if matrix not in run.curvature:
+        floors = run.measures()[f"{matrix}_noise_floor"].sel(layer=layer).to_numpy()
     shape = (1, 2) if size is Size.TEXT else (2, 1)
     with style():
         figure = new_figure(size.width, HEIGHT[size])
@@ -82,7 +85,8 @@ def _draw_scree(axes: Axes, values: pd.DataFrame, floors: NDArray[np.float64]) -
     label_decades(axes.yaxis)
     handles, _ = axes.get_legend_handles_labels()
     floor = Line2D([], [], color=GREY, linestyle="--", linewidth=0.6, label="noise floor")
-    axes.legend(handles=[*handles, floor], fontsize=6)
+    floor_there = bool(np.isfinite(floors).any())
+    axes.legend(handles=[*handles, floor] if floor_there else handles, fontsize=6)
 
 
 def _draw_fan(axes: Axes, values: pd.DataFrame) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from condexp.analysis.vocabulary import WeightSharing
+from condexp.analysis.vocabulary import DENSITY_POINTS, WeightSharing
 from condexp.store.disk import Owner, as_results_error, locked, replacing, reserve, write_at
 from condexp.store.hdf5.checked_file import skeleton_trailer
 from condexp.store.hdf5.file_objects import PAGE_BYTES, SparseFile
@@ -18,7 +18,6 @@ from condexp.store.schema.fields import (
     FORMAT,
     REDUCED_CONVENTION,
     SCALE_CONVENTION,
-    VERSION,
     Axis,
     DatasetSpec,
     Kind,
@@ -153,6 +152,9 @@ def _content(spec: FileSpec) -> dict[str, Any]:
     extent = spec.extent
     for matrix, lengths in extent.lengths.items():
         content[f"layers/n_{matrix}"] = lengths
+    for group in ("layers", "network"):
+        content[f"{group}/top"] = np.arange(extent.top_k)
+        content[f"{group}/point"] = DENSITY_POINTS
     if extent.network_length:
         content["network/eig"] = np.arange(extent.network_length)
         content["network/p"] = spec.kappa_p
@@ -179,7 +181,7 @@ def _attributes(spec: FileSpec) -> dict[str, Any]:
     return {
         "Conventions": "CF-1.10",
         "condexp_format": FORMAT,
-        "condexp_format_version": np.int64(VERSION),
+        "condexp_format_version": np.int64(spec.extent.version),
         "config_sha256": hashlib.sha256(spec.config_yaml.encode()).hexdigest(),
         "scale_convention": SCALE_CONVENTION,
         "steps_per_epoch": np.int64(spec.steps_per_epoch),

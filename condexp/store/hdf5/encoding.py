@@ -6,9 +6,10 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
+from condexp.analysis.linalg.curvature_spectrum import CurvatureSpectrum
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
-from condexp.analysis.vocabulary import SINGULAR_VALUES
+from condexp.analysis.vocabulary import CURVATURE_MATRICES, SINGULAR_VALUES
 from condexp.store.schema.fields import (
     DTYPE_CODES,
     ESTIMATED,
@@ -21,7 +22,13 @@ from condexp.store.schema.matrices import KAPPAS, NETWORK
 from condexp.training.events import SnapshotRecord
 
 Row = NDArray[np.generic]
-AnySpectrum = Spectrum | KroneckerSpectrum
+AnySpectrum = Spectrum | KroneckerSpectrum | CurvatureSpectrum
+OF_CURVATURE = {
+    "eigenvalue": "eigenvalues",
+    "eigenvalue_error": "eigenvalue_errors",
+    "density": "density",
+}
+"""Attributes of a :class:`.CurvatureSpectrum` that are rows of numbers, by name in the file."""
 
 
 def snapshot_row(
@@ -71,7 +78,9 @@ def snapshot_row(
             # A network's spectrum lies beside those of its layers, under the same name.
             measured = [record.snapshot] if column.group == NETWORK else layers
             spectra = [getattr(each, column.matrix, None) for each in measured]
-            if column.measure == "eigenvalue":
+            if column.matrix in CURVATURE_MATRICES and column.measure in OF_CURVATURE:
+                values = np.stack([_numbers(column, each) for each in spectra])
+            elif column.measure == "eigenvalue":
                 chosen = [spectra[i] for i in column.members] or spectra
                 values = _eigenvalues(column, chosen)
             else:
@@ -114,6 +123,7 @@ def _readers(kappa_p: tuple[float, ...]) -> dict[str, Callable[[AnySpectrum], ob
 
     def intervals(spectrum: AnySpectrum) -> list[tuple[float, float]]:
         if id(spectrum) not in found:
+            assert not isinstance(spectrum, CurvatureSpectrum)
             found[id(spectrum)] = [spectrum.kappa_interval(p) for p in kappa_p]
         return found[id(spectrum)]
 
@@ -137,6 +147,15 @@ def _eigenvalues(column: DatasetSpec, spectra: list[AnySpectrum | None]) -> Row:
                 )
             row[:] = spectrum.eigenvalues.numpy()
     return values
+
+
+def _numbers(column: DatasetSpec, spectrum: AnySpectrum | None) -> Row:
+    """Return numbers of a matrix that is known by its products, NaN where there are fewer."""
+    row = np.full(column.shape[-1], np.nan)
+    if spectrum is not None:
+        found = getattr(spectrum, OF_CURVATURE[column.measure]).numpy()
+        row[: len(found)] = found
+    return row
 
 
 def _encode(column: DatasetSpec, values: Row) -> bytes:

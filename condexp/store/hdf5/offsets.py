@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from condexp.errors import InputError
 from condexp.store.disk import write_at
 from condexp.store.hdf5.open import open_file, read_file_shape
-from condexp.store.schema.fields import VERSION, Axis, DatasetSpec, FileShape, Kind
+from condexp.store.schema.fields import VERSION, WRITTEN, Axis, DatasetSpec, FileShape, Kind
 from condexp.store.schema.layout import CHECKSUMS, COUNTERS, SEALED, STEPS, columns, datasets
 from condexp.training.events import RowCounts
 
@@ -56,7 +56,7 @@ def read_offsets(path: Path) -> DatasetOffsets:
         if SEALED in file.attrs:
             raise InputError(f"{path} is sealed: its run is complete")
         extent = read_file_shape(file)
-        if extent.version != VERSION:
+        if extent.version not in WRITTEN:
             raise InputError(older_version(path, extent.version))
         offsets = {}
         for dataset in datasets(extent):

@@ -151,6 +151,9 @@ def read_file_shape(file: h5py.File) -> FileShape:
         The extent it was created from; of a sealed file, the exact lengths.
     """
     layers = file["layers"]
+    network: Any = {}
+    if "network" in file:
+        network = file["network"]
     return FileShape(
         layers=texts(layers["layer"]),
         lengths={
@@ -158,7 +161,7 @@ def read_file_shape(file: h5py.File) -> FileShape:
             for matrix in Matrix
             if f"n_{matrix}" in layers
         },
-        network_length=len(file["network/eig"]) if "network" in file else 0,
+        network_length=len(network["eig"]) if "eig" in network else 0,
         num_p=len(layers["p"]),
         save_spectra="spectra" in file,
         num_snapshots=len(file["step"]),
@@ -166,6 +169,9 @@ def read_file_shape(file: h5py.File) -> FileShape:
         num_evals=len(file["eval/eval_step"]),
         num_not_analysed=len(file["not_analysed"]),
         version=int(attribute(file, "condexp_format_version")),
+        curvature=tuple(m for m in Matrix if f"{m}_density" in network),
+        top_k=len(network["top"]) if "top" in network else 0,
+        layer_blocks="top" in layers,
     )
 
 

@@ -11,7 +11,7 @@ from condexp.store.hdf5.file_objects import DiskFile
 from condexp.store.hdf5.offsets import by_axis, older_version
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.validate import validate_results
-from condexp.store.schema.fields import VERSION, Axis
+from condexp.store.schema.fields import WRITTEN, Axis
 from condexp.store.schema.layout import COUNTERS, FILE_NAME, SEALED, FileSpec, datasets
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
 from condexp.training.choices import RunState
@@ -137,7 +137,7 @@ def check_resumable(
         config_sha256 = file.attrs.get("config_sha256")
     if config_sha256 != fingerprint.config_sha256:
         raise InputError(f"{path} is of another configuration than {here}")
-    if found.version != VERSION and not sealed:
+    if found.version not in WRITTEN and not sealed:
         raise InputError(older_version(path, found.version))
     if not same_shape:
         raise InputError(f"{path} has another shape than this experiment's results have")

@@ -25,6 +25,11 @@ NOT_IDENTITY = (
 OF_SEVERAL = (("trainer", "num_processes"), ("trainer", "sync_batchnorm"))
 """Keys that mean nothing to one process alone."""
 LATER = {
+    ("analysis", "top_k"): 5,
+    ("analysis", "eigenvalue_tolerance"): 1e-3,
+    ("analysis", "num_random_vectors"): 8,
+    ("analysis", "num_lanczos_steps"): 16,
+    ("analysis", "layer_blocks"): True,
     ("analysis", "network_precision"): "as_trained",
     ("analysis", "weight_sharing"): "expand",
     ("dataset", "channels"): None,

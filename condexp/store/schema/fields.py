@@ -11,7 +11,10 @@ FORMAT = "condexp"
 VERSION = 3
 """The version that is written: 2 has intervals of κ, certificates and coverage, 3 checksums of all
 that is read."""
-READABLE = (1, 2, 3)
+WITH_CURVATURE = 4
+"""The version of a file that has a Hessian or a Gauss–Newton matrix, otherwise as 3."""
+WRITTEN = (VERSION, WITH_CURVATURE)
+READABLE = (1, 2, *WRITTEN)
 
 STATUS_CODES_1 = {"absent": 0, "ok": 1, "zero": 2, "unreliable": 3, "nonfinite": 4}
 STATUS_CODES = STATUS_CODES_1 | {"incomplete": 5}
@@ -50,6 +53,8 @@ MATRIX_NAMES = {
     Matrix.FISHER: "Fisher block, the second moment of the samples' weight gradients",
     Matrix.WEIGHT: "W W^T",
     Matrix.WEIGHT_GRAD: "(dL/dW)(dL/dW)^T",
+    Matrix.HESSIAN: "Hessian of the loss",
+    Matrix.GGN: "Gauss-Newton matrix of the loss",
 }
 MEASURE_NAMES = {
     "lambda_max": "largest eigenvalue",
@@ -72,6 +77,20 @@ MEASURE_NAMES = {
     "input_mean_fraction": "share of the mean in the input's second moment",
     "dead_fraction": "share of input units that are 0 on every analysed sample and position",
     "full_fraction": "share of input units that are > 0 on every analysed sample and position",
+}
+CURVATURE_NAMES = {
+    "lambda_max": "largest eigenvalue",
+    "lambda_max_error": "an eigenvalue lies within this of lambda_max",
+    "lambda_min": "lowest eigenvalue",
+    "lambda_min_error": "an eigenvalue lies within this of lambda_min",
+    "trace": "sum of the eigenvalues",
+    "trace_error": "half-width of the 99 % interval of the trace",
+    "frobenius_norm": "root of the sum of the squared eigenvalues",
+    "frobenius_norm_error": "half-width of its 99 % interval",
+    "negative_share": "sum over the negative eigenvalues of |lambda|, over that of all",
+    "negative_share_error": "half-width of its 99 % interval, statistical",
+    "density_scale": "largest modulus of an eigenvalue: the unit of the density's points",
+    "num_products": "products with a vector that it took",
 }
 CERTIFICATE_NAMES = {
     "gradient_residual": "distance of the recorded rows from the weight's gradient, relative",
@@ -200,6 +219,9 @@ class FileShape:
         num_evals: Scheduled evaluations.
         num_not_analysed: Modules with weights that are not measured.
         version: Of the format: an older file has fewer datasets.
+        curvature: Those of ``hessian`` and ``ggn`` that are measured.
+        top_k: Number of their eigenvalues.
+        layer_blocks: Whether they are measured of each layer's block too.
     """
 
     layers: tuple[str, ...]
@@ -212,3 +234,6 @@ class FileShape:
     num_evals: int
     num_not_analysed: int
     version: int = VERSION
+    curvature: tuple[Matrix, ...] = ()
+    top_k: int = 0
+    layer_blocks: bool = False

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from condexp.analysis.layers.info import LayerInfo, NotAnalysed
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import CURVATURE_MATRICES, Matrix
 from condexp.errors import InputError
 from condexp.store.schema.fields import (
     COVERAGE_NAMES,
     EVAL_NAMES,
     TRAIN_NAMES,
+    VERSION,
+    WITH_CURVATURE,
     Axis,
     DatasetSpec,
     FileShape,
@@ -52,6 +54,8 @@ class FileSpec:
         num_samples: Samples N of each snapshot.
         num_signals: Back-propagations of each sample: labels drawn or weighted, 1 for the data's.
         config_yaml: The identity configuration as sorted YAML.
+        top_k: Number of eigenvalues of ``hessian`` and ``ggn``.
+        layer_blocks: Whether these are measured of each layer's block too.
         attributes: fisher_type, source, bn_mode, conv_input, center, bias, title.
 
     Raises:
@@ -70,20 +74,23 @@ class FileSpec:
     num_samples: int
     config_yaml: str
     num_signals: int = 1
+    top_k: int = 0
+    layer_blocks: bool = False
     attributes: Mapping[str, str | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for layer in self.layers:
-            longest = max((self._length(layer, matrix) for matrix in self.matrices), default=0)
+            longest = max((self._length(layer, matrix) for matrix in self._whole), default=0)
             if longest >= 2**31:
                 raise InputError(
                     f"layer {layer.name!r} has a matrix of {longest} eigenvalues, more than the "
                     "2^31 - 1 of a results file: leave it out with analysis.layers.exclude"
                 )
-            if layer.name == NETWORK and Matrix.FISHER in self.matrices:
+            if layer.name == NETWORK and {Matrix.FISHER, *CURVATURE_MATRICES} & {*self.matrices}:
                 raise InputError(
-                    f"a layer is called {NETWORK!r}, as tables call the Fisher matrix of all "
-                    "layers together: rename the module, or leave fisher out of analysis.matrices"
+                    f"a layer is called {NETWORK!r}, as tables call the matrix of all layers "
+                    "together: rename the module, or leave fisher, hessian and ggn out of "
+                    "analysis.matrices"
                 )
 
     @property
@@ -98,8 +105,9 @@ class FileSpec:
         lengths = {
             matrix: tuple(self._length(layer, matrix) for layer in self.layers)
             for matrix in Matrix
-            if matrix in self.matrices
+            if matrix in self._whole
         }
+        curvature = tuple(m for m in Matrix if m in CURVATURE_MATRICES & {*self.matrices})
         return FileShape(
             layers=tuple(layer.name for layer in self.layers),
             lengths=lengths,
@@ -110,7 +118,15 @@ class FileSpec:
             num_train_steps=self.num_train_steps,
             num_evals=len(self.eval_steps),
             num_not_analysed=len(self.not_analysed),
+            version=WITH_CURVATURE if curvature else VERSION,
+            curvature=curvature,
+            top_k=self.top_k if curvature else 0,
+            layer_blocks=self.layer_blocks and bool(curvature and self.layers),
         )
+
+    @property
+    def _whole(self) -> tuple[Matrix, ...]:
+        return tuple(matrix for matrix in self.matrices if matrix not in CURVATURE_MATRICES)
 
     @property
     def num_rows(self) -> dict[Axis, int]:

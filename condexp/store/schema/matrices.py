@@ -2,9 +2,17 @@
 
 from collections.abc import Iterator
 
-from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES, Matrix
+from condexp.analysis.vocabulary import (
+    CURVATURE_MATRICES,
+    CURVATURE_MEASURES,
+    DENSITY_POINTS,
+    LAYER_MEASURES,
+    SPECTRUM_MEASURES,
+    Matrix,
+)
 from condexp.store.schema.fields import (
     CERTIFICATE_NAMES,
+    CURVATURE_NAMES,
     MATRIX_NAMES,
     MEASURE_NAMES,
     WITHOUT_SPECTRA,
@@ -17,6 +25,16 @@ from condexp.store.schema.fields import (
 NETWORK = "network"  # the group of all layers together, and their name in tables
 KAPPAS = ("kappa", "kappa_low", "kappa_high")  # of each matrix, for every fraction p
 EIG_NAME = "0-based index of the eigenvalue, the largest first"
+
+
+CURVATURE_SCALES = ("top", "point")
+_ROWS = ("eigenvalue", "eigenvalue_error", "density")
+
+
+def is_curvature_row(name: str) -> bool:
+    """Return whether an array has a row of numbers for each matrix: eigenvalues, a density."""
+    matrix, _, measure = name.partition("_")
+    return matrix in {*map(str, CURVATURE_MATRICES)} and measure in _ROWS
 
 
 def spectra_group(matrix: Matrix, length: int) -> str:
@@ -52,6 +70,8 @@ def measures(extent: FileShape) -> Iterator[DatasetSpec]:
         yield DatasetSpec(f"layers/{measure}", shape, Kind.FLOAT, dims, name, axis=Axis.SNAPSHOT)
     for matrix in extent.lengths:
         yield from _matrix("layers", matrix, shape, dims, extent)
+    if extent.layer_blocks:
+        yield from _curvature("layers", shape, dims, extent)
 
 
 def _matrix(
@@ -72,8 +92,35 @@ def _matrix(
         yield DatasetSpec(path, full, kind, names, name, axis=Axis.SNAPSHOT, matrix=matrix)
 
 
+def _curvature(
+    group: str, shape: tuple[int, ...], dims: tuple[str, ...], extent: FileShape
+) -> Iterator[DatasetSpec]:
+    """Yield the Hessian and the Gauss–Newton matrix: of each layer's block, or the network."""
+    num_points = len(DENSITY_POINTS)
+    yield DatasetSpec(f"{group}/top", (extent.top_k,), Kind.INT, ("top",), EIG_NAME)
+    name = "place of the density, in units of density_scale"
+    yield DatasetSpec(f"{group}/point", (num_points,), Kind.FLOAT, ("point",), name)
+    for matrix in extent.curvature:
+        of = MATRIX_NAMES[matrix]
+        scalars = dict.fromkeys(CURVATURE_MEASURES, Kind.FLOAT)
+        for measure, kind in (scalars | {"status": Kind.STATUS, "dtype": Kind.DTYPE}).items():
+            name = f"{CURVATURE_NAMES.get(measure) or MEASURE_NAMES[measure]}: {of}"
+            path = f"{group}/{matrix}_{measure}"
+            yield DatasetSpec(path, shape, kind, dims, name, axis=Axis.SNAPSHOT, matrix=matrix)
+        rows = {
+            "eigenvalue": ("top", extent.top_k, "largest eigenvalues, descending"),
+            "eigenvalue_error": ("top", extent.top_k, "an eigenvalue lies within this of each"),
+            "density": ("point", num_points, "share of the eigenvalues at each point"),
+        }
+        for measure, (dim, length, name) in rows.items():
+            path, full = f"{group}/{matrix}_{measure}", ((*shape, length), (*dims, dim))
+            yield DatasetSpec(
+                path, full[0], Kind.FLOAT, full[1], f"{name}: {of}", "1", Axis.SNAPSHOT, matrix
+            )
+
+
 def network(extent: FileShape) -> Iterator[DatasetSpec]:
-    """Yield the Fisher matrix of all layers together, where it was asked for.
+    """Yield the matrices of the whole network, where they were asked for.
 
     Args:
         extent: The facts that decide names and shapes.
@@ -81,10 +128,14 @@ def network(extent: FileShape) -> Iterator[DatasetSpec]:
     Yields:
         The datasets in file order; none where it was not.
     """
-    if not extent.network_length:
+    if not (extent.network_length or extent.curvature):
         return
     matrix, num, length = Matrix.FISHER, extent.num_snapshots, extent.network_length
     yield DatasetSpec(f"{NETWORK}/step", (num,), Kind.INT, ("step",), "training step")
+    if extent.curvature:
+        yield from _curvature(NETWORK, (num,), ("step",), extent)
+    if not length:
+        return
     # There without eigenvalues too: it says how many there are.
     yield DatasetSpec(f"{NETWORK}/eig", (length,), Kind.INT, ("eig",), EIG_NAME)
     name = "fraction p of kappa"

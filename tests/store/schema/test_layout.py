@@ -192,7 +192,7 @@ def test_a_layer_may_not_be_called_as_the_network(tmp_path: Path) -> None:
 
 def test_every_status_measure_and_matrix_has_its_word() -> None:
     assert set(SpectrumStatus) | {"absent"} == set(STATUS_CODES)
-    assert set(WHOLE_MATRICES) == set(MATRIX_NAMES)
+    assert set(Matrix) == set(MATRIX_NAMES)
     assert {*LAYER_MEASURES, *SPECTRUM_MEASURES} <= set(MEASURE_NAMES)
 
 
