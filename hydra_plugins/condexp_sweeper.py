@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,7 @@ class CondexpSweeper(BasicSweeper):
         # Only a sweep needs torch at this point.
         from condexp.results.console import show
         from condexp.runs.checks import check_parallel, refuse_several_sweeps
+        from condexp.runs.progress import planning
         from condexp.runs.sweep.execute import run_sweep
         from condexp.runs.sweep.plan import plan_sweep
         from condexp.runs.sweep.report import plan_table
@@ -102,7 +104,9 @@ class CondexpSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         check_parallel(self.config.hydra.launcher.get("n_jobs"))
         jobs = self._jobs(arguments)
-        plan = plan_sweep(jobs, [loader.load_sweep_config(self.config, list(job)) for job in jobs])
+        composed = (loader.load_sweep_config(self.config, list(job)) for job in jobs)
+        with closing(planning(composed, len(jobs))) as followed:
+            plan = plan_sweep(jobs, followed)
         if any(job.config.run.dry_run for job in plan):
             show(plan_table(plan))
             return []

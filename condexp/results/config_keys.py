@@ -39,7 +39,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     {'seed': 1, 'model.depth': 20, 'model.sizes': (1, 2)}
     """
     for name, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", _frozen(value)

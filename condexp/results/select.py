@@ -75,25 +75,36 @@ def with_snapshots(folders: Sequence[Path]) -> list[Run]:
         is left out, and the log says so; so is a second run of one experiment, for a pair would
         count twice.
     """
-    opened: dict[str, Run] = {}
+    found: dict[str, Run] = {}
     for folder in folders:
-        run = _opened(folder)
+        run = None
+        with leaving_out_unreadable(folder):
+            run = opened(folder)
         if run is not None:
-            other = opened.setdefault(identity_hash(run.config), run)
+            other = found.setdefault(identity_hash(run.config), run)
             if other is not run:
                 logger.warning(
                     "%s is the same experiment as %s, and counts once", run.path, other.path
                 )
-    return list(opened.values())
+    return list(found.values())
 
 
-def _opened(folder: Path) -> Run | None:
-    """Return the run if it has a snapshot and can be read."""
-    with leaving_out_unreadable(folder):
-        run = Run(folder / FILE_NAME)
-        if os.path.lexists(run.file):
-            check_structure(run.file)
-            return run if run.status is not None and run.config and run.steps else None
+def opened(folder: Path) -> Run | None:
+    """Open a run if it has measured something.
+
+    Args:
+        folder: Its folder.
+
+    Returns:
+        The run; None where it has no snapshot.
+
+    Raises:
+        InputError: If its status, its configuration or its results cannot be read.
+    """
+    run = Run(folder / FILE_NAME)
+    if os.path.lexists(run.file):
+        check_structure(run.file)
+        return run if run.status is not None and run.config and run.steps else None
     return None
 
 

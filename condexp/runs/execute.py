@@ -67,7 +67,10 @@ def run_experiment(config: Config, observer: Observer) -> RunResult:
 
 
 def stored_result(
-    folder: Path, on_existing: str, data_checksum: str | None = None
+    folder: Path,
+    on_existing: str,
+    data_checksum: str | None = None,
+    status: Status | None = None,
 ) -> RunResult | None:
     """Find the result that is there already, if it is to be shown instead of run again.
 
@@ -75,6 +78,7 @@ def stored_result(
         folder: The run folder.
         on_existing: ``resume``, ``restart`` or ``fail``.
         data_checksum: SHA-256 of the data set as it is now; None: that is not compared.
+        status: The run's status; None: it is read.
 
     Returns:
         The stored result; None where the experiment is to be run, or run on: also where it says
@@ -90,7 +94,7 @@ def stored_result(
             f"{folder} exists already, and run.on_existing=fail: leave that out to show or finish "
             "it, or give run.on_existing=restart to run it anew."
         )
-    status = last_known(folder)
+    status = status or last_known(folder)
     if status.state not in FINISHED or missing_results(folder, status):
         return None
     if data_checksum is not None:

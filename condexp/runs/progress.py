@@ -1,18 +1,22 @@
 """What a terminal shows of a run: its progress while it trains, and its result."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
-from condexp.results.console import make_console
+from condexp.results.console import make_console, say
 from condexp.runs.result import RunResult
 from condexp.store.run_folder.status import State
 from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 if TYPE_CHECKING:
     from condexp.runs.prepare import PreparedRun
+
+SAID_EACH = 500  # jobs of a sweep that are planned without a terminal's bar
+T = TypeVar("T")
 
 
 def show_result(result: RunResult) -> None:
@@ -35,6 +39,33 @@ def show_result(result: RunResult) -> None:
     verb = "stored already" if result.stored else "wrote"
     names = sorted(path.name for path in result.folder.iterdir() if path.suffix != ".lock")
     console.print(f"{result.state}; {verb}: {result.folder}/{{{', '.join(names)}}}", soft_wrap=True)
+
+
+def planning(jobs: Iterable[T], num_jobs: int) -> Generator[T]:
+    """Say how far the plan of a sweep is: checking thousands of jobs takes minutes.
+
+    Args:
+        jobs: What is made for each job, one after the other.
+        num_jobs: How many there are.
+
+    Yields:
+        The same.
+    """
+    console = make_console()
+    with Progress(
+        *(TextColumn("planning"), BarColumn(24), MofNCompleteColumn()),
+        TextColumn("jobs"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("", total=num_jobs)
+        for number, job in enumerate(jobs):
+            if number and number % SAID_EACH == 0 and not console.is_terminal:
+                say(f"planning: {number} of {num_jobs} jobs")
+            yield job
+            progress.advance(task)
 
 
 class ProgressReporter:

@@ -34,7 +34,7 @@ from condexp.store.run_folder.liveness import (
 )
 from condexp.store.run_folder.provenance import provenance
 from condexp.store.run_folder.records import refuse_other_record
-from condexp.store.run_folder.status import STATUS_NAME, State, Status, read_status
+from condexp.store.run_folder.status import STATUS_NAME, State, Status, last_known
 from condexp.store.schema.layout import FILE_NAME, FileSpec
 from condexp.training.events import EvalRecord, RowCounts, SnapshotRecord, StepRecord
 from condexp.training.loop import Plan
@@ -128,14 +128,14 @@ class RecordFolder:
                 self._owner = self._resources.enter_context(locked(self._results))
             if not self._owner.has_lock:
                 refuse_beside_another(folder, restart=setting.on_existing == "restart")
-            self._open(resumes=self._resumes())
+            self._open(resumes=self._resumes(owned=True))
         except BaseException:
             self._resources.close()
             raise
 
     def _open(self, *, resumes: bool) -> None:
         folder, setting = self._folder, self._setting
-        earlier = read_status(folder) if (folder / STATUS_NAME).exists() and resumes else None
+        earlier = last_known(folder) if (folder / STATUS_NAME).exists() and resumes else None
         self._status = StatusWriter(self._owner, setting.plan, earlier)
         log = run_log(folder / "run.log", append=earlier is not None)
         self._resources.enter_context(log)
@@ -247,8 +247,9 @@ class RecordFolder:
         for name in (*STALE, FILE_NAME):
             self._owner.unlink(name)
 
-    def _resumes(self) -> bool:
-        # Whether an earlier record goes on; refuses what must not be written over.
+    def _resumes(self, *, owned: bool = False) -> bool:
+        # Whether an earlier record goes on; refuses what must not be written over. Whose lock this
+        # process holds is nobody else's, whatever a status says.
         folder, on_existing = self._folder, self._setting.on_existing
         if not (folder / STATUS_NAME).exists():
             if folder.is_dir() and any(path.name != LOCK_NAME for path in folder.iterdir()):
@@ -259,8 +260,9 @@ class RecordFolder:
                 f"{folder} exists already, and on_existing='fail': give 'resume', or 'restart' to "
                 "record it anew."
             )
-        status = read_status(folder)
-        if liveness_of(folder, status) is Liveness.ALIVE and not _is_own(status):
+        status = last_known(folder)
+        alive = not owned and liveness_of(folder, status) is Liveness.ALIVE
+        if alive and not _is_own(status):
             raise InputError(f"{folder}: {describe_process(status)} is at it; wait, or stop it.")
         if on_existing == "restart":
             return False

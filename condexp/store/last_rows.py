@@ -68,14 +68,14 @@ def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
         if keys is None or any(key.startswith(f"{NETWORK}.") for key in keys):
             network = _network(opened, last)
         names = [name for name in EVAL_NAMES if keys is None or name in keys]
-        counter = opened[COUNTERS[Axis.EVAL]]
-        evals = read_plain_rows(
-            opened, Axis.EVAL, EVAL_NAMES if names else (), lambda: int(counter[()])
-        )
-        evals = {name: evals[name] for name in names}
+        evals = {}
+        if names:  # for their checksum, all of them
+            counter = opened[COUNTERS[Axis.EVAL]]
+            found = read_plain_rows(opened, Axis.EVAL, EVAL_NAMES, lambda: int(counter[()]))
+            evals = {name: found[name] for name in names}
         checker = RowChecker(opened, num_snapshots) if num_snapshots else None
-        for group, found in (("layers", arrays), (NETWORK, network)):
-            for name, values in found.items():
+        for group, rows in (("layers", arrays), (NETWORK, network)):
+            for name, values in rows.items():
                 if checker is not None:
                     checker.check(f"{group}/{name}", values, last.start)
         num_signals = count(opened, "num_signals") if "num_signals" in opened.attrs else 1
@@ -83,8 +83,10 @@ def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
 
 
 def _layers(group: Any, keys: Collection[str] | None, last: slice) -> dict[str, NDArray[Any]]:
+    wanted = None if keys is None else " ".join(keys)
+
     def asked(start: str) -> bool:
-        return keys is None or any(f".{start}" in key for key in keys)
+        return wanted is None or f".{start}" in wanted
 
     # Opening a dataset is what takes time, so those that are not needed stay closed.
     left_out = {*DESCRIPTIONS, *CURVATURE_SCALES}

@@ -19,6 +19,7 @@ from condexp.errors import InputError, choose
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.row_checks import RowChecker, check_all_rows, read_plain_rows
 from condexp.store.hdf5.structure import attribute, attributes, count, texts
+from condexp.store.hdf5.validate import check_structure
 from condexp.store.other_fractions import with_fractions
 from condexp.store.run_folder.completeness import read_checked_status
 from condexp.store.run_folder.config_file import parse_config, read_config
@@ -51,11 +52,11 @@ def open_run(path: str | Path) -> "Run":
 
     Raises:
         InputError: If there is no run.
-        DamageError: If its results file is missing or damaged.
+        DamageError: If its results file is missing or damaged, or lacks an array.
     """
     file = find_results(Path(path))
-    with open_file(file):
-        return Run(file)
+    check_structure(file)
+    return Run(file)
 
 
 class Run:

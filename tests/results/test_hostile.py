@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 import signal
 import traceback
 from collections.abc import Callable
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from condexp.cli.main import main
+from condexp.errors import InputError
+from condexp.results.collect import collect
+from condexp.store.reader import open_run
 from tests.memory import peak_kilobytes
 from tests.results.hostile import make_hostile
 from tests.results.stored import write_run
@@ -97,12 +101,43 @@ def test_good_runs_are_shown_beside_two_hundred_hostile_ones(good: Path, tmp_pat
     in_child(read, tmp_path / "said")
 
 
+def read_all(folder: Path) -> None:
+    """Read whatever a run holds by the functions that every verb reads it by."""
+    collect(folder)
+    with contextlib.suppress(InputError):
+        run = open_run(folder)
+        for read in (
+            *(lambda: run.config, lambda: run.status, lambda: run.attrs, lambda: run.not_analysed),
+            *(lambda: run.metrics, run.measures, lambda: run.spectrum("input", run.layers[0])),
+        ):
+            with contextlib.suppress(InputError):
+                read()
+
+
+def test_a_figure_of_one_damaged_run_is_one_line(good: Path, tmp_path: Path) -> None:
+    for name in ("status.json", "config.yaml", "results.h5"):
+        folder = tmp_path / name
+        shutil.copytree(good, folder)
+        (folder / name).write_bytes(b"\xff" * 3000)
+        for figure in ("conditioning", "overview"):
+            code, said = output("figure", figure, str(folder))
+            assert code == 1
+            assert len(said.splitlines()) == 1, said
+
+
 @pytest.mark.slow
 def test_ten_thousand_crafted_runs(good: Path, tmp_path: Path) -> None:
+    verbs = ("status", "show", "validate", "export")
+
     def read() -> None:
         for seed in range(1000, 11_000):
             folder = make_hostile(tmp_path / f"run-{seed}", good, seed)
-            for verb in ("status", "show", "validate", "export"):
-                output(verb, str(folder))
+            try:
+                read_all(folder)
+                if seed % 10 < len(verbs):
+                    output(verbs[seed % 10], str(folder))
+            except BaseException as error:
+                raise AssertionError(seed) from error
+            shutil.rmtree(folder)
 
     in_child(read, tmp_path / "said")

@@ -22,3 +22,19 @@ def test_the_count_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "234/12345" in line
     assert "--:--" in line
     assert line.rstrip().endswith("…")
+
+
+def test_the_plan_of_a_large_sweep_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SAID_EACH", 2)
+    assert [*progress.planning(iter("abcde"), 5)] == [*"abcde"]
+    assert capsys.readouterr().out.splitlines() == [
+        "planning: 2 of 5 jobs",
+        "planning: 4 of 5 jobs",
+    ]
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(progress, "make_console", lambda: console)
+    assert [*progress.planning(iter("abc"), 3)] == [*"abc"]
+    assert isinstance(console.file, io.StringIO)
+    assert "3/3" in console.file.getvalue()

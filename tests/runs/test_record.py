@@ -237,6 +237,30 @@ def test_a_late_schedule_has_its_layers_from_the_first_pass(tmp_path: Path) -> N
     assert condexp.open_run(tmp_path / "run").steps == (4,)
 
 
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize("damage", ['{"state": "spam"}', "{", '{"state": "complete", "step": -1}'])
+def test_a_damaged_status_is_decided_by_what_is_stored(tmp_path: Path, damage: str) -> None:
+    model, optimizer = net()
+    with record(tmp_path / "whole", model) as run:
+        loop(run, model, optimizer)
+    whole = (tmp_path / "whole" / "results.h5").read_bytes()
+    (tmp_path / "whole" / "status.json").write_text(damage)
+    with pytest.raises(InputError, match="holds a record that is finished"):
+        record(tmp_path / "whole", model).__enter__()
+    assert (tmp_path / "whole" / "results.h5").read_bytes() == whole
+
+    model, optimizer = net()
+    with suppress(RuntimeError), record(tmp_path / "stopped", model) as run:
+        loop(run, model, optimizer, 0, 2)
+        raise RuntimeError("boom")
+    (tmp_path / "stopped" / "status.json").write_text(damage)
+    with record(tmp_path / "stopped", model) as run:
+        assert run.resumable_from == 2
+        loop(run, model, optimizer, 2)
+    assert status(tmp_path / "stopped")["state"] == "complete"
+    assert condexp.open_run(tmp_path / "stopped").steps == (0, 2, 4, 5)
+
+
 def test_what_is_refused(complete: Path, tmp_path: Path) -> None:
     model, _ = net()
     with pytest.raises(InputError, match="a record that is complete: give another folder, or on_"):

@@ -210,7 +210,7 @@ def test_what_a_compressed_array_expands_to_is_bounded(tmp_path: Path) -> None:
             bomb[:] = 0
         file["n_train_committed"][()] = size
     with pytest.raises(DamageError, match="too much to be read at once"):
-        _ = open_run(path).metrics
+        _ = Run(path).metrics
 
 
 def test_one_long_text_many_times(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
 
 from condexp.analysis.vocabulary import Matrix
-from condexp.errors import InputError
+from condexp.errors import DamageError, InputError
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.reader import Run, open_run
@@ -19,9 +20,11 @@ from tests.store.records import (
     LAYERS,
     eval_record,
     feed,
+    few_columns,
     make_spec,
     snapshot_record,
     step_record,
+    write_run,
 )
 
 
@@ -227,3 +230,14 @@ def test_wrong_names_are_met_with_the_right_ones(
     create_results(tmp_path / "results.h5", make_spec(save_spectra=False))
     with pytest.raises(InputError, match=r"kept with analysis\.save_spectra=true"):
         open_run(tmp_path).spectrum("input", "fc")
+
+
+def test_a_file_whose_arrays_are_not_those_of_its_own_sizes_is_refused(tmp_path: Path) -> None:
+    """Somebody made it: HDF5 reads it, and its checksums, of an older version, are none."""
+    path = write_run(tmp_path / "results.h5", few_columns())
+    with h5py.File(path, "r+") as file:
+        file.attrs["condexp_format_version"] = 2
+        del file["layers/input_lambda_max"]
+        file["layers/input_lambda_max"] = np.zeros((8, 8))
+    with pytest.raises(DamageError, match="layers/input_lambda_max has shape"):
+        open_run(path)

@@ -11,6 +11,7 @@ from condexp.results.figures.style import BlankFigureError, Size
 from condexp.results.select import (
     common_folder,
     leaving_out_unreadable,
+    opened,
     select,
     with_snapshots,
     with_those_that_can,
@@ -81,7 +82,10 @@ def draw(
                 except BlankFigureError:
                     blank.append(folder)
         return Drawn(tuple(written), tuple(blank))
-    runs = with_snapshots(selected)
+    if len(selected) == 1:  # its damage is all that there is to say
+        runs = [run for run in map(opened, selected) if run is not None]
+    else:
+        runs = with_snapshots(selected)
     if not runs:
         raise InputError(
             f"none of {len(selected)} runs has a snapshot to draw: the first is taken at step 0, "

@@ -1,6 +1,6 @@
 """The plan of a sweep: every job is checked, and what is to be done with it, before any starts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -82,7 +82,7 @@ class PlannedJob:
 
 
 def plan_sweep(
-    overrides: Sequence[Sequence[str]], composed: Sequence[DictConfig]
+    overrides: Sequence[Sequence[str]], composed: Iterable[DictConfig]
 ) -> tuple[PlannedJob, ...]:
     """Validate every job, check those to be run, and say what is to be done with each.
 
@@ -207,10 +207,10 @@ def _classify(config: Config, folder: Path) -> tuple[JobAction, RunResult | None
     run = config.run
     if not (folder / STATUS_NAME).exists():
         return JobAction.RUN, None, None
-    # Refuses what is damaged, of other data, or must not be there.
-    stored = stored_result(folder, run.on_existing, load_dataset(config).checksum)
-    restart = run.on_existing == "restart"
     status = last_known(folder)
+    # Refuses what is of other data, or must not be there.
+    stored = stored_result(folder, run.on_existing, load_dataset(config).checksum, status)
+    restart = run.on_existing == "restart"
     if stored is not None:
         return JobAction.SHOW, stored, status
     life = liveness_of(folder, status)

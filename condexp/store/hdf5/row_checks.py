@@ -124,9 +124,10 @@ class RowChecker:
     """
 
     def __init__(self, file: h5py.File, num_rows: int, *, fixed: bool = False) -> None:
-        self._counter = None if fixed else file[COUNTERS[Axis.SNAPSHOT]]
+        self._counter: h5py.Dataset | None = None
         self._stored: Mapping[str, NDArray[np.uint32]] = {}
         if is_live(file):
+            self._counter = None if fixed else file[COUNTERS[Axis.SNAPSHOT]]
             table = file[CRC][:num_rows]
             names = texts(file[COLUMN])
             self._stored = {name: table[:, index] for index, name in enumerate(names)}

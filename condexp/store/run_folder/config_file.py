@@ -48,7 +48,7 @@ def read_config(path: Path) -> dict[str, Any]:
     is_sealed = first.startswith(SEAL) or re.search("[0-9a-f]{64}$", first)  # or was, once
     if is_sealed and first != f"{SEAL}{_digest(rest)}":
         raise DamageError(f"{path} is damaged: it does not match its checksum")
-    return parse_config(path, text)
+    return parse_config(path, rest if is_sealed else text)
 
 
 def parse_config(path: Path, text: str) -> dict[str, Any]:

@@ -23,8 +23,13 @@ def refuse_other_record(path: Path, config_yaml: str, rows: RowCounts) -> None:
     """
     wanted, config_sha256 = by_axis(rows), hashlib.sha256(config_yaml.encode()).hexdigest()
     with open_file(path) as file:
-        same = file.attrs.get("config_sha256") == config_sha256 and SEALED not in file.attrs
+        same, sealed = file.attrs.get("config_sha256") == config_sha256, SEALED in file.attrs
         found = {axis: file[name].shape[0] for axis, name in STEPS.items()}
+    if sealed:  # whatever its status says, or does not say any more
+        raise InputError(
+            f"{path.parent} holds a record that is finished: give another folder, or "
+            "on_existing='restart' to record it anew."
+        )
     if not same or found != wanted:
         raise InputError(
             f"{path.parent} holds the record of another configuration, length or schedule: give "
