@@ -378,10 +378,15 @@ class Spectrum:
         return self._kappa(p)[1:]
 
     def _kappa(self, p: float) -> tuple[float, float, float]:
-        kappa_index(p, len(self))  # refuses what is no fraction, whatever the status
-        if not self.status.has_ratios:
-            return math.nan, math.nan, math.nan
-        return self._known.kappa(p)
+        if p not in self._kappas:
+            kappa_index(p, len(self))  # refuses what is no fraction, whatever the status
+            known = self.status.has_ratios
+            self._kappas[p] = self._known.kappa(p) if known else (math.nan, math.nan, math.nan)
+        return self._kappas[p]
+
+    @cached_property
+    def _kappas(self) -> dict[float, tuple[float, float, float]]:
+        return {}  # by p, as they are asked for
 
 
 def entropy(values: Tensor) -> Tensor:

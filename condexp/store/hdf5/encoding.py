@@ -73,7 +73,8 @@ def snapshot_row(
             # Its singular values would cost more than all else that was asked for.
             values = np.full(len(layers), np.nan)
         elif column.matrix is None:
-            values = np.array([getattr(layer, column.measure, np.nan) for layer in layers])
+            measure = column.measure
+            values = np.array([getattr(layer, measure, np.nan) for layer in layers])
         else:
             # A network's spectrum lies beside those of its layers, under the same name.
             measured = [record.snapshot] if column.group == NETWORK else layers
@@ -117,15 +118,11 @@ def _measure(
 
 
 def _readers(kappa_p: tuple[float, ...]) -> dict[str, Callable[[AnySpectrum], object]]:
-    """Return how the measures that are not a number of their own are read, in one snapshot."""
-    # Both ends of an interval are found at once, which for a large product takes a while.
-    found: dict[int, list[tuple[float, float]]] = {}
+    """Return how the measures that are not a number of their own are read."""
 
     def intervals(spectrum: AnySpectrum) -> list[tuple[float, float]]:
-        if id(spectrum) not in found:
-            assert not isinstance(spectrum, CurvatureSpectrum)
-            found[id(spectrum)] = [spectrum.kappa_interval(p) for p in kappa_p]
-        return found[id(spectrum)]
+        assert not isinstance(spectrum, CurvatureSpectrum)
+        return [spectrum.kappa_interval(p) for p in kappa_p]
 
     return {
         "status": lambda s: STATUS_CODES["ok" if s.status == ESTIMATED else s.status],
