@@ -12,12 +12,7 @@ from torch import Tensor
 from condexp.analysis.linalg.bounds import PRODUCT_ERROR, largest_ranks
 from condexp.analysis.linalg.estimate import Estimate, solve_or_estimate
 from condexp.analysis.linalg.precision import exact_products
-from condexp.analysis.linalg.ratios import (
-    RELATIVE_ERROR,
-    KnownEigenvalues,
-    ends,
-    kappa_index,
-)
+from condexp.analysis.linalg.ratios import RELATIVE_ERROR, KnownEigenvalues, ends, kappa_index
 from condexp.analysis.vocabulary import SpectrumStatus
 
 _EPS64 = torch.finfo(torch.float64).eps
