@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from condexp.analysis.layers.rows import Operation
 from condexp.analysis.linalg.precision import computed_in
@@ -55,6 +56,27 @@ class WeightUse:
             return computed_in(inputs.dtype, inputs.device, convolves=convolves)
         values = inputs.detach()
         return dtype if torch.equal(values.to(dtype).to(values.dtype), values) else values.dtype
+
+    def may_change(self, weight: Tensor, *, read_later: bool) -> bool:
+        """Return whether the input may be changed in place without an error of autograd's.
+
+        Autograd keeps the input of a trained weight from changes until its gradient has come; under
+        autocast, a copy of it. Programs write anew what they own: a batch, a buffer, what a
+        function of their own returns.
+
+        Args:
+            weight: The weight.
+            read_later: Whether it may be read after the pass.
+        """
+        given = self.given
+        if not weight.requires_grad or torch.is_autocast_enabled(given.device.type):
+            return True
+        if not read_later:
+            return False
+        base = given if given._base is None else given._base
+        is_part = base.untyped_storage().nbytes() > 2 * given.nbytes  # a copy lets the rest go
+        own = base.grad_fn is None or base.grad_fn.name().startswith("Copy")
+        return own or is_part or isinstance(base.grad_fn, BackwardCFunction)
 
     def detached(self) -> "WeightUse":
         """Return the use without the graph of its input."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from condexp.analysis.linalg.precision import coarser, exact_products
-from condexp.analysis.linalg.rows.dense import DenseRows, Rows
+from condexp.analysis.linalg.rows.dense import DenseRows, HeldRows, Rows
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.linalg.sums import Sums
 from condexp.errors import InputError
@@ -109,7 +109,7 @@ class SecondMoment:
         self.num_samples = 0
         self._num_features = 0
         self.dtype = self.row_dtype = torch.float64
-        self._kept: list[Rows] = []
+        self._kept: list[HeldRows] = []
         self._sums: Sums | None = None
 
     def add(
@@ -138,10 +138,14 @@ class SecondMoment:
         self.num_rows += rows.num_rows
         self.num_samples += num_samples
         self._num_features = rows.num_features
-        self._kept.append(rows)
+        self._kept.append(HeldRows.of(rows))
         if self._sums is not None or self.num_rows >= self._num_features:
             self._sums = self._all_sums()
             self._kept.clear()
+
+    def keeps(self, rows: Rows) -> bool:
+        """Return whether :meth:`add` would keep rows as they are, and not their sums."""
+        return self._sums is None and self.num_rows + rows.num_rows < rows.num_features
 
     def merge(self, other: "SecondMoment") -> None:
         """Add the rows of another moment of the same kind: Σ sums / Σ counts.
@@ -234,7 +238,10 @@ class SecondMoment:
             raise InputError("the mean of a 'sum' is known with center=True only")
         if self._sums is not None:
             return self._sums.mean()
-        return functools.reduce(operator.add, (rows.sums() for rows in self._kept)) / self.num_rows
+        return (
+            functools.reduce(operator.add, (held.get().sums() for held in self._kept))
+            / self.num_rows
+        )
 
     def _refuse_nothing(self) -> None:
         if self.num_rows == 0 or self._count == 0:
@@ -250,7 +257,7 @@ class SecondMoment:
         """Return the sums of all rows, those of the kept ones included."""
         total = self._sums
         reference = total.shift.reference if total and total.shift else None
-        for rows in self._kept:
+        for rows in (held.get() for held in self._kept):
             with exact_products(rows.device):
                 if self._shifts and reference is None:
                     reference = rows.approximate_mean()
@@ -261,9 +268,10 @@ class SecondMoment:
 
     def _gram(self) -> tuple[Tensor, float]:
         """Return (r_i − m)·(r_j − m) of the kept rows, m = 0 without ``center``, over a number."""
-        rows = self._kept[0]
-        if self.center or len(self._kept) > 1:
-            rows = DenseRows(torch.cat([each.dense() for each in self._kept], dim=1))
+        kept = [held.get() for held in self._kept]
+        rows = kept[0]
+        if self.center or len(kept) > 1:
+            rows = DenseRows(torch.cat([each.dense() for each in kept], dim=1))
         if self.center:
             rows = rows.minus(rows.approximate_mean(), self.dtype)
         with exact_products(rows.device):

@@ -67,6 +67,7 @@ class LayerStatistics:
         self.name, self.layer, self.fisher, self._options = name, layer, fisher, options
         if options.has_several_signals or name in options.float64:
             pass_mode = PassMode.SEVERAL_PASSES
+        self._one_pass = pass_mode is PassMode.ONE_PASS
 
         def moment(scale: Scale, matrix: Matrix) -> AdaptiveMoment | None:
             wanted = options.wants(matrix, Matrix.KFAC)
@@ -164,12 +165,11 @@ class LayerStatistics:
         if self._options.conv_input is ConvInput.CHANNELS:
             inputs = images = self.layer.without_padding(images)
         rows = moment_rows(use.operation, inputs, self._options)
-        # Autograd keeps a trained layer's input from changes; under autocast, a copy of it.
-        if not self.layer.weight.requires_grad or torch.is_autocast_enabled(inputs.device.type):
-            rows = rows.copy()
         if isinstance(self._input, AdaptiveMoment):
-            row_dtype = use.row_dtype(convolves=self._convolves)
-            self._input.add(rows, num_samples, row_dtype)
+            row_dtype, ours = use.row_dtype(convolves=self._convolves), self._one_pass
+            may_change = use.may_change(self.layer.weight, read_later=not ours)
+            may_change |= not (ours or self._options.needs_gradients)  # no backward pass will tell
+            self._input.add(rows, num_samples, row_dtype, may_change=may_change)
         else:
             self._means.add(rows)
         self._units.add(*unit_extremes(use.operation, images))
@@ -264,7 +264,7 @@ class LayerStatistics:
         assert isinstance(self._grad_output, AdaptiveMoment)
         rows = gradient_rows(operation, grad, current.denominator)
         num_new = current.num_samples if self._returns[current.number] == 1 else 0
-        self._grad_output.add(rows, num_new, row_dtype)
+        self._grad_output.add(rows, num_new, row_dtype, may_change=not self._one_pass)
 
     def _certify(
         self,

@@ -14,11 +14,10 @@ from condexp.analysis.linalg.device import fetched, has_fast_float64
 from condexp.analysis.linalg.eigen import solve_all
 from condexp.analysis.linalg.moments import MomentMatrix, Scale, SecondMoment
 from condexp.analysis.linalg.ratios import is_wide
-from condexp.analysis.linalg.rows.dense import Rows
+from condexp.analysis.linalg.rows.dense import HeldRows, Rows
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import Matrix, Precision, SpectrumStatus
-from condexp.errors import InputError
 
 _CHEAP = 4  # rows for each feature, or features for each row
 WIDTH = 0.01
@@ -57,6 +56,11 @@ def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float], *, whole: bool =
     return any(_is_wide(*spectrum.kappa_interval(p)) for p in asked_for)
 
 
+def _solves_in_no_time(rows: Rows) -> bool:
+    """Return whether eigenvalues, at once and alone, cost less than a copy of the rows."""
+    return rows.device.type == "cpu" and rows.num_features**2 <= rows.num_rows
+
+
 def _is_wide(low: float, high: float) -> bool:
     # Both are infinite where the eigenvalue is 0 exactly.
     return not math.isinf(low) and high > (1 + WIDTH) * low
@@ -83,14 +87,9 @@ class _Result:
 class _Portion:
     """Rows that may be multiplied again, in float64."""
 
-    rows: Rows
+    held: HeldRows
     num_samples: int
     row_dtype: torch.dtype
-    version: int
-
-    @property
-    def has_changed(self) -> bool:
-        return self.rows.version != self.version
 
 
 class SolveQueue:
@@ -187,8 +186,17 @@ class AdaptiveMoment:
         self._result: _Result | None = None
         self.is_reused = False
 
-    def add(self, rows: Rows, num_samples: int, row_dtype: torch.dtype) -> None:
-        """Add rows, computed in ``row_dtype``, of so many new samples."""
+    def add(
+        self, rows: Rows, num_samples: int, row_dtype: torch.dtype, *, may_change: bool = True
+    ) -> None:
+        """Add rows.
+
+        Args:
+            rows: The rows; copied where they are kept and may change.
+            num_samples: Number of new samples that they belong to.
+            row_dtype: Precision in which they were computed.
+            may_change: Whether somebody may change them before the snapshot, as programs do.
+        """
         one_pass = self._pass_mode is PassMode.ONE_PASS
         if one_pass and (self._queued or self._result):
             self.is_reused = True
@@ -196,11 +204,16 @@ class AdaptiveMoment:
         self._settle()
         self._result = None
         dtype = self._dtype(rows)
-        rows = rows if one_pass else rows.copy()
-        if self._options.precision is Precision.AUTO and dtype == torch.float32:
-            self._portion = _Portion(rows, num_samples, row_dtype, rows.version)
+        again = self._options.precision is Precision.AUTO and dtype == torch.float32
+        at_once = again and may_change and _solves_in_no_time(rows)
+        if may_change and not at_once and (again or (not one_pass and self._moment.keeps(rows))):
+            rows = rows.copy()
+        if again:
+            self._portion = _Portion(HeldRows.of(rows), num_samples, row_dtype)
         self._moment.add(rows, num_samples, dtype, row_dtype)
-        if one_pass:
+        if at_once:
+            self._settle()
+        elif one_pass:
             self._multiply()
         elif self._portion is not None:
             self._queue.add(self, rows.num_bytes)
@@ -253,7 +266,7 @@ class AdaptiveMoment:
 
     def _multiply(self) -> None:
         self._queued, self._moment = self._moment.moment_matrix(), self._new_moment()
-        held = 0 if self._portion is None else self._portion.rows.num_bytes
+        held = 0 if self._portion is None else self._portion.held.rows.num_bytes
         self._queue.add(self, held + self._queued.matrix.nbytes)
 
     def matrix(self) -> Tensor:
@@ -264,11 +277,8 @@ class AdaptiveMoment:
         """
         if self._queued is None:
             self._queued = self._moment.moment_matrix()
-        if self._portion is not None and self._portion.has_changed:
-            raise InputError(
-                "an input or gradient of an analysed layer was changed in place after its call: "
-                "put a condexp.Recorder around the pass, which copies them, or leave the layer out."
-            )
+        if self._portion is not None:
+            self._portion.held.get()
         return self._queued.matrix
 
     def set_eigenvalues(self, matrix: Tensor, eigenvalues: Tensor | None) -> None:
@@ -284,15 +294,15 @@ class AdaptiveMoment:
 
     def refine(self) -> None:
         """Keep the result, or compute it again in float64 while its rows are at hand."""
-        held, self._portion = self._portion, None
+        portion, self._portion = self._portion, None
         assert self._result is not None
         whole = self._options.wants(Matrix.KFAC)
-        if held is None or not needs_float64(
+        if portion is None or not needs_float64(
             self._result.spectrum, self._options.kappa_p, whole=whole
         ):
             return
         self._moment, self._result = self._new_moment(), None
-        self._moment.add(held.rows, held.num_samples, torch.float64, held.row_dtype)
+        self._moment.add(portion.held.get(), portion.num_samples, torch.float64, portion.row_dtype)
         if self._pass_mode is PassMode.ONE_PASS:
             self._multiply()
 

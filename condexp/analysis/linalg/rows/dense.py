@@ -1,7 +1,7 @@
 """Protocol of rows whose second moment is taken, and its plain implementation."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from condexp.analysis.linalg.products import (
     inner_products,
     scaled,
 )
+from condexp.errors import InputError
 
 
 class Rows(Protocol):
@@ -83,6 +84,48 @@ class Rows(Protocol):
 def version_of(tensor: Tensor) -> int:
     """Return how often a tensor was changed in place; 0 where torch does not count."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+@dataclass(frozen=True, eq=False)
+class HeldRows:
+    """Rows that are read again later, and not copied: whether they were changed is seen then.
+
+    Args:
+        rows: The rows.
+        version: Their version when they were taken.
+    """
+
+    rows: Rows
+    version: int
+
+    @classmethod
+    def of(cls, rows: Rows) -> Self:
+        """Hold rows as they are now.
+
+        Args:
+            rows: The rows.
+
+        Returns:
+            They, with their version.
+        """
+        return cls(rows, rows.version)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).of, (self.get(),)  # another process counts anew
+
+    def get(self) -> Rows:
+        """Return the rows.
+
+        Raises:
+            InputError: If they were changed in place meanwhile.
+        """
+        if self.rows.version != self.version:
+            raise InputError(
+                "an input or gradient of an analysed layer was changed in place after its call, "
+                "and it is needed again: read the snapshot before that is done, or leave the layer "
+                "out with exclude=[...]."
+            )
+        return self.rows
 
 
 def as_reference(mean: Tensor, dtype: torch.dtype) -> Tensor:
