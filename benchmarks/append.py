@@ -16,7 +16,7 @@ from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import LayerSnapshot, Snapshot
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.data.dataset import Dataset
 from condexp.data.loaders import Batches
 from condexp.store.hdf5.create import create_results
@@ -26,7 +26,7 @@ from condexp.training.events import SnapshotRecord
 from tests.from_conf import build
 
 TARGET = 0.01
-OPTIONS = AnalysisOptions(matrices=tuple(Matrix))
+OPTIONS = AnalysisOptions(matrices=WHOLE_MATRICES)
 
 
 def measure(num_pairs: int) -> list[Measurement]:
