@@ -47,6 +47,26 @@ def _refuse_many(num_jobs: int) -> None:
         )
 
 
+def _chosen(jobs: list[list[str]], index: object) -> list[list[str]]:
+    """Return the jobs, or the one that ``run.index`` chooses.
+
+    Raises:
+        InputError: If there is no job of that number.
+    """
+    from condexp.errors import InputError
+
+    if index is None:
+        if any(job.startswith("run.index=") for overrides in jobs for job in overrides):
+            raise InputError("run.index chooses one job of a sweep: give one number.")
+        return jobs
+    if not isinstance(index, int) or not 1 <= index <= len(jobs):
+        raise InputError(
+            f"run.index={index}: the sweep has the jobs 1 to {len(jobs)}, which run.dry_run=true "
+            "lists."
+        )
+    return jobs[index - 1 : index]
+
+
 @dataclass
 class CondexpSweeperConf(BasicSweeperConf):
     """``hydra/sweeper=condexp``: the basic sweeper's grammar."""
@@ -103,7 +123,7 @@ class CondexpSweeper(BasicSweeper):
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
         check_parallel(self.config.hydra.launcher.get("n_jobs"))
-        jobs = self._jobs(arguments)
+        jobs = _chosen(self._jobs(arguments), self.config.run.get("index"))
         composed = (loader.load_sweep_config(self.config, list(job)) for job in jobs)
         with closing(planning(composed, len(jobs))) as followed:
             plan = plan_sweep(jobs, followed)

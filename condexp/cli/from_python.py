@@ -38,8 +38,8 @@ def run(overrides: Sequence[str] = ()) -> RunResult:
     finally:
         GlobalHydra.instance().hydra = earlier
     config = parse_config(composed, **chosen_presets(composed.hydra))
-    if config.run.dry_run:
-        raise InputError("run.dry_run=true is of the command line: leave it out.")
+    if config.run.dry_run or config.run.index is not None:
+        raise InputError("run.dry_run and run.index are of the command line: leave them out.")
     reporter = ProgressReporter("1")
     try:
         return run_experiment(config, reporter)

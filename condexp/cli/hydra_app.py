@@ -45,6 +45,8 @@ def run(args: list[str]) -> int:
 
         hydra_config = HydraConfig.get()
         config = parse_config(composed, **chosen_presets(hydra_config))
+        if config.run.index is not None:
+            raise InputError("run.index chooses one job of a sweep of condexp's: give -m with it.")
         if config.run.dry_run:
             from condexp.results.console import show
             from condexp.runs.sweep.plan import SweepPlanner

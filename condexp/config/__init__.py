@@ -42,6 +42,8 @@ class RunConfig:
     timeout: float | None = within(0, open_low=True)
     dry_run: bool
     objective: str | None
+    extend_from: str | None
+    index: int | None = within(1)
     max_disk: float = within(0, open_low=True)
 
 

@@ -16,6 +16,7 @@ import yaml
 from condexp.errors import InputError
 from condexp.results.figures.overview import overview
 from condexp.runs.checkpointer import Checkpointer, CheckpointSchedule
+from condexp.runs.extension import MARK
 from condexp.runs.prepare import PreparedRun
 from condexp.runs.result import RunResult
 from condexp.runs.status_writer import StatusWriter
@@ -35,6 +36,7 @@ from condexp.store.run_folder.checkpoints import (
     find_checkpoint,
     read_evaluations,
     remove_checkpoints,
+    save_checkpoint,
 )
 from condexp.store.run_folder.completeness import check_finished
 from condexp.store.run_folder.config_file import write_config
@@ -158,10 +160,18 @@ class Attempt:
             return self._finish(self._checkpoint.state, self._checkpoint.committed)
         durability = self._prepared.config.store.durability
         with ResultsWriter(self._results, durability, self._owner) as writer:
-            if self._checkpoint is not None:
+            extended = self._prepared.extended
+            if self._checkpoint is None and extended is not None:
+                self._checkpoint = extended.begin(writer, self._fingerprint)
+                save_checkpoint(self._folder, self._checkpoint, self._owner)
+                self._take_over(self._checkpoint)
+                self._write_setting(resumes=False)
+            elif self._checkpoint is not None:
                 writer.rewind(self._checkpoint.committed)
                 self._take_over(self._checkpoint)
-            self._write_setting()
+                self._write_setting(resumes=True)
+            else:
+                self._write_setting(resumes=False)
             self._status_writer.write(State.RUNNING)
             state = self._train(writer, observer, others)
             if state is RunState.UNFINISHED:
@@ -232,10 +242,11 @@ class Attempt:
         with suppress(LostFolderError):  # the process has to end all the same
             self._status_writer.write(State.FAILED, message)
 
-    def _write_setting(self) -> None:
+    def _write_setting(self, *, resumes: bool) -> None:
         prepared = self._prepared
         content = provenance(sys.argv, prepared.dataset.checksum, str(prepared.device))
-        resumes = self._checkpoint is not None
+        if prepared.extended is not None:
+            content[MARK] = prepared.extended.provenance
         write_setting(self._owner, prepared.config.plain, content, resumes=resumes)
 
 

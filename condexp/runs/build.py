@@ -20,6 +20,7 @@ from condexp.data.choices import Augment
 from condexp.data.dataset import Dataset, Share
 from condexp.data.loaders import WHOLE, Batches
 from condexp.data.spec import ImageSpec
+from condexp.runs.extension import MARK, extended_run
 from condexp.runs.user_training import build_own_loss, build_own_optimizer, own_learning_rate
 from condexp.training.choices import ProbeMode
 from condexp.training.evaluate import LossFunction, build_loss
@@ -66,19 +67,21 @@ def load_dataset(config: Config) -> Dataset:
 
 
 def identified(config: Config) -> Config:
-    """Let a configuration tell its data, where the data set's name does not.
+    """Let a configuration tell its data, where the data set's name does not, and what it extends.
 
     Args:
         config: The validated configuration.
 
     Returns:
         The same, whose ``plain`` has the checksum of the user's own data as ``data_sha256``: other
-        data are another run.
+        data are another run. So is a longer run that ``run.extend_from`` begins with.
     """
-    if config.dataset.published:
-        return config
-    checksum = load_dataset(config).checksum
-    return replace(config, plain={**config.plain, "data_sha256": checksum})
+    plain = dict(config.plain)
+    if not config.dataset.published:
+        plain["data_sha256"] = load_dataset(config).checksum
+    if (extended := extended_run(config.run.extend_from)) is not None:
+        plain[MARK] = extended.mark
+    return replace(config, plain=plain)
 
 
 def training_batches(

@@ -42,6 +42,7 @@ from condexp.runs.checks import (
     num_signals,
     warn_of_no_effect,
 )
+from condexp.runs.extension import ExtendedRun, extended_run
 from condexp.runs.model_trace import ModelTrace, trace_model
 from condexp.runs.user_training import try_optimizer
 from condexp.store.run_folder.completeness import read_checked_status
@@ -72,6 +73,7 @@ class PreparedRun:
         spec: What its results file is created from.
         num_bytes: Disk space that the run takes at most, while it is being sealed.
         costs: What measuring takes, layer by layer.
+        extended: The complete run that it begins with; None: it begins at step 0.
     """
 
     config: Config
@@ -84,6 +86,7 @@ class PreparedRun:
     spec: FileSpec
     num_bytes: int
     costs: tuple[LayerCost, ...]
+    extended: ExtendedRun | None = None
 
     @property
     def probes(self) -> bool:
@@ -119,12 +122,17 @@ def prepare(config: Config) -> PreparedRun:
     trace = trace_model(config, dataset, options)
     reused = (layer.name for layer in trace.catalogue.layers if layer.uses > 1)
     options = replace(options, float64=tuple(reused))
+    extended = extended_run(config.run.extend_from)
+    if extended is not None:
+        extended.check(config.plain, dataset.checksum)
     plan = _plan(config, dataset)
+    rate = make_learning_rate(config, plan.num_steps, plan.steps_per_epoch)
+    if extended is not None:
+        plan = extended.plan(plan, rate)
     warn_of_no_effect(config, len(dataset.train), plan)
     # These raise where an argument is out of range, or the user's own code fails.
     loss_fn = make_loss(config, dataset)
     slots = _optimizer_bytes(config, dataset, trace.model)
-    make_learning_rate(config, plan.num_steps, plan.steps_per_epoch)
     if Source(config.analysis.source) is Source.PROBE and plan.snapshot_steps:
         make_probe(config, dataset, torch.device("cpu"))  # raises where it cannot be drawn
     check_execution(
@@ -136,6 +144,8 @@ def prepare(config: Config) -> PreparedRun:
         config, dataset, trace.catalogue, options, plan, num_signals(options, dataset, loss_fn)
     )
     check_loggers(config, spec)
+    if extended is not None:
+        extended.check_shape(spec)
     costs = _costs(config, trace, spec)
     if plan.snapshot_steps:
         check_labels(config.analysis, options, trace.model, loss_fn)
@@ -154,6 +164,7 @@ def prepare(config: Config) -> PreparedRun:
         spec,
         num_bytes=num_bytes,
         costs=costs,
+        extended=extended,
     )
 
 

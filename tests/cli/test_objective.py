@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
@@ -123,3 +124,17 @@ def test_a_regression_has_no_error() -> None:
     few = ["trainer.steps=2", "analysis=none"]
     with pytest.raises(InputError, match="has no number there"):
         condexp.run(["model=linear", "dataset=gaussian", "run.objective=test_error", *few])
+
+
+@pytest.mark.filterwarnings("ignore")  # Optuna 2's own, of its age
+def test_optuna_makes_a_number_small(tmp_path: Path, condexp: Command) -> None:
+    code, out, err = condexp(
+        "run", "-m", *TINY, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.n_jobs=1", "hydra.sweeper.sampler.seed=1",
+        "optimizer.lr=tag(log,interval(0.001,1))", "run.objective=best_test_error",
+    )  # fmt: skip
+    assert code == 0, (out, err)
+    found = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
+    runs = collect([tmp_path / "outputs"]).set_index("optimizer.lr")["best_test_error"]
+    assert len(runs) == 3
+    assert found["best_value"] == runs.min() == runs[found["best_params"]["optimizer.lr"]]

@@ -94,14 +94,14 @@ def _stored_meanwhile(folder: Path) -> RunResult | None:
 def _specs(jobs: Sequence[PlannedJob]) -> list[JobSpec]:
     return [
         JobSpec(
-            name=f"{number}/{len(jobs)} ({own})",
+            name=f"{job.number}{'' if job.config.run.index else f'/{len(jobs)}'} ({own})",
             folder=job.folder.absolute(),
             config=dump_config(job.config.plain),
             argv=tuple(sys.argv),
             fail_fast=job.config.run.fail_fast,
             timeout=job.config.run.timeout,
         )
-        for number, (job, own) in enumerate(zip(jobs, own_settings(jobs), strict=True), start=1)
+        for job, own in zip(jobs, own_settings(jobs), strict=True)
     ]
 
 

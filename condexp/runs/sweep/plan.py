@@ -15,6 +15,7 @@ from condexp.config.validation import parse_config
 from condexp.errors import InputError
 from condexp.runs.build import identified, load_dataset
 from condexp.runs.execute import stored_result
+from condexp.runs.extension import MARK
 from condexp.runs.prepare import prepare
 from condexp.runs.result import RunResult
 from condexp.store.run_folder.identity import identity_yaml, run_folder
@@ -60,6 +61,7 @@ class PlannedJob:
         overrides: Its own.
         config: Its configuration.
         folder: Its run folder.
+        number: Its number in the sweep, from 1.
         todo: What is to be done with it.
         result: Where nothing is to be run: how it stands; None too where ``original`` is given.
         original: Place in the sweep, from 0, of an earlier job that is the same.
@@ -69,6 +71,7 @@ class PlannedJob:
     overrides: tuple[str, ...]
     config: Config
     folder: Path
+    number: int
     todo: JobAction
     result: RunResult | None = None
     original: int | None = None
@@ -134,8 +137,10 @@ class SweepPlanner:
         Raises:
             InputError: If it could not run.
         """
-        folder = run_folder(identified(config).plain)
-        job = PlannedJob(tuple(overrides), config, folder, JobAction.RUN)
+        identity = identified(config).plain
+        folder = run_folder(identity)
+        number = config.run.index or len(self._jobs) + 1
+        job = PlannedJob(tuple(overrides), config, folder, number, JobAction.RUN)
         if folder in self._places:
             original = self._places[folder]
             self._jobs.append(replace(job, todo=JobAction.REPEATED, original=original))
@@ -144,7 +149,8 @@ class SweepPlanner:
         cost = None
         if result is None:
             num_steps, num_bytes = self._size(config)
-            done = status.step if status is not None and todo is not JobAction.RESTART else 0
+            begun = identity.get(MARK, {}).get("step", 0)  # of a run that goes on from another
+            done = status.step if status is not None and todo is not JobAction.RESTART else begun
             cost = JobCost(num_steps, max(0, num_steps - done), num_bytes)
         elif status is not None and todo is JobAction.SHOW:
             self._seconds.setdefault(_identity_but_seed(config), []).append(status.seconds)

@@ -30,12 +30,12 @@ def plan_table(jobs: Sequence[PlannedJob]) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     for column in ("overrides", "folder"):
         table.add_column(column, overflow="fold")
-    for number, (job, own) in enumerate(zip(jobs, own_settings(jobs), strict=True), start=1):
+    for job, own in zip(jobs, own_settings(jobs), strict=True):
         cost, result = job.cost, job.result
         remark = f": {result.message}" if result is not None and result.message else ""
         original = f" of job {job.original + 1}" if job.original is not None else ""
         table.add_row(
-            str(number),
+            str(job.number),
             Text(f"{job.todo}{original}"),
             f"{cost.steps_left} of {cost.num_steps}" if cost else "",
             _time(cost.seconds) if cost else "",
@@ -65,13 +65,13 @@ def result_table(jobs: Sequence[PlannedJob], results: Sequence[RunResult]) -> Ta
     for column in ("overrides", "result"):
         table.add_column(column, overflow="fold")
     rows = zip(jobs, results, names, own_settings(jobs), strict=True)
-    for number, (job, result, name, own) in enumerate(rows, start=1):
+    for job, result, name, own in rows:
         state = Text(name, style=STATE_STYLES[result.state])
         state.append(" (stored)" if result.stored else "")
         where = Text(result.message if result.message and result.exit_code else str(result.folder))
         if job.original is not None:
             where = Text(f"the same as job {job.original + 1}: run once")
-        table.add_row(str(number), state, Text(own), where)
+        table.add_row(str(job.number), state, Text(own), where)
     return table
 
 

@@ -16,9 +16,10 @@ from condexp.errors import choose
 from condexp.store.disk import Owner, as_results_error, locked, write_at
 from condexp.store.hdf5.encoding import plain_rows, snapshot_row
 from condexp.store.hdf5.offsets import by_axis, clear_rows, read_offsets
+from condexp.store.hdf5.open import open_file
 from condexp.store.hdf5.row_checks import row_checksums, running_checksums
 from condexp.store.schema.fields import Axis
-from condexp.store.schema.layout import CHECKSUMS, COUNTERS
+from condexp.store.schema.layout import CHECKSUMS, COUNTERS, STEPS
 from condexp.training.events import EvalRecord, RowCounts, SnapshotRecord, StepRecord
 
 FLUSH_SECONDS = 1.0
@@ -164,6 +165,31 @@ class ResultsWriter:
         with self._guarded():
             os.fdatasync(self._handle)
         return self.committed
+
+    def copy_rows(self, source: Path, counts: RowCounts) -> None:
+        """Begin with the first rows of another file of the same layers and measures, bit for bit.
+
+        Args:
+            source: The other file.
+            counts: How many rows of each kind.
+
+        Raises:
+            ValueError: If its rows are not those of this file's schedule.
+            DamageError: If they are damaged.
+            ResultsError: If this file cannot be written.
+        """
+        with open_file(source) as file:
+            for axis, num in by_axis(counts).items():
+                if not np.array_equal(file[STEPS[axis]][:num], self._offsets.steps[axis][:num]):
+                    raise ValueError(f"{source} has other {axis} steps than {self.path}")
+                columns = [file[column.path] for column in self._offsets.columns[axis]]
+                if axis is not Axis.SNAPSHOT:
+                    rows = [column[:num].tobytes() for column in columns]
+                    self._append(axis, rows, running_checksums(rows, 0), num)
+                    continue
+                for index in range(num):
+                    row = [column[index].tobytes() for column in columns]
+                    self._append(axis, row, row_checksums(row), num_rows=1)
 
     def rewind(self, counts: RowCounts) -> None:
         """Take rows back, as if they had never been written.
