@@ -321,6 +321,7 @@ def test_the_start_is_made(
     assert names["snapshot"].layers == ("0", "3")
 
 
+@pytest.mark.filterwarnings("ignore")  # Optuna 2's own, of its age
 def test_tasks_are_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
