@@ -11,8 +11,6 @@ import numpy as np
 
 from condexp.errors import InputError, near_path
 from condexp.results.config_keys import flatten, setting_text
-from condexp.store.hdf5.offsets import older_version
-from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.reader import Run
 from condexp.store.run_folder.checkpoints import (
@@ -24,8 +22,7 @@ from condexp.store.run_folder.completeness import read_checked_status
 from condexp.store.run_folder.config_file import read_config
 from condexp.store.run_folder.identity import identity_config, identity_yaml
 from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME, State
-from condexp.store.schema.fields import VERSION, FileShape
-from condexp.store.schema.layout import FILE_NAME, FileSpec, datasets
+from condexp.store.schema.layout import FILE_NAME
 from condexp.training.checkpoint import Checkpoint, read_checkpoint
 from condexp.training.choices import RunState
 from condexp.training.events import RowCounts
@@ -76,6 +73,11 @@ class ExtendedRun:
     def step(self) -> int:
         """Its updates."""
         return self.checkpoint.step
+
+    @property
+    def results(self) -> Path:
+        """Its results file."""
+        return self.folder / FILE_NAME
 
     @property
     def mark(self) -> dict[str, Any]:
@@ -136,7 +138,7 @@ class ExtendedRun:
                 f"run.extend_from={self.folder} has {self.step} steps already, and this run would "
                 f"have {plan.num_steps}: give a larger trainer.epochs or trainer.steps."
             )
-        run = Run(self.folder / FILE_NAME)
+        run = Run(self.results)
         rates = run.metrics["lr"].loc[: self.step - 1].to_numpy()
         wanted = np.array([rate(step) for step in range(self.step)])
         other = np.flatnonzero(rates != wanted)
@@ -158,26 +160,6 @@ class ExtendedRun:
             eval_steps=tuple(sorted(evaluated)),
         )
 
-    def check_shape(self, spec: FileSpec) -> None:
-        """Refuse results whose rows cannot be copied.
-
-        Args:
-            spec: What the longer run's results file is created from.
-
-        Raises:
-            InputError: If they are of an older version, or of other layers.
-        """
-        path = self.folder / FILE_NAME
-        with open_file(path) as file:
-            found = read_file_shape(file)
-        if found.version != VERSION:
-            raise InputError(older_version(path, found.version))
-        if _rows(found) != _rows(spec):
-            raise InputError(
-                f"run.extend_from={self.folder}: its results have other layers or measures than "
-                "this version of condexp would write."
-            )
-
     def begin(self, writer: ResultsWriter, fingerprint: RunFingerprint) -> Checkpoint:
         """Copy the rows of the shorter run.
 
@@ -188,10 +170,10 @@ class ExtendedRun:
         Returns:
             The checkpoint that it goes on from.
         """
-        there, done = self.checkpoint.committed, Run(self.folder / FILE_NAME).steps
+        there, done = self.checkpoint.committed, Run(self.results).steps
         snapshots = sum(step < self.step for step in done)
         counts = RowCounts(snapshots, there.steps, there.evaluations)
-        writer.copy_rows(self.folder / FILE_NAME, counts)
+        writer.copy_rows(self.results, counts)
         return replace(
             self.checkpoint,
             state=RunState.UNFINISHED,
@@ -217,7 +199,3 @@ def extended_run(folder: str | None) -> ExtendedRun | None:
 
 def _may_differ(key: str) -> bool:
     return key in {"experiment", *LENGTH} or key.startswith(("analysis.schedule.", f"{MARK}."))
-
-
-def _rows(shape: FileShape | FileSpec) -> list[tuple[str, tuple[int, ...]]]:
-    return [(each.path, each.shape[1:]) for each in datasets(shape) if each.axis is not None]

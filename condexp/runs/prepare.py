@@ -45,6 +45,7 @@ from condexp.runs.checks import (
 from condexp.runs.extension import ExtendedRun, extended_run
 from condexp.runs.model_trace import ModelTrace, trace_model
 from condexp.runs.user_training import try_optimizer
+from condexp.store.hdf5.offsets import check_copyable
 from condexp.store.run_folder.completeness import read_checked_status
 from condexp.store.run_folder.identity import identity_yaml, run_folder
 from condexp.store.run_folder.status import FINISHED
@@ -145,7 +146,7 @@ def prepare(config: Config) -> PreparedRun:
     )
     check_loggers(config, spec)
     if extended is not None:
-        extended.check_shape(spec)
+        check_copyable(extended.results, spec)
     costs = _costs(config, trace, spec)
     if plan.snapshot_steps:
         check_labels(config.analysis, options, trace.model, loss_fn)

@@ -12,7 +12,15 @@ from condexp.errors import InputError
 from condexp.store.disk import write_at
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.schema.fields import VERSION, WRITTEN, Axis, DatasetSpec, FileShape, Kind
-from condexp.store.schema.layout import CHECKSUMS, COUNTERS, SEALED, STEPS, columns, datasets
+from condexp.store.schema.layout import (
+    CHECKSUMS,
+    COUNTERS,
+    SEALED,
+    STEPS,
+    FileSpec,
+    columns,
+    datasets,
+)
 from condexp.training.events import RowCounts
 
 BLOCK_BYTES = 1 << 20
@@ -75,6 +83,28 @@ def read_offsets(path: Path) -> DatasetOffsets:
             offsets,
             {axis: int(file[name][()]) for axis, name in COUNTERS.items()},
         )
+
+
+def check_copyable(path: Path, spec: FileSpec) -> None:
+    """Refuse a results file whose rows another one cannot begin with.
+
+    Args:
+        path: The file.
+        spec: What the other one is created from.
+
+    Raises:
+        InputError: If it is of an older version, or of other layers or measures.
+    """
+    with open_file(path) as file:
+        found = read_file_shape(file)
+    if found.version != VERSION:
+        raise InputError(older_version(path, found.version))
+    rows = [
+        [(each.path, each.shape[1:]) for each in datasets(shape) if each.axis is not None]
+        for shape in (found, spec)
+    ]
+    if rows[0] != rows[1]:
+        raise InputError(f"{path} has other layers or measures than this condexp would write.")
 
 
 def older_version(path: Path, version: int) -> str:
