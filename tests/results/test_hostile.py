@@ -69,7 +69,8 @@ def test_good_runs_are_shown_beside_two_hundred_hostile_ones(good: Path, tmp_pat
     hostile = [make_hostile(root / f"bad-{seed}", good, seed) for seed in range(200)]
 
     def read() -> None:
-        code, said = output("status", str(root))
+        with contextlib.chdir(tmp_path):  # a long path would be folded, at any letter
+            code, said = output("status", root.name)
         assert code == 1, said
         assert all(f"good-{seed}" in said for seed in GOOD)
         for form in ("rich", "csv"):

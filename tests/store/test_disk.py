@@ -116,8 +116,8 @@ def test_what_is_no_results_file_is_not_written_to(tmp_path: Path) -> None:
         ResultsWriter(path)
     with h5py.File(path, "w") as file:
         file.attrs["condexp_format"] = "condexp"
-        file.attrs["condexp_format_version"] = 4
-    with pytest.raises(InputError, match="version 1 or 2 or 3: it says 'condexp', version 4"):
+        file.attrs["condexp_format_version"] = 5
+    with pytest.raises(InputError, match="version 1 or 2 or 3 or 4: it says 'condexp', version 5"):
         ResultsWriter(path)
     create_results(path, make_spec())
     with pytest.raises(InputError, match="unknown durability 'disk': allowed are kill, power"):

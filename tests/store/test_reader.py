@@ -122,7 +122,7 @@ def test_fisher_blocks_and_the_network(running: tuple[Run, FileSpec]) -> None:
 
 def test_a_run_without_a_fisher_matrix_says_how_to_get_one(tmp_path: Path) -> None:
     create_results(tmp_path / "results.h5", make_spec(matrices=(Matrix.INPUT,)))
-    with pytest.raises(InputError, match=r"no Fisher matrix of the network.*analysis=fisher"):
+    with pytest.raises(InputError, match=r"no matrix of the network.*analysis=fisher"):
         open_run(tmp_path).network()
     create_results(tmp_path / "results.h5", make_spec(save_spectra=False))
     network = open_run(tmp_path).network()

@@ -66,7 +66,8 @@ def draw(
     width = Size(choose("size", size, Size))
     if foreign := [option for option in options if option not in OPTIONS.get(name, ())]:
         takers = [each for each, taken in OPTIONS.items() if foreign[0] in taken]
-        raise InputError(f"{name} takes no --{foreign[0]}: {' and '.join(takers)} do.")
+        who = " and ".join([", ".join(takers[:-1]), takers[-1]]) if takers[1:] else takers[0]
+        raise InputError(f"{name} takes no --{foreign[0]}: {who} do.")
     selected = select(folders, where)
     if name in OF_ONE_RUN:
         targets = [_own_folder(folder, len(selected), output) for folder in selected]

@@ -38,7 +38,7 @@ def test_a_spectrum_from_the_command_line(
     assert main([*arguments, "--layer", "fcc"]) == 2
     assert "Did you mean 'fc'?" in capsys.readouterr().err
     assert main(["figure", "overview", str(folders[0]), "--layer", "fc"]) == 2
-    assert "overview takes no --layer: spectrum and compare do" in capsys.readouterr().err
+    assert "overview takes no --layer: spectrum, density and compare do" in capsys.readouterr().err
 
 
 def test_the_noise_floor_is_drawn_and_zeros_are_counted(

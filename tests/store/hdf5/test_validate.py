@@ -118,7 +118,7 @@ def _version(file: h5py.File) -> None:
         (_detach, "/layers/input_kappa, dimension 2: its scale is none, not /layers/p"),
         (_unit, "/eval/test_error has no units"),
         (_no_scale, "/layers/p is not a dimension scale"),
-        (_version, "version 1 or 2 or 3: it says 'condexp', version 7"),
+        (_version, "version 1 or 2 or 3 or 4: it says 'condexp', version 7"),
         (_set("n_committed", (), 9), "/n_committed is 9, the file has 8 rows"),
         (_set("n_committed", (), -1), "/n_committed is -1, the file has 8 rows"),
         (_set("n_committed", (), 5), "snapshot 4 (step 12): its bytes do not match"),
