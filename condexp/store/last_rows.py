@@ -92,9 +92,12 @@ def _layers(group: Any, keys: Collection[str] | None, last: slice) -> dict[str, 
     left_out = {*DESCRIPTIONS, *CURVATURE_SCALES}
     names = [name for name in group if name not in left_out and not is_curvature_row(name)]
     sides = {name for name in names if name.startswith("n_")}
+    sizes = {name: group[name] for name in names if name in sides and asked(f"{name[2:]}_")}
+    refuse_large(group.name, 8 * sum(array.size for array in sizes.values()), MAX_READ)
+    lengths = {name: array[:] for name, array in sizes.items()}
     # The high end of an interval says whether its number is a bound, and where a matrix may have
     # been too wide to be solved for, its rank whether it is an estimate.
-    wide = any(is_wide(int(group[name][:].max(initial=0))) for name in sides)
+    wide = any(is_wide(int(values.max(initial=0))) for values in lengths.values())
     also = re.compile("_high$|(?<=_)rank$" if wide else "_high$")
     measures = [n for n in names if n not in sides and (asked(n) or asked(also.sub("", n)))]
     if not measures:
@@ -104,10 +107,9 @@ def _layers(group: Any, keys: Collection[str] | None, last: slice) -> dict[str, 
     refuse_large(group.name, size, MAX_READ)
     arrays = {name: array[last] for name, array in stored.items()}
     arrays |= {name: np.array(texts(group[name])) for name in ("layer", "type")}
-    sizes = [*SIZES, *(name for name in names if name in sides and asked(f"{name[2:]}_"))]
-    whole = {name: group[name] for name in sizes}
+    whole = {name: group[name] for name in SIZES}
     refuse_large(group.name, 8 * sum(array.size for array in whole.values()), MAX_READ)
-    return arrays | {name: array[:] for name, array in whole.items()}
+    return arrays | {name: array[:] for name, array in whole.items()} | lengths
 
 
 def _network(file: Any, last: slice) -> dict[str, NDArray[Any]]:
