@@ -12,8 +12,8 @@ from condexp.analysis.layers.kinds import Layer
 from condexp.analysis.layers.select import select_layers
 from condexp.analysis.linalg.curvature_spectrum import (
     CurvatureSpectrum,
-    Effort,
     Searched,
+    SearchEffort,
     search,
 )
 from condexp.analysis.loss.denominator import loss_denominator
@@ -101,7 +101,7 @@ def measure_curvature(
     blocks = {NETWORK: trained, **blocks}
     products = CurvatureProducts(model, passes, trained, matrices)
     generator = torch.Generator().manual_seed(options.seed)
-    effort = Effort(
+    effort = SearchEffort(
         options.top_k,
         options.eigenvalue_tolerance,
         options.num_random_vectors,
@@ -129,7 +129,7 @@ def _searched(
     products: CurvatureProducts,
     matrix: Matrix,
     block: Sequence[Tensor],
-    effort: Effort,
+    effort: SearchEffort,
     generator: torch.Generator,
     start: Tensor | None,
 ) -> Searched:
@@ -171,7 +171,7 @@ def _trained(model: nn.Module) -> list[Tensor]:
     return found
 
 
-def _check_memory(effort: Effort, num_weights: int, limit: int | None) -> None:
+def _check_memory(effort: SearchEffort, num_weights: int, limit: int | None) -> None:
     """Refuse vectors that take more than may be used.
 
     Raises:

@@ -29,8 +29,9 @@ class PassMode(StrEnum):
     """Rows come in several portions, so none can be measured again: ``auto`` takes float64 products
     from the start, and ``fisher`` keeps its rows until the snapshot."""
     USER_PASSES = "user_passes"
-    """The user runs one pass or more, and changes tensors as they like: rows are copied, and
-    ``auto`` takes the first portion again in float64 before the next one comes."""
+    """The user runs one pass or more, and changes tensors as they like: rows that are kept are
+    copied where no error would tell of a change, and ``auto`` takes the first portion again in
+    float64 before the next one comes."""
 
 
 @dataclass(eq=False)

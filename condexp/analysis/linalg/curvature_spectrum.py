@@ -28,7 +28,7 @@ ROUNDING = 4
 
 
 @dataclass(frozen=True)
-class Effort:
+class SearchEffort:
     """How much is computed of a matrix.
 
     Attributes:
@@ -142,7 +142,7 @@ class Searched:
 def search(
     product: Product,
     num_weights: int,
-    effort: Effort,
+    effort: SearchEffort,
     dtype: torch.dtype,
     *,
     generator: torch.Generator,
@@ -189,7 +189,7 @@ def search(
     return Searched(_estimated(pairs, rest, effort, num_weights, dtype), pairs.vectors[:, ends])
 
 
-def _exact(whole: Tensor, effort: Effort, dtype: torch.dtype) -> CurvatureSpectrum:
+def _exact(whole: Tensor, effort: SearchEffort, dtype: torch.dtype) -> CurvatureSpectrum:
     """Return the spectrum of a matrix that is there, ``[n, n]``."""
     num = len(whole)
     if not bool(whole.isfinite().all()):
@@ -224,7 +224,7 @@ def _exact(whole: Tensor, effort: Effort, dtype: torch.dtype) -> CurvatureSpectr
 
 
 def _estimated(
-    pairs: Eigenpairs, rest: Quadrature, effort: Effort, num: int, dtype: torch.dtype
+    pairs: Eigenpairs, rest: Quadrature, effort: SearchEffort, num: int, dtype: torch.dtype
 ) -> CurvatureSpectrum:
     """Return the spectrum of which some eigenvalues are known, and the others estimated."""
     known, error = pairs.values, _rounding(pairs.largest, pairs.asymmetry, dtype)
@@ -312,17 +312,3 @@ def _density(values: Tensor, masses: Tensor, scale: float) -> Tensor:
     np.add.at(found, left, masses.numpy() * (1 - share))
     np.add.at(found, right, masses.numpy() * share)
     return torch.from_numpy(found)
-
-
-def moment(spectrum: CurvatureSpectrum, power: int) -> float:
-    """Return the mean of λ^power over the eigenvalues, by the density.
-
-    Args:
-        spectrum: The spectrum.
-        power: The power.
-
-    Returns:
-        The moment.
-    """
-    points = torch.tensor(DENSITY_POINTS, dtype=torch.float64) * spectrum.density_scale
-    return float((spectrum.density * points**power).sum())

@@ -52,8 +52,8 @@ def needs_float64(spectrum: Spectrum, kappa_p: Sequence[float], *, whole: bool =
     if spectrum.estimates is not None:  # whose own intervals are wider
         exact = replace(spectrum, noise_floor=0.0, blur=0.0, relative=0.0)
         ends = [[s.kappa_interval(p)[1] for s in (exact, spectrum)] for p in asked_for]
-        return any(_is_wide(*highs) for highs in ends)
-    return any(_is_wide(*spectrum.kappa_interval(p)) for p in asked_for)
+        return any(_is_uncertain(*highs) for highs in ends)
+    return any(_is_uncertain(*spectrum.kappa_interval(p)) for p in asked_for)
 
 
 def _solves_in_no_time(rows: Rows) -> bool:
@@ -61,7 +61,7 @@ def _solves_in_no_time(rows: Rows) -> bool:
     return rows.device.type == "cpu" and rows.num_features**2 <= rows.num_rows
 
 
-def _is_wide(low: float, high: float) -> bool:
+def _is_uncertain(low: float, high: float) -> bool:
     # Both are infinite where the eigenvalue is 0 exactly.
     return not math.isinf(low) and high > (1 + WIDTH) * low
 
