@@ -19,7 +19,7 @@ from condexp.results.run_view import EXPLANATIONS
 from condexp.results.select import leaving_out_unreadable
 from condexp.results.tables.cells import Layout, lay_out
 from condexp.results.tables.keys import describe, key_text, keys_of
-from condexp.results.tables.numbers import Mark, format_number, format_seconds, measure_mark
+from condexp.results.tables.numbers import Mark, format_number, format_seconds, kappa_mark
 from condexp.results.tables.table import make_table
 from condexp.store.reader import Run
 from condexp.store.schema.layout import FILE_NAME
@@ -91,13 +91,9 @@ def varied_keys(frame: pd.DataFrame) -> list[str]:
         Their names, those with few values first, the seed last.
     """
     keys = [key for key in frame.attrs.get("identity_keys", ()) if key in frame]
-    num = {key: frame[key].map(_text).nunique() for key in keys}
+    num = {key: frame[key].map(setting_text).nunique() for key in keys}
     varied = sorted((key for key in keys if num[key] > 1 and key != "seed"), key=num.__getitem__)
     return [*varied, *(key for key in ("seed",) if key in keys)]
-
-
-def _text(value: object) -> str:
-    return setting_text(value)
 
 
 def _conditions(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
@@ -148,13 +144,9 @@ def _kappa_cell(row: Row, name: str) -> Cell:
     stem, _, p = name.rpartition("_kappa_")
     low, high = (float(row.get(f"{stem}_kappa_{end}_{p}", np.nan)) for end in ("low", "high"))
     value, limit = float(row.get(name, np.nan)), float(row.get(f"{stem}_p_limit", np.nan))
-    mark = measure_mark(value)
-    if np.isfinite(value) and np.isinf(high):
-        mark = Mark.AT_LEAST
-    elif np.isfinite(value) and np.isnan(row.get(f"{stem}_rank", 0.0)):
-        mark = Mark.ESTIMATED
-    elif np.isinf(value) and float(p) * (1 - 1e-12) > limit:
-        mark = Mark.ROWS
+    # Rows of runs have no statuses; the rank of an estimated spectrum alone is not known.
+    status = "estimated" if np.isnan(row.get(f"{stem}_rank", 0.0)) else "ok"
+    mark = kappa_mark(value, status, float(p), limit, high)
     known = np.isfinite(value) and not np.isnan(low)
     interval = f"[{format_number(low)}, {format_number(high)}]" if known else ""
     return Cell(format_number(value, mark), interval)
