@@ -60,10 +60,19 @@ def solve_stacked(matrices: Sequence[Tensor]) -> list[Tensor | None]:
     return [None if each is None or bool(each.isnan().any()) else each for each in found]
 
 
+def solver_error(side: int) -> float:
+    """Return the error of √Σλ², relative to ‖·‖_F, up to which a solver is believed.
+
+    Args:
+        side: Side of the matrix. Σλ may be √side times as far from the trace.
+    """
+    return 1e-12 * max(side, 8)
+
+
 def _is_certified(matrices: Tensor, values: Tensor) -> Tensor:
     side = values.shape[-1]
     norms = torch.linalg.vector_norm(matrices, dim=(-2, -1))
-    allowed = 1e-12 * max(side, 8) * norms
+    allowed = solver_error(side) * norms
     traces = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
     fits: Tensor = (torch.linalg.vector_norm(values, dim=-1) - norms).abs() <= allowed
     sums: Tensor = (values.sum(-1) - traces).abs() <= allowed * math.sqrt(side)

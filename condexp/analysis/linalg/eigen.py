@@ -15,7 +15,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from condexp.analysis.linalg.device import has_fast_float64, solve_stacked
+from condexp.analysis.linalg.device import has_fast_float64, solve_stacked, solver_error
 from condexp.analysis.linalg.pair_products import Numbers
 
 T = TypeVar("T")
@@ -239,7 +239,7 @@ def _norms(matrices: Tensor) -> Numbers:
 def _is_certified(matrices: Tensor, norms: Numbers, values: Numbers) -> bool:
     side = values.shape[-1]
     traces = np.trace(matrices.numpy(), axis1=-2, axis2=-1)
-    allowed = 1e-12 * max(side, 8) * norms
+    allowed = solver_error(side) * norms
     of_values = torch.linalg.vector_norm(torch.from_numpy(values), dim=-1).numpy()
     with np.errstate(invalid="ignore"):  # infinite norms
         fits = np.abs(of_values - norms) <= allowed
