@@ -69,11 +69,11 @@ class Matrix(StrEnum):
 DEFAULT_MATRICES = (Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC)
 SIGNAL_MATRICES = frozenset({Matrix.GRAD_OUTPUT, Matrix.KFAC, Matrix.FISHER})
 """The matrices that ``fisher_type`` decides: ``weight_grad`` is of the data's loss always."""
-CURVATURE_MATRICES = frozenset({Matrix.HESSIAN, Matrix.GGN})
+CURVATURE_MATRICES = (Matrix.HESSIAN, Matrix.GGN)
 """The matrices that are known by their products: the upper eigenvalues, and moments with errors."""
 WHOLE_MATRICES = tuple(matrix for matrix in Matrix if matrix not in CURVATURE_MATRICES)
 """The matrices whose spectra are known whole."""
-GRADIENT_MATRICES = SIGNAL_MATRICES | CURVATURE_MATRICES | {Matrix.WEIGHT_GRAD}
+GRADIENT_MATRICES = SIGNAL_MATRICES | {*CURVATURE_MATRICES, Matrix.WEIGHT_GRAD}
 SINGULAR_VALUES = frozenset({Matrix.WEIGHT, Matrix.WEIGHT_GRAD})
 """With the spectrum of one the other's is cheap, so ``domination`` is stored where one is asked."""
 

@@ -176,7 +176,7 @@ def _num_bytes(model: nn.Module) -> int:
 
 def _vector_bytes(model: nn.Module, options: AnalysisOptions) -> int:
     """Return the bytes of the eigenvectors that a checkpoint keeps, float32."""
-    num_matrices = len(CURVATURE_MATRICES & {*options.matrices})
+    num_matrices = len({*CURVATURE_MATRICES} & {*options.matrices})
     num_weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return 4 * num_matrices * num_weights * (options.top_k + 1) * (1 + options.layer_blocks)
 

@@ -95,7 +95,7 @@ def measure_curvature(
     Raises:
         InputError: If the network's precision is too low, or it cannot be differentiated twice.
     """
-    matrices = [matrix for matrix in Matrix if matrix in CURVATURE_MATRICES & {*options.matrices}]
+    matrices = [matrix for matrix in CURVATURE_MATRICES if matrix in options.matrices]
     trained = _trained(model)
     blocks = dict(_blocks(model, options)) if options.layer_blocks else {}
     blocks = {NETWORK: trained, **blocks}

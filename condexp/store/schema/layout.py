@@ -107,7 +107,7 @@ class FileSpec:
             for matrix in Matrix
             if matrix in self._whole
         }
-        curvature = tuple(m for m in Matrix if m in CURVATURE_MATRICES & {*self.matrices})
+        curvature = tuple(m for m in CURVATURE_MATRICES if m in self.matrices)
         return FileShape(
             layers=tuple(layer.name for layer in self.layers),
             lengths=lengths,

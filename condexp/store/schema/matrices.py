@@ -34,7 +34,7 @@ _ROWS = ("eigenvalue", "eigenvalue_error", "density")
 def is_curvature_row(name: str) -> bool:
     """Return whether an array has a row of numbers for each matrix: eigenvalues, a density."""
     matrix, _, measure = name.partition("_")
-    return matrix in {*map(str, CURVATURE_MATRICES)} and measure in _ROWS
+    return matrix in [*map(str, CURVATURE_MATRICES)] and measure in _ROWS
 
 
 def spectra_group(matrix: Matrix, length: int) -> str:
