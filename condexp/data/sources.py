@@ -52,6 +52,7 @@ class Source:
         mirrors: Addresses of folders that have the downloads.
         elsewhere: Folders outside the root, looked in where no root is given.
         note: What to know before fetching.
+        own: The data set that reads other content in the same format, where there is one.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Source:
     mirrors: tuple[str, ...]
     elsewhere: tuple[Path, ...] = ()
     note: str = ""
+    own: str | None = None
 
     def folders(self, root: Path | str | None) -> list[Path]:
         """List where the files may be.
@@ -138,8 +140,14 @@ class Source:
             if problem := self.problem(folder, name):
                 raise InputError(
                     f"dataset {self.name}: {folder / name} {problem}. It was not opened; "
-                    f"`condexp data fetch {self.name} --root DIR` replaces it."
+                    f"`condexp data fetch {self.name} --root DIR` replaces it.{self._own(folder)}"
                 )
+
+    def _own(self, folder: Path) -> str:
+        """Return how data of one's own in this format are read, where they are."""
+        if self.own is None:
+            return ""
+        return f" dataset={self.own} dataset.root={folder.parent} takes data of your own."
 
 
 def stored(folder: Path, name: str) -> Path | None:
@@ -188,6 +196,7 @@ def _cifar(name: str, kind: Any) -> Source:
         downloads={kind.filename: kind.tgz_md5},
         mirrors=(kind.url.removesuffix(kind.filename),),
         note=THROTTLED,
+        own="cifar_batches",
     )
 
 

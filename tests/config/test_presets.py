@@ -52,6 +52,7 @@ NEEDS = {
     "dataset/gaussian": ["model=linear"],
     "dataset/folder": ["dataset.root=data/imagenet", "dataset.image_size=32"],
     "dataset/arrays": ["dataset.root=arrays.npz"],
+    "dataset/cifar_batches": ["dataset.root=data"],
     "dataset/import": ["dataset.target=tests.data.tiny:load"],
     "optimizer/import": ["optimizer.target=torch.optim:RMSprop"],
     "scheduler/import": [
@@ -108,8 +109,13 @@ WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
     "imagenet": lambda root, _: write_imagenet(root),
     "folder": lambda root, _: write_imagenet(root / "imagenet", splits=("train", "test")),
     "arrays": lambda root, _: write_arrays(root.parent / "arrays.npz"),
+    "cifar_batches": lambda root, patch: write_cifar(root, patch, datasets.CIFAR10),
 }
-OWN = {"folder": "no such folder", "arrays": "no such file"}
+OWN = {
+    "folder": "no such folder",
+    "arrays": "no such file",
+    "cifar_batches": "has no data_batch_1, …",
+}
 # One training step and one snapshot, of two layers: some nets have sides of 4608.
 BRIEF = ["trainer.steps=1", "trainer.batch_size=4", "analysis.schedule.log_spaced=null",
          "analysis.schedule.at_end=false", "analysis.layers.include=[first,last_linear]",
