@@ -52,11 +52,13 @@ def measure(num_rounds: int) -> list[Measurement]:
         two = times["2 processes"]
         for group in ("1 process, 1 thread", "1 process, 2 threads"):
             one = times[group]
-            for what in ("step", "measured step"):
+            for what in ("step", "measured step", "step, CPU", "measured step, CPU"):
                 title = f"{name}: {what}, 2 processes / {group}"
                 found.append(Measurement(title, tuple(two[what]), tuple(one[what]), None))
-        united, whole = tuple(two["uniting"]), tuple(two["snapshot"])
-        found.append(Measurement(f"{name}: uniting / snapshot, 2 processes", united, whole, None))
+        whole = tuple(two["snapshot"])
+        for what in ("uniting", "uniting, CPU"):
+            title = f"{name}: {what} / snapshot, 2 processes"
+            found.append(Measurement(title, tuple(two[what]), whole, None))
     return found
 
 
@@ -87,13 +89,14 @@ def _rank(rank: int, size: int, meeting: str, network: str) -> Times:
     inputs, targets = training.inputs[part], training.targets[part]
     model, optimizer = training.model, training.optimizer
     forward = communicator.wrap_ddp(model)
-    times: Times = {"step": [], "measured step": [], "snapshot": [], "uniting": []}
+    times: Times = {what: [] for what in ("snapshot", "uniting", "uniting, CPU")}
     unite: Any = NetworkStatistics._merge_ranks
 
     def timed_unite(*arguments: Any) -> Any:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         names = unite(*arguments)
         times["uniting"].append(time.perf_counter() - start)
+        times["uniting, CPU"].append(time.process_time() - cpu)
         return names
 
     NetworkStatistics._merge_ranks = timed_unite  # type: ignore[method-assign,assignment]
@@ -120,19 +123,22 @@ def _rank(rank: int, size: int, meeting: str, network: str) -> Times:
 
     for number in range(4):  # the first of each is not counted
         for what, run in (("step", step), ("measured step", measured_step)):
-            _time(run, times[what], communicator, counts=number > 0)
-    del times["uniting"][:1], times["snapshot"][:1]
+            seconds, cpu = _time(run, communicator)
+            if number > 0:
+                times.setdefault(what, []).append(seconds)
+                times.setdefault(f"{what}, CPU", []).append(cpu)
+    for what in ("snapshot", "uniting", "uniting, CPU"):
+        del times[what][:1]
     return times
 
 
-def _time(
-    run: Callable[[], None], times: list[float], communicator: TrainingCommunicator, *, counts: bool
-) -> None:
+def _time(run: Callable[[], None], communicator: TrainingCommunicator) -> tuple[float, float]:
+    """Return seconds of wall time, and of CPU time of all processes together."""
     communicator.all_reduce_mean(0.0)  # all are here
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     run()
-    if counts:
-        times.append(time.perf_counter() - start)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return seconds, communicator.all_reduce_mean(cpu) * communicator.world_size
 
 
 if __name__ == "__main__":

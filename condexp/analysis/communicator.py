@@ -1,6 +1,6 @@
 """Communicator protocol of a measurement by several processes, and its single-process form."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -34,6 +34,12 @@ class Communicator(Protocol):
         tensors on its device. Nothing is sent before the iterator is read, on every rank.
         """
 
+    def all_to_all_objects(self, values: Sequence[T]) -> Iterator[T]:
+        """Yield what every rank has for this one, in the ranks' order and one at a time.
+
+        ``values[r]`` is for rank r. Nothing is sent before the iterator is read, on every rank.
+        """
+
 
 class SingleProcess:
     """A world of one process, in which every collective returns what it is given.
@@ -51,6 +57,10 @@ class SingleProcess:
     def gather_objects(self, value: T, dst: int) -> Iterator[T]:  # noqa: ARG002 - the only rank
         """Yield the only value."""
         yield value
+
+    def all_to_all_objects(self, values: Sequence[T]) -> Iterator[T]:
+        """Yield the only value."""
+        yield from values
 
     def all_reduce_mean(self, value: float) -> float:
         """Return the value."""

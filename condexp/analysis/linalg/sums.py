@@ -1,12 +1,14 @@
 """Sums of rows and of their products, of which second moments are made."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from condexp.analysis.linalg.rows.dense import Rows
+
+_STRIPE = 64  # rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,11 @@ class Sums:
     num_rows: int
     products: Tensor
     shift: Shift | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process gets half of the symmetric matrix.
+        products, side = upper_stripes(self.products), self.products.shape[-1]
+        return _of_stripes, (type(self), self.num_rows, products, side, self.shift)
 
     @classmethod
     def of(cls, rows: Rows, reference: Tensor | None, dtype: torch.dtype) -> Self:
@@ -112,3 +119,44 @@ class Sums:
         mean = self.shift.row_sum / self.num_rows
         parts = (mean,) if center else (mean, self.shift.by_feature)
         return sum(part.square().sum(-1).max() for part in parts) * self.num_rows
+
+
+def upper_stripes(matrices: Tensor) -> Tensor:
+    """Return the upper half of symmetric matrices, each stripe of rows from its diagonal block on.
+
+    Args:
+        matrices: ``[groups, d, d]``.
+
+    Returns:
+        ``[groups, numbers]``, about d²/2 of each.
+    """
+    side = matrices.shape[-1]
+    stripes = (matrices[:, i : i + _STRIPE, i:].flatten(1) for i in range(0, side, _STRIPE))
+    return torch.cat(list(stripes), dim=1)
+
+
+def from_upper_stripes(stripes: Tensor, side: int) -> Tensor:
+    """Return the whole matrices.
+
+    Args:
+        stripes: What :func:`upper_stripes` returned.
+        side: Their side d.
+
+    Returns:
+        ``[groups, d, d]``, symmetric but for what the blocks on the diagonal were not.
+    """
+    groups, first = len(stripes), 0
+    matrices = stripes.new_empty(groups, side, side)
+    for start in range(0, side, _STRIPE):
+        height, width = min(_STRIPE, side - start), side - start
+        stripe = stripes[:, first : first + height * width].view(groups, height, width)
+        matrices[:, start : start + height, start:] = stripe
+        matrices[:, start + height :, start : start + height] = stripe[:, :, height:].mT
+        first += height * width
+    return matrices
+
+
+def _of_stripes(
+    kind: type[Sums], num_rows: int, stripes: Tensor, side: int, shift: Shift | None
+) -> Sums:
+    return kind(num_rows, from_upper_stripes(stripes, side), shift)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.layers.calls import ForwardPass, PassMode
+from condexp.analysis.layers.info import LayerInfo
 from condexp.analysis.layers.kinds import Layer
 from condexp.analysis.layers.rows import (
     Operation,
@@ -86,6 +87,12 @@ class LayerStatistics:
         self.mixes_samples = False
         self._num_samples, self._underflow = 0, 0.0
         self.has_zero_sums = self.has_unseen_uses = False
+
+    @property
+    def info(self) -> LayerInfo:
+        """The layer's sizes, as far as they are known."""
+        about = self.name, self.layer, self._options
+        return describe(*about, positions=self._positions, uses=max(self._uses.values(), default=1))
 
     def state(self) -> LayerState:
         """Return the statistics so far, of complete passes, for another process to merge."""
@@ -311,12 +318,8 @@ class LayerStatistics:
                 "recording, or the loss does not depend on the layer; leave it out with "
                 f"exclude=[{self.name!r}] or ask for matrices=('input', 'weight') only."
             )
-        positions, uses = self._positions, max(self._uses.values())
-        return PlainMeasures(
-            info=describe(self.name, self.layer, self._options, positions=positions, uses=uses),
-            dead_fraction=self._units.dead_fraction(),
-            full_fraction=self._units.full_fraction(),
-        )
+        dead, full = self._units.dead_fraction(), self._units.full_fraction()
+        return PlainMeasures(info=self.info, dead_fraction=dead, full_fraction=full)
 
     def record(
         self, plain: PlainMeasures, learning_rate: float | None, loss_rounding: float = 0.0

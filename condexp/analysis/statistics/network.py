@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -13,7 +14,7 @@ from condexp.analysis.fisher.block import FisherBlock
 from condexp.analysis.fisher.formed import fisher_block
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import PassMode
-from condexp.analysis.layers.info import NotAnalysed
+from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.layers.sample_calls import SampleCalls
 from condexp.analysis.layers.select import Selection, biases, why_never
 from condexp.analysis.layers.uses import uses_in_graph
@@ -23,6 +24,7 @@ from condexp.analysis.snapshot import BnMode, Coverage, LayerSnapshot, Snapshot
 from condexp.analysis.statistics.gradients import GradientStatistics
 from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.statistics.moment import SolveQueue
+from condexp.analysis.statistics.ranks import AT_ONCE, deal, rounds, solving_cost, sum_bytes
 from condexp.analysis.statistics.reduced import ReducedStatistics, ReducedTableStatistics
 from condexp.analysis.statistics.table import TableStatistics
 from condexp.analysis.vocabulary import Matrix
@@ -251,23 +253,36 @@ class NetworkStatistics:
             The names of all layers.
         """
         of_ranks = communicator.all_gather_object((
-            list(self._layers),
+            {name: layer.info for name, layer in self._layers.items()},
             self.num_samples,
             self.batch_statistics,
             self.loss_rounding,
         ))
+        infos: dict[str, LayerInfo] = {}
+        for of_rank, *_ in of_ranks:
+            infos = of_rank | infos
         names = list(dict.fromkeys(name for of_rank, *_ in of_ranks for name in of_rank))
         self.num_samples = sum(num_samples for _, num_samples, *_ in of_ranks)
         self.batch_statistics = set().union(*(used for *_, used, _ in of_ranks))
         self.loss_rounding, *others = [rounding for *_, rounding in of_ranks]
         for rounding in others:
             self.loss_rounding.merge(rounding)
+        costs = {
+            name: solving_cost(self._selected[name], infos[name], self.num_samples)
+            for name in names
+        }
+        alone = self._options.wants(Matrix.FISHER)  # its rows take more than all sums
+        sizes = {name: AT_ONCE if alone else sum_bytes(infos[name]) for name in names}
         united: dict[str, LayerStatistics] = {}
-        for number, name in enumerate(names):
-            state, layer = self[name].state(), self._new(name)
-            del self._layers[name]  # its rows are freed once they are sent
-            for of_rank in communicator.gather_objects(state, dst=number % communicator.world_size):
-                layer.merge(of_rank)
-                united[name] = layer
+        for portions in rounds(deal(costs, communicator.world_size), sizes):
+            states = [[self[name].state() for name in portion] for portion in portions]
+            for name in chain(*portions):
+                del self._layers[name]  # its rows are freed once they are sent
+            mine = portions[communicator.rank]
+            layers = [self._new(name) for name in mine]
+            for of_rank_too in communicator.all_to_all_objects(states):
+                for layer, state in zip(layers, of_rank_too, strict=True):
+                    layer.merge(state)
+            united |= zip(mine, layers, strict=True)
         self._layers = united
         return names

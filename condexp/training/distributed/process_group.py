@@ -5,8 +5,7 @@ everything else, what :mod:`condexp.analysis` measures included, goes through
 :class:`ProcessGroupCommunicator`.
 """
 
-import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from condexp.training.distributed.communicator import StepAction
+from condexp.training.distributed.messages import receive, send
 from condexp.training.execution import Forward
 
 T = TypeVar("T")
@@ -75,10 +75,27 @@ class ProcessGroupCommunicator:
             The values on rank ``dst``, their tensors on its device; on the other ranks nothing.
         """
         if self.rank != dst:
-            self._send(value, dst)
+            send(value, dst, self._cpu_group)()
             return
         for src in range(self.world_size):
-            yield value if src == dst else self._receive(src)
+            yield value if src == dst else receive(src, self._cpu_group, self._device)
+
+    def all_to_all_objects(self, values: Sequence[T]) -> Iterator[T]:
+        """Yield what every rank has for this one, in the ranks' order and one at a time.
+
+        Args:
+            values: An object for each rank, as for :meth:`gather_objects`.
+
+        Yields:
+            The objects for this rank, their tensors on its device.
+        """
+        others = [(self.rank + step) % self.world_size for step in range(1, self.world_size)]
+        under_way = [send(values[dst], dst, self._cpu_group) for dst in others]
+        for src in range(self.world_size):
+            own = src == self.rank
+            yield values[src] if own else receive(src, self._cpu_group, self._device)
+        for wait in under_way:
+            wait()
 
     def wrap_ddp(self, model: nn.Module) -> Forward:
         """Return the model in DistributedDataParallel; every rank starts from rank 0's weights.
@@ -141,28 +158,6 @@ class ProcessGroupCommunicator:
         """
         total: Tensor = _AllReduceSum.apply(tensor, self._batch_norm_group)
         return total / self.world_size
-
-    # Not send_object_list, which would hold a moment three times over on the sending rank, where
-    # this holds it once, and would restore a tensor on the sender's device.
-    def _send(self, value: object, dst: int) -> None:
-        stream = io.BytesIO()
-        torch.save(value, stream)
-        data = torch.frombuffer(stream.getbuffer(), dtype=torch.uint8)
-        dist.send(torch.tensor(len(data)), dst, group=self._cpu_group)
-        dist.send(data, dst, group=self._cpu_group)
-
-    def _receive(self, src: int) -> Any:
-        size = torch.tensor(0)
-        dist.recv(size, src, group=self._cpu_group)
-        data = torch.empty(int(size), dtype=torch.uint8)
-        dist.recv(data, src, group=self._cpu_group)
-        # The ranks run the same program and trust each other: any object may be restored.
-        stream = io.BytesIO(data.numpy().data)
-        return torch.load(stream, map_location=self._map_location, weights_only=False)
-
-    def _map_location(self, storage: Any, location: str) -> Any:
-        # Tensors of the sender's GPU move to this rank's; random states stay on the CPU.
-        return storage if location == "cpu" else storage.to(device=self._device)
 
 
 def _new_group(backend: str | None = None) -> dist.ProcessGroup:

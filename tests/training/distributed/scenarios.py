@@ -1,10 +1,12 @@
 """What one process and several have to agree on; each rank of ``ranks.py`` runs it."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.vocabulary import LAYER_MEASURES, WHOLE_MATRICES, FisherType, Matrix
@@ -153,6 +155,37 @@ def probed(communicator: TrainingCommunicator, fisher_type: FisherType) -> Numbe
     return trained(communicator, lambda: cnn(Norm.BATCH), probe=probe, options=options, num_steps=3)
 
 
+def unequal_shares(communicator: TrainingCommunicator) -> Numbers:
+    """Two batches of 5 and 9 samples, of which further ranks have none; units differ in them."""
+    seed_everything(2)
+    layers = {
+        "first": nn.Linear(8, 8),
+        "act": nn.ReLU(),
+        "second": nn.Linear(8, 70),  # more features than one stripe of a packed matrix
+        "tanh": nn.Tanh(),
+        "third": nn.Linear(70, 3),
+    }
+    model = nn.Sequential(OrderedDict(layers)).double()
+    first = layers["first"]
+    assert isinstance(first, nn.Linear)
+    with torch.no_grad():  # unit 0 is never on, unit 1 where the last feature is 1
+        first.weight[:2] = 0.0
+        first.weight[1, 7], first.bias[0], first.bias[1] = 2.0, -1.0, -1.0
+        first.bias[2:] += 1.0
+    batches = []
+    for size, last in ((5, 0.0), (9, 1.0)):
+        inputs = torch.rand(size, 8, dtype=torch.float64) + 100 * last
+        inputs[:, 7] = last
+        batches.append((inputs, torch.arange(size) % 3))
+    snapshot = analyze_batches(
+        model, nn.CrossEntropyLoss(), batches, ALL, communicator=communicator
+    )
+    if communicator.rank:
+        return {}
+    found = numbers("", snapshot)
+    return {name.strip(): value for name, value in found.items()}
+
+
 SCENARIOS: dict[str, Callable[[TrainingCommunicator], Numbers]] = {
     "mlp": lambda communicator: trained(communicator, mlp),
     "centred, with bias": lambda communicator: trained(
@@ -171,6 +204,8 @@ SCENARIOS: dict[str, Callable[[TrainingCommunicator], Numbers]] = {
         options=AnalysisOptions(matrices=(Matrix.GRAD_OUTPUT,), conv_input="channels"),  # type: ignore[arg-type]
         num_steps=3,
     ),
+    "unequal shares": unequal_shares,
+    "unequal shares, again": unequal_shares,
     "probe": lambda communicator: trained(
         communicator, lambda: cnn(Norm.BATCH), probe=probe_of(ProbeMode.TRAIN), num_steps=3
     ),

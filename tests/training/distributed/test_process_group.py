@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from condexp.analysis.communicator import SINGLE_PROCESS
-from condexp.training.distributed.process_group import ProcessGroupCommunicator
+from condexp.analysis.linalg.rows.dense import DenseRows
+from condexp.analysis.linalg.sums import Sums
+from condexp.training.distributed.messages import receive, send
 from tests.training.distributed.scenarios import SCENARIOS, Numbers
 from tests.waiting import GUARD_SECONDS
 
@@ -85,15 +88,70 @@ def test_looking_changes_no_bit(ranks: list[dict[str, Numbers]]) -> None:
             assert torch.equal(value, rank["batch norm"][name]), name
 
 
-def test_what_is_gathered_keeps_random_states_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[Tensor] = []
-    monkeypatch.setattr(dist, "send", lambda tensor, _dst, group: sent.append(tensor.clone()))
-    monkeypatch.setattr(dist, "recv", lambda tensor, _src, group: tensor.copy_(sent.pop(0)))
-    communicator = ProcessGroupCommunicator.__new__(ProcessGroupCommunicator)
-    communicator._device = torch.device("meta")
-    communicator.__dict__["_cpu_group"] = None
-    communicator._send({"state": torch.ones(2), "rows": [torch.zeros(3)]}, 0)
-    arrived = communicator._receive(1)
+def test_measuring_again_gives_the_same_bits(ranks: list[dict[str, Numbers]]) -> None:
+    found, again = ranks[0]["unequal shares"], ranks[0]["unequal shares, again"]
+    for name, value in again.items():
+        assert torch.equal(value.nan_to_num(), found[name].nan_to_num()), name
+
+
+def test_a_unit_that_is_dead_on_one_process_is_not_dead(ranks: list[dict[str, Numbers]]) -> None:
+    # Of 8 units: one is 0 in the first batch alone, one in both.
+    assert ranks[0]["unequal shares"]["second dead_fraction"] == 1 / 8
+    assert ranks[0]["unequal shares"]["third dead_fraction"] == 0
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The tensors on their way through a process group of one process."""
+    found: list[Tensor] = []
+    monkeypatch.setattr(dist, "isend", lambda tensor, _dst, group: found.append(tensor.clone()))
+    monkeypatch.setattr(dist, "recv", lambda tensor, _src, group: tensor.copy_(found.pop(0)))
+    return found
+
+
+def arrived(value: object, device: str = "cpu") -> Any:
+    group: Any = None
+    send(value, 1, group)()
+    return receive(0, group, torch.device(device))
+
+
+@pytest.mark.parametrize("num", [0, 3, 1 << 15])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.bool, torch.uint8])
+def test_tensors_arrive_as_they_were(num: int, dtype: torch.dtype, sent: list[Tensor]) -> None:
+    values = (torch.arange(3 * num).view(num, 3) % 7).to(dtype)
+    there = {"view": values.mT, "number": values.sum(), "rows": [values, values[::2]], "other": "a"}
+    found = arrived(there)
+    assert not sent
+    assert found["other"] == "a"
+    for one, other in zip(
+        [found["view"], found["number"], *found["rows"]],
+        [values.mT, values.sum(), values, values[::2]],
+        strict=True,
+    ):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+def test_a_large_tensor_is_not_pickled(sent: list[Tensor]) -> None:
+    values = torch.zeros(1 << 16)
+    send([values], 1, None)  # type: ignore[arg-type]
+    size, text, numbers = sent
+    assert int(size) == len(text) < 1000
+    assert len(numbers) == values.nbytes
+
+
+def test_half_of_a_symmetric_matrix_is_sent(sent: list[Tensor]) -> None:
+    rows = torch.randn(2, 300, 200, dtype=torch.float64, generator=torch.manual_seed(0))
+    sums = Sums.of(DenseRows(rows), None, torch.float64)
+    found = arrived(sums)
+    assert torch.equal(found.products.triu(), sums.products.triu())
+    assert torch.allclose(found.products, sums.products, rtol=1e-14, atol=1e-12)
+    send(sums, 1, None)  # type: ignore[arg-type]
+    assert sum(part.nbytes for part in sent) < 0.7 * sums.products.nbytes
+
+
+def test_what_arrives_keeps_random_states_on_the_cpu(sent: list[Tensor]) -> None:
+    found = arrived({"state": torch.ones(2), "rows": [torch.zeros(3)]}, device="meta")
     # Random states are read on the CPU, whatever device a process trains on.
-    assert arrived["state"].device == torch.device("cpu")
-    assert torch.equal(arrived["state"], torch.ones(2))
+    assert found["state"].device == torch.device("cpu")
+    assert torch.equal(found["state"], torch.ones(2))
