@@ -1,7 +1,7 @@
 """Measurement of batches: the passes of the loss, and extra backward passes of other labels."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from condexp.analysis.curvature.measure import (
     loss_passes,
     measure_curvature,
 )
+from condexp.analysis.curvature.passes import LossPass
+from condexp.analysis.curvature.sharpness import SHARPNESS, Sharpness, measure_sharpness
 from condexp.analysis.fisher.memory import Memory
 from condexp.analysis.float64_network import float64_network, refuse_rounding, widened
 from condexp.analysis.layers.calls import PassMode
@@ -134,12 +136,25 @@ class Measurement:
                 "matrices 'hessian' and 'ggn' are measured by one process alone, and "
                 f"{self.communicator.world_size} train together."
             )
+        with undisturbed(self.model):
+            return measure_curvature(self.model, self._loss_passes(), self.options, self.start)
+
+    def sharpness(self) -> Sharpness:
+        """Measure λ_max of the Hessian of all batches together, by a few products.
+
+        Returns:
+            λ_max and its error.
+        """
+        in_float64 = float64_network(self.model, self.loss_fn)
+        start = (self.start or {}).get(SHARPNESS)
+        with in_float64 if self.options.in_float64 else nullcontext(), undisturbed(self.model):
+            return measure_sharpness(self.model, self._loss_passes(), self.options, start)
+
+    def _loss_passes(self) -> list[LossPass]:
         batches = [(inputs, targets) for inputs, targets in self.batches]
         if self.options.in_float64:
             batches = [(widened(inputs), widened(targets)) for inputs, targets in batches]
-        with undisturbed(self.model):
-            passes = loss_passes(self.model, self.loss_fn, batches)
-            return measure_curvature(self.model, passes, self.options, self.start)
+        return loss_passes(self.model, self.loss_fn, batches)
 
     @property
     def _pass_mode(self) -> PassMode:

@@ -36,6 +36,13 @@ class ScheduleConfig:
 
 
 @dataclass(kw_only=True)
+class SharpnessConfig:
+    """λ_max of the Hessian over the training steps."""
+
+    every_steps: int | None = within(1)
+
+
+@dataclass(kw_only=True)
 class LayersConfig:
     """Which layers: globs of module names, or first, last_linear, all."""
 
@@ -64,6 +71,7 @@ class AnalysisConfig:
     num_random_vectors: int = within(2)
     num_lanczos_steps: int = within(2)
     layer_blocks: bool
+    sharpness: SharpnessConfig
     kappa_p: list[float] = within(0, 1, open_low=True)
     layers: LayersConfig
     save_spectra: bool

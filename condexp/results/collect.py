@@ -40,7 +40,8 @@ def collect(
         One row a run, sorted by path. Columns: ``path``, ``state``; every configuration key, joined
         by dots (``model.depth``, ``seed``); ``step``, ``seconds``, ``train_loss``, ``train_error``,
         ``test_loss``, ``test_error`` of the last evaluation and ``best_test_error``, errors in
-        percent; and of the last snapshot ``<layer>.<measure>``, such as ``fc.domination`` or
+        percent; ``sharpness``, the last λ_max of the Hessian that was measured between snapshots;
+        and of the last snapshot ``<layer>.<measure>``, such as ``fc.domination`` or
         ``fc.input_kappa_0.5``, with ``<layer>.<matrix>_p_limit``: κ_p past it is infinite for want
         of rows. The layer may also be called ``first`` or ``last_linear``, where all layers were
         analysed or that one was asked for by this name; ``network.fisher_<measure>`` is of all
@@ -128,6 +129,8 @@ def _describe(
     if "test_error" in row:
         errors = rows.evals["test_error"] if rows else np.empty(0)
         row["best_test_error"] = np.fmin.reduce(errors, initial=np.nan)
+    if rows is not None and rows.sharpness is not None:
+        row["sharpness"] = rows.sharpness
     return row
 
 

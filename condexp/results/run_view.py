@@ -15,6 +15,7 @@ from condexp.analysis.vocabulary import SINGULAR_VALUES, Matrix
 from condexp.errors import InputError
 from condexp.results.config_keys import flatten, lookup, setting_text
 from condexp.results.layer_measures import LayerMeasures
+from condexp.results.sharpness import sharpness_line
 from condexp.results.tables.fitted import Fitted
 from condexp.results.tables.numbers import Mark, format_number, format_seconds
 from condexp.store.reader import Run
@@ -147,7 +148,8 @@ def metrics_table(run: Run) -> RenderableType:
         run: The run.
 
     Returns:
-        A line with state, step and time, and a table of the training and the test set.
+        A line with state, step and time, a table of the training and the test set, and the last
+        sharpness where it was measured.
     """
     evals = run.metrics.dropna(subset=["train_loss", "test_loss"], how="all")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -158,7 +160,8 @@ def metrics_table(run: Run) -> RenderableType:
         errors = evals[f"{split}_error"]
         values = [_last(evals[f"{split}_loss"]), _last(errors), float(errors.min())]
         table.add_row(split, *map(format_number, values))
-    return Group(Text(_progress(run)), table)
+    below = [Text(line)] if (line := sharpness_line(run)) else []
+    return Group(Text(_progress(run)), table, *below)
 
 
 def layer_table(

@@ -64,22 +64,34 @@ def common_folder(folders: Sequence[Path]) -> Path:
     return own[0] if len(set(own)) == 1 else Path(os.path.commonpath([p.absolute() for p in own]))
 
 
-def with_snapshots(folders: Sequence[Path]) -> list[Run]:
+def has_snapshots(run: Run) -> bool:
+    """Return whether a run has measured something at a snapshot.
+
+    Args:
+        run: The run.
+    """
+    return bool(run.steps)
+
+
+def with_snapshots(
+    folders: Sequence[Path], measured: Callable[[Run], bool] = has_snapshots
+) -> list[Run]:
     """Open the runs that have measured something.
 
     Args:
         folders: Run folders.
+        measured: Whether a run has what is wanted.
 
     Returns:
-        Those with a snapshot; a run that failed before its first has none. One that cannot be read
-        is left out, and the log says so; so is a second run of one experiment, for a pair would
-        count twice.
+        Those that have; a run that failed before its first snapshot has not. One that cannot be
+        read is left out, and the log says so; so is a second run of one experiment, for a pair
+        would count twice.
     """
     found: dict[str, Run] = {}
     for folder in folders:
         run = None
         with leaving_out_unreadable(folder):
-            run = opened(folder)
+            run = opened(folder, measured)
         if run is not None:
             other = found.setdefault(identity_hash(run.config), run)
             if other is not run:
@@ -89,14 +101,15 @@ def with_snapshots(folders: Sequence[Path]) -> list[Run]:
     return list(found.values())
 
 
-def opened(folder: Path) -> Run | None:
+def opened(folder: Path, measured: Callable[[Run], bool] = has_snapshots) -> Run | None:
     """Open a run if it has measured something.
 
     Args:
         folder: Its folder.
+        measured: Whether a run has what is wanted.
 
     Returns:
-        The run; None where it has no snapshot.
+        The run; None where it has not.
 
     Raises:
         InputError: If its status, its configuration or its results cannot be read.
@@ -104,7 +117,7 @@ def opened(folder: Path) -> Run | None:
     run = Run(folder / FILE_NAME)
     if os.path.lexists(run.file):
         check_structure(run.file)
-        return run if run.status is not None and run.config and run.steps else None
+        return run if run.status is not None and run.config and measured(run) else None
     return None
 
 

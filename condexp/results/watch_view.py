@@ -18,7 +18,12 @@ from condexp.results.tables.numbers import format_number, format_seconds
 from condexp.store.run_folder.status import State, Status
 
 BARS = "▁▂▃▄▅▆▇█"
-CURVES = {"loss": "batch loss", "test_error": "test error %", "lr": "learning rate"}
+CURVES = {
+    "loss": "batch loss",
+    "test_error": "test error %",
+    "lr": "learning rate",
+    "sharpness": "sharpness",
+}
 
 
 def watch_view(look: Look, width: int = 24, top: int = 5) -> RenderableType:
@@ -81,6 +86,8 @@ def remaining(status: Status, step: int) -> str:
 def _curves(metrics: pd.DataFrame, data: LayerMeasures, width: int) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     for name, label in CURVES.items():
+        if name not in metrics:
+            continue
         numbers = metrics[name].dropna().to_numpy(dtype=float)
         if len(numbers):
             ends = " → ".join(format_number(float(numbers[i])) for i in (0, -1))

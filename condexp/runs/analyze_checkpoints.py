@@ -38,6 +38,11 @@ def analyze_checkpoints(config: Config, paths: Sequence[Path]) -> RunResult:
     Raises:
         InputError: If a file cannot be used, or nothing is to be measured; nothing was written.
     """
+    if config.analysis.sharpness.every_steps is not None:
+        raise InputError(
+            "analysis.sharpness is measured while a run trains: condexp analyze measures λ_max of "
+            "each checkpoint with analysis.matrices=[hessian]."
+        )
     prepared = prepare(_probing(config))
     if not prepared.spec.matrices:
         raise InputError("analysis.matrices is empty: condexp analyze has nothing to measure.")

@@ -225,28 +225,33 @@ def check_labels(
         raise InputError(f"{error} In a configuration: analysis.probe.mode=eval.") from error
 
 
-def check_curvature(config: Config, options: AnalysisOptions) -> None:
+def check_curvature(config: Config, options: AnalysisOptions, plan: Plan) -> None:
     """Refuse a Hessian or a Gauss–Newton matrix where its products cannot be right.
 
     Args:
         config: The validated configuration.
         options: What is to be measured.
+        plan: When.
 
     Raises:
         InputError: If several processes train, or the passes are in bfloat16.
     """
-    trainer = config.trainer
-    if not options.wants_curvature:
+    trainer, asked = config.trainer, []
+    if options.wants_curvature and plan.snapshot_steps:
+        asked.append("analysis.matrices: hessian and ggn")
+    if plan.sharpness_every is not None:
+        asked.append("analysis.sharpness")
+    if not asked:
         return
     if trainer.num_processes > 1:
         raise InputError(
-            "analysis.matrices: hessian and ggn are measured by one process alone, and "
+            f"{' and '.join(asked)} are measured by one process alone, and "
             f"trainer.num_processes={trainer.num_processes} train together: keep checkpoints "
-            "(trainer.checkpoint.keep=all) and measure these with condexp analyze."
+            "(trainer.checkpoint.keep=all) and measure matrices with condexp analyze."
         )
     if trainer.precision == "bf16" and not options.in_float64:
         raise InputError(
-            "analysis.matrices: hessian and ggn of passes in bfloat16 would be rounding: set "
+            f"{' and '.join(asked)} of passes in bfloat16 would be rounding: set "
             "analysis.network_precision=float64, or trainer.precision=fp32."
         )
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from condexp.analysis.costs import LayerCost
 from condexp.analysis.layers.info import Catalogue
+from condexp.analysis.linalg.tracking import NUM_VECTORS
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.vocabulary import CURVATURE_MATRICES, Matrix
 from condexp.config import Config
@@ -91,8 +92,8 @@ class PreparedRun:
 
     @property
     def probes(self) -> bool:
-        """Whether snapshots are planned, of a probe."""
-        return self.source is Source.PROBE and bool(self.plan.snapshot_steps)
+        """Whether anything is measured of a probe."""
+        return self.source is Source.PROBE and looks(self.plan)
 
     @property
     def source(self) -> Source:
@@ -134,7 +135,7 @@ def prepare(config: Config) -> PreparedRun:
     # These raise where an argument is out of range, or the user's own code fails.
     loss_fn = make_loss(config, dataset)
     slots = _optimizer_bytes(config, dataset, trace.model)
-    if Source(config.analysis.source) is Source.PROBE and plan.snapshot_steps:
+    if Source(config.analysis.source) is Source.PROBE and looks(plan):
         make_probe(config, dataset, torch.device("cpu"))  # raises where it cannot be drawn
     check_execution(
         device,
@@ -151,8 +152,8 @@ def prepare(config: Config) -> PreparedRun:
     if plan.snapshot_steps:
         check_labels(config.analysis, options, trace.model, loss_fn)
         check_memory(options, costs)
-        check_curvature(config, options)
-    vectors = _vector_bytes(trace.model, options) if plan.snapshot_steps else 0
+    check_curvature(config, options, plan)
+    vectors = _vector_bytes(trace.model, options, plan)
     num_bytes = _disk_space(config, spec, _num_bytes(trace.model) + slots + vectors)
     return PreparedRun(
         config,
@@ -174,11 +175,21 @@ def _num_bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() + 1024 for tensor in tensors)
 
 
-def _vector_bytes(model: nn.Module, options: AnalysisOptions) -> int:
+def looks(plan: Plan) -> bool:
+    """Return whether a run measures anything, at snapshots or between them.
+
+    Args:
+        plan: Its plan.
+    """
+    return bool(plan.snapshot_steps) or plan.sharpness_every is not None
+
+
+def _vector_bytes(model: nn.Module, options: AnalysisOptions, plan: Plan) -> int:
     """Return the bytes of the eigenvectors that a checkpoint keeps, float32."""
-    num_matrices = len({*CURVATURE_MATRICES} & {*options.matrices})
-    num_weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return 4 * num_matrices * num_weights * (options.top_k + 1) * (1 + options.layer_blocks)
+    num_matrices = len({*CURVATURE_MATRICES} & {*options.matrices}) if plan.snapshot_steps else 0
+    num_vectors = num_matrices * (options.top_k + 1) * (1 + options.layer_blocks)
+    num_vectors += NUM_VECTORS if plan.sharpness_every is not None else 0
+    return 4 * num_vectors * sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _optimizer_bytes(config: Config, dataset: Dataset, model: nn.Module) -> int:
@@ -280,6 +291,7 @@ def _plan(config: Config, dataset: Dataset) -> Plan:
         # Nothing to measure is no schedule that never fires.
         snapshot_steps=schedule.steps(num_steps, per_epoch, last) if analysis.matrices else (),
         eval_steps=evaluation_steps(num_steps, per_epoch, trainer.eval.every_epochs),
+        sharpness_every=analysis.sharpness.every_steps,
     )
 
 
@@ -331,6 +343,7 @@ def _file_spec(
         config_yaml=identity_yaml(config.plain),
         top_k=options.top_k,
         layer_blocks=options.layer_blocks,
+        sharpness=plan.sharpness_every is not None,
         attributes=file_attributes(
             f"{config.model.title} on {config.dataset.name}, seed {config.seed}",
             options,

@@ -17,7 +17,14 @@ from condexp.store.hdf5.row_checks import is_live
 from condexp.store.hdf5.structure import count, refuse_large, texts
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.reader import Run
-from condexp.store.schema.fields import COVERAGE_NAMES, EVAL_NAMES, TRAIN_NAMES, Axis, DatasetSpec
+from condexp.store.schema.fields import (
+    COVERAGE_NAMES,
+    EVAL_NAMES,
+    SHARPNESS_NAMES,
+    TRAIN_NAMES,
+    Axis,
+    DatasetSpec,
+)
 from condexp.store.schema.layout import COUNTERS, STEPS, columns
 from condexp.store.schema.matrices import NETWORK, is_curvature_row
 
@@ -70,7 +77,8 @@ def save_csv(run: Run, path: Path, *, spectra: bool = False) -> None:
 def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
     """Yield every committed number of a run, a row each, in frames of about 100,000 rows.
 
-    First the training steps (measures ``loss``, ``lr``), then the evaluations (``train_loss``,
+    First the training steps (measures ``loss``, ``lr``, and ``sharpness``, ``sharpness_error`` of
+    those where it was measured), then the evaluations (``train_loss``,
     ``train_error``, ``test_loss``, ``test_error``, after ``step`` updates), both without a layer;
     then every measure of every layer, snapshot by snapshot, by the file's names
     (``input_lambda_max``, ``domination``), and of all layers together as the layer ``network``;
@@ -105,6 +113,9 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
                 f"{run.file} holds no spectra: they are kept with analysis.save_spectra=true"
             )
         yield from _metrics(file, Axis.TRAIN, tuple(TRAIN_NAMES))
+        if "train/sharpness" in file:
+            for block in _metrics(file, Axis.TRAIN, tuple(SHARPNESS_NAMES)):
+                yield block.dropna(subset="value")  # steps between
         evals = tuple(name for name in EVAL_NAMES if name != "epoch")
         yield from _metrics(file, Axis.EVAL, evals)
         yield from _coverage(file, [c for c in snapshots if c.name in COVERAGE_NAMES])

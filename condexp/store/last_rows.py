@@ -19,7 +19,7 @@ from condexp.store.hdf5.structure import (
     refuse_large,
     texts,
 )
-from condexp.store.schema.fields import EVAL_NAMES, Axis
+from condexp.store.schema.fields import EVAL_NAMES, PLAIN_NAMES, Axis
 from condexp.store.schema.layout import COUNTERS
 from condexp.store.schema.matrices import CURVATURE_SCALES, NETWORK, is_curvature_row
 
@@ -38,12 +38,14 @@ class LastRows:
         network: The arrays of ``/network``, likewise; empty where there are none.
         num_signals: Gradients that each row of an input comes with.
         evals: The columns of ``/eval`` that are asked for, every committed evaluation.
+        sharpness: The last λ_max of the Hessian between snapshots; None where it was not measured.
     """
 
     layers: Mapping[str, NDArray[Any]]
     network: Mapping[str, NDArray[Any]]
     num_signals: int
     evals: Mapping[str, NDArray[np.float64]]
+    sharpness: float | None = None
 
 
 def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
@@ -73,13 +75,23 @@ def read_last_rows(file: Path, keys: Collection[str] | None = None) -> LastRows:
             counter = opened[COUNTERS[Axis.EVAL]]
             found = read_plain_rows(opened, Axis.EVAL, EVAL_NAMES, lambda: int(counter[()]))
             evals = {name: found[name] for name in names}
+        sharpness = None
+        if (keys is None or "sharpness" in keys) and "train/sharpness" in opened:
+            sharpness = _last_sharpness(opened)
         checker = RowChecker(opened, num_snapshots) if num_snapshots else None
         for group, rows in (("layers", arrays), (NETWORK, network)):
             for name, values in rows.items():
                 if checker is not None:
                     checker.check(f"{group}/{name}", values, last.start)
         num_signals = count(opened, "num_signals") if "num_signals" in opened.attrs else 1
-    return LastRows(arrays, network, num_signals, evals)
+    return LastRows(arrays, network, num_signals, evals, sharpness)
+
+
+def _last_sharpness(file: Any) -> float:
+    counter, names = file[COUNTERS[Axis.TRAIN]], PLAIN_NAMES[Axis.TRAIN]
+    found = read_plain_rows(file, Axis.TRAIN, names, lambda: int(counter[()]))["sharpness"]
+    measured = found[~np.isnan(found)]
+    return float(measured[-1]) if len(measured) else np.nan
 
 
 def _layers(group: Any, keys: Collection[str] | None, last: slice) -> dict[str, NDArray[Any]]:

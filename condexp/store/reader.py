@@ -1,7 +1,7 @@
 """Read a run, finished or running: labelled arrays of what is committed."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -27,15 +27,13 @@ from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME, find_resul
 from condexp.store.schema.fields import (
     COVERAGE_NAMES,
     ESTIMATED,
-    EVAL_NAMES,
-    TRAIN_NAMES,
+    PLAIN_NAMES,
     WITHOUT_SPECTRA,
     Axis,
 )
 from condexp.store.schema.layout import COUNTERS, STEPS, columns
 from condexp.store.schema.matrices import NETWORK, spectra_group
 
-ALL_NAMES = {Axis.TRAIN: tuple(TRAIN_NAMES), Axis.EVAL: tuple(EVAL_NAMES)}
 NO_SPECTRA = "{} holds no spectra: they are kept with analysis.save_spectra=true"
 BOOLEAN_ATTRIBUTES = ("center", "bias")
 TABLE_BYTES = 3 << 28  # 1202 layers at 200 snapshots are half of that
@@ -146,11 +144,12 @@ class Run:
         Returns:
             Index ``step``; columns ``loss``, ``lr`` (of the update at that step), ``epoch``, and
             ``train_loss``, ``train_error``, ``test_loss``, ``test_error`` (in percent; after that
-            many updates), NaN where a step has no such record.
+            many updates), NaN where a step has no such record; and where it was measured
+            ``sharpness``, λ_max of the Hessian before that update, with ``sharpness_error``.
         """
         with open_file(self.file) as file:
-            steps = _frame(file, Axis.TRAIN, TRAIN_NAMES)
-            evals = _frame(file, Axis.EVAL, [name for name in EVAL_NAMES if name != "epoch"])
+            steps = _frame(file, Axis.TRAIN)
+            evals = _frame(file, Axis.EVAL).drop(columns="epoch")
             steps_per_epoch = count(file, "steps_per_epoch")
         joined = steps.join(evals, how="outer").rename_axis("step")
         joined.insert(2, "epoch", joined.index.to_numpy() / steps_per_epoch)
@@ -318,11 +317,12 @@ def _num_committed(file: h5py.File, axis: Axis) -> int:
     return num
 
 
-def _frame(file: h5py.File, axis: Axis, names: Iterable[str]) -> pd.DataFrame:
+def _frame(file: h5py.File, axis: Axis) -> pd.DataFrame:
     """Return the committed rows of a group of columns."""
-    columns = read_plain_rows(file, axis, ALL_NAMES[axis], lambda: _num_committed(file, axis))
+    names = [name for name in PLAIN_NAMES[axis] if name in file[str(axis)]]
+    columns = read_plain_rows(file, axis, names, lambda: _num_committed(file, axis))
     num = min(map(len, columns.values()))
-    return pd.DataFrame({name: columns[name] for name in names}, index=file[STEPS[axis]][:num])
+    return pd.DataFrame(columns, index=file[STEPS[axis]][:num])
 
 
 def _table(file: h5py.File, name: str) -> xr.Dataset:

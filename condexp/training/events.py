@@ -1,5 +1,6 @@
 """Records that the training loop reports, and the protocol of those that receive them."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,11 +15,15 @@ class StepRecord:
         step: 0-based optimizer step.
         loss: Loss of this step's batch, before its update; NaN or Inf where the run diverged.
         lr: Learning rate of this step's update.
+        sharpness: λ_max of the Hessian before the update; NaN where it was not measured.
+        sharpness_error: An eigenvalue lies within this of it.
     """
 
     step: int
     loss: float
     lr: float
+    sharpness: float = math.nan
+    sharpness_error: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from condexp.analysis.communicator import SINGLE_PROCESS
+from condexp.analysis.curvature.sharpness import SHARPNESS, Sharpness
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.watch import Watcher, watched_by
@@ -23,6 +24,7 @@ from condexp.training.learning_rate import LearningRate
 from condexp.training.measured_step import (
     curvature_of_step,
     measurement_hooks,
+    sharpness_of_step,
     snapshot_in_float64,
     snapshot_of,
 )
@@ -41,12 +43,15 @@ class Plan:
         snapshot_steps: 0-based steps measured before their update, ascending; T is the trained
             network, which only a probe can measure.
         eval_steps: Numbers of finished updates after which to evaluate, ascending; T is one.
+        sharpness_every: λ_max of the Hessian is measured before the updates of the steps 0, k, 2k
+            and so on; None: never.
     """
 
     num_steps: int
     steps_per_epoch: int
     snapshot_steps: tuple[int, ...]
     eval_steps: tuple[int, ...]
+    sharpness_every: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,8 @@ class Trainer:
             model.
         communicator: The processes that train the network together, each with its share of
             ``batches``; with several of them ``compiled`` must be None.
-        eigenvectors: Those of the last snapshot's ``hessian`` and ``ggn``, from which the next
-            search starts; a part of the run's state.
+        eigenvectors: Those of the last snapshot's ``hessian`` and ``ggn``, and of the last
+            sharpness, from which the next search starts; a part of the run's state.
 
     Raises:
         InputError: If the plan has snapshots that ``source`` cannot give.
@@ -129,7 +134,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         last, num_steps = max(self.plan.snapshot_steps, default=-1), self.plan.num_steps
-        if self.source is Source.PROBE and self.probe is None and last >= 0:
+        looks = last >= 0 or self.plan.sharpness_every is not None
+        if self.source is Source.PROBE and self.probe is None and looks:
             raise InputError("snapshots of a probe are planned, but there is no probe")
         if self.source is Source.TRAIN_BATCH and last >= num_steps:
             raise InputError(
@@ -177,6 +183,7 @@ class Trainer:
                     loss = self._gradients(wrapped, *batch, report, step, lr)
             except MeasurementEnded:
                 return report.outcome(RunState.UNFINISHED, step)
+            self._keep_vectors(report.sharpness)
             if not math.isfinite(loss):
                 return report.outcome(RunState.DIVERGED, step)
             self.optimizer.step()
@@ -199,7 +206,9 @@ class Trainer:
         step: int,
         lr: float,
     ) -> float:
-        # Measures if it is time, and computes the gradients of a step.
+        # Measures if it is time, and computes the gradients of a step. What may be given up and
+        # made again comes before what is reported.
+        report.sharpness = self._sharpness_if_due(step, inputs, targets)
         self._probe_if_due(step, report)
         self.optimizer.zero_grad()
         measured = self._is_measured(step, report)
@@ -215,8 +224,22 @@ class Trainer:
     def _report(self, report: "_Report", step: int, snapshot: Snapshot) -> None:
         report.snapshot(step, snapshot)
         if self.options.wants_curvature:
-            self.eigenvectors.clear()
+            for name in [name for name in self.eigenvectors if name != SHARPNESS]:
+                del self.eigenvectors[name]
             self.eigenvectors.update(snapshot.eigenvectors)
+
+    def _sharpness_if_due(self, step: int, inputs: Tensor, targets: Tensor) -> Sharpness | None:
+        every = self.plan.sharpness_every
+        if every is None or step % every:
+            return None
+        if self.probe is not None:
+            return self.probe.sharpness(self.model, self.loss_fn, self.options, self.eigenvectors)
+        measured = (self.model, self.loss_fn, inputs, targets)
+        return sharpness_of_step(*measured, self.options, self.eigenvectors)
+
+    def _keep_vectors(self, sharpness: Sharpness | None) -> None:
+        if sharpness is not None and sharpness.vectors is not None:
+            self.eigenvectors[SHARPNESS] = sharpness.vectors
 
     def _pass(self, forward: Forward, inputs: Tensor, targets: Tensor) -> float:
         """Compute the gradients of a batch.
@@ -287,9 +310,13 @@ class _Report:
         self.evaluations_due = frozenset(plan.eval_steps)
         self._plan, self._sinks = plan, sinks
         self._last: EvalRecord | None = None
+        self.sharpness: Sharpness | None = None  # of the step that will be reported
 
     def step(self, step: int, loss: float, lr: float) -> None:
+        found = self.sharpness
         record = StepRecord(step, loss, lr)
+        if found is not None:
+            record = StepRecord(step, loss, lr, found.value, found.error)
         for sink in self._sinks:
             sink.on_step(record)
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.curvature.measure import Curvature, Vectors
+from condexp.analysis.curvature.sharpness import Sharpness
 from condexp.analysis.layers.calls import PassMode
 from condexp.analysis.loss.denominator import loss_denominator
 from condexp.analysis.measurement import Measurement
@@ -138,3 +139,27 @@ def curvature_of_step(
     if not options.wants_curvature:
         return Curvature()
     return Measurement(model, loss_fn, [(inputs, targets)], options, start=start).curvature()
+
+
+def sharpness_of_step(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    inputs: Tensor,
+    targets: Tensor,
+    options: AnalysisOptions,
+    start: Vectors,
+) -> Sharpness:
+    """Measure λ_max of the Hessian of a training batch, before its own pass.
+
+    Args:
+        model: The network.
+        loss_fn: Loss of the training.
+        inputs: The batch.
+        targets: Targets of these inputs.
+        options: ``network_precision`` and the limit of memory are read.
+        start: Vectors of the last time.
+
+    Returns:
+        λ_max and its error.
+    """
+    return Measurement(model, loss_fn, [(inputs, targets)], options, start=start).sharpness()

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from condexp.analysis.analyze import analyze_batches
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
 from condexp.analysis.curvature.measure import Vectors
+from condexp.analysis.curvature.sharpness import Sharpness
+from condexp.analysis.measurement import Measurement
 from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
@@ -80,6 +82,24 @@ class Probe:
                 communicator=communicator,
                 start=start,
             )
+
+    def sharpness(
+        self, model: nn.Module, loss_fn: LossFunction, options: AnalysisOptions, start: Vectors
+    ) -> Sharpness:
+        """Measure λ_max of the model's Hessian as it is now, and leave it exactly as found.
+
+        Args:
+            model: As for :meth:`measure`.
+            loss_fn: Function ``loss_fn(outputs, targets) -> scalar``.
+            options: ``network_precision`` and the limit of memory are read.
+            start: Vectors of the last time.
+
+        Returns:
+            λ_max and its error.
+        """
+        with preserved_state(model):
+            model.train(self.mode is ProbeMode.TRAIN)
+            return Measurement(model, loss_fn, self.batches, options, start=start).sharpness()
 
 
 def draw_probe(

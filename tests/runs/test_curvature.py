@@ -108,15 +108,15 @@ def test_commands(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "network: hessian λ_max = " in said
     assert "fc,hessian_lambda_max," in said
     edges = (tmp_path / "sharpness.csv").read_text().splitlines()
-    assert edges[0].endswith("step,lambda_max,error,edge")
-    assert edges[1].endswith(",20.0")  # 2 / 0.1
+    assert edges[0].startswith("step,lambda_max,error,edge,")
+    assert edges[1].split(",")[3] == "20.0"  # 2 / 0.1
 
 
 @pytest.mark.parametrize(
     ("way", "said"),
     [
         (["trainer.precision=bf16"], r"set analysis\.network_precision=float64"),
-        (["trainer.num_processes=2"], r"measure these with condexp analyze"),
+        (["trainer.num_processes=2"], r"measure matrices with condexp analyze"),
         (["analysis.top_k=0"], r"analysis\.top_k"),
     ],
 )

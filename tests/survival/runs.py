@@ -36,6 +36,19 @@ EVERY_RUN = {
         "trainer.eval.every_epochs=2",
         "analysis.schedule.every_steps=3",
     ],
+    # What is searched for starts from the checkpoint's vectors.
+    "curvature": [
+        *TINY,
+        "model.depth=2",
+        "model.width=16",
+        "trainer.steps=12",
+        "analysis.matrices=[hessian,ggn]",
+        "analysis.top_k=2",
+        "analysis.num_random_vectors=2",
+        "analysis.num_lanczos_steps=2",
+        "analysis.schedule.every_steps=3",
+        "analysis.sharpness.every_steps=2",
+    ],
     # As few columns as there can be, so that every single write can be made to fail.
     "few": [
         *TINY,

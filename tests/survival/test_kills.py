@@ -57,8 +57,14 @@ def test_kills_at_random_moments(
     kill_and_go_on(nursery, tmp_path / "runs", references[name], num_kills=6, seed=0)
 
 
+def test_a_kill_of_a_run_that_measures_curvature(
+    tmp_path: Path, nursery: Nursery, references: dict[str, Reference]
+) -> None:
+    kill_and_go_on(nursery, tmp_path / "runs", references["curvature"], num_kills=1, seed=5)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mlp", "resnet"])
+@pytest.mark.parametrize("name", ["mlp", "resnet", "curvature"])
 def test_150_kills_at_random_moments(
     tmp_path: Path, nursery: Nursery, references: dict[str, Reference], name: str
 ) -> None:

@@ -138,6 +138,7 @@ class Run:
     mode: ProbeMode = ProbeMode.TRAIN
     snapshots: tuple[int, ...] = ()
     evals: tuple[int, ...] = EVALS
+    sharpness_every: int | None = None
     options: AnalysisOptions = EVERY_MATRIX
     num_steps: int = NUM_STEPS
     data: Dataset = field(default_factory=images)
@@ -180,7 +181,9 @@ class Run:
                 0.1, milestones=[1], gamma=0.5, steps_per_epoch=STEPS_PER_EPOCH
             ),
             batches=self.batches(self.data.train, BATCH, shuffle=True),
-            plan=Plan(self.num_steps, STEPS_PER_EPOCH, self.snapshots, self.evals),
+            plan=Plan(
+                self.num_steps, STEPS_PER_EPOCH, self.snapshots, self.evals, self.sharpness_every
+            ),
             options=self.options,
             source=self.source,
             probe=self.probe() if self.source is Source.PROBE else None,

@@ -1,5 +1,6 @@
 """Analysis every step, by either source, or never: the same run to the last bit."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -47,9 +48,23 @@ def test_analysed_or_not(never: tuple[Run, Outcome, dict[str, object]], source: 
     run = Run(reference.build, **SOURCES[source])  # type: ignore[arg-type]
     assert run.train() == outcome
     assert run.state() == state
-    assert run.log.steps == reference.log.steps
+    assert str(run.log.steps) == str(reference.log.steps)  # NaN is no sharpness
     assert run.log.evals == reference.log.evals
     assert tuple(record.step for record in run.log.snapshots) == run.snapshots
+    assert hooks(run.model) == []
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_sharpness_or_not(never: tuple[Run, Outcome, dict[str, object]], source: str) -> None:
+    reference, outcome, state = never
+    way = {name: value for name, value in SOURCES[source].items() if name != "snapshots"}
+    run = Run(reference.build, sharpness_every=2, **way)  # type: ignore[arg-type]
+    assert run.train() == outcome
+    assert run.state() == state
+    measured = [math.isfinite(record.sharpness) for record in run.log.steps]
+    assert measured == [step % 2 == 0 for step in range(NUM_STEPS)]
+    assert [(r.loss, r.lr) for r in run.log.steps] == [(r.loss, r.lr) for r in reference.log.steps]
+    assert run.log.evals == reference.log.evals
     assert hooks(run.model) == []
 
 
@@ -59,7 +74,7 @@ def test_same_seed_same_bytes(net: str) -> None:
     for seed in (0, 0, 1):
         run = Run(NETS[net], seed=seed)
         run.train()
-        results.append((run.log.steps, run.log.evals, run.state()))
+        results.append((str(run.log.steps), run.log.evals, run.state()))
     first, again, other = results
     assert again == first
     assert other[0] != first[0]

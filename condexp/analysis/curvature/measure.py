@@ -96,7 +96,7 @@ def measure_curvature(
         InputError: If the network's precision is too low, or it cannot be differentiated twice.
     """
     matrices = [matrix for matrix in CURVATURE_MATRICES if matrix in options.matrices]
-    trained = _trained(model)
+    trained = trained_parameters(model)
     blocks = dict(_blocks(model, options)) if options.layer_blocks else {}
     blocks = {NETWORK: trained, **blocks}
     products = CurvatureProducts(model, passes, trained, matrices)
@@ -107,7 +107,10 @@ def measure_curvature(
         options.num_random_vectors,
         options.num_lanczos_steps,
     )
-    _check_memory(effort, sum(parameter.numel() for parameter in trained), options.memory_limit)
+    num_weights = sum(parameter.numel() for parameter in trained)
+    needed = effort.num_bytes(num_weights)
+    what, advice = "matrices 'hessian' and 'ggn'", ", or lower top_k or num_random_vectors"
+    check_memory(what, needed, num_weights, options.memory_limit, advice)
     found: dict[Matrix, dict[str, CurvatureSpectrum]] = {matrix: {} for matrix in matrices}
     vectors: dict[str, Tensor] = {}
     todo = [(matrix, name) for matrix in matrices for name in blocks]
@@ -143,13 +146,18 @@ def _searched(
         like.dtype,
         generator=generator,
         start=start,
-        # MPS has no float64.
-        device="cpu" if like.device.type == "mps" else like.device,
+        device=on_device(like),
     )
 
 
-def _trained(model: nn.Module) -> list[Tensor]:
+def trained_parameters(model: nn.Module) -> list[Tensor]:
     """Return the parameters that are trained.
+
+    Args:
+        model: The network.
+
+    Returns:
+        The parameters.
 
     Raises:
         InputError: If there are none, or their numbers are too coarse to be differentiated twice.
@@ -171,19 +179,36 @@ def _trained(model: nn.Module) -> list[Tensor]:
     return found
 
 
-def _check_memory(effort: SearchEffort, num_weights: int, limit: int | None) -> None:
+def check_memory(
+    what: str, needed: int, num_weights: int, limit: int | None, advice: str = ""
+) -> None:
     """Refuse vectors that take more than may be used.
 
+    Args:
+        what: What they are of.
+        needed: Their bytes.
+        num_weights: The length of each.
+        limit: Bytes that they may take; None: any.
+        advice: What else helps, to follow the limit that would be enough.
+
     Raises:
-        InputError: If they do.
+        InputError: If they take more.
     """
-    needed = effort.num_bytes(num_weights)
     if limit is not None and needed > limit:
         raise InputError(
-            f"matrices 'hessian' and 'ggn' of {num_weights} weights take {needed / 1e9:.3g} GB of "
-            f"vectors, and memory_limit is {limit / 1e9:.3g} GB: lower top_k or "
-            f"num_random_vectors, or give memory_limit={needed}."
+            f"{what} of {num_weights} weights take {needed / 1e9:.3g} GB of "
+            f"vectors, and memory_limit is {limit / 1e9:.3g} GB: give memory_limit="
+            f"{needed}{advice}."
         )
+
+
+def on_device(parameter: Tensor) -> torch.device | str:
+    """Return where the vectors of a search are kept: MPS has no float64.
+
+    Args:
+        parameter: One of the network's.
+    """
+    return "cpu" if parameter.device.type == "mps" else parameter.device
 
 
 def _blocks(model: nn.Module, options: AnalysisOptions) -> Iterator[tuple[str, list[Tensor]]]:

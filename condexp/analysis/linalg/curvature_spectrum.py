@@ -199,7 +199,7 @@ def _exact(whole: Tensor, effort: SearchEffort, dtype: torch.dtype) -> Curvature
     asymmetry = float(torch.linalg.matrix_norm(whole - whole.T, 2)) / 2
     if asymmetry > ASYMMETRIC * largest:
         return _of_status(SpectrumStatus.UNRELIABLE, min(effort.top_k, num), num, dtype)
-    error = _rounding(largest, asymmetry, dtype)
+    error = rounding(largest, asymmetry, dtype)
     norm = float(torch.linalg.vector_norm(values))
     total = float(values.abs().sum())
     negative = float(values.clamp(max=0).abs().sum())
@@ -227,7 +227,7 @@ def _estimated(
     pairs: Eigenpairs, rest: Quadrature, effort: SearchEffort, num: int, dtype: torch.dtype
 ) -> CurvatureSpectrum:
     """Return the spectrum of which some eigenvalues are known, and the others estimated."""
-    known, error = pairs.values, _rounding(pairs.largest, pairs.asymmetry, dtype)
+    known, error = pairs.values, rounding(pairs.largest, pairs.asymmetry, dtype)
     nodes = rest.nodes.nan_to_num(0.0)
     trace = rest.norms * (rest.weights * nodes).sum(1)
     squares = rest.norms * rest.second
@@ -289,7 +289,14 @@ def _of_status(
     )
 
 
-def _rounding(largest: float, asymmetry: float, dtype: torch.dtype) -> float:
+def rounding(largest: float, asymmetry: float, dtype: torch.dtype) -> float:
+    """Return what the rounding of products makes an eigenvalue wrong by.
+
+    Args:
+        largest: The largest modulus of an eigenvalue.
+        asymmetry: Of the matrix on the space that was searched.
+        dtype: Precision of the products.
+    """
     return asymmetry + ROUNDING * torch.finfo(dtype).eps * largest
 
 

@@ -69,7 +69,7 @@ def top_eigenpairs(
     """
     basis = start.new_empty(len(start), 0)
     images, made = basis, 0
-    waiting = _orthonormal(basis, start, generator)
+    waiting = orthonormal(basis, start, generator)
     while True:
         images = torch.cat([images, product(waiting)], 1)
         basis = torch.cat([basis, waiting], 1)
@@ -90,7 +90,7 @@ def top_eigenpairs(
         if size >= 2 * count + ROOM:
             kept = torch.cat([mixing[:, : 2 * count], mixing[:, -1:]], 1)
             basis, images = basis @ kept, images @ kept
-        waiting = _orthonormal(basis, direction, generator)
+        waiting = orthonormal(basis, direction, generator)
     residuals = torch.linalg.vector_norm(images @ mixing - basis @ mixing * values, dim=0)
     done = residuals <= tolerance * largest
     done[wanted] = True
@@ -120,10 +120,16 @@ def random_columns(num: int, count: int, like: Tensor, generator: torch.Generato
     return drawn.to(like.device).double() * 2 - 1
 
 
-def _orthonormal(basis: Tensor, columns: Tensor, generator: torch.Generator) -> Tensor:
+def orthonormal(basis: Tensor, columns: Tensor, generator: torch.Generator) -> Tensor:
     """Return orthonormal columns that span, with a basis, what it and the columns span.
 
-    A column that adds nothing is replaced by a random one.
+    Args:
+        basis: Orthonormal columns ``[n, m]``.
+        columns: Others ``[n, s]``; one that adds nothing is replaced by a random one.
+        generator: Draws it.
+
+    Returns:
+        ``[n, s]``, or as many as there are dimensions left.
     """
     found: list[Tensor] = []
     for column in columns.T[: len(basis) - basis.shape[1]]:

@@ -10,12 +10,14 @@ from condexp.results.figures import OF_GRIDS, OF_ONE_RUN, OPTIONS, find_figure
 from condexp.results.figures.style import BlankFigureError, Size
 from condexp.results.select import (
     common_folder,
+    has_snapshots,
     leaving_out_unreadable,
     opened,
     select,
     with_snapshots,
     with_those_that_can,
 )
+from condexp.results.sharpness import has_sharpness
 from condexp.store.reader import open_run
 
 logger = logging.getLogger("condexp")
@@ -69,6 +71,7 @@ def draw(
         who = " and ".join([", ".join(takers[:-1]), takers[-1]]) if takers[1:] else takers[0]
         raise InputError(f"{name} takes no --{foreign[0]}: {who} do.")
     selected = select(folders, where)
+    can_show = has_sharpness if name == "sharpness" else has_snapshots
     if name in OF_ONE_RUN:
         targets = [_own_folder(folder, len(selected), output) for folder in selected]
         written: list[Path] = []
@@ -84,9 +87,9 @@ def draw(
                     blank.append(folder)
         return Drawn(tuple(written), tuple(blank))
     if len(selected) == 1:  # its damage is all that there is to say
-        runs = [run for run in map(opened, selected) if run is not None]
+        runs = [run for folder in selected if (run := opened(folder, can_show)) is not None]
     else:
-        runs = with_snapshots(selected)
+        runs = with_snapshots(selected, can_show)
     if not runs:
         raise InputError(
             f"none of {len(selected)} runs has a snapshot to draw: the first is taken at step 0, "

@@ -18,6 +18,7 @@ from condexp.results.figures.heatmap import (
     label_layers,
     map_height,
 )
+from condexp.results.figures.sharpness import draw_with_edge
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import (
     BLUE,
@@ -31,6 +32,7 @@ from condexp.results.figures.style import (
 from condexp.results.layer_measures import LayerMeasures
 from condexp.results.layer_names import short_names
 from condexp.results.run_view import headline
+from condexp.results.sharpness import has_sharpness
 from condexp.results.tables.numbers import Mark
 from condexp.store.reader import Run
 
@@ -44,7 +46,7 @@ MATRIX_TITLES = {
 }
 HEAT_MARGIN, ROW_MARGIN = 0.4, (0.25, 0.3)  # inches, for titles and labels
 MOST_BESIDE = 3  # panels beside each other at text width
-CURVES = ("loss", "train_loss", "test_loss", "train_error", "test_error")
+CURVES = ("loss", "train_loss", "test_loss", "train_error", "test_error", "sharpness")
 
 
 def overview(
@@ -88,7 +90,7 @@ def overview(
         if panels:
             parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[heat, 1.65]).ravel()
             _draw_heat_maps(parts[0], measures, panels, axis, stacked=stacked)
-        _draw_curves(parts[1] if panels else figure, metrics, size)
+        _draw_curves(parts[1] if panels else figure, run, metrics, size)
         return save(figure, _data(measures, panels, metrics), folder, stem)
 
 
@@ -136,9 +138,10 @@ def _draw_heat_maps(
     draw_legend(figure, seen)
 
 
-def _draw_curves(figure: FigureBase, metrics: pd.DataFrame, size: Size) -> None:
+def _draw_curves(figure: FigureBase, run: Run, metrics: pd.DataFrame, size: Size) -> None:
     has_errors = bool(metrics[["train_error", "test_error"]].notna().any(axis=None))
-    panels = figure.subplots(1, 2 if has_errors else 1, squeeze=False)[0]
+    is_sharp = has_sharpness(run)
+    panels = figure.subplots(1, 1 + has_errors + is_sharp, squeeze=False)[0]
     _curve(panels[0], metrics["loss"], GREY, "batch", thin=True)
     _curve(panels[0], metrics["train_loss"], BLUE, "train", beneath=True)
     _curve(panels[0], metrics["test_loss"], VERMILION, "test")
@@ -152,6 +155,8 @@ def _draw_curves(figure: FigureBase, metrics: pd.DataFrame, size: Size) -> None:
         _curve(panels[1], metrics["test_error"], VERMILION, "test")
         panels[1].set_ylabel("error (%)")
         panels[1].set_ylim(bottom=-0.03 * panels[1].get_ylim()[1])  # 0 is not under the frame
+    if is_sharp:
+        draw_with_edge(panels[-1], run)
     last = max([*metrics.index, 1])
     for axes in panels:
         axes.set_xlabel("step")
@@ -202,7 +207,7 @@ def _data(
         for row in panels
         for name in row
     ]
-    for name in CURVES:
+    for name in (name for name in CURVES if name in metrics):
         curve = metrics[name].dropna()
         parts.append(
             pd.DataFrame({"step": curve.index, "value": curve.to_numpy()}).assign(

@@ -1,29 +1,33 @@
-"""λ_max of the Hessian over training, against 2/lr, where gradient descent becomes unstable."""
+"""λ_max of the Hessian over training, against the edge where gradient descent becomes unstable."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
-from condexp.errors import InputError
-from condexp.results.figures.curves import COLORS, LINES
+from condexp.results.config_keys import differences, lookup
+from condexp.results.figures.curves import FEW, color_of, label_decades
 from condexp.results.figures.steps import StepAxis
-from condexp.results.figures.style import Size, new_figure, save, style
+from condexp.results.figures.style import BLUE, GREY, Size, new_figure, save, style
 from condexp.results.run_view import headline
+from condexp.results.sharpness import Edge, sharpness_table
 from condexp.store.reader import Run
+from condexp.store.run_folder.identity import identity_config
 
-HEIGHT = 3.0  # inches
+PANEL, MARGIN = 1.9, 0.8  # inches
+MOST_BESIDE = {Size.TEXT: 3, Size.COLUMN: 2}
 
 
 def sharpness(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
-    """Draw λ_max of the network's Hessian at every snapshot, with its error, and 2/lr.
+    """Draw λ_max of the networks' Hessians over training, with errors, and each run's edge.
 
-    A step of gradient descent contracts along an eigenvector as long as λ < 2/lr (Cohen et al.
-    2021); weight decay and momentum move that edge, and are not in it.
+    A panel for the runs that differ in learning rate and seed alone, a colour a learning rate. The
+    edge of SGD is dashed, 2/lr (:class:`.Edge`); other optimizers have none.
 
     Args:
-        runs: Runs that measured ``hessian``.
+        runs: Runs that measured ``sharpness`` at training steps, or ``hessian`` at snapshots.
         folder: Where to write.
         size: How wide it is printed.
 
@@ -31,49 +35,113 @@ def sharpness(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, .
         The paths of the PDF, the PNG and the CSV of what was drawn.
 
     Raises:
-        InputError: If a run has no Hessian.
+        InputError: If a run has neither.
     """
-    frames = []
+    rates = sorted({_rate(run) for run in runs})
+    titles = _titles(runs)
+    frames = [
+        sharpness_table(run).assign(run=run.path.name, panel=title, lr=_rate(run))
+        for run, title in zip(runs, titles, strict=True)
+    ]
+    panels = list(dict.fromkeys(titles))
+    beside = min(len(panels), MOST_BESIDE[size])
+    rows = -(-len(panels) // beside)
     with style():
-        figure = new_figure(size.width, HEIGHT)
-        axes = figure.subplots()
-        for number, run in enumerate(runs):
-            frame = _frame(run)
-            color = COLORS[number % len(COLORS)]
-            steps = frame["step"].to_numpy(float)
-            look = {"color": color, "linestyle": LINES[number % len(LINES)]}
-            axes.errorbar(
-                steps, frame["lambda_max"], frame["error"], marker=".", label=headline(run), **look
+        figure = new_figure(size.width, PANEL * rows + MARGIN)
+        grid = figure.subplots(rows, beside, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        places = dict(zip(panels, grid.flat, strict=False))
+        for run, title, frame in zip(runs, titles, frames, strict=True):
+            draw_sharpness(places[title], frame, color_of(rates.index(_rate(run))))
+        for title, axes in places.items():
+            _scale(
+                axes, pd.concat([f for f, of in zip(frames, titles, strict=True) if of == title])
             )
-            axes.plot(steps, frame["edge"], color=color, linewidth=0.6, linestyle="--")
-            frames.append(frame)
-        axes.plot([], [], color="0.5", linewidth=0.6, linestyle="--", label="2 / learning rate")
-        axes.set(yscale="log", xlabel="step", ylabel=r"$\lambda_\mathrm{max}$ of the Hessian")
-        every = np.concatenate([frame["step"].to_numpy(float) for frame in frames])
-        StepAxis.of(every, float(every.max(initial=0))).apply(axes)
-        axes.legend(fontsize=6)
-        return save(figure, pd.concat(frames), folder, "sharpness")
+            axes.set_title(title)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(r"$\lambda_\mathrm{max}$ of the Hessian")
+        edges = {edge.label for run in runs if (edge := Edge.of(run.config)) is not None}
+        for number, rate in enumerate(rates):
+            grid[0, 0].plot([], [], color=color_of(number), label=f"lr {rate:g}")
+        for label in sorted(edges):
+            grid[0, 0].plot([], [], color=GREY, linewidth=0.8, linestyle="--", label=label)
+        figure.legend(loc="outside lower center", ncols=4 if size is Size.COLUMN else 8)
+        return save(figure, pd.concat(frames, ignore_index=True), folder, "sharpness")
 
 
-def _frame(run: Run) -> pd.DataFrame:
-    """Return step, λ_max, its error and 2/lr of one run's snapshots.
+def draw_sharpness(axes: Axes, frame: pd.DataFrame, color: str) -> None:
+    """Draw one run's λ_max over its steps, a band of its error, and its edge.
 
-    Raises:
-        InputError: If it has no Hessian.
+    Args:
+        axes: The panel.
+        frame: As :func:`.sharpness_table` returns it.
+        color: Of all three.
     """
-    if "hessian" not in run.curvature:
-        raise InputError(
-            f"{run.path}: no Hessian of the network: it is measured with hessian in "
-            "analysis.matrices."
-        )
-    network, metrics = run.network(), run.metrics
-    steps = network["step"].to_numpy()
-    # A snapshot of the trained network comes after the last update: that one's rate.
-    rates = metrics["lr"].reindex(steps, method="ffill").to_numpy()
-    return pd.DataFrame({
-        "run": run.path.name,
-        "step": steps,
-        "lambda_max": network["hessian_lambda_max"].to_numpy(),
-        "error": network["hessian_lambda_max_error"].to_numpy(),
-        "edge": np.divide(2.0, rates, out=np.full(len(rates), np.nan), where=rates > 0),
-    })
+    steps, values, errors, edge = (
+        frame[name].to_numpy(dtype=float) for name in ("step", "lambda_max", "error", "edge")
+    )
+    axes.plot(steps, values, color=color, marker="o" if len(steps) <= FEW else "", markersize=2.5)
+    axes.fill_between(steps, values - errors, values + errors, color=color, alpha=0.2, linewidth=0)
+    axes.plot(steps, edge, color=color, linewidth=0.8, linestyle="--")
+
+
+def draw_with_edge(axes: Axes, run: Run) -> None:
+    """Draw one run's λ_max and edge in a panel of its own, with their names.
+
+    Args:
+        axes: The panel.
+        run: A run that measured it.
+    """
+    frame, edge = sharpness_table(run), Edge.of(run.config)
+    draw_sharpness(axes, frame, BLUE)
+    axes.lines[0].set_label(r"$\lambda_\mathrm{max}$")
+    if edge is not None:
+        axes.lines[1].set_label(edge.label)
+    axes.set_ylabel(r"$\lambda_\mathrm{max}$ of the Hessian")
+    _scale(axes, frame)
+
+
+def _scale(axes: Axes, frame: pd.DataFrame) -> None:
+    """Choose the axes' scales: λ_max spans decades, or is 0 and below."""
+    steps = np.unique(frame["step"].to_numpy(dtype=float))
+    StepAxis.of(steps, float(steps.max(initial=0.0))).apply(axes)
+    axes.set_xlabel("step")
+    values = frame["lambda_max"].to_numpy(dtype=float)
+    positive = values[np.isfinite(values) & (values > 0)]
+    if not len(positive):
+        return
+    # A band that reaches 0, or an edge far away, would squeeze the curve.
+    shown = [*positive, *frame["edge"].to_numpy(dtype=float)]
+    top = min(np.nanmax(shown), 30 * positive.max())
+    axes.set_yscale("log")
+    axes.set_ylim(positive.min() / 1.5, top * 1.5)
+    label_decades(axes.yaxis)
+
+
+def _rate(run: Run) -> float:
+    """Return the learning rate that a run was given; of a loop of one's own, its first."""
+    given = lookup(run.config, "optimizer.lr")
+    if isinstance(given, int | float):
+        return float(given)
+    rates = run.metrics["lr"].dropna()
+    return float(rates.iloc[0]) if len(rates) else float("nan")
+
+
+def _titles(runs: Sequence[Run]) -> list[str]:
+    """Name the panel of each run.
+
+    Returns:
+        How it differs from others in more than learning rate and seed; alone, what it is.
+    """
+    configs = []
+    for run in runs:
+        config = dict(identity_config(run.config))
+        config.pop("seed", None)
+        given = config.get("optimizer")
+        if isinstance(given, Mapping):
+            config["optimizer"] = {key: value for key, value in given.items() if key != "lr"}
+        configs.append(config)
+    if len(runs) == 1:
+        return [headline(runs[0])]
+    return differences(configs)

@@ -97,7 +97,7 @@ def check_copyable(path: Path, spec: FileSpec) -> None:
     """
     with open_file(path) as file:
         found = read_file_shape(file)
-    if found.version != VERSION:
+    if found.version not in WRITTEN:
         raise InputError(older_version(path, found.version))
     rows = [
         [(each.path, each.shape[1:]) for each in datasets(shape) if each.axis is not None]

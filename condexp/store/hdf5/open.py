@@ -172,6 +172,7 @@ def read_file_shape(file: h5py.File) -> FileShape:
         curvature=tuple(m for m in Matrix if f"{m}_density" in network),
         top_k=len(network["top"]) if "top" in network else 0,
         layer_blocks="top" in layers,
+        sharpness="train/sharpness" in file,
     )
 
 

@@ -30,6 +30,7 @@ LATER = {
     ("analysis", "num_random_vectors"): 8,
     ("analysis", "num_lanczos_steps"): 16,
     ("analysis", "layer_blocks"): True,
+    ("analysis", "sharpness"): {"every_steps": None},
     ("analysis", "network_precision"): "as_trained",
     ("analysis", "weight_sharing"): "expand",
     ("dataset", "channels"): None,

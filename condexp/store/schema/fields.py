@@ -12,7 +12,8 @@ VERSION = 3
 """The version that is written: 2 has intervals of κ, certificates and coverage, 3 checksums of all
 that is read."""
 WITH_CURVATURE = 4
-"""The version of a file that has a Hessian or a Gauss–Newton matrix, otherwise as 3."""
+"""The version of a file that has a Hessian, its sharpness or a Gauss–Newton matrix, otherwise as
+3."""
 WRITTEN = (VERSION, WITH_CURVATURE)
 READABLE = (1, 2, *WRITTEN)
 
@@ -100,6 +101,10 @@ COVERAGE_NAMES = {
     "coverage_gradient": "measured share of the squared norm of the network's gradient",
 }
 TRAIN_NAMES = {"loss": "loss of the step's batch", "lr": "learning rate of the step's update"}
+SHARPNESS_NAMES = {
+    "sharpness": "largest eigenvalue of the Hessian of the loss, NaN at steps between",
+    "sharpness_error": "an eigenvalue lies within this of sharpness",
+}
 EVAL_NAMES = {
     "epoch": "epochs of training",
     "train_loss": "loss over the training set",
@@ -107,6 +112,18 @@ EVAL_NAMES = {
     "test_loss": "loss over the test set",
     "test_error": "misclassified share of the test set",
 }
+
+
+class Axis(StrEnum):
+    """Which kind of record fills a row of a dataset."""
+
+    SNAPSHOT = "snapshot"
+    TRAIN = "train"
+    EVAL = "eval"
+
+
+PLAIN_NAMES = {Axis.TRAIN: (*TRAIN_NAMES, *SHARPNESS_NAMES), Axis.EVAL: tuple(EVAL_NAMES)}
+"""The columns of plain numbers, in file order; a file has those of sharpness where asked for."""
 
 
 class Kind(StrEnum):
@@ -137,14 +154,6 @@ class Kind(StrEnum):
             Kind.DTYPE: DTYPE_CODES,
         }
         return codes.get(self)
-
-
-class Axis(StrEnum):
-    """Which kind of record fills a row of a dataset."""
-
-    SNAPSHOT = "snapshot"
-    TRAIN = "train"
-    EVAL = "eval"
 
 
 @dataclass(frozen=True)
@@ -222,6 +231,7 @@ class FileShape:
         curvature: Those of ``hessian`` and ``ggn`` that are measured.
         top_k: Number of their eigenvalues.
         layer_blocks: Whether they are measured of each layer's block too.
+        sharpness: Whether training steps have it.
     """
 
     layers: tuple[str, ...]
@@ -237,3 +247,4 @@ class FileShape:
     curvature: tuple[Matrix, ...] = ()
     top_k: int = 0
     layer_blocks: bool = False
+    sharpness: bool = False

@@ -14,6 +14,7 @@ from condexp.errors import InputError
 from condexp.store.schema.fields import (
     COVERAGE_NAMES,
     EVAL_NAMES,
+    SHARPNESS_NAMES,
     TRAIN_NAMES,
     VERSION,
     WITH_CURVATURE,
@@ -56,6 +57,7 @@ class FileSpec:
         config_yaml: The identity configuration as sorted YAML.
         top_k: Number of eigenvalues of ``hessian`` and ``ggn``.
         layer_blocks: Whether these are measured of each layer's block too.
+        sharpness: Whether training steps have it.
         attributes: fisher_type, source, bn_mode, conv_input, center, bias, title.
 
     Raises:
@@ -76,6 +78,7 @@ class FileSpec:
     num_signals: int = 1
     top_k: int = 0
     layer_blocks: bool = False
+    sharpness: bool = False
     attributes: Mapping[str, str | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -118,10 +121,11 @@ class FileSpec:
             num_train_steps=self.num_train_steps,
             num_evals=len(self.eval_steps),
             num_not_analysed=len(self.not_analysed),
-            version=WITH_CURVATURE if curvature else VERSION,
+            version=WITH_CURVATURE if curvature or self.sharpness else VERSION,
             curvature=curvature,
             top_k=self.top_k if curvature else 0,
             layer_blocks=self.layer_blocks and bool(curvature and self.layers),
+            sharpness=self.sharpness,
         )
 
     @property
@@ -229,7 +233,8 @@ def _training(extent: FileShape) -> Iterator[DatasetSpec]:
     """Yield the columns of the training steps and of the evaluations."""
     shape, dims, axis = (extent.num_train_steps,), ("train_step",), Axis.TRAIN
     yield DatasetSpec("train/train_step", shape, Kind.INT, dims, "training step")
-    for name, long_name in TRAIN_NAMES.items():
+    names = TRAIN_NAMES | (SHARPNESS_NAMES if extent.sharpness else {})
+    for name, long_name in names.items():
         yield DatasetSpec(f"train/{name}", shape, Kind.FLOAT, dims, long_name, axis=axis)
     shape, dims, axis = (extent.num_evals,), ("eval_step",), Axis.EVAL
     yield DatasetSpec("eval/eval_step", shape, Kind.INT, dims, "finished updates")
