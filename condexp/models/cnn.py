@@ -1,6 +1,7 @@
 """Small plain convolutional networks, whose layers' exact Fisher blocks can be had (claim 1)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -9,16 +10,21 @@ from condexp.models.block import add_pooling, make_block, make_classifier
 from condexp.models.checks import check_image
 from condexp.models.init import initialise
 
-Spec = mlp.Spec
-"""The same keys, for convolutions."""
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(mlp.Spec):
+    """The keys of ``conf/model/cnn.yaml``: an MLP's, for convolutions, and ``pool``."""
+
+    pool: bool
 
 
 def build(spec: Spec, input_shape: Sequence[int], num_outputs: int) -> nn.Module:
     """Build a plain network of 3×3 convolutions of stride 1, padded by 1.
 
     Convolutions are ``layers.0.conv``, ``layers.1.conv``, … with their ``norm``, ``activation``
-    and, as long as height and width are 2 px at least, 2×2 max pooling; then the mean over
-    positions, ``last_bn`` if there is one, and ``fc``. The depth counts ``fc``, as an MLP's does.
+    and, with ``pool`` and as long as height and width are 2 px at least, 2×2 max pooling; then the
+    mean over positions, ``last_bn`` if there is one, and ``fc``. The depth counts ``fc``, as an
+    MLP's does.
 
     Args:
         spec: The keys.
@@ -34,7 +40,8 @@ def build(spec: Spec, input_shape: Sequence[int], num_outputs: int) -> nn.Module
     for _ in range(spec.depth - 1):
         conv = nn.Conv2d(channels, spec.width, 3, padding=1, bias=spec.bias)
         block = make_block(conv, spec.norm, spec.norm_position, spec.activation)
-        side = add_pooling(block, side)
+        if spec.pool:
+            side = add_pooling(block, side)
         layers.append(block)
         channels = spec.width
     model = make_classifier(

@@ -16,7 +16,7 @@ from condexp.models.spec import ModelSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(ModelSpec):
-    """The keys of ``conf/model/mlp.yaml``, and of ``cnn.yaml``."""
+    """The keys of ``conf/model/mlp.yaml``."""
 
     depth: int = within(1, 10_000)
     width: int = within(1)
