@@ -71,7 +71,7 @@ fig-conditioning: ## claim 4: κ by layer with BatchNorm and its halves
 fig-last-layer: ## claim 5: the last linear layer over training, of table1's runs
 
 GRIDS = $(subst -,_,$@)
-fig-validation: GRIDS = fig_validation fig_validation_cnn
+fig-validation: GRIDS = fig_validation fig_validation_cnn fig_validation_exact
 fig-conditioning: GRIDS = fig_conditioning fig_conditioning_vgg
 fig-last-layer: GRIDS = table1
 table1 table2: KEYS = --rows model.depth --cols model.name,model.last_bn

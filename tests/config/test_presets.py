@@ -228,7 +228,8 @@ def test_profiles_share_no_run(experiment: str) -> None:
 # What a profile may change: sizes, data, lengths.
 SIZES = ("dataset.", "model.depth", "model.width", "trainer.epochs", "trainer.batch_size",
          "trainer.eval.every_epochs", "trainer.rescale.release_epoch", "scheduler.milestones",
-         "analysis.probe.", "analysis.schedule.log_spaced")  # fmt: skip
+         "analysis.probe.", "analysis.schedule.log_spaced", "analysis.schedule.every_epochs",
+         "trainer.steps")  # fmt: skip
 
 
 def flat(values: Mapping[str, object], path: str = "") -> dict[str, object]:

@@ -29,7 +29,10 @@ class Claim:
 
 CLAIMS: Mapping[str, Claim] = {
     "validation": Claim(
-        1, ("fig_validation", "fig_validation_cnn"), validation.measure, validation.judge
+        1,
+        ("fig_validation", "fig_validation_cnn", "fig_validation_exact"),
+        validation.measure,
+        validation.judge,
     ),
     "stability": Claim(2, ("fig_stability",), stability.measure, stability.judge),
     "domination": Claim(3, ("fig_domination",), domination.measure, domination.judge),
