@@ -1,5 +1,6 @@
 """The paper's tables, figures and claims as one page, from stored runs alone."""
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +17,11 @@ from condexp.results.report_origins import commands, describe_machines, describe
 from condexp.results.select import select, with_snapshots, with_those_that_can
 from condexp.results.tables.formats import Format, markdown_frame, markdown_text, render
 from condexp.results.tables.table import ResultTable, make_table
+from condexp.store.csv_text import write_frame
 from condexp.store.files import saving
 
 REPORT_NAME = "REPORT.md"
+JUDGED = "claims"
 PAIRED = "model.last_bn"
 NO_VERDICT = "cannot be said"
 VALUES = ("test_error", "last_linear.input_kappa_0.5")
@@ -52,6 +55,7 @@ class Paper:
         found: Run folders by experiment.
         missing: Why an experiment has none.
         verdicts: By the claim's figure; a text says why there is none.
+        judged: What each verdict was given on, likewise: a frame that the claim's ``judge`` takes.
     """
 
     root: Path
@@ -59,6 +63,7 @@ class Paper:
     found: Mapping[str, list[Path]]
     missing: Mapping[str, str]
     verdicts: Mapping[str, Verdict | str]
+    judged: Mapping[str, pd.DataFrame]
 
 
 def read_paper(root: Path, where: Sequence[str] = ()) -> Paper:
@@ -83,15 +88,22 @@ def read_paper(root: Path, where: Sequence[str] = ()) -> Paper:
             f"nothing to report: none of the paper's experiments, which 'make paper' runs, has a "
             f"run that is wanted:{reasons}"
         )
-    verdicts = {name: _judge(claim, found) for name, claim in CLAIMS.items()}
-    return Paper(root, where, found, missing, verdicts)
+    verdicts: dict[str, Verdict | str] = {}
+    frames = {}
+    for name, claim in CLAIMS.items():
+        try:
+            verdicts[name], frames[name] = _judge(claim, found)
+        except InputError as reason:
+            verdicts[name] = str(reason)
+    return Paper(root, where, found, missing, verdicts, frames)
 
 
 def write_report(root: Path, where: Sequence[str] = (), output: Path | None = None) -> Path:
     """Write what an output folder holds of the paper: tables, figures, verdicts, and their origin.
 
     Nothing is trained or drawn: figures are linked to where ``condexp figure`` wrote them. An
-    experiment without runs is named as missing.
+    experiment without runs is named as missing. Beside the page, ``claims/<figure>.csv`` holds what
+    each verdict was given on: ``CLAIMS[figure].judge`` gives it again from this file alone.
 
     Args:
         root: As for `read_paper`.
@@ -113,6 +125,11 @@ def write_report(root: Path, where: Sequence[str] = (), output: Path | None = No
         *_claims(root, target.parent, paper.verdicts),
         *_origins(paper.found, paper.missing),
     ]
+    for name, frame in paper.judged.items():
+        text = io.StringIO()
+        write_frame(frame, text)
+        with saving(target.parent / JUDGED / f"{name}.csv") as file:
+            file.write(text.getvalue().encode(errors="replace"))
     with saving(target) as file:
         file.write(("\n\n".join(parts) + "\n").encode(errors="replace"))
     return target
@@ -132,24 +149,22 @@ def _find(root: Path, where: Sequence[str]) -> tuple[dict[str, list[Path]], dict
     return found, missing
 
 
-def _judge(claim: Claim, found: Mapping[str, Sequence[Path]]) -> Verdict | str:
-    """Return the verdict, or why there is none."""
+def _judge(claim: Claim, found: Mapping[str, Sequence[Path]]) -> tuple[Verdict, pd.DataFrame]:
+    # The verdict, and what it was given on; refuses where there is none.
     folders = [folder for name in claim.experiments for folder in found.get(name, ())]
     # The last snapshot of a run that stopped on its way is not the others'.
     runs = with_snapshots(folders)
     ended = [run for run in runs if run.status.get("state", ENDED[0]) in ENDED]
     if not ended:
-        return f"no run of {' or '.join(claim.experiments)} has ended with a snapshot"
-    try:
-        verdict = claim.judge(with_those_that_can(ended, claim.measure))
-    except InputError as reason:
-        return str(reason)
+        raise InputError(f"no run of {' or '.join(claim.experiments)} has ended with a snapshot")
+    frame = with_those_that_can(ended, claim.measure)
+    verdict = claim.judge(frame)
     left_out = len(folders) - len(ended)
     if left_out and verdict.shown:
         # How many runs there are was fixed beforehand: the others may still change it.
         verdict = replace(verdict, shown=None)
     note = f"{left_out} of {len(folders)} runs did not end with a snapshot and are left out"
-    return replace(verdict, remarks=(*[note] * (left_out > 0), *verdict.remarks))
+    return replace(verdict, remarks=(*[note] * (left_out > 0), *verdict.remarks)), frame
 
 
 def _summary(verdicts: Mapping[str, Verdict | str], where: Sequence[str]) -> Iterator[str]:
@@ -219,8 +234,12 @@ def _claims(root: Path, folder: Path, verdicts: Mapping[str, Verdict | str]) -> 
         else:
             yield f"### Claim {claim.number}: {verdict.statement}"
             yield f"Counts as shown when {verdict.criterion}."
+            yield f"What would refute it: {verdict.refuted}."
             yield f"**Verdict: {verdict.answer}.**"
-            yield markdown_frame(verdict.numbers)
+            for table in verdict.shown_tables:
+                if table.caption:
+                    yield f"{table.caption}:"
+                yield markdown_frame(table.rows)
             if verdict.remarks:
                 yield "\n".join(f"- {markdown_text(remark)}" for remark in verdict.remarks)
         yield _figure(root, folder, name)

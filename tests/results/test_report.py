@@ -15,6 +15,7 @@ from condexp.errors import InputError
 from condexp.results.claims import CLAIMS
 from condexp.results.claims.verdict import Verdict
 from condexp.results.report import EXPERIMENTS, write_report
+from condexp.results.tables.formats import markdown_frame
 from condexp.store.reader import open_run
 from condexp.store.run_folder.status import State
 from tests.results.stored import write_early_failure, write_run
@@ -92,6 +93,18 @@ def test_tables_claims_origins_and_what_is_missing(root: Path) -> None:
     assert "zipp" not in text
 
 
+def test_the_verdicts_follow_from_the_archive(root: Path) -> None:
+    """The CSV beside the page is all that a verdict needs."""
+    text = write_report(root).read_text()
+    archive = {path.stem: path for path in (root / "claims").glob("*.csv")}
+    assert set(archive) == {"validation", "last_layer"}
+    for name, path in archive.items():
+        verdict = CLAIMS[name].judge(pd.read_csv(path))
+        assert f"| {verdict.claim}     | {name:<12} | {verdict.answer} " in text
+        for table in verdict.tables:
+            assert f"{table.caption}:\n\n{markdown_frame(table.rows)}" in text
+
+
 def test_the_same_files_give_the_same_page_and_figures_are_linked(root: Path) -> None:
     first = write_report(root).read_bytes()
     assert b"No figure yet: it is drawn by `make fig-validation`" in first
@@ -140,7 +153,7 @@ def test_a_claim_is_not_shown_before_every_run_has_ended(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def judge(_frame: pd.DataFrame) -> Verdict:
-        return Verdict(5, "It holds.", "it holds", shown=True, numbers=pd.DataFrame({"n": [1]}))
+        return Verdict(5, "It holds.", "it holds", "it does not", True, pd.DataFrame({"n": [1]}))
 
     monkeypatch.setitem(CLAIMS, "last_layer", replace(CLAIMS["last_layer"], judge=judge))
     line = "| 5     | last_layer   | {} "

@@ -16,14 +16,16 @@ from condexp.results.claims.conditions import (
     unfinished,
 )
 from condexp.results.claims.requires import require
-from condexp.results.claims.verdict import Verdict, every
+from condexp.results.claims.verdict import ClaimTable, Verdict, every, value_text, with_interval
 from condexp.results.config_keys import lookup
 from condexp.results.tables.paired import LEVEL, median, paired_difference, signed_rank_p
 from condexp.results.tables.paired import differences as pairwise
 from condexp.store.reader import Run
 
 FACTOR = "model.norm"
-MEASURE = "kfac_kappa_0.5"
+P = 0.5
+OTHERS = (0.2, 0.8)  # shown beside it, where they were recorded
+MEASURE = f"kfac_kappa_{P}"
 OPTION = "kfac in analysis.matrices and 0.5 in analysis.kappa_p"
 ROWS_PER_UNIT = 4  # with fewer, κ_p speaks of the sample, not of the network (docs/theory.md §1)
 STATEMENT = "Batch normalisation improves the conditioning of the hidden layers."
@@ -35,18 +37,24 @@ CRITERION = (
     "differences, and no more layers are infinite with it than without"
 )
 
+REFUTED = (
+    "in some condition a κ_0.5 that is not lower with norm=batch at the last snapshot, or more "
+    "layers whose κ is infinite with it"
+)
+
 
 def measure(runs: Sequence[Run]) -> pd.DataFrame:
-    """Read κ_0.5 of every layer's ``kfac`` at every snapshot.
+    """Read κ_0.5 of every layer's ``kfac`` at every snapshot, κ_0.2 and κ_0.8 where recorded.
 
     Args:
         runs: Runs that measured it.
 
     Returns:
-        One row a run, snapshot and layer: ``run``, ``condition``, ``seed``, ``state``, ``norm``,
-        ``step``, ``layer``, ``index`` (of the layer, from 0), ``hidden`` (whether it is not the
-        last), ``enough_rows`` (four at least for each unit of either factor's side), ``kappa`` and
-        the ends of its interval, ``kappa_low`` and ``kappa_high`` (NaN where it has none).
+        One row a run, p, snapshot and layer: ``run``, ``condition``, ``seed``, ``state``,
+        ``norm``, ``p``, ``step``, ``layer``, ``index`` (of the layer, from 0), ``hidden`` (whether
+        it is not the last), ``enough_rows`` (four at least for each unit of either factor's side),
+        ``kappa`` and the ends of its interval, ``kappa_low`` and ``kappa_high`` (NaN where it has
+        none).
     """
     parts = []
     for run, described in zip(runs, describe(runs, [FACTOR]), strict=True):
@@ -56,23 +64,25 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
             layers.arrays[name] for name in ("d_in", "d_out", "groups", "num_rows")
         )
         index = np.arange(num)
-        parts.append(
-            pd.DataFrame({
-                "run": str(run.path),
-                **described,
-                "norm": str(lookup(run.config, FACTOR)),
-                "step": np.repeat(layers.steps, num),
-                "layer": list(layers.layers) * num_steps,
-                "index": np.tile(index, num_steps),
-                "hidden": np.tile(index < num - 1, num_steps),
-                "enough_rows": np.tile(
-                    rows >= ROWS_PER_UNIT * np.maximum(d_in, d_out // groups), num_steps
-                ),
-                "kappa": layers.values(MEASURE).ravel(),
-                "kappa_low": layers.interval(MEASURE)[0].ravel(),
-                "kappa_high": layers.interval(MEASURE)[1].ravel(),
-            })
-        )
+        shared = {
+            "run": str(run.path),
+            **described,
+            "norm": str(lookup(run.config, FACTOR)),
+            "step": np.repeat(layers.steps, num),
+            "layer": list(layers.layers) * num_steps,
+            "index": np.tile(index, num_steps),
+            "hidden": np.tile(index < num - 1, num_steps),
+            "enough_rows": np.tile(
+                rows >= ROWS_PER_UNIT * np.maximum(d_in, d_out // groups), num_steps
+            ),
+        }
+        for p in (P, *OTHERS):
+            name = f"kfac_kappa_{p}"
+            if name in layers.measures:
+                low, high = layers.interval(name)
+                kappa = {"kappa": layers.values(name), "kappa_low": low, "kappa_high": high}
+                own = {key: values.ravel() for key, values in kappa.items()}
+                parts.append(pd.DataFrame(shared | {"p": p} | own))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -88,7 +98,7 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
         frame: What :func:`measure` returned.
 
     Returns:
-        One row a condition, normalisation and snapshot (``last``, ``first``), with the mean (or
+        One row a condition, normalisation, p and snapshot (``last``, ``first``), with the mean (or
         median) of log₁₀ κ over layers and seeds without and with it, their difference and its
         interval, the p-value of the signed ranks, how many layers have an infinite κ with only one
         of the two, and how many have none at all with one (dead layers) and are left out.
@@ -96,16 +106,16 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
     usable = frame[frame["hidden"] & frame["enough_rows"]]
     largest = at_most(usable, "kappa", "kappa_high")
     usable = usable.assign(kappa=usable["kappa"].where(usable["norm"] == "none", largest))
-    keys = ["condition", "seed", "step", "layer"]
+    keys = ["condition", "seed", "p", "step", "layer"]
     plain = usable.loc[usable["norm"] == "none", [*keys, "kappa"]]
     pairs = usable[usable["norm"] != "none"].merge(plain, on=keys, suffixes=("", "_none"))
     rows = []
-    for (condition, norm), found in pairs.groupby(["condition", "norm"]):
+    for (condition, norm, p), found in pairs.groupby(["condition", "norm", "p"]):
         steps = found.groupby("seed")["step"]
         for moment, chosen in (("last", steps.transform("max")), ("first", steps.transform("min"))):
             row = _row(found[found["step"] == chosen])
-            rows.append({"condition": condition, "norm": norm, "snapshot": moment} | row)
-    return pd.DataFrame(rows, columns=["condition", "norm", "snapshot", *_row(pairs)])
+            rows.append({"condition": condition, "norm": norm, "p": p, "snapshot": moment} | row)
+    return pd.DataFrame(rows, columns=["condition", "norm", "p", "snapshot", *_row(pairs)])
 
 
 def judge(frame: pd.DataFrame) -> Verdict:
@@ -120,7 +130,8 @@ def judge(frame: pd.DataFrame) -> Verdict:
     grid = frame[frame["norm"].isin(["none", "batch"]) & ~frame["seed"].isin(CHOOSING_SEEDS)]
     known = judged(grid)
     numbers = differences(judged(frame))
-    decisive = numbers[(numbers["norm"] == "batch") & (numbers["snapshot"] == "last")]
+    last = numbers[(numbers["p"] == P) & (numbers["snapshot"] == "last")]
+    decisive = last[last["norm"] == "batch"]
     norms = known.groupby(["condition", "seed"])["norm"].transform("nunique")
     missing = lacking(grid, known[norms == 2])
     found = {str(row["condition"]): row for row in decisive.to_dict("records")}
@@ -129,7 +140,33 @@ def judge(frame: pd.DataFrame) -> Verdict:
         for condition in grid["condition"].unique()
     }
     remarks = [*unfinished(frame), *_remarks(frame, parts, missing)]
-    return Verdict(4, STATEMENT, CRITERION, every(parts.values()), numbers, tuple(remarks))
+    shown = every(parts.values())
+    tables = tuple(_tables(numbers))
+    return Verdict(4, STATEMENT, CRITERION, REFUTED, shown, numbers, tables, tuple(remarks))
+
+
+def _tables(numbers: pd.DataFrame) -> Iterator[ClaimTable]:
+    """Yield κ_0.5 at the last snapshot, which is judged with norm=batch, and all that is not."""
+    last = numbers["snapshot"] == "last"
+    judged_rows = last & (numbers["p"] == P)
+    for caption, chosen in (
+        ("κ_0.5 at the last snapshot, in decades; norm=batch is judged", judged_rows),
+        ("Other κ_p at the last snapshot, beside the criterion", last & ~judged_rows),
+        ("κ_0.5 at the first snapshot, beside the criterion", ~last & (numbers["p"] == P)),
+    ):
+        rows = [
+            {
+                "condition": row["condition"],
+                "norm, p": f"{row['norm']}, {row['p']:g}",
+                "log₁₀ κ without": value_text(row["log₁₀ κ none"]),
+                "with": value_text(row["log₁₀ κ with"]),
+                "difference": with_interval(row["difference"], row["low"], row["high"]),
+                "∞ only without, only with": f"{row['∞ only without']}, {row['∞ only with']}",
+            }
+            for row in numbers[chosen].to_dict("records")
+        ]
+        if rows:
+            yield ClaimTable(caption, pd.DataFrame(rows))
 
 
 def _lower(row: Mapping[Any, Any]) -> bool | None:
@@ -183,8 +220,8 @@ def _remarks(
     parts: Mapping[str, bool | None],
     missing: Mapping[str, Sequence[object]],
 ) -> Iterator[str]:
-    hidden = frame[frame["hidden"]]
-    few = hidden[~hidden["enough_rows"]].groupby("condition")["layer"].unique()
+    hidden = frame[frame["hidden"].astype(bool)]
+    few = hidden[~hidden["enough_rows"].astype(bool)].groupby("condition")["layer"].unique()
     for condition, names in few.items():
         yield (
             f"{condition}: left out are {', '.join(names)}, measured with fewer than "

@@ -28,7 +28,9 @@ def describe(runs: Sequence[Run], factors: Collection[str] = ()) -> list[dict[st
 
     Returns:
         For each run ``condition`` (its network and data, and each other key that differs among the
-        runs of this network on these data), ``seed`` and ``state``.
+        runs of this network on these data, by the last part of its name where that is the key's
+        alone), ``seed`` and ``state``. A key that says nothing which one before it does not say
+        is left out.
 
     Raises:
         InputError: If two runs are the same experiment, so that a pair would count twice.
@@ -43,8 +45,7 @@ def describe(runs: Sequence[Run], factors: Collection[str] = ()) -> list[dict[st
     found = []
     for run, config, name in zip(runs, configs, names, strict=True):
         family = [other for other, its in zip(configs, names, strict=True) if its == name]
-        varied = [key for key in _varied(family) if key not in {"seed", *factors}]
-        words = [name, *(f"{key}={setting_text(config.get(key))}" for key in varied)]
+        words = [name, *_words(config, family, {"seed", *factors})]
         state = run.status.get("state", State.COMPLETE)
         found.append({
             "condition": ", ".join(words),
@@ -121,6 +122,27 @@ def unfinished(frame: pd.DataFrame) -> Iterator[str]:
     if num := int(runs["seed"].isin(CHOOSING_SEEDS).sum()):
         seeds = " and ".join(map(str, sorted(CHOOSING_SEEDS)))
         yield f"{num} of {len(states)} runs are of seeds {seeds}, which choose settings: not judged"
+
+
+def _words(
+    config: dict[str, Any], family: Sequence[dict[str, Any]], left_out: Collection[str]
+) -> Iterator[str]:
+    """Yield what sets a run apart from the others of its network and data."""
+    varied = [key for key in _varied(family) if key not in left_out]
+    texts = {key: [setting_text(each.get(key)) for each in family] for key in varied}
+    said: list[str] = []
+    for key in varied:
+        if any(_pairs_off(texts[key], texts[other]) for other in said):
+            continue  # analysis.probe.mode, where it is another for each analysis.fisher_type
+        said.append(key)
+        short = key.rpartition(".")[2]
+        alone = sum(other.rpartition(".")[2] == short for other in varied) == 1
+        yield f"{short if alone else key}={setting_text(config.get(key))}"
+
+
+def _pairs_off(one: Sequence[str], other: Sequence[str]) -> bool:
+    # Whether each value of one key goes with one value of the other, and the reverse.
+    return len(set(zip(one, other, strict=True))) == len(set(one)) == len(set(other))
 
 
 def _family(condition: str) -> str:

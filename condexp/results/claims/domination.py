@@ -8,7 +8,7 @@ import pandas as pd
 
 from condexp.results.claims.conditions import CHOOSING_SEEDS, describe, judged, unfinished
 from condexp.results.claims.requires import require
-from condexp.results.claims.verdict import Verdict, every
+from condexp.results.claims.verdict import ClaimTable, Verdict, every, value_text, with_interval
 from condexp.results.config_keys import lookup
 from condexp.results.tables.paired import PairedDifference, paired_difference
 from condexp.store.reader import Run
@@ -33,6 +33,11 @@ CRITERION = (
     "1/α^1.5 of its; once the weights are divided by α again, the loss comes within 3 × the "
     "unscaled net's in a third of the steps, the upper end of the 95 % interval included "
     "(geometric means over seeds, paired)"
+)
+
+REFUTED = (
+    "for α = 10 or α = 100, in some condition, a loss below 5 × the unscaled net's, a domination "
+    "of 1/α^1.5 of its or more, or a loss that is still more than 3 × its after the release"
 )
 
 
@@ -97,7 +102,29 @@ def judge(frame: pd.DataFrame) -> Verdict:
     numbers = pd.DataFrame(rows, columns=COLUMNS)
     decisive = numbers[numbers["factor"].isin(FACTORS)]
     remarks = tuple(_remarks(frame, pairs, decisive))
-    return Verdict(3, STATEMENT, CRITERION, every(decisive["shown"].tolist()), numbers, remarks)
+    shown = every(decisive["shown"].tolist())
+    caption = "Ratios to the unscaled net: geometric means over seeds"
+    tables = (ClaimTable(caption, _table(numbers)),)
+    return Verdict(3, STATEMENT, CRITERION, REFUTED, shown, numbers, tables, remarks)
+
+
+def _table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a condition and factor, each ratio beside what the claim asks of it."""
+    rows = [
+        {
+            "condition": row["condition"],
+            "α": f"{row['factor']:g}",
+            "pairs": row["pairs"],
+            "loss (≥ 5)": with_interval(row["loss ratio"], row["loss low"], row["loss high"]),
+            "domination (below)": f"{value_text(row['domination ratio'], 5)} "
+            f"({row['factor'] ** -DOMINATED_POWER:.5f})",
+            "loss after the release (≤ 3)": with_interval(
+                row["loss ratio after release"], row["after low"], row["after high"]
+            ),
+        }
+        for row in numbers.to_dict("records")
+    ]
+    return pd.DataFrame(rows)
 
 
 def _release(run: Run) -> float:

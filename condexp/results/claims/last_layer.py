@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from condexp.errors import InputError
 from condexp.results.claims.conditions import (
@@ -15,10 +16,17 @@ from condexp.results.claims.conditions import (
     unfinished,
 )
 from condexp.results.claims.requires import require
-from condexp.results.claims.verdict import Verdict, every
+from condexp.results.claims.verdict import ClaimTable, Verdict, every, value_text, with_interval
 from condexp.results.config_keys import lookup
 from condexp.results.layer_measures import LayerMeasures
-from condexp.results.tables.paired import LEVEL, median, paired_difference, signed_rank_p
+from condexp.results.tables.paired import (
+    LEVEL,
+    POWER,
+    median,
+    paired_difference,
+    pairs_needed,
+    signed_rank_p,
+)
 from condexp.results.tables.paired import differences as pairwise
 from condexp.store.reader import Run
 
@@ -30,8 +38,15 @@ MEASURES = tuple(
 )
 OPTION = "analysis=last_layer with 0.5 in analysis.kappa_p"
 DECISIVE = "resnet"
-QUANTITIES = {"log_kappa": "log₁₀ κ_0.5", "test_error": "test error"}
+OTHERS = (0.2, 0.8)  # p of the κ_p shown beside κ_0.5, where they were recorded
 THRESHOLDS = {"log₁₀ κ_0.5": 0.5, "test error": 0.0}
+"""What the criterion names, and what the difference has to be above."""
+QUANTITIES = {
+    "log₁₀ κ_0.5": "input_kappa_0.5",
+    "test error": "test_error",
+    **{f"log₁₀ κ_{p}": f"input_kappa_{p}" for p in OTHERS},
+}
+FLOW = ("first_grad_norm", "last_grad_norm", "dead_fraction")
 COLUMNS = (
     *("condition", "quantity", "network", "depth", "plain", "LastBN"),
     *("difference", "low", "high", "p (ranks)", "pairs", "plain not finite", "LastBN not finite"),
@@ -47,6 +62,11 @@ CRITERION = (
     "0.5, that of the test error above 0, and the 95 % t-intervals exclude those values. An "
     "infinite κ is larger than every finite one: where a pair has one, Wilcoxon's signed ranks "
     "(one-sided, 5 %) stand for the interval and the median for the mean"
+)
+
+REFUTED = (
+    "at the deepest depth, a difference of log₁₀ κ_0.5 below 0.5, or a test error that is not "
+    "higher without LastBN"
 )
 
 
@@ -78,15 +98,18 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
     Returns:
         One row a run and snapshot: ``run``, ``condition``, ``seed``, ``state``, ``network``,
         ``depth``, ``last_bn``, ``test_error`` (final, percent), ``chance`` (the error of guessing
-        among as many classes as the layer has outputs), ``layer``, ``step``, and λ_max and κ_0.5 of
+        among as many classes as the layer has outputs), ``layer``, ``step``, λ_max and κ_0.5 of
         ``input`` and ``grad_output``, called as in `LayerMeasures`, with the ends of κ's intervals
-        (NaN where there are none).
+        (NaN where there are none), κ_0.2 and κ_0.8 where they were recorded; and of the gradient's
+        way ``last_grad_norm`` and ``dead_fraction`` of the last linear layer, and
+        ``first_grad_norm`` of the first layer (NaN where that was not measured).
     """
     parts = []
     for run, described in zip(runs, describe(runs, [FACTOR]), strict=True):
         measures = require(run, MEASURES, OPTION)
         layer = last_linear(measures, run)
         errors = run.metrics["test_error"].dropna()
+        names = [*MEASURES, *(name for name in QUANTITIES.values() if name in measures.measures)]
         parts.append(
             pd.DataFrame({
                 "run": str(run.path),
@@ -98,16 +121,24 @@ def measure(runs: Sequence[Run]) -> pd.DataFrame:
                 "chance": 100 * (1 - 1 / int(measures.arrays["d_out"][layer])),
                 "layer": measures.layers[layer],
                 "step": measures.steps,
-                **{name: measures.values(name)[:, layer] for name in MEASURES},
+                **{name: measures.values(name)[:, layer] for name in names},
                 **{
                     name.replace("kappa", f"kappa_{end}"): ends[:, layer]
-                    for name in MEASURES
+                    for name in names
                     if "kappa" in name
                     for end, ends in zip(("low", "high"), measures.interval(name), strict=True)
                 },
+                **_flow(measures, layer),
             })
         )
     return pd.concat(parts, ignore_index=True)
+
+
+def _flow(measures: LayerMeasures, layer: int) -> dict[str, NDArray[np.float64] | float]:
+    """Return how far the gradient comes: of the last linear layer, and of the first one."""
+    first = measures.values("grad_norm")[:, 0] if len(measures.layers) > 1 else np.nan
+    values = (first, *(measures.values(name)[:, layer] for name in ("grad_norm", "dead_fraction")))
+    return dict(zip(FLOW, values, strict=True))
 
 
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
@@ -117,26 +148,25 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
         frame: What :func:`measure` returned.
 
     Returns:
-        Two rows a condition that has both nets, for log₁₀ κ_0.5 and for the test error, deepest
-        last: the means over the seeds (medians where one is infinite), the difference plain −
-        LastBN with its interval, the p-value of the signed ranks for its being above what the
-        claim asks, the number of pairs, and how many nets of each kind have no finite value.
+        A row a condition that has both nets and quantity (log₁₀ κ_0.5, the test error, and log₁₀
+        κ_0.2 and κ_0.8 where they were recorded), deepest last: the means over the seeds (medians
+        where one is infinite), the difference plain − LastBN with its interval, the p-value of the
+        signed ranks for its being above what the claim asks (0 where it asks nothing), the number
+        of pairs, and how many nets of each kind have no finite value.
     """
     last = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
-    # A bound is what LastBN's κ may be above, and plain's is at least.
-    largest = at_most(last, "input_kappa_0.5", "input_kappa_high_0.5")
-    kappa = last["input_kappa_0.5"].where(~last["last_bn"].astype(bool), largest)
-    last = last.assign(log_kappa=kappa.transform(np.log10))
+    known = {name: column for name, column in QUANTITIES.items() if column in last}
+    values = {name: _values(last, column) for name, column in known.items()}
     keys, rows = ["network", "depth", "condition"], []
-    for (network, depth, condition), own in last.groupby(keys, dropna=False):
-        for column, quantity in QUANTITIES.items():
-            found = own.pivot(index="seed", columns="last_bn", values=column)
+    for (network, depth, condition), own in last.assign(**values).groupby(keys, dropna=False):
+        for quantity in known:
+            found = own.pivot(index="seed", columns="last_bn", values=quantity)
             if len(found.columns) < 2:
                 continue
             plain, cured = found[False], found[True]
             pairs = cured.tolist(), plain.tolist()
             difference = paired_difference(*pairs)
-            ranks = signed_rank_p(pairwise(*pairs), above=THRESHOLDS[quantity])
+            ranks = signed_rank_p(pairwise(*pairs), above=THRESHOLDS.get(quantity, 0.0))
             rows.append({
                 "condition": condition,
                 "network": network,
@@ -149,10 +179,19 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
                 "high": difference.high,
                 "p (ranks)": ranks,
                 "pairs": difference.num,
-                "plain not finite": _num_lost(own, column, last_bn=False),
-                "LastBN not finite": _num_lost(own, column, last_bn=True),
+                "plain not finite": _num_lost(own, quantity, last_bn=False),
+                "LastBN not finite": _num_lost(own, quantity, last_bn=True),
             })
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _values(last: pd.DataFrame, column: str) -> "pd.Series[float]":
+    """Return a quantity as it is compared: of κ the logarithm, a bound as what speaks against."""
+    if "kappa" not in column:
+        return last[column]
+    # A bound is what LastBN's κ may be above, and plain's is at least.
+    largest = at_most(last, column, column.replace("kappa", "kappa_high"))
+    return last[column].where(~last["last_bn"].astype(bool), largest).transform(np.log10)
 
 
 def judge(frame: pd.DataFrame) -> Verdict:
@@ -179,16 +218,99 @@ def judge(frame: pd.DataFrame) -> Verdict:
         reasons.append(f"{condition}, the deepest: {reason}")
     if not (numbers["network"] == DECISIVE).any():
         parts, reasons = [], [f"no pair of a {DECISIVE} with and without {FACTOR}"]
-    remarks = [*unfinished(frame), *_lost(known, numbers), *reasons]
+    remarks = [*unfinished(frame), *_lost(known, numbers), *reasons, *_plan(frame)]
+    tables = tuple(_tables(numbers, known))
     numbers = numbers.drop(columns="network")
-    return Verdict(5, STATEMENT, CRITERION, every(parts), numbers, tuple(remarks))
+    return Verdict(5, STATEMENT, CRITERION, REFUTED, every(parts), numbers, tables, tuple(remarks))
+
+
+def _tables(numbers: pd.DataFrame, known: pd.DataFrame) -> Iterator[ClaimTable]:
+    """Yield the differences that are judged, those of other κ_p, and the gradient's way."""
+    named = numbers["quantity"].isin(list(THRESHOLDS))
+    for caption, chosen in (
+        ("Plain − LastBN at the last snapshot; of ResNets the deepest is judged", named),
+        ("Other κ_p, beside the criterion", ~named),
+    ):
+        rows = [
+            {
+                "condition": row["condition"],
+                "quantity": row["quantity"],
+                "plain": value_text(row["plain"]),
+                "LastBN": value_text(row["LastBN"]),
+                "plain − LastBN": with_interval(row["difference"], row["low"], row["high"]),
+                "p by ranks, pairs": f"{value_text(row['p (ranks)'], 3)}, {row['pairs']}",
+            }
+            for row in numbers[chosen].to_dict("records")
+        ]
+        if rows:
+            yield ClaimTable(caption, pd.DataFrame(rows))
+    if set(FLOW) <= set(known) and known["first_grad_norm"].notna().any():
+        yield ClaimTable(
+            "The gradient's way: ‖∂L/∂W‖ of the first layer over the last's (median over seeds); "
+            "dead: from a snapshot to the end all inputs of the last layer are 0, or no gradient "
+            "reaches the first",
+            pd.DataFrame(_flow_rows(known)),
+        )
+
+
+def _flow_rows(known: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Yield a row a condition and net: how many learned nothing, are dead, and since when."""
+    frame = known.sort_values(["network", "depth", "condition", "last_bn", "step"])
+    for (_, _, condition, last_bn), own in frame.groupby(
+        ["network", "depth", "condition", "last_bn"], dropna=False
+    ):
+        ratios = own["first_grad_norm"] / own["last_grad_norm"]
+        first, last = (
+            ratios[own["step"] == own.groupby("run")["step"].transform(end)].median()
+            for end in ("min", "max")
+        )
+        since = [_dead_since(run) for _, run in own.groupby("run")]
+        dead = [step for step in since if step is not None]
+        last_rows = own.groupby("run").last()
+        at_chance = int((last_rows["test_error"] >= AT_CHANCE * last_rows["chance"]).sum())
+        yield {
+            "condition": condition,
+            "net": "LastBN" if last_bn else "plain",
+            "at chance": f"{at_chance} of {len(since)}",
+            "dead, since step": f"{len(dead)}: {', '.join(map(str, dead))}" if dead else "0",
+            "first / last, at the start": f"{first:.2g}",
+            "at the end": f"{last:.2g}",
+        }
+
+
+def _dead_since(run: pd.DataFrame) -> int | None:
+    """Return the snapshot from which on a net is dead; None where it lives at the end."""
+    dead = (run["dead_fraction"] == 1) | (run["first_grad_norm"] == 0)
+    alive = run.loc[~dead, "step"]
+    later = run.loc[run["step"] > (alive.max() if len(alive) else -1), "step"]
+    return int(later.min()) if len(later) else None
+
+
+def _plan(frame: pd.DataFrame) -> Iterator[str]:
+    # How many seeds the test error takes, by the runs that chose the settings.
+    choosing = frame[frame["seed"].isin(CHOOSING_SEEDS) & (frame["network"] == DECISIVE)]
+    deepest = choosing[choosing["depth"] == choosing["depth"].max()].groupby("run").last()
+    for condition, own in deepest.groupby("condition"):
+        nets = own.groupby(["seed", "last_bn"])["test_error"].first().unstack()
+        if len(nets.columns) < 2:
+            continue
+        found = (nets[False] - nets[True]).dropna()
+        if len(found) > 1:
+            mean, deviation = float(found.mean()), float(found.std(ddof=1))
+            yield (
+                f"{condition}: of seeds {' and '.join(map(str, found.index))}, which chose the "
+                f"settings, plain − LastBN is {mean:.1f} points with a standard deviation of "
+                f"{deviation:.1f}: were these the true ones, {pairs_needed(mean, deviation):g} "
+                f"seeds would show it with probability {POWER}"
+            )
 
 
 def _decide(own: pd.DataFrame, missing: Sequence[object]) -> tuple[bool | None, str]:
     if missing:
         seeds = ", ".join(map(str, missing))
         return None, f"cannot be said, as seed {seeds} has no pair with both numbers"
-    parts = {row["quantity"]: _above(row) for row in own.to_dict("records")}
+    rows = own[own["quantity"].isin(list(THRESHOLDS))].to_dict("records")
+    parts = {row["quantity"]: _above(row) for row in rows}
     shown = every(parts.values())
     failed = [name for name, part in parts.items() if part is False]
     unclear = [name for name, part in parts.items() if part is None]
@@ -231,10 +353,9 @@ def _num_lost(own: pd.DataFrame, column: str, *, last_bn: bool) -> int:
 def _lost(frame: pd.DataFrame, numbers: pd.DataFrame) -> Iterator[str]:
     # Which nets have no finite number, and of how many of them that is no wonder.
     last = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
-    for row in numbers.to_dict("records"):
-        column = {name: key for key, name in QUANTITIES.items()}[row["quantity"]]
+    for row in numbers[numbers["quantity"].isin(list(THRESHOLDS))].to_dict("records"):
         own = last[last["condition"] == row["condition"]]
-        values = own["input_kappa_0.5" if column == "log_kappa" else column]
+        values = own[QUANTITIES[row["quantity"]]]
         for last_bn, net in ((False, "plain"), (True, "LastBN")):
             these = own["last_bn"] == last_bn
             infinite, none = these & np.isinf(values), these & values.isna()

@@ -7,7 +7,7 @@ import pandas as pd
 
 from condexp.results.claims.conditions import CHOOSING_SEEDS, describe, judged, unfinished
 from condexp.results.claims.requires import require
-from condexp.results.claims.verdict import Verdict, every
+from condexp.results.claims.verdict import ClaimTable, Verdict, every, value_text
 from condexp.results.config_keys import lookup
 from condexp.results.tables.paired import PairedDifference, paired_difference
 from condexp.store.reader import Run
@@ -35,6 +35,11 @@ CRITERION = (
     "the last, with BatchNorm, neither the range nor the largest λ_max grows by 2 decades in any "
     "seed; and more cells at least halve the initial loss with BatchNorm than without (diverged "
     "cells count as not)"
+)
+
+REFUTED = (
+    "in some condition a range that is not smaller with BatchNorm by 2 decades, a range or a "
+    "largest λ_max that grows by 2 decades with it, or as many cells that halve the loss without it"
 )
 
 
@@ -102,7 +107,38 @@ def judge(frame: pd.DataFrame) -> Verdict:
     }
     shown = every(part for found in parts.values() for part in found.values())
     remarks = tuple(_remarks(frame, runs, numbers, missing, parts))
-    return Verdict(2, STATEMENT, CRITERION, shown, numbers, remarks)
+    caption = "Mean (least to largest) over seeds; the range is of log₁₀ λ_max at the last step"
+    tables = (ClaimTable(caption, _table(numbers)),)
+    return Verdict(2, STATEMENT, CRITERION, REFUTED, shown, numbers, tables, remarks)
+
+
+def _table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a condition and norm: range, growth, and what became of the cells."""
+    rows = []
+    for (condition, norm), own in (
+        ((condition, norm), own)
+        for condition, own in numbers.groupby("condition")
+        for norm in (PLAIN, NORMALIZED)
+    ):
+        ranges, growth = own[f"range {norm}"], own["growth of the largest batch"]
+        cells_of = int(own["cells"].sum())
+        rows.append({
+            "condition": condition,
+            "norm": norm,
+            "range, decades": _mean_and_ends(ranges),
+            "growth of the largest": _mean_and_ends(growth) if norm == NORMALIZED else "–",
+            "loss halved": f"{own[f'halved {norm}'].sum():g} of {cells_of}",
+            "diverged": f"{own[f'diverged {norm}'].sum():g} of {cells_of}",
+        })
+    return pd.DataFrame(rows)
+
+
+def _mean_and_ends(values: "pd.Series[float]") -> str:
+    known = values.dropna()
+    if not len(known):
+        return "–"
+    mean, low, high = map(value_text, (known.mean(), known.min(), known.max()))
+    return f"{mean} ({low} to {high})"
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:

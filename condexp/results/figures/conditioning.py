@@ -1,4 +1,4 @@
-"""Claim 4 as a picture: κ_0.5 of K-FAC's matrix layer by layer, for each normalisation."""
+"""Claim 4 as a picture: κ_p of K-FAC's matrix layer by layer, for each normalisation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +48,9 @@ FEW_ROWS = {
 
 
 def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
-    """κ_0.5 of every layer's ``kfac`` at the last snapshot: a panel a condition, a curve a norm.
+    """κ_p of every layer's ``kfac`` at the last snapshot: a panel a condition, a curve a norm.
+
+    A picture of κ_0.5, which is judged, and one each of κ_0.2 and κ_0.8 where they were recorded.
 
     Curves are geometric means over seeds, bands their range. A full triangle at the top marks a
     layer whose κ is infinite in at least one seed, an open one at its place a seed's κ that is
@@ -62,10 +64,21 @@ def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path
         size: How wide it is printed.
 
     Returns:
-        The paths of the PDF, the PNG and the CSV of what was drawn.
+        The paths of the PDF, the PNG and the CSV of what was drawn: ``conditioning``, and
+        ``conditioning_kappa_0.2`` and ``conditioning_kappa_0.8`` where those were recorded.
     """
     frame = claim.measure(runs)
     last = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
+    paths: list[Path] = []
+    for p, own in last.groupby("p", sort=False):
+        name = "conditioning" if p == claim.P else f"conditioning_kappa_{p}"
+        paths += _draw_fraction(own, float(str(p)), folder, name, size)
+    return tuple(paths)
+
+
+def _draw_fraction(
+    last: pd.DataFrame, p: float, folder: Path, name: str, size: Size
+) -> tuple[Path, ...]:
     conditions = sorted(last["condition"].unique())
     norms = list(dict.fromkeys(sorted(last["norm"], key=_order)))
     few = not last["enough_rows"].all()
@@ -87,21 +100,24 @@ def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path
         for axes in grid.flat[: len(conditions)]:
             label_decades(axes.yaxis)
         for axes in grid[:, 0]:
-            axes.set_ylabel(r"$\kappa_{0.5}$ of $\Sigma_x \otimes \Sigma_{\nabla h}$")
-        lines = [
-            Line2D([], [], color=color_of(i), label=f"norm={norm}") for i, norm in enumerate(norms)
-        ]
-        lines += [
-            Line2D([], [], color=GREY, **look) for mark, look in LOOKS.items() if mark in marks
-        ]
+            axes.set_ylabel(rf"$\kappa_{{{p}}}$ of $\Sigma_x \otimes \Sigma_{{\nabla h}}$")
         figure.legend(
-            handles=lines,
+            handles=_legend(norms, marks),
             loc="outside lower center",
             ncols=4 if size is Size.TEXT else 2,
             title=(FEW_ROWS[size] if few else ""),
             title_fontsize=6.5,
         )
-        return save(figure, last, folder, "conditioning")
+        return save(figure, last, folder, name)
+
+
+def _legend(norms: Sequence[str], marks: set[str]) -> list[Line2D]:
+    lines = [
+        Line2D([], [], color=color_of(i), label=f"norm={norm}") for i, norm in enumerate(norms)
+    ]
+    return lines + [
+        Line2D([], [], color=GREY, **look) for mark, look in LOOKS.items() if mark in marks
+    ]
 
 
 def _draw(axes: Axes, own: pd.DataFrame, index: int, *, above: int) -> set[str]:

@@ -17,14 +17,16 @@ PANELS = {
     "domination": r"$\sigma_{\max}(\partial L/\partial W)\,/\,\sigma_{\max}(W)$",
     "effective_lr": r"effective lr $\eta\,/\,\Vert w\Vert^2$",
 }
+PANEL_HEIGHT = 1.9  # inches
 
 
 def domination(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
     """Loss, median domination and median effective learning rate over training, by factor.
 
-    Lines are geometric means over seeds, bands their range; a dashed line marks the release, the
-    step at which the weights are divided by the factor again. Curves of smaller factors are wider,
-    so that they show beneath others.
+    A row of panels a condition, a column of them at column width. Lines are geometric means over
+    seeds, bands their range; a dashed line marks the release, the step at which the weights are
+    divided by the factor again. Curves of smaller factors are wider, so that they show beneath
+    others.
 
     Args:
         runs: Runs over ``trainer.rescale.factor`` and seeds.
@@ -35,17 +37,25 @@ def domination(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, 
         The paths of the PDF, the PNG and the CSV of what was drawn.
     """
     frame = measure(runs)
-    shape, height = ((3, 1), 5.2) if size is Size.COLUMN else ((1, 3), 2.6)
+    conditions = [own for _, own in frame.groupby("condition")]
+    shape = (len(conditions), len(PANELS))
+    if size is Size.COLUMN:
+        shape = shape[::-1]
     with style():
-        figure = new_figure(size.width, height)
-        figure.suptitle("; ".join(frame["condition"].unique()), fontsize=8.5)
-        panels = figure.subplots(*shape, sharex=True, squeeze=False).ravel()
-        for axes, (column, label) in zip(panels, PANELS.items(), strict=True):
-            _draw(axes, frame, column)
-            axes.set_ylabel(label)
-        for axes in panels if size is Size.TEXT else panels[-1:]:
-            axes.set_xlabel("step")
-        handles, labels = panels[0].get_legend_handles_labels()
+        figure = new_figure(size.width, PANEL_HEIGHT * shape[0] + 0.5)
+        grid = figure.subplots(*shape, sharex="row" if size is Size.TEXT else "col", squeeze=False)
+        by_condition = grid if size is Size.TEXT else grid.T
+        for index, (panels, own) in enumerate(zip(by_condition, conditions, strict=True)):
+            for axes, (column, label) in zip(panels, PANELS.items(), strict=True):
+                _draw(axes, own, column)
+                if size is Size.TEXT or index == 0:
+                    axes.set_ylabel(label)
+            for axes in panels if size is Size.TEXT else panels[-1:]:
+                axes.set_xlabel("step")
+            middle = len(panels) // 2 if size is Size.TEXT else 0
+            lines = ", " if size is Size.TEXT else ",\n"
+            panels[middle].set_title(str(own["condition"].iloc[0]).replace(", ", lines))
+        handles, labels = grid[0, 0].get_legend_handles_labels()
         ncols = 5 if size is Size.TEXT else 3
         figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
         return save(figure, frame, folder, "domination")
@@ -53,19 +63,18 @@ def domination(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, 
 
 def _draw(axes: Axes, frame: pd.DataFrame, column: str) -> None:
     factors = sorted(frame["factor"].unique())
+    release = frame["release"].min()
     for factor, own in frame.groupby("factor"):
         color = color_of(factors.index(factor))
-        for index, (_, alike) in enumerate(own.groupby("condition")):
-            values = alike.pivot(index="step", columns="seed", values=column).dropna(how="all")
-            # The release makes weights and gradients jump, so no line leads across it; the loss
-            # does not jump, and is evaluated at that step before it.
-            after = (values.index >= alike["release"].min()) & (column != "train_loss")
-            label = "_" if index else rf"$\alpha = {factor:g}$"  # an underscore: not in the legend
-            above = len(factors) - 1 - factors.index(factor)
-            draw_seeds(axes, values[~after], color, label, index=index, above=above)
-            draw_seeds(axes, values[after], color, index=index, above=above)
-    for index, release in enumerate(frame["release"].dropna().unique()):
-        label = "_" if index else r"release: weights $/\,\alpha$"
+        values = own.pivot(index="step", columns="seed", values=column).dropna(how="all")
+        # The release makes weights and gradients jump, so no line leads across it; the loss does
+        # not jump, and is evaluated at that step before it.
+        after = (values.index >= own["release"].min()) & (column != "train_loss")
+        above = len(factors) - 1 - factors.index(factor)
+        draw_seeds(axes, values[~after], color, rf"$\alpha = {factor:g}$", above=above)
+        draw_seeds(axes, values[after], color, above=above)
+    if not pd.isna(release):
+        label = r"release: weights $/\,\alpha$"
         axes.axvline(release, color=GREY, linestyle="--", linewidth=0.8, label=label)
     scale_logarithmically(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))

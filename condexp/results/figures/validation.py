@@ -3,10 +3,12 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
 
 from condexp.results.claims import validation as claim
 from condexp.results.figures.curves import BOUND, BOUND_LABEL, color_of, label_decades
@@ -25,15 +27,19 @@ REASONS = {
     "kappa_0.5": "infinite, or of a layer without a gradient for each weight",
 }
 NOTE_LETTERS = {Size.TEXT: 130, Size.COLUMN: 62}
+MOST_IN_ROW = 8  # conditions that one pair of panels can hold
+PANEL = {Size.TEXT: 3.0, Size.COLUMN: 1.7}  # inches
+NUM_ENTRIES = {Size.TEXT: 2, Size.COLUMN: 1}  # of the legend in a line
 
 
 def validation(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, ...]:
     """λ_max and κ_0.5 of ``kfac`` against ``fisher``: a point a run, snapshot and layer.
 
     On the dashed line the two agree. Crosses are the network as a whole, open triangles pairs of
-    which one κ is known from below only. κ_0.5 is shown of the
-    layers that have a gradient for each weight. A panel's title holds the least of the conditions'
-    correlations (mean over seeds, without the crosses).
+    which one κ is known from below only. κ_0.5 is shown of the layers that have a gradient for each
+    weight. Where there are more than eight conditions, those with the same words in front share a
+    row. A panel's title holds the least of its conditions' correlations (mean over seeds, without
+    the crosses).
 
     Args:
         runs: Runs that measured both matrices.
@@ -45,26 +51,52 @@ def validation(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, 
     """
     frame = claim.measure(runs)
     numbers = claim.correlations(frame)
-    names = list(numbers["condition"])
-    across = (1, 2) if size is Size.TEXT else (2, 1)
-    panel = size.width / across[1]
+    numbers = numbers[numbers["snapshots"] == "all"]
+    groups = list(_split(sorted(frame["condition"].unique())))
+    notes = textwrap.wrap(" ".join([NOTE, *_missing(frame)]), NOTE_LETTERS[size])
+    heights = [PANEL[size] + 0.14 * _legend_lines(names, size) + 0.45 for _, names in groups]
     with style():
-        figure = new_figure(size.width, across[0] * panel + 0.16 * (len(names) + 1) + 0.7)
-        for axes, (measure, symbol) in zip(
-            figure.subplots(*across).ravel(), SYMBOLS.items(), strict=True
-        ):
-            _draw(axes, claim.points(frame, measure), names)
-            least = numbers[f"r of log {claim.SYMBOLS[measure]}"].min(skipna=False)
-            said = f"{least:.3f}" if np.isfinite(least) else "not known"
-            axes.set_title(rf"${symbol}$, least $r$ = {said}")
-            axes.set_xlabel(rf"${symbol}$ of the exact Fisher block")
-            axes.set_ylabel(rf"${symbol}$ of $\Sigma_x \otimes \Sigma_{{\nabla h}}$")
-        handles, labels = figure.axes[-1].get_legend_handles_labels()  # of κ, which has bounds
-        notes = [NOTE, *_missing(frame)]
-        lines = textwrap.wrap(" ".join(notes), NOTE_LETTERS[size])
-        title = {"title": "\n".join(lines), "title_fontsize": 6.5, "alignment": "left"}
-        figure.legend(handles, labels, loc="outside lower center", ncols=1, **title)
+        figure = new_figure(size.width, sum(heights) + 0.12 * len(notes) + 0.3)
+        parts = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights).ravel()
+        for part, (title, names) in zip(parts, groups, strict=True):
+            part.suptitle(title, fontsize=8.5)
+            own = frame[frame["condition"].isin(names)]
+            _draw_group(part, own, names, numbers[numbers["condition"].isin(names)])
+            part.legend(*_entries(part), loc="outside lower center", ncols=NUM_ENTRIES[size])
+        figure.supxlabel("\n".join(notes), fontsize=6.5, x=0.01, ha="left")
         return save(figure, frame, folder, "validation")
+
+
+def _split(names: Sequence[str], num_words: int = 1) -> Iterator[tuple[str, list[str]]]:
+    """Yield the conditions that share a row, with the words that they have in common."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(", ".join(name.split(", ")[:num_words]), []).append(name)
+    for title, own in groups.items():
+        if len(own) > MOST_IN_ROW:
+            yield from _split(own, num_words + 1)
+        else:
+            yield title, own
+
+
+def _legend_lines(names: Sequence[str], size: Size) -> int:
+    return -(-(len(names) + 2) // NUM_ENTRIES[size])  # two are the crosses' and the bounds'
+
+
+def _entries(part: SubFigure) -> tuple[list[Any], list[Any]]:
+    return part.axes[-1].get_legend_handles_labels()  # of κ, which has bounds
+
+
+def _draw_group(
+    part: SubFigure, frame: pd.DataFrame, names: Sequence[str], numbers: pd.DataFrame
+) -> None:
+    for axes, (measure, symbol) in zip(part.subplots(1, 2), SYMBOLS.items(), strict=True):
+        _draw(axes, claim.points(frame, measure), names, part.get_suptitle())
+        least = numbers.loc[numbers["measure"] == claim.SYMBOLS[measure], "r"].min(skipna=False)
+        said = f"{least:.3f}" if np.isfinite(least) else "not known"
+        axes.set_title(rf"${symbol}$, least $r$ = {said}")
+        axes.set_xlabel(r"exact Fisher block")
+        axes.set_ylabel(r"$\Sigma_x \otimes \Sigma_{\nabla h}$")
 
 
 def _missing(frame: pd.DataFrame) -> Iterator[str]:
@@ -86,7 +118,7 @@ def _missing(frame: pd.DataFrame) -> Iterator[str]:
             yield rf"${symbol}$ is without {' and '.join(left_out)}: {REASONS[measure]}."
 
 
-def _draw(axes: Axes, points: pd.DataFrame, names: Sequence[str]) -> None:
+def _draw(axes: Axes, points: pd.DataFrame, names: Sequence[str], common: str) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     for index, name in enumerate(names):
@@ -103,7 +135,7 @@ def _draw(axes: Axes, points: pd.DataFrame, names: Sequence[str]) -> None:
             facecolors="none",
             edgecolors=color,
             linewidths=0.6,
-            label=name,
+            label=name.removeprefix(common).removeprefix(", ") or name,
         )
         axes.scatter(
             10 ** network["fisher"], 10 ** network["kfac"], s=14, marker="x", color=color, lw=0.8

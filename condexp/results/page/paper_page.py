@@ -70,14 +70,17 @@ def _claims(paper: Paper) -> Iterator[dict[str, Any]]:
     for name, verdict in paper.verdicts.items():
         if isinstance(verdict, str):  # why there is none
             nothing = pd.DataFrame()
-            verdict = Verdict(CLAIMS[name].number, name, "", None, nothing, (verdict,))
-        columns, rows = _texts(verdict.numbers)
+            number = CLAIMS[name].number
+            verdict = Verdict(number, name, "", "", None, nothing, remarks=(verdict,))
         yield {
             "name": name,
             "verdict": verdict,
             "state": STATES[verdict.shown],
-            "columns": columns,
-            "rows": rows,
+            "tables": [
+                (table.caption, *_texts(table.rows))
+                for table in verdict.shown_tables
+                if len(table.rows)
+            ],
             "picture": _picture(paper.root, name),
             "target": f"fig_{name}".replace("_", "-"),
         }

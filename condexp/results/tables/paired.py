@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
+POWER, MOST_PAIRS = 0.9, 1000  # of a plan: probability to find what is there, and the search's end
 EXACT_PAIRS = 13  # up to here all 2^n signs are tried; scipy's normal approximation takes over
 
 
@@ -153,3 +154,32 @@ def signed_rank_p(
         method=stats.PermutationMethod(n_resamples=2 ** (EXACT_PAIRS + 1)) if exact else "auto",
     )
     return float(test.pvalue)
+
+
+def pairs_needed(mean: float, deviation: float, power: float = POWER) -> float:
+    """Estimate how many pairs tell a mean difference from 0, before they are measured.
+
+    The smallest n ≥ 2 for which the 95 % t-interval of n differences excludes 0 with the given
+    probability, if they are drawn from a normal distribution of this mean and deviation: by the
+    noncentral t-distribution with n − 1 degrees of freedom and the parameter √n · mean/deviation.
+
+    Args:
+        mean: Mean difference expected, such as that of a pilot.
+        deviation: Standard deviation expected of the differences.
+        power: The probability.
+
+    Returns:
+        n; infinite where more than a thousand are needed.
+
+    >>> pairs_needed(1.0, 1.0), pairs_needed(1.0, 2.0, power=0.8)
+    (13, 34)
+    """
+    if deviation == 0 and mean != 0:
+        return 2
+    from scipy.special import nctdtr, stdtrit
+
+    for num in range(2, MOST_PAIRS + 1):
+        bound, shift = stdtrit(num - 1, (1 + LEVEL) / 2), math.sqrt(num) * abs(mean) / deviation
+        if 1 - nctdtr(num - 1, shift, bound) + nctdtr(num - 1, shift, -bound) >= power:
+            return num
+    return math.inf

@@ -32,6 +32,7 @@ def planted(
             "seed": seed,
             "state": "complete",
             "norm": norm,
+            "p": 0.5,
             "step": step,
             "layer": layer,
             "index": index,
@@ -78,6 +79,20 @@ def test_an_interval_that_holds_0_decides_nothing() -> None:
     assert verdict.shown is None
     expected = "two pairs of runs are needed, and an interval that excludes 0"
     assert verdict.remarks == (f"mlp on digits: {expected}",)
+
+
+def test_other_fractions_stand_beside_and_decide_nothing() -> None:
+    worse = planted(1e5).assign(p=0.2)
+    verdict = judge(pd.concat([planted(), worse]))
+    assert verdict.shown is True
+    last = verdict.numbers[verdict.numbers["snapshot"] == "last"].set_index("p")["difference"]
+    assert last.to_dict() == {0.2: pytest.approx(2.1), 0.5: pytest.approx(-1.9)}
+    judged, beside, first = verdict.tables
+    assert judged.rows["norm, p"].tolist() == ["batch, 0.5"]
+    assert judged.rows["difference"].tolist() == ["−1.90 [−2.15, −1.65]"]
+    assert beside.rows["norm, p"].tolist() == ["batch, 0.2"]
+    assert first.rows["log₁₀ κ without"].tolist() == ["0.00"]
+    assert all(len(table.rows.columns) <= 6 for table in verdict.tables)
 
 
 def test_a_seed_that_another_condition_has_is_waited_for() -> None:

@@ -159,6 +159,45 @@ def test_the_number_of_seeds_is_fixed_beforehand() -> None:
     assert judge(pd.concat([frame, chosen[chosen["seed"] > 100].iloc[:8]])).shown is True
 
 
+def test_other_fractions_stand_beside_and_decide_nothing() -> None:
+    frame = planted().assign(**{"input_kappa_0.2": 1.0, "input_kappa_0.8": math.inf})
+    verdict = judge(frame)
+    assert verdict.shown is True
+    for p, difference in (("0.2", 0), ("0.8", 0)):  # both are infinite: no difference
+        (row,) = rows_of(verdict.numbers, f"log₁₀ κ_{p}").to_dict("records")
+        assert row["difference"] == difference
+    named, beside = verdict.tables
+    assert named.rows["quantity"].tolist() == ["log₁₀ κ_0.5", "test error"]
+    assert named.rows["plain − LastBN"].tolist() == ["2.00 [2.00, 2.00]", "18.10 [17.85, 18.35]"]
+    assert beside.rows["plain"].tolist() == ["0.00", "∞"]
+
+
+def test_a_dead_net_is_told_and_since_when() -> None:
+    """Seed 1's plain net dies between the snapshots; seed 2's first layer gets no gradient."""
+    frame = planted().assign(last_grad_norm=2.0, first_grad_norm=1.0, dead_fraction=0.5)
+    late = (frame["step"] == 9) & ~frame["last_bn"]
+    frame.loc[late & (frame["seed"] == 1), "dead_fraction"] = 1.0
+    frame.loc[~frame["last_bn"] & (frame["seed"] == 2), "first_grad_norm"] = 0.0
+    flow = judge(frame).tables[-1].rows
+    assert flow["net"].tolist() == ["plain", "LastBN"]
+    assert flow["dead, since step"].tolist() == ["2: 9, 0", "0"]
+    assert flow["at the end"].tolist() == ["0.5", "0.5"]
+    # One that lives again at the end is not dead.
+    frame.loc[~frame["last_bn"] & (frame["seed"] == 2) & late, "first_grad_norm"] = 1.0
+    assert judge(frame).tables[-1].rows["dead, since step"].tolist() == ["1: 9", "0"]
+
+
+def test_the_seeds_that_chose_say_how_many_are_needed() -> None:
+    chosen = planted(seeds=2).assign(seed=lambda f: f["seed"] + 101, run=lambda f: "c" + f["run"])
+    chosen.loc[(chosen["seed"] == 102) & ~chosen["last_bn"], "test_error"] += 9.9
+    verdict = judge(pd.concat([planted(), chosen]))
+    # 18 and 28 points: mean 23, s = 7.07, and d = 3.25 takes 4 pairs.
+    (remark,) = [each for each in verdict.remarks if "were these the true ones" in each]
+    assert "is 23.0 points with a standard deviation of 7.1" in remark
+    assert ", 4 seeds would show it with probability 0.9" in remark
+    assert verdict.shown is True
+
+
 def test_one_pair_or_none_says_nothing() -> None:
     assert judge(planted(seeds=1)).shown is None
     frame = planted()

@@ -49,14 +49,18 @@ def planted(
     return pd.concat(parts, ignore_index=True)
 
 
+def rows_of(numbers: pd.DataFrame, snapshots: str = "all") -> list[dict[Any, Any]]:
+    """The rows of one condition, of λ_max first."""
+    return numbers[numbers["snapshots"] == snapshots].to_dict("records")
+
+
 def test_shown_where_the_points_lie_on_a_line() -> None:
     verdict = judge(planted())
     assert (verdict.claim, verdict.shown, verdict.answer) == (1, True, "shown")
-    (row,) = verdict.numbers.to_dict("records")
-    assert row["r of log λ_max"] == pytest.approx(1)
-    assert row["median ratio fisher / kfac of λ_max"] == pytest.approx(2)
-    assert row["slope of λ_max"] == pytest.approx(1)
-    assert (row["seeds"], row["points of λ_max"], row["points of κ_0.5"]) == (2, 24, 24)
+    size, kappa = rows_of(verdict.numbers)
+    assert (size["measure"], kappa["measure"]) == ("λ_max", "κ_0.5")
+    assert [size[name] for name in ("r", "ratio", "slope")] == pytest.approx([1, 2, 1])
+    assert (size["seeds"], size["points"], kappa["points"]) == (2, 24, 24)
 
 
 @pytest.mark.parametrize("noise", [(1.0, 0.0), (0.0, 1.0)])
@@ -64,8 +68,7 @@ def test_not_shown_where_either_correlation_is_too_small(noise: tuple[float, flo
     # Var(truth) = 143/12/16 = 0.745, and a shift of ±1 has variance 1: r is about 0.65.
     verdict = judge(planted(*noise))
     assert (verdict.shown, verdict.answer) == (False, "not shown at this size")
-    means = verdict.numbers[["r of log λ_max", "r of log κ_0.5"]].to_numpy()
-    assert 0.5 < means.min() < 0.75
+    assert 0.5 < min(row["r"] for row in rows_of(verdict.numbers)) < 0.75
     (remark,) = [each for each in verdict.remarks if "out of bounds" in each]
     assert "in a, " in remark
     assert remark.startswith("mlp on digits: out of bounds: r of ")
@@ -83,7 +86,7 @@ def test_nothing_is_said_of_one_seed_or_of_too_few_gradients() -> None:
     assert "fewer than two seeds: mlp on digits" in verdict.remarks
     verdict = judge(planted(full=False))
     assert verdict.shown is None
-    assert math.isnan(verdict.numbers["r of log κ_0.5"][0])
+    assert math.isnan(rows_of(verdict.numbers)[1]["r"])
     assert any("more weights than gradients" in remark for remark in verdict.remarks)
 
 
@@ -93,7 +96,7 @@ def test_nothing_is_said_of_one_seed_or_of_too_few_gradients() -> None:
 def test_alike_in_shape_is_not_close(changes: dict[str, Any]) -> None:
     """A correlation of 1 says nothing of the size: a fifth power, or a factor above 3."""
     verdict = judge(planted(**changes))
-    assert verdict.numbers["r of log λ_max"].tolist() == pytest.approx([1])
+    assert rows_of(verdict.numbers)[0]["r"] == pytest.approx(1)
     assert verdict.shown is False
 
 
@@ -109,22 +112,40 @@ def test_kappa_is_judged_as_lambda_max_is() -> None:
 def test_seeds_that_disagree_decide_nothing() -> None:
     parts = [planted(noise=noise, seeds=[seed]) for seed, noise in ((1, 0.0), (2, 0.2))]
     verdict = judge(pd.concat(parts))
-    (row,) = verdict.numbers.to_dict("records")
+    row = rows_of(verdict.numbers)[0]
     # Two values of Fisher's z so far apart have an interval that reaches below 0.8.
-    assert row["r of log λ_max"] > 0.99
-    assert row["r low of λ_max"] < 0.8
+    assert row["r"] > 0.99
+    assert row["r low"] < 0.8
     assert verdict.shown is None
     assert "mlp on digits: undecided: r's interval of λ_max" in verdict.remarks
 
 
 def test_the_interval_is_fishers_over_seeds() -> None:
     parts = [planted(noise=n, seeds=[s]) for s, n in ((1, 0.1), (2, 0.12), (3, 0.08))]
-    (row,) = correlations(pd.concat(parts)).to_dict("records")
+    row = rows_of(correlations(pd.concat(parts)))[0]
     logs = [np.log10(p[["kfac_lambda_max", "fisher_lambda_max"]].to_numpy()) for p in parts]
     r = [np.corrcoef(log.T)[0, 1] for log in logs]
     interval = stats.ttest_1samp(np.arctanh(r), 0).confidence_interval(0.95)
-    assert row["r low of λ_max"] == pytest.approx(np.tanh(interval.low), rel=1e-12)
-    assert row["r high of λ_max"] == pytest.approx(np.tanh(interval.high), rel=1e-12)
+    assert row["r low"] == pytest.approx(np.tanh(interval.low), rel=1e-12)
+    assert row["r high"] == pytest.approx(np.tanh(interval.high), rel=1e-12)
+
+
+def test_early_and_late_snapshots_are_told_apart() -> None:
+    """Of three snapshots the first is early, the last is late; other κ_p stand beside κ_0.5."""
+    frame = planted()
+    late = frame["step"] == 2
+    frame.loc[late, "kfac_lambda_max"] /= 10
+    for matrix in ("kfac", "fisher"):
+        frame[f"{matrix}_kappa_0.2"] = frame["fisher_kappa_0.5"]
+    verdict = judge(frame)
+    ratios = {when: rows_of(verdict.numbers, when)[0]["ratio"] for when in ("early", "late")}
+    assert ratios == {"early": pytest.approx(2), "late": pytest.approx(20)}
+    assert {row["measure"] for row in rows_of(verdict.numbers)} == {"λ_max", "κ_0.5", "κ_0.2"}
+    criterion, beside, halves = verdict.tables
+    assert criterion.rows["measure"].tolist() == ["λ_max", "κ_0.5"]
+    assert beside.rows["measure"].tolist() == ["κ_0.2"]
+    assert halves.rows.loc[1, "fisher / kfac, late"] == "20.00"
+    assert all(len(table.rows.columns) <= 6 for table in verdict.tables)
 
 
 def test_infinite_values_are_ranked_and_counted() -> None:
@@ -133,7 +154,7 @@ def test_infinite_values_are_ranked_and_counted() -> None:
     frame.loc[top, ["kfac_kappa_0.5", "fisher_kappa_0.5"]] = np.inf
     verdict = judge(frame)
     assert verdict.shown
-    assert verdict.numbers["points of κ_0.5"].tolist() == [24]
+    assert rows_of(verdict.numbers)[1]["points"] == 24
     assert "2 of 24 pairs of κ_0.5 are infinite: ranked as the largest" in verdict.remarks
     # Infinite with one of the two only, where the other is smallest: not alike any more.
     frame = planted()
@@ -166,7 +187,7 @@ def test_seeds_that_chose_the_settings_are_not_judged() -> None:
     bad = planted(noise=1.0, seeds=[101, 102])
     verdict = judge(pd.concat([planted(), bad]))
     assert verdict.shown is True
-    assert verdict.numbers["seeds"].tolist() == [2]
+    assert set(verdict.numbers["seeds"]) == {2}
     remark = "2 of 4 runs are of seeds 101 and 102, which choose settings: not judged"
     assert remark in verdict.remarks
     assert judge(planted(seeds=[101, 102])).shown is None
@@ -181,8 +202,8 @@ def test_the_stored_numbers(tmp_path: Path) -> None:
     runs = [open_run(folder) for folder in folders]
     frame = measure(runs)
     assert frame["condition"].unique().tolist() == [
-        "mlp on digits, model.norm=none",
-        "mlp on digits, model.norm=batch",
+        "mlp on digits, norm=none",
+        "mlp on digits, norm=batch",
     ]
     stored = runs[0].measures()
     own = frame[frame["run"] == str(folders[0])]
@@ -197,7 +218,9 @@ def test_the_stored_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(network["kfac_lambda_max"], [64, 16, 4, 1 / 16])
     # Four samples' gradients are fewer than the 12 weights of fc.
     assert not frame["full_rows"].any()
-    assert correlations(frame)["points of λ_max"].tolist() == [24, 24]
+    found = correlations(frame)
+    of_all = found[(found["snapshots"] == "all") & (found["measure"] == "λ_max")]
+    assert of_all["points"].tolist() == [24, 24]
 
 
 def test_runs_that_lack_fisher_are_refused(tmp_path: Path) -> None:

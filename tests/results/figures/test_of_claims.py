@@ -119,7 +119,12 @@ def test_lower_bounds_are_open_triangles_and_named(
     """A κ that is known from below only is no point like the others."""
     figures: list[Figure] = []
     draw = find_figure(name)
-    monkeypatch.setitem(draw.__globals__, "save", lambda figure, *_: figures.append(figure))  # type: ignore[attr-defined]
+
+    def keep(figure: Figure, *_: object) -> tuple[Path, ...]:
+        figures.append(figure)
+        return ()
+
+    monkeypatch.setitem(draw.__globals__, "save", keep)  # type: ignore[attr-defined]
     runs = [
         open_run(
             write_run(
