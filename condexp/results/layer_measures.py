@@ -1,6 +1,6 @@
 """The measures of a run's layers by name, and what stands where there is no number."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -66,17 +66,18 @@ class LayerMeasures:
     num_signals: int
 
     @classmethod
-    def read(cls, run: Run, p: Sequence[float] = ()) -> "LayerMeasures":
+    def read(cls, run: Run, p: Sequence[float] = (), only: Collection[str] = ()) -> "LayerMeasures":
         """Read every committed snapshot of a run.
 
         Args:
             run: The run.
             p: Fractions of condition numbers in place of the measured ones.
+            only: Arrays of measures that are enough; all where empty.
 
         Returns:
             The measures.
         """
-        return cls.of(_arrays(run.measures(p)), run.config, run.attrs.get("num_signals", 1))
+        return cls.of(_arrays(run.measures(p, only)), run.config, run.attrs.get("num_signals", 1))
 
     @classmethod
     def of(
@@ -157,8 +158,8 @@ class LayerMeasures:
             for kappa in KAPPAS:
                 for index, p in enumerate(self.fractions):
                     found[f"{matrix}_{kappa}_{p}"] = Measure(f"{matrix}_{kappa}", matrix, index)
-        for matrix in sorted(CURVATURE_MATRICES):
-            found |= {f"{matrix}_{s}": Measure(f"{matrix}_{s}") for s in CURVATURE_MEASURES}
+        for each in CURVATURE_MATRICES:
+            found |= {f"{each}_{s}": Measure(f"{each}_{s}", each) for s in CURVATURE_MEASURES}
         return {name: measure for name, measure in found.items() if measure.array in self.arrays}
 
     def find(self, name: str) -> Measure:

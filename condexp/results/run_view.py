@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from condexp.analysis.vocabulary import SINGULAR_VALUES, Matrix
+from condexp.analysis.vocabulary import CURVATURE_MATRICES, SINGULAR_VALUES
 from condexp.errors import InputError
 from condexp.results.config_keys import flatten, lookup, setting_text
 from condexp.results.layer_measures import LayerMeasures
@@ -106,8 +106,9 @@ SYMBOLS = {
     "weight": "WWᵀ",
     "weight_grad": "∇W∇Wᵀ",
     "fisher": "Fisher",
+    "hessian": "Hessian",
+    "ggn": "GGN",
 }
-# What an infinity meant before intervals were stored.
 CURVATURE_SYMBOLS = {
     "λ_max": "lambda_max",
     "λ_min": "lambda_min",
@@ -115,6 +116,7 @@ CURVATURE_SYMBOLS = {
     "‖·‖_F": "frobenius_norm",
     "negative share": "negative_share",
 }
+# What an infinity meant before intervals were stored.
 INFINITE_1 = "∞: the matrix is rank-deficient, or its eigenvalue is under the noise floor"
 EXPLANATIONS = {
     Mark.ROWS: "rows: infinite by construction, fewer rows than p·d were measured",
@@ -238,7 +240,7 @@ def layer_table(
         below += curvature_lines(LayerMeasures.read_network(run), row)
     texts = EXPLANATIONS if data.has_intervals else EXPLANATIONS | {Mark.INFINITE: INFINITE_1}
     notes = [Text(text, style="dim") for mark, text in texts.items() if mark in seen]
-    return Group(Fitted(table), *below, *notes)
+    return Group(*([Fitted(table)] if names else []), *below, *notes)
 
 
 def _order(data: LayerMeasures, row: int, sort: str | None) -> list[int]:
@@ -275,6 +277,10 @@ def _usual(data: LayerMeasures) -> list[str]:
     # More columns do not fit a terminal; the blocks are there to be compared.
     usual = ("kfac", "fisher") if "fisher" in data.matrices else ("input", "grad_output", "kfac")
     names = _names(data, [m for m in usual if m in data.matrices])
+    if not names:
+        few = ("lambda_max", "trace", "negative_share")
+        wanted = (f"{matrix}_{measure}" for matrix in CURVATURE_MATRICES for measure in few)
+        names = [name for name in wanted if name in data.measures]
     return [*names, "domination"] if SINGULAR_VALUES & set(data.matrices) else names
 
 
@@ -313,13 +319,13 @@ def curvature_lines(network: LayerMeasures, row: int) -> list[Text]:
         A line each, with the errors of its numbers.
     """
     lines = []
-    for matrix in (Matrix.HESSIAN, Matrix.GGN):
+    for matrix in CURVATURE_MATRICES:
         parts = []
         for symbol, measure in CURVATURE_SYMBOLS.items():
             if f"{matrix}_{measure}" in network.measures:
                 value = float(network.values(f"{matrix}_{measure}")[row, 0])
                 error = float(network.values(f"{matrix}_{measure}_error")[row, 0])
-                parts.append(f"{symbol} = {value:.4g} ± {error:.1g}")
+                parts.append(f"{symbol} = {value:.4g} ± {format_number(error)}")
         if parts:
             lines.append(Text(f"network: {matrix} {', '.join(parts)}"))
     return lines

@@ -1,8 +1,7 @@
 """Read a run, finished or running: labelled arrays of what is committed."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,25 +17,23 @@ from condexp.analysis.vocabulary import Matrix
 from condexp.errors import InputError, choose
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.row_checks import RowChecker, check_all_rows, read_plain_rows
-from condexp.store.hdf5.structure import attribute, attributes, count, texts
+from condexp.store.hdf5.structure import attributes, count, texts
 from condexp.store.hdf5.validate import check_structure
+from condexp.store.labelled_arrays import num_committed, read_table
 from condexp.store.other_fractions import with_fractions
 from condexp.store.run_folder.completeness import read_checked_status
 from condexp.store.run_folder.config_file import parse_config, read_config
 from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME, find_results
 from condexp.store.schema.fields import (
-    COVERAGE_NAMES,
-    ESTIMATED,
     PLAIN_NAMES,
     WITHOUT_SPECTRA,
     Axis,
 )
-from condexp.store.schema.layout import COUNTERS, STEPS, columns
+from condexp.store.schema.layout import STEPS, columns
 from condexp.store.schema.matrices import NETWORK, spectra_group
 
 NO_SPECTRA = "{} holds no spectra: they are kept with analysis.save_spectra=true"
 BOOLEAN_ATTRIBUTES = ("center", "bias")
-TABLE_BYTES = 3 << 28  # 1202 layers at 200 snapshots are half of that
 
 
 def open_run(path: str | Path) -> "Run":
@@ -134,7 +131,7 @@ class Run:
     def steps(self) -> tuple[int, ...]:
         """Training steps of the committed snapshots."""
         with open_file(self.file) as file:
-            num = _num_committed(file, Axis.SNAPSHOT)
+            num = num_committed(file, Axis.SNAPSHOT)
             return tuple(int(step) for step in file["step"][:num])
 
     @property
@@ -155,12 +152,14 @@ class Run:
         joined.insert(2, "epoch", joined.index.to_numpy() / steps_per_epoch)
         return joined
 
-    def measures(self, p: Sequence[float] = ()) -> xr.Dataset:
+    def measures(self, p: Sequence[float] = (), only: Collection[str] = ()) -> xr.Dataset:
         """Return every measure of every layer at the committed snapshots.
 
         Args:
             p: Fractions of condition numbers, in place of the measured ones; others than these are
                 computed from the stored spectra.
+            only: Variables that are enough, for speed over many runs: of what has a row a step,
+                others are not read. All where empty.
 
         Returns:
             Dimensions ``step``, ``layer`` and, for ``<matrix>_kappa`` and the ends of its interval,
@@ -174,7 +173,7 @@ class Run:
             InputError: If a fraction is none, or was not measured and spectra were not saved.
         """
         with open_file(self.file) as file:
-            table = _table(file, "layers").assign_attrs(self._netcdf_attrs)
+            table = read_table(file, "layers", only).assign_attrs(self._netcdf_attrs)
         if not p:
             return table
 
@@ -206,7 +205,7 @@ class Run:
                     f"{self.file} holds no matrix of the network: it is measured where "
                     "analysis.matrices has fisher (as with analysis=fisher), hessian or ggn"
                 )
-            table = _table(file, NETWORK).assign_attrs(self._netcdf_attrs)
+            table = read_table(file, NETWORK).assign_attrs(self._netcdf_attrs)
         if not p:
             return table
 
@@ -232,7 +231,7 @@ class Run:
             InputError: If there is no such matrix or layer, or its spectrum was not saved.
         """
         with open_file(self.file) as file:
-            num, extent = _num_committed(file, Axis.SNAPSHOT), read_file_shape(file)
+            num, extent = num_committed(file, Axis.SNAPSHOT), read_file_shape(file)
             measured = [str(other) for other in extent.lengths if other not in WITHOUT_SPECTRA]
             measured += map(str, extent.curvature if extent.layer_blocks else ())
             kind = Matrix(choose("matrix with a spectrum", matrix, measured))
@@ -243,7 +242,7 @@ class Run:
                 values = file[path][:num, index, :]
                 coordinates = {"step": file["layers/step"][:num], "eig": file["layers/top"][:]}
                 read = xr.DataArray(values, coordinates, ("step", "eig"), f"{matrix} of {layer}")
-                return read.isel(step=slice(_num_committed(file, Axis.SNAPSHOT)))
+                return read.isel(step=slice(num_committed(file, Axis.SNAPSHOT)))
             path = spectra_group(kind, extent.lengths[kind][index])
             if path not in file:
                 raise InputError(NO_SPECTRA.format(self.file))
@@ -253,7 +252,7 @@ class Run:
             values = group["eigenvalue"][:num, member, :]
             coordinates = {"step": group["step"][:num], "eig": group["eig"][:]}
             read = xr.DataArray(values, coordinates, ("step", "eig"), f"{matrix} of {layer}")
-            return read.isel(step=slice(_num_committed(file, Axis.SNAPSHOT)))
+            return read.isel(step=slice(num_committed(file, Axis.SNAPSHOT)))
 
     def spectra(
         self, matrix: str, rows: Sequence[int], keep: Callable[[int], NDArray[np.int64]]
@@ -302,99 +301,9 @@ class Spectra:
     values: NDArray[np.float64]
 
 
-def _num_committed(file: h5py.File, axis: Axis) -> int:
-    """Return a counter; read before the rows, and after them.
-
-    What is below it is final, unless the run goes back to its checkpoint meanwhile: then it sinks
-    before rows are emptied.
-
-    Raises:
-        ValueError: If it counts more rows than there are.
-    """
-    num = int(file[COUNTERS[axis]][()])
-    if not 0 <= num <= len(file[STEPS[axis]]):
-        raise ValueError(f"/{COUNTERS[axis]} is {num}, of {len(file[STEPS[axis]])} rows")
-    return num
-
-
 def _frame(file: h5py.File, axis: Axis) -> pd.DataFrame:
     """Return the committed rows of a group of columns."""
     names = [name for name in PLAIN_NAMES[axis] if name in file[str(axis)]]
-    columns = read_plain_rows(file, axis, names, lambda: _num_committed(file, axis))
+    columns = read_plain_rows(file, axis, names, lambda: num_committed(file, axis))
     num = min(map(len, columns.values()))
     return pd.DataFrame(columns, index=file[STEPS[axis]][:num])
-
-
-def _table(file: h5py.File, name: str) -> xr.Dataset:
-    """Return the committed rows of a group, its scales, epochs and coverage as coordinates.
-
-    Raises:
-        InputError: If they are too many for the memory.
-    """
-    num, group = _num_committed(file, Axis.SNAPSHOT), file[name]
-    stored = {each: group[each] for each in group}
-    beside = {each: file[each] for each in ("epoch", *COVERAGE_NAMES) if each in file}
-    size = sum(map(_num_bytes, stored.values()))
-    if size > TABLE_BYTES:
-        raise InputError(
-            f"{file.filename}: /{name} takes {size / 1e9:.1f} GB, too much to be read at once: "
-            "'condexp export' writes it step by step"
-        )
-    checker = RowChecker(file, num)
-    with ThreadPoolExecutor(1) as beside_reading:  # while the next array is read
-        checks = []
-
-        def checked(array: h5py.Dataset) -> NDArray[Any]:
-            values: NDArray[Any] = array[:num]
-            path = array.name.lstrip("/")
-            checks.append(beside_reading.submit(checker.check, path, values))
-            return values
-
-        rows = {each: checked(array) for each, array in stored.items() if _by_step(array)}
-        rows_beside = {each: checked(array) for each, array in beside.items()}
-        for check in checks:
-            check.result()
-    final = _num_committed(file, Axis.SNAPSHOT)
-    arrays = {each: _labelled(array, rows.get(each)) for each, array in stored.items()}
-    scales = {each: arrays.pop(each) for each, array in stored.items() if array.is_scale}
-    coordinates = {each: _labelled(array, rows_beside[each]) for each, array in beside.items()}
-    _name_estimates(arrays)
-    return xr.Dataset(arrays, scales | coordinates).isel(step=slice(final))
-
-
-def _name_estimates(arrays: Mapping[str, xr.Variable]) -> None:
-    for name, variable in arrays.items():
-        rank = name.replace("_status", "_rank")
-        if name.endswith("_status") and rank in arrays:  # not of what is known by its products
-            statuses, ranks = variable.to_numpy(), arrays[rank]
-            statuses[(statuses == "ok") & np.isnan(ranks.to_numpy())] = ESTIMATED
-
-
-def _num_bytes(array: h5py.Dataset) -> int:
-    """Return the memory of an array, codes as names."""
-    codes = h5py.check_enum_dtype(array.dtype)
-    each = 4 * max(map(len, codes)) if codes else array.dtype.itemsize
-    return each * int(array.size)
-
-
-def _by_step(dataset: h5py.Dataset) -> bool:
-    return (
-        bool(dataset.ndim)
-        and (dataset.dims[0].keys() or [dataset.name.rpartition("/")[2]])[0] == "step"
-    )
-
-
-def _labelled(dataset: h5py.Dataset, rows: NDArray[Any] | None) -> xr.Variable:
-    """Return an array, or the rows that were read, with its dimensions, codes turned into names."""
-    # A scale has no scale of its own: it is named as its dimension.
-    own = dataset.name.rpartition("/")[2]
-    dims = [axis.keys()[0] if len(axis) else own for axis in dataset.dims]
-    cut = dataset[:] if rows is None else rows
-    if codes := h5py.check_enum_dtype(dataset.dtype):
-        cut = np.array(sorted(codes, key=codes.__getitem__)).take(cut)
-    elif h5py.check_string_dtype(dataset.dtype):
-        cut = np.array(texts(dataset), dtype=np.str_)
-    elif own == "reused":
-        cut = cut.astype(bool)
-    named = {name: attribute(dataset, name) for name in ("units", "long_name")}
-    return xr.Variable(dims, cut, named)

@@ -2,12 +2,28 @@
 
 import base64
 import gzip
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 EXPONENT_BITS = 12  # the sign and the exponent of a float64
 HIGH_BITS = 32
+
+
+class Packed:
+    """What was packed, and what was left out of it.
+
+    Attributes:
+        data: Plain values for the page's JSON.
+        blobs: Base64 texts by name.
+        notes: What was thinned, a sentence each.
+    """
+
+    def __init__(self) -> None:
+        self.data: dict[str, Any] = {}
+        self.blobs: dict[str, str] = {}
+        self.notes: list[str] = []
 
 
 def compress(content: bytes) -> str:

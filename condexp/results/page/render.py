@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -31,7 +31,7 @@ def require_packages() -> None:
         )
 
 
-def render(template: str, content: Mapping[str, Any], script: str | None = None) -> bytes:
+def render(template: str, content: Mapping[str, Any], scripts: Sequence[str] = ()) -> bytes:
     """Write a page.
 
     A content security policy lets it load nothing at all, and run its own scripts alone.
@@ -40,7 +40,7 @@ def render(template: str, content: Mapping[str, Any], script: str | None = None)
         template: Name of the template.
         content: What it shows; texts of any origin. ``data`` is what scripts read, plain values,
             and ``blobs`` packed numbers by name.
-        script: Name of the script that draws; None where nothing is drawn.
+        scripts: Names of the scripts that draw; none where nothing is drawn.
 
     Returns:
         The page.
@@ -50,13 +50,11 @@ def render(template: str, content: Mapping[str, Any], script: str | None = None)
     environment = Environment(
         loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    own, scripts = [_asset("page.js")], []
-    blobs = dict(content.get("blobs", {}))
-    if script is not None:
-        own.append(_asset(script))
+    code = "\n".join(_asset(name) for name in ("page.js", *scripts))
+    blobs, allowed = dict(content.get("blobs", {})), [code]
+    if scripts:
         blobs["plotly"], plotly = _plotly()
-        scripts.append(plotly)
-    code = "\n".join(own)
+        allowed.append(plotly)
     live = bool(content.get("live"))
     data = {**content.get("data", {}), "refresh_seconds": REFRESH_SECONDS if live else 0}
     page = environment.get_template(template).render({
@@ -65,7 +63,7 @@ def render(template: str, content: Mapping[str, Any], script: str | None = None)
         "live": live,
         "refresh_seconds": REFRESH_SECONDS,
         "version": version("condexp"),
-        "script_sources": " ".join(f"'sha256-{_hash(each)}'" for each in (code, *scripts)),
+        "script_sources": " ".join(f"'sha256-{_hash(each)}'" for each in allowed),
         "css": _safe(_asset("page.css")),
         "script": _safe(code),
         "blobs": blobs,

@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 
 from condexp.results.layer_measures import LayerMeasures
+from condexp.results.page.rows import Rows
 from condexp.results.page.run_data import pack_run
 from condexp.results.report_origins import commands, describe_machines, read_provenance
 from condexp.results.run_view import (
     EXPLANATIONS,
     SYMBOLS,
+    curvature_lines,
     headline,
     network_line,
     setting_rows,
@@ -51,9 +53,10 @@ def run_page(run: Run) -> dict[str, Any]:
     Raises:
         DamageError: If the run is damaged.
     """
-    data, metrics, status = LayerMeasures.read(run), run.metrics, run.status
+    rows, metrics, status = Rows.read(run), run.metrics, run.status
+    data = rows.layers
     sort, order = worst_first(data)
-    packed = pack_run(run, data, order)
+    packed = pack_run(run, rows, order)
     return {
         "title": headline(run),
         "folder": str(run.path),
@@ -63,8 +66,8 @@ def run_page(run: Run) -> dict[str, Any]:
         "step": int(data.steps[-1]) if len(data.steps) else None,
         "worst": _worst(data, sort, order[:TOP]),
         "num_layers": len(data.layers),
-        "network": _network(run, data),
-        "certificates": list(_certificates(data)),
+        "network": list(_network(rows)),
+        "certificates": list(_certificates(rows)),
         "not_analysed": [note.partition(": ")[::2] for note in run.not_analysed],
         "explanations": list(EXPLANATIONS.values()),
         "machines": describe_machines([run.path]).values.tolist(),
@@ -161,15 +164,20 @@ def _cells(data: LayerMeasures, name: str) -> list[Cell]:
     return cells
 
 
-def _network(run: Run, data: LayerMeasures) -> str:
-    if not len(data.steps) or "fisher" not in data.matrices:
-        return ""
-    network = LayerMeasures.read_network(run)
-    return network_line(network, len(network.steps) - 1).plain
+def _network(rows: Rows) -> Iterator[str]:
+    """Yield a line for each matrix of the network, at its last snapshot."""
+    network = rows.network
+    if network is None or not len(network.steps):
+        return
+    last = len(network.steps) - 1
+    if "fisher" in network.matrices:
+        yield network_line(network, last).plain
+    yield from (line.plain for line in curvature_lines(network, last))
 
 
-def _certificates(data: LayerMeasures) -> Iterator[tuple[str, str]]:
+def _certificates(rows: Rows) -> Iterator[tuple[str, str]]:
     """Yield what vouches for the numbers: residuals, coverage, statuses."""
+    data = rows.layers
     if not len(data.steps):
         return
     residuals = data.arrays.get("gradient_residual")
@@ -183,12 +191,14 @@ def _certificates(data: LayerMeasures) -> Iterator[tuple[str, str]]:
         if share is not None and np.isfinite(share).any():
             least = f"{_percent(float(np.nanmin(share)))} at the least"
             yield long_name, f"{_percent(float(share[-1]))} at the last snapshot, {least}"
-    for matrix in data.matrices:
-        counts = Counter(map(str, data.arrays[f"{matrix}_status"].ravel()))
+    for matrix in rows.matrices:
+        parts = [part for part in (rows.layers, rows.network) if part is not None]
+        found = [part.arrays.get(f"{matrix}_status", np.empty(0)) for part in parts]
+        counts = Counter(str(status) for statuses in found for status in statuses.ravel())
         total = counts.total() - counts.pop("absent", 0)
         bad = ", ".join(f"{num} {name}" for name, num in sorted(counts.items()) if name != "ok")
         yield (
-            f"spectra of {SYMBOLS.get(matrix, matrix)}",
+            f"spectra of {SYMBOLS[matrix]}",
             f"{counts['ok']} of {total} ok" + (f"; {bad}" if bad else ""),
         )
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 MEASURE_LETTERS = 4_800_000  # of base64: with plotly.js's two million, a page has less than ten
 SPECTRUM_VALUES = 800_000  # eigenvalues, about two letters each
 CURVE_POINTS = 2_000
+FEW_VALUES = 200_000  # eigenvalues that are kept in six digits
 BITS = (20, 10)  # of mantissa: six digits, three digits
 LETTERS_EACH = {20: 3.6, 10: 1.9}  # a number packed, about; a plan that cannot fit is not tried
 

@@ -25,6 +25,7 @@ RUN_SECTIONS = (
     ("setting", "Setting"),
     ("provenance", "Provenance"),
 )
+SCRIPTS = {"run.html": ("curvature.js", "run.js"), "grid.html": ("grid.js",)}
 GRID_SECTIONS = (("curves", "Curves"), ("means", "Means over seeds"), ("runs", "Runs"))
 PAPER_SECTIONS = (
     ("verdicts", "Verdicts"),
@@ -114,8 +115,7 @@ def write_paper_page(root: Path, where: Sequence[str] = (), output: Path | None 
 
 
 def _save(target: Path, template: str, content: dict[str, Any]) -> Path:
-    script = {"run.html": "run.js", "grid.html": "grid.js"}.get(template)
-    page = render(template, content, script)
+    page = render(template, content, SCRIPTS.get(template, ()))
     with saving(target) as file:
         file.write(page)
     return target

@@ -3,21 +3,21 @@
 const NOT_NUMBERS = { "∞": "#D55E00", rows: "#9A9A9A", zero: "#F0E442", unreliable: "#CC79A7", nonfinite: "#E69F00", incomplete: "#7A7A7A", "–": "transparent", 0: "#C9CDD2" };
 const MOST_TRIANGLES = 1500;
 const ZERO = DATA.marks.length; // a 0 on a logarithmic scale
-let measures, codes, eigenvalues;
-const S = DATA.steps.length, L = DATA.layers.length;
-const view = { matrix: "kfac", quantity: "kappa", p: DATA.fractions[0] ?? null, layer: L - 1, step: S - 1 };
+let measures, codes, eigenvalues, curvature;
+const S = DATA.steps.length, L = DATA.layers.length; // the network as a whole is a layer here, the last
+const view = { matrix: "kfac", quantity: "kappa", p: DATA.fractions[0] ?? null, layer: DATA.first_layer, step: S - 1 };
 
 async function prepareRun() {
   if (!$("matrix")) return;
   measures = numbers(await unpack("measures"), S, L);
   codes = await unpack("marks");
   if (DATA.spectra) eigenvalues = numbers(await unpack("spectra"), DATA.spectra.steps.length, DATA.spectra.columns);
+  if (DATA.curvature) curvature = numbers(await unpack("curvature"), DATA.curvature.steps.length, DATA.curvature.rows.length * columnsOfRow());
   const before = kept.read("view");
   if (before) {
     const following = before.atEnd ?? true;
     Object.assign(view, before, { layer: Math.min(before.layer, L - 1), step: following ? S - 1 : Math.min(before.step, S - 1) });
-  } else view.layer = DATA.first_layer;
-  fill($("layer"), DATA.layers.map((name, i) => [i, name]), view.layer);
+  }
   $("step").max = S - 1;
   const bind = (id, read) => $(id).addEventListener(id === "step" ? "input" : "change", (event) => { read(event.target.value); changed(); });
   bind("matrix", (value) => { view.matrix = value; });
@@ -37,9 +37,18 @@ function move(event) {
   const [layer, step] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [0, 0];
   if (!layer && !step) return;
   event.preventDefault();
-  view.layer = Math.min(L - 1, Math.max(0, view.layer + layer));
+  const rows = rowsOf(view.matrix), row = rows.indexOf(view.layer) + layer;
+  view.layer = rows[Math.min(rows.length - 1, Math.max(0, row))];
   view.step = Math.min(S - 1, Math.max(0, view.step + step));
   changed();
+}
+
+const matrixOf = (key) => DATA.matrices.find((each) => each.key === key);
+
+// The layers that have a matrix; what is of the layer itself, all of them.
+function rowsOf(key) {
+  const matrix = matrixOf(key) ?? { of_layers: true, of_network: false };
+  return [...DATA.layers.keys()].filter((l) => (l < DATA.num_layers ? matrix.of_layers : matrix.of_network));
 }
 
 // The choices that there are, after one of them changed.
@@ -56,7 +65,9 @@ function settle() {
   fill($("quantity"), [...names], view.quantity);
   fill($("p"), fractions.length ? fractions.map((p) => [p, p]) : [["", "–"]], fractions.length ? view.p : "");
   $("p").disabled = !fractions.length;
-  $("layer").value = view.layer;
+  const rows = rowsOf(view.matrix);
+  if (!rows.includes(view.layer)) view.layer = rows.includes(DATA.first_layer) ? DATA.first_layer : rows[0];
+  fill($("layer"), rows.map((l) => [l, DATA.layers[l]]), view.layer);
   $("step").value = view.step;
   $("step").setAttribute("aria-valuetext", "step " + DATA.steps[view.step]);
   $("step-text").textContent = DATA.steps[view.step];
@@ -72,13 +83,15 @@ const written = (m, step, layer) => format(valueAt(m, step, layer), markAt(m, st
 
 function interval(m, step, layer) {
   const mark = markAt(m, step, layer);
-  if (m.high === undefined || !hasNumber(mark)) return "";
+  if (!hasNumber(mark)) return "";
+  if (m.error !== undefined) return `± ${format(at(m.error, step, layer))}`;
+  if (m.high === undefined) return "";
   const [low, high] = [at(m.low, step, layer), at(m.high, step, layer)];
   return Number.isNaN(low) ? "" : `[${format(low)}, ${format(high)}]`;
 }
 
 function symbol(m) {
-  const matrix = DATA.matrices.find((each) => each.key === m.matrix);
+  const matrix = matrixOf(m.matrix);
   const name = m.quantity === "kappa" ? `κ<sub>${m.p}</sub>` : m.name.split(", ")[0];
   return matrix ? `${name} of ${matrix.symbol}` : name;
 }
@@ -88,23 +101,24 @@ function drawLayers() {
   const m = settle();
   drawMap(m);
   drawSpectrum(m);
+  drawDensity();
   drawLine(m);
   listNumbers();
 }
 
 // ── The heat map ──
-function cells(m) {
+function cells(m, layers) {
   const rows = { z: [], kind: [], hover: [], bounds: [], plain: [], estimates: 0 };
-  for (let l = 0; l < L; l++) {
+  for (const [row, l] of layers.entries()) {
     const z = [], kind = [], hover = [];
     for (let s = 0; s < S; s++) {
       const value = valueAt(m, s, l), mark = markAt(m, s, l);
-      const zero = m.log && value === 0 && !mark;
+      const zero = m.log && value <= 0 && !mark;
       const number = hasNumber(mark) && !zero;
       z.push(number ? (m.log ? Math.log10(value) : value) : null);
       kind.push(number ? null : (zero ? ZERO : DATA.marks.findIndex((each) => each.sign === mark)));
       if (number) rows.plain.push(value);
-      if (mark === "≥") rows.bounds.push([s, l]);
+      if (mark === "≥") rows.bounds.push([s, row]);
       if (mark === "≈") rows.estimates += 1;
       hover.push(`${plain(DATA.layers[l])}<br>step ${DATA.steps[s]}<br>${symbol(m)}: <b>${written(m, s, l)}</b> ${interval(m, s, l)}`);
     }
@@ -114,10 +128,11 @@ function cells(m) {
 }
 
 function drawMap(m) {
-  const rows = cells(m), height = Math.max(220, Math.min(820, 22 * L + 120));
+  const layers = rowsOf(m.matrix), num = layers.length;
+  const rows = cells(m, layers), height = Math.max(220, Math.min(820, 22 * num + 120));
   const signs = [...DATA.marks.map((each) => each.sign), "0"];
   const scale = signs.flatMap((sign, i) => [i, i + 1].map((end) => [end / signs.length, NOT_NUMBERS[sign] ?? "transparent"]));
-  const shared = { type: "heatmap", hoverinfo: "text", hovertext: rows.hover, xgap: S > 60 ? 0 : 1, ygap: L > 60 ? 0 : 1 };
+  const shared = { type: "heatmap", hoverinfo: "text", hovertext: rows.hover, xgap: S > 60 ? 0 : 1, ygap: num > 60 ? 0 : 1 };
   const traces = [
     { ...shared, z: rows.z, colorscale: "Viridis", colorbar: bar(m, rows.plain), showscale: rows.plain.length > 0, ...range(m, rows.plain) },
     { ...shared, z: rows.kind.map((row) => row.map((k) => (k === null ? null : k + 0.5))), colorscale: scale, zmin: 0, zmax: signs.length, showscale: false },
@@ -128,9 +143,10 @@ function drawMap(m) {
       marker: { symbol: "triangle-up-open", size: Math.min(9, Math.max(4, 400 / S)), color: "#ffffff", line: { color: "#ffffff", width: 1.4 } },
     });
   }
-  const every = Math.max(1, Math.ceil(L / Math.max(1, Math.floor((height - 110) / 15))));
-  const named = [...DATA.layers.keys()].filter((l) => l % every === 0);
-  const box = { type: "rect", x0: view.step - 0.5, x1: view.step + 0.5, y0: view.layer - 0.5, y1: view.layer + 0.5, line: { color: colour("focus"), width: 2.5 } };
+  const every = Math.max(1, Math.ceil(num / Math.max(1, Math.floor((height - 110) / 15))));
+  const named = [...layers.keys()].filter((row) => row % every === 0);
+  const here = layers.indexOf(view.layer);
+  const box = { type: "rect", x0: view.step - 0.5, x1: view.step + 0.5, y0: here - 0.5, y1: here + 0.5, line: { color: colour("focus"), width: 2.5 } };
   const columns = Math.max(2, Math.floor($("plot-map").clientWidth / 90));
   const marked = [...DATA.steps.keys()].filter((s) => s % Math.ceil(S / columns) === 0);
   plot("plot-map", traces, {
@@ -138,12 +154,12 @@ function drawMap(m) {
     // Beside a colour bar above it, plotly misplaces the title of a low plot's axis.
     annotations: [{ text: "step of the snapshot", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0, yanchor: "top", yshift: -22 }],
     xaxis: axis("", { tickvals: marked, ticktext: marked.map((s) => DATA.steps[s]), range: [-0.5, S - 0.5], showgrid: false, automargin: false }),
-    yaxis: axis(every > 1 ? `layers (1 in ${every} named)` : "", { tickvals: named, ticktext: named.map((l) => plain(DATA.short[l])), range: [L - 0.5, -0.5], showgrid: false }),
+    yaxis: axis(every > 1 ? `layers (1 in ${every} named)` : "", { tickvals: named, ticktext: named.map((row) => plain(DATA.short[layers[row]])), range: [num - 0.5, -0.5], showgrid: false }),
   }).then((drawn) => {
     drawn.removeAllListeners("plotly_click");
-    drawn.on("plotly_click", ({ points: [point] }) => { view.step = point.x; view.layer = point.y; changed(); });
+    drawn.on("plotly_click", ({ points: [point] }) => { view.step = point.x; view.layer = layers[point.y]; changed(); });
   });
-  $("plot-map").setAttribute("aria-label", `${text(symbol(m))}, ${L} layers at ${S} snapshots`);
+  $("plot-map").setAttribute("aria-label", `${text(symbol(m))}, ${num} ${num === 1 ? "row" : "rows"} at ${S} snapshots`);
   $("readout").textContent = `${DATA.layers[view.layer]}, step ${DATA.steps[view.step]}: ${text(symbol(m))} = ${written(m, view.step, view.layer)} ${interval(m, view.step, view.layer)}`;
   listKinds(rows);
 }
@@ -171,7 +187,7 @@ function listKinds(rows) {
     const sign = kind === ZERO ? "0" : DATA.marks[kind].sign;
     const item = element("li", "");
     item.append(element("i", "", { style: `background:${NOT_NUMBERS[sign]}` }));
-    item.append(`${num} cells: ` + (kind === ZERO ? "0, which has no place on a logarithmic scale" : DATA.marks[kind].text || "– no number"));
+    item.append(`${num} cells: ` + (kind === ZERO ? "0 or below, which has no place on a logarithmic scale" : DATA.marks[kind].text || "– no number"));
     return item;
   });
   const shown = rows.bounds.length <= MOST_TRIANGLES;
@@ -198,6 +214,7 @@ function spectrumOf(matrix) {
 }
 
 function drawSpectrum(m) {
+  if (DATA.curvature?.matrices.includes(m.matrix)) return drawUpper(m);
   const wanted = view.matrix === "kfac" ? ["input", "grad_output"] : [view.matrix || "input"];
   const found = wanted.map((matrix) => [matrix, spectrumOf(matrix)]).filter(([, spectrum]) => spectrum);
   if (!found.length) {
@@ -207,7 +224,7 @@ function drawSpectrum(m) {
   const traces = [], words = [], shapes = [];
   const row = DATA.steps.indexOf(found[0][1].step);
   found.forEach(([matrix, { values, numbers: ks, length, step, thinned }], i) => {
-    const shown = values.map((v) => (v > 0 ? v : null)), sign = DATA.matrices.find((each) => each.key === matrix).symbol;
+    const shown = values.map((v) => (v > 0 ? v : null)), sign = matrixOf(matrix).symbol;
     traces.push({ type: "scatter", mode: length > 200 ? "lines" : "lines+markers", x: ks, y: shown, name: `${sign}, step ${step}`, line: { color: COLORS[i], width: 1.5 }, marker: { size: 4, symbol: ["circle", "square"][i] }, hovertemplate: "λ<sub>%{x}</sub> = %{y:.3g}<extra></extra>" });
     const floor = DATA.measures.find((each) => each.matrix === matrix && each.quantity === "noise_floor");
     const level = row < 0 ? NaN : valueAt(floor, row, view.layer);
@@ -230,13 +247,13 @@ function drawLine(m) {
     const mark = markAt(m, s, view.layer), number = hasNumber(mark);
     values.push(number ? valueAt(m, s, view.layer) : null);
     bounds.push(mark === "≥" ? values[s] : null);
-    const known = number && m.high !== undefined;
-    low.push(known ? at(m.low, s, view.layer) : null);
-    high.push(known && Number.isFinite(at(m.high, s, view.layer)) ? at(m.high, s, view.layer) : null);
+    const [from, to] = number ? within(m, s) : [NaN, NaN];
+    low.push(Number.isFinite(from) ? from : null);
+    high.push(Number.isFinite(to) ? to : null);
   }
   if (values.every((v) => v === null || (m.log && v <= 0))) return nothing("plot-layer", `${text(symbol(m))} of this layer has no number to draw: ${written(m, view.step, view.layer)} at this snapshot.`);
   const traces = [];
-  if (m.high !== undefined) {
+  if (low.some((v) => v !== null)) {
     const band = (y, more) => ({ type: "scatter", mode: "lines", x: DATA.steps, y, line: { width: 0 }, hoverinfo: "skip", showlegend: false, ...more });
     traces.push(band(high.map((h, s) => h ?? low[s]), {}), band(low, { fill: "tonexty", fillcolor: "rgba(86,180,233,0.3)" }));
   }
@@ -247,6 +264,14 @@ function drawLine(m) {
   plot("plot-layer", traces, { shapes: [now], xaxis: axis("step"), yaxis: m.log && wide(values) ? logAxis(symbol(m), values) : axis(symbol(m), padded(values)) });
 }
 
+// The ends of the interval that a number of this layer lies in; on a logarithmic axis one that is not above 0 has no place.
+function within(m, s) {
+  if (m.high !== undefined) return [at(m.low, s, view.layer), at(m.high, s, view.layer)];
+  if (m.error === undefined) return [NaN, NaN];
+  const value = valueAt(m, s, view.layer), error = at(m.error, s, view.layer);
+  return [m.log && value <= error ? value : value - error, value + error];
+}
+
 // One value alone still has a place on its axis.
 function padded(values) {
   const [low, high] = ends(values);
@@ -255,7 +280,7 @@ function padded(values) {
 
 function listNumbers() {
   const own = DATA.measures.filter((m) => m.matrix === view.matrix);
-  const matrix = DATA.matrices.find((each) => each.key === view.matrix);
+  const matrix = matrixOf(view.matrix);
   const name = DATA.layers[view.layer];
   $("numbers").caption.textContent = `${matrix ? matrix.symbol + " of " : ""}${name} (${DATA.types[view.layer]}) at step ${DATA.steps[view.step]}`;
   $("numbers").tBodies[0].replaceChildren(...own.map((m) => {
