@@ -78,9 +78,38 @@ def collect(
         frame = frame.loc[:, ~frame.columns.duplicated()]
     if not set(keys or ()) <= set(frame.columns):
         return collect(paths)  # whoever asked for what is not there can be told the nearest name
+    if keys and (ranks := _ranks_of_some(measured) - set(keys)):
+        return collect(paths, [*keys, *sorted(ranks)])
     frame.attrs["identity_keys"] = tuple(identity_keys)
     frame.attrs["num_measured"] = sum(map(len, measured.values()))
     return frame
+
+
+def measured_columns(folder: Path, status: Status) -> tuple[str, ...]:
+    """Name the measures of one run, as the columns of `collect`.
+
+    Args:
+        folder: The run's folder.
+        status: Its status.
+
+    Returns:
+        Their names; none before the first snapshot.
+
+    Raises:
+        DamageError: If it is damaged.
+    """
+    read = _read(folder, status, None)
+    return read.measures[0] if read.measures else ()
+
+
+def _ranks_of_some(measured: Collection[tuple[str, ...]]) -> set[str]:
+    """Return the ranks that were read of the runs with wide matrices, and not of the others.
+
+    A rank that is NaN says that a spectrum is estimated: it must not be so for want of reading.
+    """
+    ranks = [{name for name in columns if name.endswith("_rank")} for columns in measured]
+    some = {name for own in ranks for name in own}
+    return {name for name in some if not all(name in own for own in ranks)}
 
 
 @dataclass(frozen=True)

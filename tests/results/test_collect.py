@@ -162,6 +162,20 @@ def test_the_high_end_of_an_interval_comes_with_its_number(tmp_path: Path) -> No
     assert (cell.mean, cell.num_bounds) == (2, 1)
 
 
+def test_beside_a_wide_matrix_a_solved_one_is_no_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run with wide matrices the rank is read, which is NaN where a spectrum is estimated."""
+    for seed, info in enumerate((LAYERS[1], LAYERS[3])):  # 8 inputs, and 4
+        write_run(tmp_path / info.name, seed=seed, layers=[info])
+    monkeypatch.setattr("condexp.store.last_rows.is_wide", lambda side: side > 4)
+    value = "last_linear.input_kappa_0.5"
+    frame = collect(tmp_path, [value])
+    assert frame["last_linear.input_rank"].notna().all()
+    (cell,) = make_table(frame, ["model.depth"], [], value).cells.values()
+    assert (cell.num, cell.num_estimates) == (2, 0)
+
+
 def test_a_run_costs_no_labelled_arrays(grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A thousand runs would take minutes by way of xarray.
     def refuse(_run: Run) -> None:

@@ -1,8 +1,10 @@
 """The page of a sweep: a row a run, means over seeds, curves by condition."""
 
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from condexp.errors import InputError
-from condexp.results.collect import collect
+from condexp.results.collect import collect, measured_columns
 from condexp.results.config_keys import setting_text
 from condexp.results.layer_measures import LayerMeasures
 from condexp.results.page.run_page import Cell
@@ -22,6 +24,7 @@ from condexp.results.tables.keys import describe, key_text, keys_of
 from condexp.results.tables.numbers import Mark, format_number, format_seconds, kappa_mark
 from condexp.results.tables.table import make_table
 from condexp.store.reader import Run
+from condexp.store.run_folder.completeness import read_statuses
 from condexp.store.schema.layout import FILE_NAME
 
 logger = logging.getLogger("condexp")
@@ -29,6 +32,7 @@ Row = pd.Series  # of `collect`'s frame
 MOST_RUNS = 2_000  # rows of the table
 MOST_CURVES = 60  # runs that are drawn
 ERRORS = ("test_error", "train_error", "test_loss", "train_loss")
+RESULTS = ("path", "state", "step", "seconds", *ERRORS, "best_test_error")
 
 
 def grid_page(folders: Sequence[Path], target: Path, page_name: str) -> dict[str, Any]:
@@ -42,9 +46,9 @@ def grid_page(folders: Sequence[Path], target: Path, page_name: str) -> dict[str
     Returns:
         What the template ``grid.html`` takes.
     """
-    frame = collect(folders)
+    value = _kappa(folders)
+    frame = collect(folders, [*RESULTS, *([value, _low(value)] if value else [])])
     keys = varied_keys(frame)
-    value = _kappa(frame)
     values = [name for name in (*ERRORS[:1], value) if name in frame and frame[name].notna().any()]
     notes = []
     if len(frame) > MOST_RUNS:
@@ -75,10 +79,13 @@ def grid_page(folders: Sequence[Path], target: Path, page_name: str) -> dict[str
 def _shown(frame: pd.DataFrame, keys: Sequence[str], value: str) -> pd.DataFrame:
     """Return the columns that a row needs, of maybe a hundred thousand."""
     stem, _, p = value.rpartition("_kappa_")
-    about = [value, f"{stem}_kappa_low_{p}", f"{stem}_kappa_high_{p}", f"{stem}_p_limit"]
-    results = ["path", "state", "step", "seconds", *ERRORS, "best_test_error"]
-    wanted = dict.fromkeys([*results, *keys, *about, f"{stem}_rank"])
+    about = [value, _low(value), f"{stem}_kappa_high_{p}", f"{stem}_p_limit", f"{stem}_rank"]
+    wanted = dict.fromkeys([*RESULTS, *keys, *about])
     return frame[[name for name in wanted if name in frame]].astype(object)
+
+
+def _low(value: str) -> str:
+    return "_kappa_low_".join(value.rsplit("_kappa_", 1))
 
 
 def varied_keys(frame: pd.DataFrame) -> list[str]:
@@ -100,12 +107,18 @@ def _conditions(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     return [", ".join(describe(keys, key)) or "all runs" for key in keys_of(frame, keys)]
 
 
-def _kappa(frame: pd.DataFrame) -> str:
-    """Return the condition number of a run that tables and curves show; empty where none has."""
-    for layer in ("last_linear", "first"):
-        for matrix in ("input", "kfac"):
-            start = f"{layer}.{matrix}_kappa_"
-            found = sorted(name for name in map(str, frame) if name.startswith(f"{start}0."))
+def _kappa(folders: Sequence[Path]) -> str:
+    """Return the condition number of a run that tables and curves show; empty where none has.
+
+    It is one of the first run that has any: of each other run that alone is read.
+    """
+    for folder, status in read_statuses(folders).items():
+        names: tuple[str, ...] = ()
+        with suppress(Exception):  # said of every run where all are read
+            names = measured_columns(folder, status)
+        for layer, matrix in itertools.product(("last_linear", "first"), ("input", "kfac")):
+            start = f"{layer}.{matrix}_kappa_0."
+            found = sorted(name for name in names if name.startswith(start))
             if found:
                 return found[0]
     return ""
@@ -191,7 +204,9 @@ def _run_curves(run: Run, value: str) -> Iterator[tuple[str, dict[str, Any]]]:
     layer, _, measure = value.partition(".")
     if not value:
         return
-    data = LayerMeasures.read(run)
+    array, matrix = measure.rpartition("_")[0], measure.partition("_kappa_")[0]
+    needed = (array, f"{array}_high", f"{matrix}_status", f"{matrix}_rank")
+    data = LayerMeasures.read(run, only=needed)
     linear = np.flatnonzero(data.arrays["type"] == "Linear")
     place = 0 if layer == "first" else int(linear[-1]) if len(linear) else None
     if place is None or measure not in data.measures or not len(data.steps):

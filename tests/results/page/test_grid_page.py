@@ -1,7 +1,9 @@
 """The page of a sweep: a row a run that leads to it, means over seeds, curves by condition."""
 
 import math
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urljoin, urlparse
 
 import pytest
@@ -10,6 +12,7 @@ from playwright.sync_api import Browser
 from condexp.results.collect import collect
 from condexp.results.page.write import write_grid_page, write_run_page
 from condexp.results.tables.table import make_table
+from condexp.store.hdf5.structure import StructuredArray
 from condexp.store.run_folder.status import State
 from tests.conftest import Command
 from tests.results.page.looking import column_texts, fits, opened
@@ -109,6 +112,29 @@ def test_a_damaged_run_is_said_and_the_others_shown(tmp_path: Path, condexp: Com
     assert "run1" in (tmp_path / "grid" / "report.html").read_text()
     write_run(tmp_path / "going" / "run", state=State.RUNNING, steps_done=0)
     assert condexp("report", str(tmp_path / "going"))[0] == 0
+
+
+def test_of_all_runs_but_one_only_what_is_shown_is_read(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: dict[Path, set[str]] = defaultdict(set)
+    plain = StructuredArray.__getitem__
+
+    def noted(self: StructuredArray, *args: Any) -> Any:
+        read[Path(self.file.filename)].add(self.name)
+        return plain(self, *args)
+
+    monkeypatch.setattr(StructuredArray, "__getitem__", noted)
+    write_grid_page([grid], output=tmp_path / "p.html")
+    (first,) = (file for file in read if "/layers/kfac_trace" in read[file])  # to see what there is
+    others = read.keys() - {first}
+    assert len(others) == 3
+    measures = ("/layers/input_", "/layers/kfac_", "/layers/grad_", "/layers/weight", "/spectra")
+    shown = {
+        f"/layers/input_{name}" for name in ("kappa", "kappa_low", "kappa_high", "status", "rank")
+    }
+    for file in others:
+        assert {name for name in read[file] if name.startswith(measures)} <= shown
 
 
 def test_of_many_runs_some_of_each_condition_are_drawn(
