@@ -8,7 +8,8 @@ from pathlib import Path
 from condexp.analysis.communicator import SINGLE_PROCESS
 from condexp.config import Config
 from condexp.errors import InputError
-from condexp.runs.execute import stored_result
+from condexp.runs.execute import let_loggers_catch_up, stored_result
+from condexp.runs.loggers import Loggers
 from condexp.runs.prepare import PreparedRun, prepare
 from condexp.runs.record_folder import RecordFolder, RecordSetting
 from condexp.runs.result import RunResult
@@ -46,8 +47,6 @@ def analyze_checkpoints(config: Config, paths: Sequence[Path]) -> RunResult:
     prepared = prepare(_probing(config))
     if not prepared.spec.matrices:
         raise InputError("analysis.matrices is empty: condexp analyze has nothing to measure.")
-    if config.logger.chosen:
-        raise InputError("condexp analyze tells no logger what it measures: leave logger out.")
     trainer = build_trainer(prepared, SINGLE_PROCESS)
     steps: dict[int, Path] = {}
     for path in paths:
@@ -59,7 +58,9 @@ def analyze_checkpoints(config: Config, paths: Sequence[Path]) -> RunResult:
     checksums = {step: _sha256(path) for step, path in files.items()}
     plain = {**prepared.config.plain, "checkpoints": checksums}
     folder, on_existing = run_folder(plain), prepared.config.run.on_existing
+    told = replace(prepared.config, plain=plain)
     if result := stored_result(folder, on_existing, prepared.dataset.checksum):
+        let_loggers_catch_up(told, folder)
         return result
     order = tuple(files)
     plan = Plan(len(files), prepared.plan.steps_per_epoch, order, order)
@@ -95,6 +96,8 @@ def analyze_checkpoints(config: Config, paths: Sequence[Path]) -> RunResult:
         )
         raise
     record.finish(State.COMPLETE)
+    Loggers(told, folder).forget()  # of what an earlier attempt measured there
+    let_loggers_catch_up(told, folder)
     return RunResult(folder, State.COMPLETE)
 
 

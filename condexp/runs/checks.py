@@ -11,13 +11,14 @@ from condexp.analysis.costs import LayerCost
 from condexp.analysis.fisher.memory import check_fits
 from condexp.analysis.loss.cotangents import FisherLabels, refuse_batch_statistics
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.vocabulary import FisherType, Matrix
+from condexp.analysis.vocabulary import CURVATURE_MATRICES, FisherType, Matrix
 from condexp.config import Config
 from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
 from condexp.results.loggers.choice import chosen_layers, chosen_measures
 from condexp.store.schema.layout import FileSpec
+from condexp.store.schema.matrices import NETWORK
 from condexp.training.choices import ProbeMode, Source
 from condexp.training.distributed.environment import DistributedEnv
 from condexp.training.loop import Plan
@@ -292,8 +293,13 @@ def check_loggers(config: Config, spec: FileSpec) -> None:
             raise InputError(f"logger={name} needs {name}: pip install 'condexp[{name}]'.")
     if chosen and spec.snapshot_steps:
         names, types = zip(*((layer.name, str(layer.type)) for layer in spec.layers), strict=True)
-        chosen_layers(config.logger.layers, names, types)
+        layers = chosen_layers(config.logger.layers, names, types)
         matrices = [str(matrix) for matrix in spec.matrices]
+        if NETWORK in layers and not {Matrix.FISHER, *CURVATURE_MATRICES} & {*spec.matrices}:
+            raise InputError(
+                "logger.layers has network, of which nothing is measured: it is where "
+                "analysis.matrices has fisher, hessian or ggn."
+            )
         chosen_measures(config.logger.measures, matrices, spec.kappa_p)
 
 

@@ -57,7 +57,7 @@ def run_experiment(config: Config, observer: Observer) -> RunResult:
         checksum = prepared.dataset.checksum
         stored = stored_result(prepared.folder, config.run.on_existing, checksum)
         if stored:
-            _let_loggers_catch_up(prepared)
+            let_loggers_catch_up(prepared.config, prepared.folder)
         result = stored or _own_and_run(prepared, observer, workers)
     if config.run.objective is not None and result.folder and result.state in FINISHED:
         value = read_objective(result.folder, result.state, config.run.objective)
@@ -171,9 +171,14 @@ def _run(
             return _failed(prepared.folder, status_writer, failure)
 
 
-def _let_loggers_catch_up(prepared: PreparedRun) -> None:
-    """Tell loggers of a finished run what they lack: they failed then, or are new."""
-    loggers, folder = Loggers(prepared.config, prepared.folder), prepared.folder
+def let_loggers_catch_up(config: Config, folder: Path) -> None:
+    """Tell loggers of a finished run what they lack: they failed then, or are new.
+
+    Args:
+        config: Its configuration, with the loggers.
+        folder: Its folder.
+    """
+    loggers = Loggers(config, folder)
     if not loggers.behind:
         return
     with (

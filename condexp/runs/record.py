@@ -170,11 +170,21 @@ class RunRecord:
         self._loss: float | None = None
         self._lr, self._diverged = math.nan, False
         self._idle = nullcontext()
+        self._snapshot: Snapshot | None = None
 
     @property
     def resumable_from(self) -> int:
         """The last step that the loop may go on with: all before it are recorded."""
         return self._resumable_from
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """What was measured at the step that was left last; None where that was not scheduled.
+
+        It is there after the ``with run.step(step):``, for the logger of your own loop, and of
+        several processes on rank 0 alone.
+        """
+        return self._snapshot
 
     def __enter__(self) -> Self:
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -228,7 +238,7 @@ class RunRecord:
             self._begin(step)
         elif self._folder is not None:
             self._tell_step(self._folder)
-        self._open, self._next = step, step + 1
+        self._open, self._next, self._snapshot = step, step + 1, None
         if self._optimizer is not None:
             self._lr = float(self._optimizer.param_groups[0]["lr"])
         if step in self._due or not self._knows_layers:
@@ -319,6 +329,7 @@ class RunRecord:
         if not self._folder.has_file:
             self._folder.create(self._setting.file_spec(snapshot))
         if step in self._due:
+            self._snapshot = snapshot
             epoch = step / self._plan.steps_per_epoch
             self._folder.on_snapshot(SnapshotRecord(step, epoch, snapshot))
 

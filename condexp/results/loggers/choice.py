@@ -3,7 +3,12 @@
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES
+from condexp.analysis.vocabulary import (
+    CURVATURE_MATRICES,
+    CURVATURE_MEASURES,
+    LAYER_MEASURES,
+    SPECTRUM_MEASURES,
+)
 from condexp.errors import InputError, choose, suggestion
 from condexp.store.schema.matrices import KAPPAS, NETWORK
 
@@ -53,7 +58,7 @@ def chosen_measures(
 
     Args:
         given: ``logger.measures``; None: λ_max and one κ_p of each matrix, κ_0.5 where it is
-            measured.
+            measured, and of ``hessian`` and ``ggn`` λ_max.
         matrices: The matrices measured.
         fractions: The fractions p measured.
 
@@ -63,12 +68,14 @@ def chosen_measures(
     Raises:
         InputError: If there is no such measure; names the nearest.
     """
+    whole = [matrix for matrix in matrices if matrix not in CURVATURE_MATRICES]
+    curvature = [matrix for matrix in matrices if matrix in CURVATURE_MATRICES]
     if given is None:
         p = DEFAULT_P if DEFAULT_P in fractions else next(iter(fractions), None)
         kinds = ["lambda_max", *([] if p is None else [f"kappa_{p}"])]
-        return [f"{matrix}_{kind}" for matrix in matrices for kind in kinds]
+        usual = [f"{matrix}_{kind}" for matrix in whole for kind in kinds]
+        return [*usual, *(f"{matrix}_lambda_max" for matrix in curvature)]
     kappas = [f"{kappa}_{float(p)}" for kappa in KAPPAS for p in fractions]
-    of_matrix = [
-        f"{matrix}_{kind}" for matrix in matrices for kind in (*SPECTRUM_MEASURES, *kappas)
-    ]
-    return [choose("logger.measures", name, (*of_matrix, *LAYER_MEASURES)) for name in given]
+    known = [f"{matrix}_{kind}" for matrix in whole for kind in (*SPECTRUM_MEASURES, *kappas)]
+    known += [f"{matrix}_{kind}" for matrix in curvature for kind in CURVATURE_MEASURES]
+    return [choose("logger.measures", name, (*known, *LAYER_MEASURES)) for name in given]

@@ -208,7 +208,8 @@ class Follower:
         every = LayerMeasures.read(stored)
         types = [str(kind) for kind in every.arrays["type"]]
         layers = chosen_layers(self._run.layers, every.layers, types)
-        measures = chosen_measures(self._run.measures, every.matrices, every.fractions)
+        matrices = (*every.matrices, *stored.curvature)
+        measures = chosen_measures(self._run.measures, matrices, every.fractions)
         parts = [(every, [layer for layer in layers if layer != NETWORK])]
         if NETWORK in layers:
             parts.append((LayerMeasures.read_network(stored), [NETWORK]))
