@@ -4,8 +4,10 @@ How a block is tested is the choice of its fence; CONTRIBUTING.md explains the f
 """
 
 import argparse
+import os
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 import unicodedata
@@ -459,19 +461,33 @@ def test_the_site_has_every_page() -> None:
 def test_what_other_systems_are_told(
     parse: Callable[[Sequence[str]], argparse.Namespace | None],
 ) -> None:
-    sky, kubernetes = (
+    sky, *kubernetes = (
         yaml.safe_load(block.text) for block in blocks(ROOT / "docs" / "cloud.md") if block.file
     )
     assert sky["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
-    ignored, _ = kubernetes["spec"]["podFailurePolicy"]["rules"]
-    pod = kubernetes["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert ignored["onExitCodes"]["containerName"] == container["name"]
-    assert ignored["onExitCodes"]["values"] == [75]
-    for args in (shlex.split(sky["run"])[1:], container["args"]):
+    commands = [shlex.split(sky["run"])[1:]]
+    for job in kubernetes:
+        ignored, _ = job["spec"]["podFailurePolicy"]["rules"]
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        assert ignored["onExitCodes"]["containerName"] == container["name"]
+        assert ignored["onExitCodes"]["values"] == [75]
+        commands.append(container["args"])
+    (script,) = commands.pop()
+    num = kubernetes[1]["spec"]["completions"]
+    for index in range(num):
+        # The shell's own arithmetic, as the pod has it.
+        environment = {"JOB_COMPLETION_INDEX": str(index), "PATH": os.environ["PATH"]}
+        echo = ["sh", "-c", script.replace("exec condexp", "echo", 1)]
+        done = subprocess.run(echo, env=environment, capture_output=True, text=True, check=True)
+        words = done.stdout.split()
+        assert words[-1] == f"run.index={index + 1}"
+    commands.append(words)
+    for args in commands:
         options = parse(args)
         assert options is not None
         check_composition(options)
+    depths, seeds = (next(w for w in words if w.startswith(k)) for k in ("model.depth", "seed"))
+    assert num == len(depths.split(",")) * len(seeds.split(","))
 
 
 def test_every_command_is_documented(
