@@ -9,7 +9,7 @@ FROM ${BASE}
 ARG TORCH_INDEX=
 RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir --index-url "$TORCH_INDEX" torch torchvision; fi
 
-COPY pyproject.toml README.md LICENSE /src/
+COPY pyproject.toml hatch_build.py README.md LICENSE /src/
 COPY condexp /src/condexp
 COPY conf /src/conf
 COPY hydra_plugins /src/hydra_plugins

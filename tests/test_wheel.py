@@ -51,6 +51,13 @@ def test_the_wheel_runs_from_another_folder(tmp_path: Path) -> None:
     assert (site / "condexp" / "results" / "tables" / "published.csv").is_file()
     assert (site / "condexp" / "results" / "page" / "assets" / "page.js").is_file()
     assert (site / "condexp" / "py.typed").is_file()
+    (metadata,) = site.glob("condexp-*.dist-info/METADATA")
+    described = metadata.read_text()
+    assert "Description-Content-Type: text/markdown" in described
+    # On an index nothing lies beside it: its links lead to the web, or there are none.
+    assert not re.findall(r"\]\((?!https?://)[^)]*\)", described)
+    assert "Slurm and several processes" in described
+    assert "docs/overview.png" in (ROOT / "README.md").read_text()
 
 
 def test_the_version_is_one() -> None:
@@ -62,3 +69,12 @@ def test_the_version_is_one() -> None:
     for file in ("Dockerfile", "docs/cloud.md", "docs/comparison.md"):
         named = re.findall(r"condexp(?::|\*\* )(\d+\.\d+\.\d+)", (ROOT / file).read_text())
         assert set(named) == {version}, file
+
+
+def test_an_image_is_built_from_what_the_wheel_is_built_from() -> None:
+    copied = re.findall(r"^COPY (.*) /src", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    files = {name for line in copied for name in line.split()}
+    let_in = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!{name}" for name in files} <= {*let_in}
+    assert files >= {"pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "condexp", "conf"}
+    assert all((ROOT / name).exists() for name in files)
