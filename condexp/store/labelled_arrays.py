@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from condexp.analysis.vocabulary import CERTIFICATES, LAYER_MEASURES, Matrix
 from condexp.errors import InputError
 from condexp.store.hdf5.row_checks import RowChecker
-from condexp.store.hdf5.structure import attribute, texts
+from condexp.store.hdf5.structure import MAX_READ, attribute, texts
 from condexp.store.schema.fields import COVERAGE_NAMES, ESTIMATED, Axis
 from condexp.store.schema.layout import COUNTERS, STEPS
 
@@ -70,7 +70,7 @@ def read_table(file: h5py.File, name: str, only: Collection[str] = ()) -> xr.Dat
         checks = []
 
         def checked(array: h5py.Dataset) -> NDArray[Any]:
-            values: NDArray[Any] = array[:num]
+            values = _read_rows(array, num)
             path = array.name.lstrip("/")
             checks.append(beside_reading.submit(checker.check, path, values))
             return values
@@ -85,6 +85,18 @@ def read_table(file: h5py.File, name: str, only: Collection[str] = ()) -> xr.Dat
     coordinates = {each: _labelled(array, rows_beside[each]) for each, array in beside.items()}
     _name_estimates(arrays)
     return xr.Dataset(arrays, scales | coordinates).isel(step=slice(final))
+
+
+def _read_rows(array: h5py.Dataset, num: int) -> NDArray[Any]:
+    """Return so many rows; of a large array some at a time, which no crafted file can expand."""
+    each = array.dtype.itemsize * int(np.prod(array.shape[1:]))
+    at_once = max(1, MAX_READ // max(1, each))
+    if num <= at_once:
+        rows: NDArray[Any] = array[:num]
+        return rows
+    return np.concatenate([
+        array[first : min(first + at_once, num)] for first in range(0, num, at_once)
+    ])
 
 
 def _is_wanted(name: str, only: Collection[str]) -> bool:

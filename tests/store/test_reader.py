@@ -10,7 +10,9 @@ import xarray as xr
 
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import DamageError, InputError
+from condexp.store import labelled_arrays
 from condexp.store.hdf5.create import create_results
+from condexp.store.hdf5.structure import StructuredArray
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.reader import Run, open_run
 from condexp.store.run_folder.status import CONFIG_NAME, State, Status, write_status
@@ -74,6 +76,36 @@ def test_measures_are_labelled_and_cut(running: tuple[Run, FileSpec]) -> None:
     assert measures["reused"].values.tolist() == [False, False, True, False]
     assert measures["input_kappa"].attrs["units"] == "1"
     assert measures.attrs["source"] == "probe"
+
+
+def test_a_large_array_is_read_in_parts(
+    running: tuple[Run, FileSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A valid file of many layers and snapshots was said to be damaged."""
+    run, _ = running
+    whole = run.measures()
+    rows: list[int] = []
+    plain = StructuredArray.__getitem__
+
+    def noted(self: StructuredArray, args: Any, new_dtype: Any = None) -> Any:
+        values = plain(self, args, new_dtype)
+        if self.name == "/layers/input_kappa":
+            rows.append(len(values))
+        return values
+
+    monkeypatch.setattr(StructuredArray, "__getitem__", noted)
+    monkeypatch.setattr(labelled_arrays, "MAX_READ", 2 * 8 * len(LAYERS) * len(KAPPA_P))
+    xr.testing.assert_identical(run.measures(), whole)
+    assert rows == [2, 2]
+
+
+def test_some_measures_alone(running: tuple[Run, FileSpec]) -> None:
+    run, _ = running
+    whole, some = run.measures(), run.measures(only=("input_kappa", "input_kappa_high"))
+    xr.testing.assert_identical(some["input_kappa"], whole["input_kappa"])
+    left_out = {str(name) for name in whole.variables.keys() - some.variables.keys()}
+    assert {"input_trace", "kfac_kappa", "weight_norm", "input_kappa_low"} <= left_out
+    assert {"type", "d_in", "n_input", "p", "epoch"} <= {str(name) for name in some.variables}
 
 
 @pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4", None])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from condexp.store import reader
+from condexp.store import labelled_arrays, reader
 from condexp.store.disk import ResultsError
 from condexp.store.hdf5.validate import validate_results
 from condexp.store.hdf5.writer import ResultsWriter
@@ -183,7 +183,7 @@ def test_a_reader_that_looks_on_meanwhile_sees_no_empty_row(
     spec = make_spec()
     path = write_run(tmp_path / "results.h5", spec)
     whole, counts = path.read_bytes(), counts_at(spec, 7)
-    genuine = reader._num_committed
+    genuine = labelled_arrays.num_committed
     looks: list[Callable[[], Any]] = [
         lambda: open_run(path).measures()["weight_norm"].to_numpy(),
         lambda: open_run(path).metrics["lr"].dropna().to_numpy(),
@@ -201,7 +201,8 @@ def test_a_reader_that_looks_on_meanwhile_sees_no_empty_row(
                     writer.rewind(counts)
             return counted[-1]
 
-        monkeypatch.setattr(reader, "_num_committed", count)
+        for module in (reader, labelled_arrays):
+            monkeypatch.setattr(module, "num_committed", count)
         seen = look()
         monkeypatch.undo()
         assert len(counted) > 1
