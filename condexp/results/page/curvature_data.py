@@ -1,13 +1,15 @@
-"""Eigenvalues and densities of the Hessian and the Gauss–Newton matrix, packed."""
+"""Eigenvalues and densities of the Hessian and the Gauss–Newton matrix, packed; the sharpness."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from condexp.analysis.vocabulary import CURVATURE_MATRICES, DENSITY_POINTS
 from condexp.results.page.packing import Packed, pack_numbers
 from condexp.results.page.rows import Rows
-from condexp.results.page.thinning import BITS, FEW_VALUES, spread
+from condexp.results.page.thinning import BITS, FEW_VALUES, spread, thinned
+from condexp.results.sharpness import Edge, has_sharpness, sharpness_table
+from condexp.store.reader import Run
 
 VALUES = 400_000  # most of them are zeros of the densities
 LEAST_SNAPSHOTS = 10
@@ -51,3 +53,26 @@ def pack_curvature(packed: Packed, rows: Rows, worst: Sequence[int]) -> None:
             f"Eigenvalues and densities of {' and '.join(matrices)} are kept of {len(kept)} of "
             f"{len(order)} rows, at {len(kept_at)} of {num} snapshots."
         )
+
+
+def pack_sharpness(packed: Packed, run: Run) -> None:
+    """Put in λ_max of the network's Hessian over training and the edge of stability, where known.
+
+    Args:
+        packed: What gets them.
+        run: The run.
+    """
+    if not has_sharpness(run):
+        return
+    table = sharpness_table(run)
+    steps, _ = thinned(table["step"].to_numpy(), table["lambda_max"].to_numpy(dtype=float))
+    kept, edge = table[table["step"].isin(steps)], Edge.of(run.config)
+    packed.data["sharpness"] = {
+        "step": kept["step"].tolist(),
+        **{name: _plain(kept[name]) for name in ("lambda_max", "error", "edge")},
+        "label": "" if edge is None else edge.label,
+    }
+
+
+def _plain(values: Iterable[float]) -> list[float | None]:
+    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]

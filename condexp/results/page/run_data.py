@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from condexp.analysis.vocabulary import CURVATURE_MATRICES, LAYER_MEASURES, Matrix
-from condexp.results.page.curvature_data import pack_curvature
+from condexp.results.page.curvature_data import pack_curvature, pack_sharpness
 from condexp.results.page.packing import Packed, pack_codes, pack_numbers
 from condexp.results.page.rows import MARKS, Rows
 from condexp.results.page.thinning import (
@@ -82,6 +82,7 @@ def pack_run(run: Run, rows: Rows, worst: Sequence[int]) -> Packed:
         {"sign": str(mark), "text": EXPLANATIONS.get(mark, "")} for mark in MARKS
     ]
     _pack_curves(packed, run.metrics)
+    pack_sharpness(packed, run)
     packed.data["steps"] = rows.layers.steps.tolist()
     if len(rows.layers.steps) and rows.layers.layers:
         _pack_measures(packed, rows)

@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page
 from condexp.results.figures.density import WIDTH, _smoothed
 from condexp.results.layer_measures import LayerMeasures
 from condexp.results.page.write import write_run_page
+from condexp.results.sharpness import sharpness_table
 from condexp.results.tables.numbers import format_number
 from condexp.store.reader import Run, open_run
 from tests.in_process import run as run_here
@@ -102,6 +103,17 @@ def test_the_slider_shows_eigenvalues_and_density(
                 np.testing.assert_allclose(drawn[seen], expected, rtol=2e-2)
         page.select_option("#matrix", "input")
         assert not page.locator("#density").is_visible()
+
+
+def test_the_sharpness_and_its_edge(browser: Browser, run: Run, page_file: Path) -> None:
+    table = sharpness_table(run)
+    with opened(browser, page_file) as page:
+        curves = page.evaluate(
+            "document.getElementById('plot-sharpness').data.slice(2).map(t => [t.name, [...t.y]])"
+        )
+    assert [name for name, _ in curves] == ["λ<sub>max</sub>", "2/lr"]
+    for (_, drawn), name in zip(curves, ("lambda_max", "edge"), strict=True):
+        np.testing.assert_allclose(drawn, table[name], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])

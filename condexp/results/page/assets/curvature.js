@@ -50,3 +50,19 @@ function drawDensity() {
   const share = measure("negative_share");
   $("density-text").textContent = `negative share ${written(share, view.step, view.layer)} ${interval(share, view.step, view.layer)}` + keptAt(found.step);
 }
+
+// λ_max of the network's Hessian, and the edge of stability.
+function drawSharpness() {
+  const found = DATA.sharpness;
+  $("sharpness").hidden = !found;
+  if (!found) return;
+  const { step, lambda_max, error, edge, label } = found;
+  const ends = (sign) => lambda_max.map((v, i) => (v === null || error[i] === null ? null : v + sign * error[i]));
+  const band = (y, more) => ({ type: "scatter", mode: "lines", x: step, y, line: { width: 0 }, hoverinfo: "skip", showlegend: false, ...more });
+  const traces = [band(ends(1), {}), band(ends(-1), { fill: "tonexty", fillcolor: "rgba(86,180,233,0.3)" })];
+  const hover = step.map((s, i) => `step ${s}: <b>${format(lambda_max[i])}</b> ± ${format(error[i])}`);
+  traces.push({ type: "scatter", mode: step.length > 60 ? "lines" : "lines+markers", x: step, y: lambda_max, name: "λ<sub>max</sub>", hoverinfo: "text", hovertext: hover, line: { color: COLORS[0], width: 1.6 }, marker: { size: 5 } });
+  if (label) traces.push({ type: "scatter", mode: "lines", x: step, y: edge, name: label, hovertemplate: `${label} = %{y:.4g}<extra></extra>`, line: { color: COLORS[1], dash: "dash", width: 1.4 } });
+  const all = [...lambda_max, ...edge];
+  plot("plot-sharpness", traces, { xaxis: axis("step"), yaxis: wide(all) && lambda_max.every((v) => v === null || v > 0) ? logAxis("λ<sub>max</sub> of the Hessian", all) : axis("λ<sub>max</sub> of the Hessian") });
+}

@@ -311,4 +311,4 @@ function drawCurves() {
   plot("plot-error", [...errors, ...rates], { margin: { l: 48, r: 52, t: 12, b: 40 }, xaxis: axis("step"), yaxis: axis("error (%)", { rangemode: "tozero" }), ...(rates.length ? { yaxis2: right } : {}) });
 }
 
-start(prepareRun, () => { drawCurves(); drawLayers(); });
+start(prepareRun, () => { drawCurves(); drawSharpness(); drawLayers(); });
