@@ -145,8 +145,8 @@ def format_number(value: float, mark: Mark = Mark.NONE) -> str:
     Returns:
         At most eight characters for a number, of either sign; two more for a bound.
 
-    >>> [format_number(x) for x in (0.0, 0.0123, 12.345, 4321.0, 1.5e7, 2e-9)]
-    ['0', '0.0123', '12.3', '4321', '1.5e7', '2e-9']
+    >>> [format_number(x) for x in (0.0, 0.0123, 12.345, 4321.0, 1.5e7, 8.004e-9)]
+    ['0', '0.0123', '12.3', '4321', '1.5e7', '8e-9']
     >>> format_number(4e6, Mark.AT_LEAST), format_number(-math.inf)
     ('≥ 4e6', '-∞')
     """
@@ -162,8 +162,8 @@ def format_number(value: float, mark: Mark = Mark.NONE) -> str:
         return f"{value:.3g}"
     if 999.5 <= abs(value) < 99999.5:
         return f"{value:.0f}"
-    mantissa, exponent = np.format_float_scientific(value, precision=2, trim="-").split("e")
-    return f"{mantissa}e{int(exponent)}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def format_seconds(seconds: float) -> str:
