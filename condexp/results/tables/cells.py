@@ -10,6 +10,8 @@ from condexp.results.tables.numbers import Mark, format_number, is_kappa
 from condexp.results.tables.published import citations
 from condexp.results.tables.table import Cell, Place, ResultTable
 
+MOST_COLUMNS = 6  # of a table on a page
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -62,35 +64,47 @@ def lay_out(table: ResultTable) -> list[Layout]:
         table: The table.
 
     Returns:
-        One or two tables.
+        One or two tables; three where more than six columns would stand side by side: published
+        values have their own then.
     """
     shown = _published_columns(table)
     columns = [describe(table.cols, col) or (table.value,) for col in table.col_keys]
-    columns += [_published_name(table, col) for col in shown]
+    names = [_published_name(table, col) for col in shown]
     body = [
-        (
-            tuple(map(key_text, row)),
-            (
-                *(
-                    cell_entry(table.cells.get((row, col)), best=(row, col) in table.best)
-                    for col in table.col_keys
-                ),
-                *(_published(table, (row, col)) for col in shown),
-            ),
+        tuple(
+            cell_entry(table.cells.get((row, col)), best=(row, col) in table.best)
+            for col in table.col_keys
         )
         for row in table.row_keys
     ]
+    others = [tuple(_published(table, (row, col)) for col in shown) for row in table.row_keys]
+    beside = len(table.rows) + len(columns) + len(names) <= MOST_COLUMNS
+    if beside:
+        columns, body = (
+            columns + names,
+            [own + more for own, more in zip(body, others, strict=True)],
+        )
     where = "row" if len(table.col_keys) > 1 else "column"
     best = f"the lowest mean of each {where}, where all its paired 95 % intervals exclude 0"
+    keys = [tuple(map(key_text, row)) for row in table.row_keys]
     main = Layout(
         title=table.title,
         keys=table.rows,
         columns=tuple(columns),
-        body=tuple(body),
-        notes=tuple(_notes(table)),
+        body=tuple(zip(keys, body, strict=True)),
+        notes=tuple(_notes(table, sources=beside)),
         best=best if table.best else "",
     )
-    return [main, *([_differences(table, table.differences)] if table.differences else [])]
+    layouts = [main]
+    if not beside and shown:
+        known = [
+            (key, row) for key, row in zip(keys, others, strict=True) if any(e.number for e in row)
+        ]
+        title = f"{table.title}: published values"
+        layouts.append(
+            Layout(title, table.rows, tuple(names), tuple(known), tuple(_sources(table)))
+        )
+    return layouts + ([_differences(table, table.differences)] if table.differences else [])
 
 
 def cell_entry(cell: Cell | None, *, best: bool = False) -> Entry:
@@ -165,7 +179,11 @@ def _published(table: ResultTable, place: Place) -> Entry:
     return Entry(found.published.number, found.published.runs) if found else Entry("")
 
 
-def _notes(table: ResultTable) -> list[str]:
+def _sources(table: ResultTable) -> list[str]:
+    return citations(list((table.published or {}).values())) or ["no published value is at hand"]
+
+
+def _notes(table: ResultTable, *, sources: bool) -> list[str]:
     cells = table.cells.values()
     what = "mean ± standard deviation (n)"
     if is_kappa(table.value):
@@ -184,8 +202,8 @@ def _notes(table: ResultTable) -> list[str]:
         notes.append("≈: of a matrix too wide to be solved for, estimated within an interval")
     if table.varied:
         notes.append(f"runs in a cell also differ in {', '.join(table.varied)}")
-    if table.published is not None:
-        notes += citations(list(table.published.values())) or ["no published value is at hand"]
+    if table.published is not None and (sources or not table.published):
+        notes += _sources(table)
     return notes
 
 

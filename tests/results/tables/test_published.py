@@ -127,3 +127,21 @@ def test_a_column_has_a_field_for_every_row_and_its_citation_below() -> None:
     assert fields["preresnet", "110"][2:] == ["", "6.37 (median of 5)"]
     assert any("1512.03385, Table 6" in note for note in layout.notes)
     assert any("1603.05027, Table 3" in note for note in layout.notes)
+
+
+def test_six_columns_are_the_most_side_by_side() -> None:
+    """Table 1's four nets fill a page: what others published has a table of its own."""
+    nets = [
+        runs(model__name=name, model__last_bn=last_bn, model__depth=depth)
+        for name in ("resnet", "preresnet")
+        for last_bn in (False, True)
+        for depth in (20, 110)
+    ]
+    keys = ["model.depth"], ["model.name", "model.last_bn"]
+    main, others = lay_out(make_table(pd.concat(nets), *keys, "test_error", published=True))
+    assert len(main.columns) == 4
+    assert not any("arXiv" in note for note in main.notes)
+    assert others.title.endswith(": published values")
+    assert [key for key, _ in others.body] == [("110",)]  # none is at hand of depth 20
+    assert [str(entry) for entry in others.body[0][1]] == ["6.37 (median of 5)", "6.61 ± 0.16 (5)"]
+    assert len(others.notes) == 2
