@@ -131,13 +131,13 @@ def _words(
     varied = [key for key in _varied(family) if key not in left_out]
     texts = {key: [setting_text(each.get(key)) for each in family] for key in varied}
     said: list[str] = []
-    for key in varied:
-        if any(_pairs_off(texts[key], texts[other]) for other in said):
-            continue  # analysis.probe.mode, where it is another for each analysis.fisher_type
-        said.append(key)
-        short = key.rpartition(".")[2]
-        alone = sum(other.rpartition(".")[2] == short for other in varied) == 1
-        yield f"{short if alone else key}={setting_text(config.get(key))}"
+    for key in varied:  # but not analysis.probe.mode, where each analysis.fisher_type has its own
+        if not any(_pairs_off(texts[key], texts[other]) for other in said):
+            said.append(key)
+    last_parts = [key.rpartition(".")[2] for key in said]
+    for key, short in zip(said, last_parts, strict=True):
+        name = short if last_parts.count(short) == 1 else key
+        yield f"{name}={setting_text(config.get(key))}"
 
 
 def _pairs_off(one: Sequence[str], other: Sequence[str]) -> bool:

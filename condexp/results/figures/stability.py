@@ -1,6 +1,6 @@
 """Claim 2: λ_max of the median layer over initializations, learning rates and time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ NOTE = (
     "below it, of how many seeds the loss at least halved; × one diverged.",
 )
 CURVE_INCHES, CELL_INCHES = 1.9, 0.32
+LONG_NAME = 12  # letters of a row's name that leave room for two in a column's line
+RANGE_SIZE = {Size.TEXT: 7.5, Size.COLUMN: 6.5}  # points
 OWN_SCALE = 0.3  # share of the common decades under which a panel gets its own
 
 
@@ -46,18 +48,28 @@ def stability(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, .
         The paths of the PDF, the PNG and the CSV of what was drawn.
     """
     frame = measure(runs)
-    several = frame["condition"].nunique() > 1
-    drawn = frame.assign(row=frame["init"] + (", " + frame["condition"] if several else ""))
+    words = [condition.split(", ") for condition in frame["condition"].unique()]
+    common = [word for word in words[0] if all(word in own for own in words)]
+    drawn = frame.assign(row=[*map(_row_of(common), frame["init"], frame["condition"])])
     norms = [norm for norm in NORM_TITLES if norm in set(frame["norm"])]
     heights = [CURVE_INCHES, CELL_INCHES * drawn["row"].nunique() + 0.5]
     with style():
         figure = new_figure(size.width, sum(heights) + 1.1)
-        figure.suptitle("" if several else str(frame["condition"].iloc[0]), fontsize=8.5)
+        figure.suptitle(", ".join(common), fontsize=8.5)
         grid = figure.subplots(2, len(norms), squeeze=False, height_ratios=heights)
         _draw_curves(grid[0], drawn, norms)
-        _draw_maps(grid[1], cells(drawn), norms)
+        _draw_maps(grid[1], cells(drawn), norms, size)
         _draw_legend(figure, drawn, size)
         return save(figure, frame, folder, "stability")
+
+
+def _row_of(common: Sequence[str]) -> Callable[[str, str], str]:
+    """Return what names a row of cells: the initialization, and what its condition has alone."""
+
+    def name(init: str, condition: str) -> str:
+        return ", ".join([init, *(word for word in condition.split(", ") if word not in common)])
+
+    return name
 
 
 def _draw_curves(panels: Sequence[Axes], frame: pd.DataFrame, norms: Sequence[str]) -> None:
@@ -90,7 +102,9 @@ def _share_scale(panels: Sequence[Axes]) -> None:
         scale_logarithmically(axes)
 
 
-def _draw_maps(panels: Sequence[Axes], runs: pd.DataFrame, norms: Sequence[str]) -> None:
+def _draw_maps(
+    panels: Sequence[Axes], runs: pd.DataFrame, norms: Sequence[str], size: Size
+) -> None:
     rows, rates = list(runs["row"].unique()), sorted(runs["lr"].unique())
     means = runs.groupby(["norm", "row", "lr"])["log10_lambda_max"].mean()
     scale = Normalize(means.min(), means.max())
@@ -111,11 +125,12 @@ def _draw_maps(panels: Sequence[Axes], runs: pd.DataFrame, norms: Sequence[str])
                 va="center",
                 fontsize=6.5,
             )
-        width = own.groupby("seed")["log10_lambda_max"].agg(spread).mean()
+        width = own.groupby(["condition", "seed"])["log10_lambda_max"].agg(spread).mean()
         if own[["row", "lr"]].drop_duplicates().shape[0] > 1:  # one cell has no range
-            axes.set_title(f"range {_number(width)} decades", fontsize=7.5)
+            axes.set_title(f"range {_number(width)} decades", fontsize=RANGE_SIZE[size])
         axes.set_xticks(np.arange(len(rates)) + 0.5, [f"{rate:g}" for rate in rates])
-        axes.set_yticks(np.arange(len(rows)) + 0.5, rows if axes is panels[0] else [])
+        names = [row.replace(", ", ",\n") if size is Size.COLUMN else row for row in rows]
+        axes.set_yticks(np.arange(len(rows)) + 0.5, names if axes is panels[0] else [])
         axes.set(xlabel="learning rate", ylim=(len(rows), 0))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -143,7 +158,8 @@ def _draw_legend(figure: Figure, frame: pd.DataFrame, size: Size) -> None:
         Line2D([], [], color=GREY, linestyle=LINES[index % len(LINES)], label=row)
         for index, row in enumerate(frame["row"].unique())
     ]
-    ncols = 3 if size is Size.COLUMN else 6
+    longest = max(map(len, frame["row"]))
+    ncols = (3 if longest < LONG_NAME else 2) * (1 if size is Size.COLUMN else 2)
     figure.legend(
         handles=[*rates, *inits],
         loc="outside lower center",
