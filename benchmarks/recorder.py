@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import condexp
-from benchmarks.networks import NETWORKS, Network, Training
+from benchmarks.covariances import covariance_eigenvalues
+from benchmarks.networks import AS_PEOPLE_HAVE_THEM, NETWORKS, Network, Training
 from benchmarks.snapshot import beyond, curvlinops_factors, read_kappas
 from benchmarks.timing import Measurement, rounds
 from condexp.analysis.vocabulary import Precision
@@ -12,15 +13,17 @@ TARGET_AGAINST_CURVLINOPS = 1 / 5
 
 
 def measure(num_rounds: int) -> list[Measurement]:
-    """Time steps, steps in a ``condexp.Recorder``, and curvlinops' factors and eigenvalues in turn.
+    """Time steps, steps in a ``condexp.Recorder``, and what others take for eigenvalues, in turn.
 
     Args:
         num_rounds: How often each.
 
     Returns:
-        For each network: a snapshot beyond its step, and against curvlinops.
+        For each network: a snapshot beyond its step, and against curvlinops' factors and hooks that
+        take covariances, each with eigenvalues.
     """
-    return [m for network in NETWORKS for m in _of(network, num_rounds)]
+    networks = (*NETWORKS, *AS_PEOPLE_HAVE_THEM)
+    return [m for network in networks for m in _of(network, num_rounds)]
 
 
 def _of(network: Network, num_rounds: int) -> list[Measurement]:
@@ -29,8 +32,11 @@ def _of(network: Network, num_rounds: int) -> list[Measurement]:
     for precision in (Precision.FLOAT32, Precision.AUTO):
         ways[precision] = _recorded(training, precision)
     ways["curvlinops"] = lambda: curvlinops_factors(training)
+    ways["covariances"] = lambda: covariance_eigenvalues(training)
     times = rounds(ways, num_rounds)
     step, found = times["step"], []
+    # Of the covariances' own pass as of ours what goes beyond a step counts.
+    covariances = beyond(times["covariances"], step)
     for name in (Precision.FLOAT32, Precision.AUTO):
         extra, against = beyond(times[name], step), times["curvlinops"]
         found += [
@@ -40,6 +46,9 @@ def _of(network: Network, num_rounds: int) -> list[Measurement]:
                 extra,
                 against,
                 TARGET_AGAINST_CURVLINOPS,
+            ),
+            Measurement(
+                f"{network.name}: Recorder, {name} / covariances", extra, covariances, None
             ),
         ]
     return found

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.networks import LOSS, NETWORKS, Network, Training
 from benchmarks.timing import Measurement, rounds
@@ -149,4 +149,23 @@ def curvlinops_factors(training: Training) -> None:
     state = kfac.state_dict()
     for factors in (state["input_covariances"], state["gradient_covariances"]):
         for factor in factors.values():
-            torch.linalg.eigvalsh(factor)
+            eigenvalues(factor)
+
+
+def eigenvalues(matrix: Tensor) -> Tensor:
+    """Return the eigenvalues of a float32 matrix, as a program would that has to have them.
+
+    Args:
+        matrix: Symmetric, ``[n, n]``.
+
+    Returns:
+        The eigenvalues, ascending: by float64 where float32 fails, as it does where squares of the
+        gradients of a deep net are denormal; NaN where that fails too.
+    """
+    for dtype in (torch.float32, torch.float64):
+        try:
+            found: Tensor = torch.linalg.eigvalsh(matrix.to(dtype))
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            continue
+        return found
+    return torch.full_like(matrix[0], torch.nan)
