@@ -70,7 +70,7 @@ class _Pickler(pickle.Pickler):
         self.large: list[Tensor] = []
 
     def persistent_id(self, value: object) -> Any:
-        if type(value) is not Tensor or value.layout is not torch.strided:
+        if not isinstance(value, Tensor) or value.layout is not torch.strided:
             return None
         numbers = _as_bytes(value.detach().cpu().contiguous())
         about = value.dtype, tuple(value.shape), value.device.type == "cpu"
