@@ -29,7 +29,7 @@ def covariance_eigenvalues(training: Training) -> None:
 
     def watch(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         add(inputs[0])
-        output.register_hook(add)
+        output.register_hook(add)  # type: ignore[no-untyped-call]
 
     layers = [m for m in training.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     handles = [layer.register_forward_hook(watch) for layer in layers]

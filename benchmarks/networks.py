@@ -158,7 +158,7 @@ class Training:
         quickly = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=MOMENTUM)
         slowly, self.optimizer = self.optimizer, quickly
         for _ in range(epochs):
-            for chosen in torch.randperm(len(images)).split(batch)[: len(images) // batch]:
+            for chosen in torch.split(torch.randperm(len(images)), batch)[: len(images) // batch]:
                 self.inputs, self.targets = images[chosen], labels[chosen]
                 self.step()
         self.optimizer = slowly
