@@ -2,15 +2,10 @@
 
 from enum import StrEnum
 
-LAYER_MEASURES = (
-    "weight_norm",
-    "grad_norm",
-    "domination",
-    "effective_lr",
-    "input_mean_fraction",
-    "dead_fraction",
-    "full_fraction",
-)
+FRACTIONS = ("input_mean_fraction", "dead_fraction", "full_fraction")
+"""Those of ``LAYER_MEASURES`` that lie between 0 and 1."""
+
+LAYER_MEASURES = ("weight_norm", "grad_norm", "domination", "effective_lr", *FRACTIONS)
 """The measures of a layer that are no spectrum's, by attribute name."""
 
 CERTIFICATES = ("gradient_residual",)

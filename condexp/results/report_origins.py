@@ -101,8 +101,28 @@ def _facts(origin: Mapping[str, Any]) -> dict[str, str]:
         **{name: str(versions[name]) for name in PACKAGES if name in versions},
         "system": str(hardware["system"]),
         "processor": f"{hardware['processor']}, {hardware['num_cores']} cores",
-        "device": f"{hardware['gpu'] or hardware['device']}, {hardware['num_threads']} threads",
+        "device": f"{hardware['gpu'] or hardware['device']}, {_threads(hardware['num_threads'])}",
     }
+
+
+def _threads(num: Any) -> str:
+    return f"{num} thread{'s' * (num != 1)}"
+
+
+def describe_threads(folder: Path) -> str:
+    """Say what a run's numbers hold for: its last digits hang on threads and processor.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        ``"2 threads of AMD EPYC"``; empty where it is not recorded.
+    """
+    origin = read_provenance(folder)
+    num, processor = (lookup(origin, f"hardware.{name}") for name in ("num_threads", "processor"))
+    if not isinstance(num, int):
+        return ""
+    return f"{_threads(num)} of {processor}" if processor else _threads(num)
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from condexp.analysis.vocabulary import CURVATURE_MATRICES, SINGULAR_VALUES
 from condexp.errors import InputError
 from condexp.results.config_keys import flatten, lookup, setting_text
 from condexp.results.layer_measures import LayerMeasures
+from condexp.results.report_origins import describe_threads
 from condexp.results.sharpness import sharpness_line
 from condexp.results.tables.fitted import Fitted
 from condexp.results.tables.numbers import Mark, format_number, format_seconds
@@ -378,8 +379,12 @@ def _progress(run: Run) -> str:
     status = run.status
     parts = []
     if status:
-        parts.append(f"{status['state']}, step {status['step']} of {status['num_steps']}")
-        parts.append(f"time {format_seconds(status['seconds'])}")
+        # A live run's status may be seconds behind its results.
+        step = max(int(status["step"]), len(run.metrics.dropna(subset="lr")))
+        parts.append(f"{status['state']}, step {step} of {status['num_steps']}")
+        threads = describe_threads(run.path)
+        where = f" on {threads}" if threads else ""
+        parts.append(f"time {format_seconds(status['seconds'])}{where}")
     losses = run.metrics["loss"].dropna()
     if len(losses):
         parts.append(f"batch loss {format_number(float(losses.iloc[-1]))}")

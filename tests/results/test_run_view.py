@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from condexp.results.run_view import headline, layer_table, summary
 from condexp.results.tables.numbers import Mark
 from condexp.store.last_rows import read_last_rows
 from condexp.store.reader import Run, open_run
-from condexp.store.run_folder.status import State
+from condexp.store.run_folder.status import State, read_status, write_status
 from tests.results.stored import make_config, text_of, write_run
 
 
@@ -126,6 +128,24 @@ def test_summary_of_a_complete_run(run: Run) -> None:
     assert test == ["test", "0.5", "30", "20"]
     (train,) = [line.split() for line in lines if line.strip().startswith("train ")][-1:]
     assert train == ["train", "0.167", "15", "10"]
+
+
+def test_the_numbers_name_their_threads(tmp_path: Path) -> None:
+    run = open_run(write_run(tmp_path / "run"))
+    for hardware, said in (
+        ({"num_threads": 2, "processor": "An EPYC"}, "time 0:01:23 on 2 threads of An EPYC, "),
+        ({"num_threads": 1, "processor": ""}, "time 0:01:23 on 1 thread, "),
+        ({}, "time 0:01:23, "),
+    ):
+        (run.path / "provenance.json").write_text(json.dumps({"hardware": hardware}))
+        assert f"complete, step 6 of 6, {said}batch loss" in text_of(summary(run))
+
+
+def test_steps_are_those_of_the_results_where_the_status_is_behind(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", state=State.RUNNING, steps_done=4)
+    status = read_status(folder)
+    write_status(folder, replace(status, step=1))
+    assert "running, step 4 of 6" in text_of(summary(open_run(folder)))
 
 
 def test_a_run_that_has_just_begun(tmp_path: Path) -> None:

@@ -158,6 +158,10 @@ def test_the_command(
         code, out, err = condexp(verb, str(folder))
         assert (code, err) == (0, ""), verb
     assert "3 checkpoints" in condexp("show", str(folder))[1]
+    code, _, _ = condexp("analyze", kept[0], *GIVEN, "run.root=alone")
+    assert code == 0
+    (alone,) = (tmp_path / "alone" / "default").iterdir()
+    assert "1 checkpoint  " in condexp("show", str(alone))[1]
     assert "of 3 steps" not in condexp("show", str(folder))[1]
     assert condexp("figure", "overview", str(folder), "--output", str(tmp_path))[0] == 0
     assert condexp("analyze", *GIVEN)[0] == 2

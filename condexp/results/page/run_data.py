@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from condexp.analysis.vocabulary import CURVATURE_MATRICES, LAYER_MEASURES, Matrix
+from condexp.analysis.vocabulary import CURVATURE_MATRICES, FRACTIONS, Matrix
 from condexp.results.page.curvature_data import pack_curvature, pack_sharpness
 from condexp.results.page.packing import Packed, pack_codes, pack_numbers
 from condexp.results.page.rows import MARKS, Rows
@@ -34,7 +34,7 @@ from condexp.store.schema.fields import (
 )
 
 LINEAR = frozenset({
-    *("rank", "effective_rank", "stable_rank", *LAYER_MEASURES[4:]),
+    *("rank", "effective_rank", "stable_rank", *FRACTIONS),
     *("negative_share", "num_products"),
 })
 ENDS = ("kappa_low", "kappa_high")
