@@ -1,4 +1,4 @@
-"""``condexp figure NAME DIR…``: a figure as PDF, PNG and the CSV it was drawn from."""
+"""``condexp figure NAME DIR…``: a figure as PDF, PNG, SVG and the CSV it was drawn from."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def run(args: list[str]) -> int:
     Returns:
         0.
     """
-    parser = make_parser("figure", "a figure as PDF, PNG and the CSV it was drawn from")
+    parser = make_parser("figure", "a figure as PDF, PNG, SVG and the CSV it was drawn from")
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(NAMES)}")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     add_where(parser)

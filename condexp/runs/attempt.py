@@ -51,7 +51,7 @@ from condexp.training.loop import MeasurementEnded
 logger = logging.getLogger("condexp")
 INTACT = "All committed results are intact; make room and start the run again"
 DAMAGED_NAME = "results.damaged.h5"
-STALE = ("overview.png", "overview.pdf", "overview.csv")
+STALE = ("overview.png", "overview.pdf", "overview.svg", "overview.csv")
 
 
 class Observer(Sink, Protocol):

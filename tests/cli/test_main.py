@@ -171,7 +171,7 @@ def test_a_run_and_all_that_can_be_asked_of_it(
     written = {path.name for path in folder.iterdir()}
     assert written >= {
         "results.h5", "checkpoint.pt", "status.json", "config.yaml", "provenance.json", "run.log",
-        "overview.png", "overview.pdf", "overview.csv",
+        "overview.png", "overview.pdf", "overview.svg", "overview.csv",
     }  # fmt: skip
     assert "layers.0.linear" in out
     assert "test error" in out

@@ -2,6 +2,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
@@ -16,7 +17,7 @@ from condexp.results.figures import NAMES, find_figure
 from condexp.results.figures.heatmap import label_layers, map_height
 from condexp.results.figures.overview import overview
 from condexp.results.figures.steps import StepAxis
-from condexp.results.figures.style import new_figure, style
+from condexp.results.figures.style import EXTENSIONS, new_figure, style
 from condexp.results.layer_names import short_names
 from condexp.store.reader import Run, open_run
 from condexp.store.run_folder.status import State
@@ -34,12 +35,13 @@ def drawn(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...
 
 
 def read_csv(paths: Sequence[Path]) -> pd.DataFrame:
-    return pd.read_csv(paths[2], keep_default_na=False, na_values={"value": [""]})
+    return pd.read_csv(paths[3], keep_default_na=False, na_values={"value": [""]})
 
 
-def test_three_files_and_the_table_of_figures(drawn: tuple[Path, ...]) -> None:
-    assert [path.name for path in drawn] == ["overview.pdf", "overview.png", "overview.csv"]
+def test_four_files_and_the_table_of_figures(drawn: tuple[Path, ...]) -> None:
+    assert [path.name for path in drawn] == [f"overview.{extension}" for extension in EXTENSIONS]
     assert drawn[0].read_bytes().startswith(b"%PDF")
+    assert ElementTree.parse(drawn[2]).getroot().get("width") == f"{7.2 * 72:g}pt"
     height, width = imread(drawn[1]).shape[:2]
     assert width == 7.2 * 220
     assert height > width / 2
@@ -56,8 +58,10 @@ def test_the_same_files_give_the_same_bytes(
     for first, second in zip(drawn, again, strict=True):
         assert first.read_bytes() == second.read_bytes()
     pdf = drawn[0].read_bytes()
+    svg = drawn[2].read_bytes()
     assert b"CreationDate" not in pdf
-    assert b"Matplotlib" not in pdf + drawn[1].read_bytes()
+    assert b"<dc:date>" not in svg
+    assert b"Matplotlib" not in pdf + drawn[1].read_bytes() + svg
 
 
 def test_the_csv_holds_what_the_file_holds(run: Run, drawn: tuple[Path, ...]) -> None:

@@ -68,7 +68,14 @@ def test_the_same_configuration_gives_the_same_bytes(tmp_path: Path, model: list
     torch.rand(7)  # what happened before in this process must not matter
     two, _ = run(tmp_path / "b", *TINY, *model, picture=True)
     assert one.name == two.name
-    for name in ("results.h5", "checkpoint.pt", "overview.png", "overview.pdf", "overview.csv"):
+    for name in (
+        "results.h5",
+        "checkpoint.pt",
+        "overview.png",
+        "overview.svg",
+        "overview.pdf",
+        "overview.csv",
+    ):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
 
 

@@ -49,12 +49,12 @@ class Figure(Protocol):
 
         Args:
             runs: The runs, one or more; of a figure ``OF_ONE_RUN`` just one.
-            folder: Where to write ``<name>.pdf``, ``<name>.png`` and ``<name>.csv``.
+            folder: Where to write ``<name>`` as ``.pdf``, ``.png``, ``.svg`` and ``.csv``.
             size: How wide it is printed.
             **options: What the figure takes besides, by name: see ``OPTIONS``.
 
         Returns:
-            The paths of these three.
+            The paths of these four.
 
         Raises:
             InputError: If a measure is missing; names it and the option that records it.

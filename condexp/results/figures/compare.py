@@ -5,23 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
 from condexp.errors import InputError
-from condexp.results.config_keys import differences
 from condexp.results.figures.curves import (
     BOUND,
     BOUND_LABEL,
+    COLORS,
     FEW,
     LINES,
-    color_of,
+    MARKERS,
     scale_logarithmically,
 )
+from condexp.results.figures.run_labels import legend_inches, run_labels
+from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import GREY, Size, file_stem, new_figure, save, style
 from condexp.results.layer_measures import LayerMeasures
 from condexp.results.tables.numbers import Mark
 from condexp.store.reader import Run
-from condexp.store.run_folder.identity import identity_config
 
 HEIGHT = 2.6  # inches, without the legend
 LOGARITHMIC = ("kappa", "lambda", "loss", "norm", "trace", "lr", "domination")
@@ -45,31 +45,31 @@ def compare(
         layer: The layer, of a measure of layers; the median of the layers where None.
 
     Returns:
-        The paths of the PDF, the PNG and the CSV of what was drawn.
+        The paths of the PDF, PNG, SVG and CSV of what was drawn.
 
     Raises:
         InputError: If a run has no such measure or layer.
     """
-    names = differences([identity_config(run.config) for run in runs])
-    names = [name or run.path.name for name, run in zip(names, runs, strict=True)]
+    names = run_labels(runs, size)
     parts = [
         _curve(run, measure, layer).assign(run=str(run.path), label=name)
         for run, name in zip(runs, names, strict=True)
     ]
     frame = pd.concat(parts, ignore_index=True)
     with style():
-        figure = new_figure(size.width, HEIGHT + 0.17 * len(runs))
+        figure = new_figure(size.width, HEIGHT + legend_inches(names))
         axes = figure.subplots()
         for number, (part, name) in enumerate(zip(parts, names, strict=True)):
-            wider, color = min(len(parts) - 1 - number, 3), color_of(number)
+            wider, color = min(len(parts) - 1 - number, 3), COLORS[number % len(COLORS)]
+            again = number // len(COLORS)  # the colours' next turn has other dashes and points
             shown = part["value"].where(np.isfinite(part["value"]))
             axes.plot(
                 part["step"],
                 shown,
                 color=color,
-                linestyle=LINES[number // 7 % len(LINES)],
+                linestyle=LINES[again % len(LINES)],
                 linewidth=1.2 + 0.8 * wider,  # to be seen beside those that cover it
-                marker="o" if len(part) <= FEW else "",
+                marker=MARKERS[again % len(MARKERS)] if len(part) <= FEW else "",
                 markersize=2 + wider,
                 label=name,
             )
@@ -81,7 +81,7 @@ def compare(
             scale_logarithmically(axes)
         lost = int((~np.isfinite(frame["value"])).sum())
         note = f"{lost} of {len(frame)} points are infinite or missing" if lost else ""
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+        StepAxis.of_curves(frame["step"]).apply(axes)
         axes.set(xlabel="step", ylabel=_label(measure, layer, parts))
         figure.legend(loc="outside lower center", ncols=1, title=note, title_fontsize=6.5)
         return save(figure, frame, folder, file_stem("compare", measure, layer or ""))

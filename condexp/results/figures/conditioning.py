@@ -14,6 +14,7 @@ from condexp.results.claims import conditioning as claim
 from condexp.results.figures.curves import (
     BOUND,
     BOUND_LABEL,
+    band_handles,
     color_of,
     draw_seeds,
     label_decades,
@@ -64,7 +65,7 @@ def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path
         size: How wide it is printed.
 
     Returns:
-        The paths of the PDF, the PNG and the CSV of what was drawn: ``conditioning``, and
+        The paths of the PDF, PNG, SVG and CSV of what was drawn: ``conditioning``, and
         ``conditioning_kappa_0.2`` and ``conditioning_kappa_0.8`` where those were recorded.
     """
     frame = claim.measure(runs)
@@ -102,7 +103,7 @@ def _draw_fraction(
         for axes in grid[:, 0]:
             axes.set_ylabel(rf"$\kappa_{{{p}}}$ of $\Sigma_x \otimes \Sigma_{{\nabla h}}$")
         figure.legend(
-            handles=_legend(norms, marks),
+            handles=_legend(norms, marks) + band_handles(last["seed"]),
             loc="outside lower center",
             ncols=4 if size is Size.TEXT else 2,
             title=(FEW_ROWS[size] if few else ""),

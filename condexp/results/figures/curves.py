@@ -9,7 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.patches import Patch
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from condexp.results.figures.style import (
@@ -22,12 +24,16 @@ from condexp.results.figures.style import (
     SKY_BLUE,
     VERMILION,
 )
+from condexp.results.figures.ticks import Spaced
 
 COLORS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY_BLUE, BLACK)
 LINES: Sequence[Any] = ("-", "--", ":", "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3)))
+MARKERS = "osD^vP*"
 BOUND: Any = {"marker": "^", "linestyle": "", "markerfacecolor": "none", "markeredgewidth": 0.7}
 BOUND_LABEL = "≥: a lower bound"
 FEW = 20  # points that are marked one by one
+BAND_ALPHA = 0.2
+LABEL_INCHES = 0.4  # of ticks and label below a panel
 FEW_DECADES = 10**2.5
 
 
@@ -51,11 +57,12 @@ def draw_seeds(
     *,
     index: int = 0,
     logarithmic: bool = True,
-    above: int = 0,
+    above: float = 0,
 ) -> None:
     """Draw the mean over seeds as a line, and their range as a band around it.
 
-    A step that some seeds lack is drawn of those that have it: a run that diverged ends early.
+    A step that some seeds lack is drawn of those that have it: a run that diverged ends early. A
+    step that none has, such as one of infinite κ alone, breaks the line.
 
     Args:
         axes: The panel.
@@ -70,12 +77,14 @@ def draw_seeds(
     numbers = values.to_numpy(dtype=float)
     valid = np.isfinite(numbers) & ((numbers > 0) | (not logarithmic))
     some = valid.any(axis=1)
-    kept = np.where(valid, numbers, np.nan)[some]
-    if not len(kept):
+    if not some.any():
         return
-    steps = values.index.to_numpy()[some]
-    mean = np.exp(np.nanmean(np.log(kept), axis=1)) if logarithmic else np.nanmean(kept, axis=1)
-    marker = "o" if len(steps) <= FEW else ""
+    first, last = np.flatnonzero(some)[[0, -1]]
+    span = slice(first, last + 1)
+    kept, there = np.where(valid, numbers, np.nan)[span], some[span]
+    steps, mean = values.index.to_numpy()[span], np.full(len(kept), np.nan)
+    known = np.log(kept[there]) if logarithmic else kept[there]
+    mean[there] = np.exp(np.nanmean(known, axis=1)) if logarithmic else np.nanmean(known, axis=1)
     line = LINES[index % len(LINES)]
     wider = min(above, 3)
     axes.plot(
@@ -85,12 +94,48 @@ def draw_seeds(
         label=label,
         linestyle=line,
         linewidth=1.2 + 1.1 * wider,
-        marker=marker,
+        marker="o",
+        markevery=np.flatnonzero(there if there.sum() <= FEW else _alone(there)).tolist(),
         markersize=2 + 1.4 * wider,
     )
     if kept.shape[1] > 1:
-        low, high = np.nanmin(kept, axis=1), np.nanmax(kept, axis=1)
-        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+        low, high = np.fmin.reduce(kept, axis=1), np.fmax.reduce(kept, axis=1)
+        axes.fill_between(steps, low, high, color=color, alpha=BAND_ALPHA, linewidth=0)
+        lone = _alone(there)  # a band of one point has no width
+        axes.vlines(steps[lone], low[lone], high[lone], color, alpha=BAND_ALPHA, linewidth=4)
+
+
+def _alone(there: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which points have no neighbour, so that no line leads to them."""
+    padded = np.concatenate([[False], there, [False]])
+    alone: NDArray[np.bool_] = there & ~padded[:-2] & ~padded[2:]
+    return alone
+
+
+def band_handles(seeds: "pd.Series[int]") -> list[Patch]:
+    """Explain the bands of `draw_seeds` in a legend.
+
+    Args:
+        seeds: The seeds of all that was drawn.
+
+    Returns:
+        An entry; none where there is one seed, and so no band.
+    """
+    if seeds.nunique() < 2:
+        return []
+    return [Patch(facecolor=GREY, alpha=2 * BAND_ALPHA, label="range over seeds")]
+
+
+def legend_below(axes: Axes, **options: Any) -> None:
+    """Put a panel's legend below it and its label, where it covers no curve.
+
+    Args:
+        axes: The panel, in a figure of constrained layout, which makes the room.
+        **options: What ``Axes.legend`` takes.
+    """
+    down = ScaledTranslation(0, -LABEL_INCHES, axes.figure.dpi_scale_trans)
+    where = {"bbox_to_anchor": (0.5, 0), "bbox_transform": axes.transAxes + down}
+    axes.legend(loc="upper center", borderaxespad=0, **where, **options)
 
 
 def mark_bounds(axes: Axes, values: pd.DataFrame, highs: pd.DataFrame, color: str) -> bool:
@@ -147,12 +192,10 @@ def label_decades(axis: Axis) -> None:
         axis: The axis, its limits set already.
     """
     low, high = axis.get_view_interval()
-    if high >= FEW_DECADES * low:
-        axis.set_major_locator(LogLocator(numticks=8))
-    else:  # powers of ten alone would be one tick or two
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-        inside = [tick for tick in axis.get_major_locator()() if low <= tick <= high]
-        if len(inside) < 2:
-            axis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
+    choices: list[Locator] = [LogLocator(numticks=num) for num in (8, 6, 5, 4, 3)]
+    if high < FEW_DECADES * low:  # powers of ten alone would be one tick or two
+        parts: list[Locator] = [LogLocator(subs=subs, numticks=8) for subs in ((1, 2, 5), (1, 3))]
+        choices = [*parts, choices[0], *(MaxNLocator(num, min_n_ticks=2) for num in (4, 3, 2, 1))]
         axis.set_major_formatter("{x:g}")
+    axis.set_major_locator(Spaced(choices))
     axis.set_minor_locator(NullLocator())

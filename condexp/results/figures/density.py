@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from condexp.errors import InputError, choose
-from condexp.results.figures.curves import COLORS, LINES
+from condexp.results.figures.curves import COLORS, LINES, label_decades, legend_below
 from condexp.results.figures.style import Size, file_stem, new_figure, save, style
 from condexp.results.run_view import headline
 from condexp.store.reader import Run
@@ -39,7 +39,7 @@ def density(
         matrix: ``hessian`` or ``ggn``.
 
     Returns:
-        The paths of the PDF, the PNG and the CSV of what was drawn.
+        The paths of the PDF, PNG, SVG and CSV of what was drawn.
 
     Raises:
         InputError: If the matrix was not measured, or not of this layer.
@@ -76,7 +76,8 @@ def density(
         what = "the network" if layer == NETWORK else layer
         axes.set_title(f"{headline(run)}: {matrix} of {what}", fontsize=8.5)
         axes.set_ylim(bottom=LEAST / float(np.nanmax(scales, initial=0.0) or 1.0))
-        axes.legend()
+        label_decades(axes.yaxis)
+        legend_below(axes, ncols=3)
         data = pd.concat(frames) if frames else pd.DataFrame()
         return save(figure, data, folder, file_stem("density", layer, matrix))
 

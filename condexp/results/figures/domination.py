@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from condexp.results.claims.domination import measure
-from condexp.results.figures.curves import color_of, draw_seeds, scale_logarithmically
+from condexp.results.figures.curves import band_handles, color_of, draw_seeds, scale_logarithmically
 from condexp.results.figures.style import GREY, Size, new_figure, save, style
+from condexp.results.figures.ticks import step_locator
 from condexp.store.reader import Run
 
 PANELS = {
@@ -34,7 +34,7 @@ def domination(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, 
         size: How wide it is printed.
 
     Returns:
-        The paths of the PDF, the PNG and the CSV of what was drawn.
+        The paths of the PDF, PNG, SVG and CSV of what was drawn.
     """
     frame = measure(runs)
     conditions = [own for _, own in frame.groupby("condition")]
@@ -55,9 +55,10 @@ def domination(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, 
             middle = len(panels) // 2 if size is Size.TEXT else 0
             lines = ", " if size is Size.TEXT else ",\n"
             panels[middle].set_title(str(own["condition"].iloc[0]).replace(", ", lines))
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        ncols = 5 if size is Size.TEXT else 3
-        figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
+        handles, _ = grid[0, 0].get_legend_handles_labels()
+        ncols = 5 if size is Size.TEXT else 2
+        handles += band_handles(frame["seed"])
+        figure.legend(handles=handles, loc="outside lower center", ncols=ncols)
         return save(figure, frame, folder, "domination")
 
 
@@ -77,4 +78,4 @@ def _draw(axes: Axes, frame: pd.DataFrame, column: str) -> None:
         label = r"release: weights $/\,\alpha$"
         axes.axvline(release, color=GREY, linestyle="--", linewidth=0.8, label=label)
     scale_logarithmically(axes)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_locator(step_locator(5))

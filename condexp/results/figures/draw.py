@@ -28,7 +28,7 @@ class Drawn:
     """What became of a figure.
 
     Attributes:
-        files: What was written: for each figure a PDF, a PNG and a CSV.
+        files: What was written: for each figure a PDF, PNG, SVG and CSV.
         left_out: Runs without a number to draw, such as one that failed before its first step, and
             those that cannot be read.
     """

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from condexp.results.claims import last_layer as claim
 from condexp.results.figures.curves import (
     BOUND,
     BOUND_LABEL,
+    band_handles,
     color_of,
     draw_fan,
     draw_seeds,
@@ -22,6 +23,7 @@ from condexp.results.figures.curves import (
     mark_bounds,
 )
 from condexp.results.figures.style import BLACK, Size, new_figure, save, style
+from condexp.results.figures.ticks import step_locator
 from condexp.store.reader import Run
 
 CURVES = {
@@ -34,7 +36,7 @@ SPECTRA = {"input": r"$\lambda(\Sigma_x)$", "grad_output": r"$\lambda(\Sigma_{\n
 NUM_CURVES = {Size.TEXT: 4, Size.COLUMN: 2}  # panels in a row
 NUM_SPECTRA = {Size.TEXT: 8, Size.COLUMN: 4}
 CURVE_HEIGHT, SPECTRUM_HEIGHT, TITLE_HEIGHT = 1.6, 1.3, 0.6  # inches
-PAGE_HEIGHT, LEAST_SHRUNK = 9.0, 0.65
+PAGE_HEIGHT, LEAST_SHRUNK = 9.0, 0.8
 DECADES = 10  # of eigenvalues below the largest that are shown: what is further down is rounding
 
 
@@ -44,7 +46,8 @@ def last_layer(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, 
     For each network first the geometric means over seeds with their range, a colour a condition
     (depth), solid with LastBN and dashed without, open triangles where κ is a lower bound; then
     every eigenvalue of the first seed of each condition, from the largest (dark) to the smallest
-    (light).
+    (light). Networks that there is no room for on a page of 9 in are on further ones,
+    ``last_layer-2`` and so on.
 
     Args:
         runs: Runs that measured both matrices and kept their spectra.
@@ -52,22 +55,44 @@ def last_layer(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, 
         size: How wide it is printed.
 
     Returns:
-        The paths of the PDF, the PNG and the CSV of what was drawn.
+        The paths of the PDF, PNG, SVG and CSV of what was drawn, page by page.
     """
     order = ["network", "depth", "condition", "last_bn", "seed", "step"]
     frame = claim.measure(runs).sort_values(order)
     frame["family"] = frame["condition"].str.partition(", ")[0]
     spectra = _read_spectra(runs, frame)
-    families = [own for _, own in frame.groupby("family", sort=False)]
-    heights = [sum(_heights(own, size)) for own in families]
-    # All on one page, as long as that leaves something to see.
-    shrunk = max(LEAST_SHRUNK, min(1.0, PAGE_HEIGHT / sum(heights)))
-    with style():
-        figure = new_figure(size.width, shrunk * sum(heights))
-        parts = figure.subfigures(len(families), 1, squeeze=False, height_ratios=heights).ravel()
-        for part, own in zip(parts, families, strict=True):
-            _draw_family(part, own, spectra, size)
-        return save(figure, _data(frame, spectra), folder, "last_layer")
+    written: list[Path] = []
+    for number, families in enumerate(_pages(frame, size), start=1):
+        heights = [sum(_heights(own, size)) for own in families]
+        with style():
+            figure = new_figure(size.width, min(PAGE_HEIGHT, sum(heights)))
+            shape = (len(families), 1)
+            parts = figure.subfigures(*shape, squeeze=False, height_ratios=heights).ravel()
+            for part, own in zip(parts, families, strict=True):
+                _draw_family(part, own, spectra, size)
+            page = pd.concat(families)
+            shown = spectra[spectra["condition"].isin(page["condition"])]
+            stem = "last_layer" if number == 1 else f"last_layer-{number}"
+            written += save(figure, _data(page, shown), folder, stem)
+    return tuple(written)
+
+
+def _pages(frame: pd.DataFrame, size: Size) -> list[list[pd.DataFrame]]:
+    """Divide the networks among pages.
+
+    Returns:
+        Those of each page, as many as leaves something to see.
+    """
+    pages: list[list[pd.DataFrame]] = []
+    left = 0.0
+    for _, own in frame.groupby("family", sort=False):
+        height = LEAST_SHRUNK * sum(_heights(own, size))
+        if not pages or height > left:
+            pages.append([])
+            left = PAGE_HEIGHT
+        pages[-1].append(own)
+        left -= height
+    return pages
 
 
 def _read_spectra(runs: Sequence[Run], frame: pd.DataFrame) -> pd.DataFrame:
@@ -178,11 +203,12 @@ def _draw_curves(figure: SubFigure, own: pd.DataFrame, size: Size) -> None:
         for i, condition in enumerate(conditions)
         if condition != family  # the only one has the network's name, which stands above
     ]
-    dashes = [
+    dashes: list[Artist] = [
         Line2D([], [], color=BLACK, linestyle="-" if last_bn else "--", label=_net(last_bn))
         for last_bn in (True, False)
         if (own["last_bn"] == last_bn).any()
     ]
+    dashes += band_handles(own["seed"])
     if bounds:
         dashes.append(Line2D([], [], **BOUND, color=BLACK, markersize=3.5, label=BOUND_LABEL))
     figure.legend(handles=[*colors, *dashes], loc="outside lower center", ncols=3 * num_cols // 2)
@@ -198,7 +224,7 @@ def _draw_spectrum(axes: Axes, values: pd.DataFrame) -> None:
 
 def _label_steps(axes: Axes, num: int) -> None:
     axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(num, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_locator(step_locator(num))
 
 
 def _label(condition: str, family: str) -> str:

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
-from matplotlib.ticker import MaxNLocator
 
-from condexp.results.figures.curves import scale_logarithmically
+from condexp.results.figures.curves import legend_below, scale_logarithmically
 from condexp.results.figures.heatmap import (
     draw_heat_map,
     draw_legend,
@@ -29,6 +28,7 @@ from condexp.results.figures.style import (
     save,
     style,
 )
+from condexp.results.figures.ticks import step_locator
 from condexp.results.layer_measures import LayerMeasures
 from condexp.results.layer_names import short_names
 from condexp.results.run_view import headline
@@ -45,6 +45,8 @@ MATRIX_TITLES = {
     "fisher": "Fisher block",
 }
 HEAT_MARGIN, ROW_MARGIN = 0.4, (0.25, 0.3)  # inches, for titles and labels
+CURVE_INCHES = 1.85  # height of a row of curves
+MOST_CURVES_BESIDE = 2  # at column width
 MOST_BESIDE = 3  # panels beside each other at text width
 CURVES = ("loss", "train_loss", "test_loss", "train_error", "test_error", "sharpness")
 
@@ -69,7 +71,7 @@ def overview(
         size: How wide it is printed.
 
     Returns:
-        The paths of the PDF, the PNG and the CSV of what was drawn.
+        The paths of the PDF, PNG, SVG and CSV of what was drawn.
 
     Raises:
         InputError: If κ was not measured at this p.
@@ -85,10 +87,13 @@ def overview(
     margin = HEAT_MARGIN + ROW_MARGIN[stacked] * len(panels)
     heat = len(panels) * map_height(len(measures.layers)) + margin if panels else 0.0
     with style():
-        figure = new_figure(size.width, heat + 1.9)
+        num_curves = 2 + has_sharpness(run)
+        rows = 1 if size is Size.TEXT else -(-num_curves // MOST_CURVES_BESIDE)
+        below = CURVE_INCHES * rows
+        figure = new_figure(size.width, heat + below + 0.25)
         figure.suptitle(headline(run), fontsize=8.5)
         if panels:
-            parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[heat, 1.65]).ravel()
+            parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[heat, below]).ravel()
             _draw_heat_maps(parts[0], measures, panels, axis, stacked=stacked)
         _draw_curves(parts[1] if panels else figure, run, metrics, size)
         return save(figure, _data(measures, panels, metrics), folder, stem)
@@ -141,7 +146,11 @@ def _draw_heat_maps(
 def _draw_curves(figure: FigureBase, run: Run, metrics: pd.DataFrame, size: Size) -> None:
     has_errors = bool(metrics[["train_error", "test_error"]].notna().any(axis=None))
     is_sharp = has_sharpness(run)
-    panels = figure.subplots(1, 1 + has_errors + is_sharp, squeeze=False)[0]
+    num = 1 + has_errors + is_sharp
+    across = num if size is Size.TEXT else min(num, MOST_CURVES_BESIDE)
+    panels = figure.subplots(-(-num // across), across, squeeze=False).ravel()
+    for axes in panels[num:]:
+        axes.set_axis_off()
     _curve(panels[0], metrics["loss"], GREY, "batch", thin=True)
     _curve(panels[0], metrics["train_loss"], BLUE, "train", beneath=True)
     _curve(panels[0], metrics["test_loss"], VERMILION, "test")
@@ -156,14 +165,15 @@ def _draw_curves(figure: FigureBase, run: Run, metrics: pd.DataFrame, size: Size
         panels[1].set_ylabel("error (%)")
         panels[1].set_ylim(bottom=-0.03 * panels[1].get_ylim()[1])  # 0 is not under the frame
     if is_sharp:
-        draw_with_edge(panels[-1], run)
+        draw_with_edge(panels[num - 1], run)  # it has an axis of steps of its own
     last = max([*metrics.index, 1])
-    for axes in panels:
+    for axes in panels[: num - is_sharp]:
         axes.set_xlabel("step")
         axes.set_xlim(-0.02 * last, 1.02 * last)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+        axes.xaxis.set_major_locator(step_locator(6))
+    for axes in panels[:num]:
         if axes.lines:
-            axes.legend(ncols=3 if size is Size.TEXT else 1, handlelength=1.2, columnspacing=1.0)
+            legend_below(axes, ncols=3, handlelength=1.2, columnspacing=1.0)
 
 
 def _curve(

@@ -32,7 +32,7 @@ def sharpness(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, .
         size: How wide it is printed.
 
     Returns:
-        The paths of the PDF, the PNG and the CSV of what was drawn.
+        The paths of the PDF, PNG, SVG and CSV of what was drawn.
 
     Raises:
         InputError: If a run has neither.
@@ -66,7 +66,7 @@ def sharpness(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, .
             grid[0, 0].plot([], [], color=color_of(number), label=f"lr {rate:g}")
         for label in sorted(edges):
             grid[0, 0].plot([], [], color=GREY, linewidth=0.8, linestyle="--", label=label)
-        figure.legend(loc="outside lower center", ncols=4 if size is Size.COLUMN else 8)
+        figure.legend(loc="outside lower center", ncols=2 if size is Size.COLUMN else 6)
         return save(figure, pd.concat(frames, ignore_index=True), folder, "sharpness")
 
 

@@ -9,13 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from condexp.results.figures.curves import COLORS, LINES, draw_fan, fan_colors, label_decades
+from condexp.results.figures.curves import (
+    COLORS,
+    LINES,
+    draw_fan,
+    fan_colors,
+    label_decades,
+    legend_below,
+)
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import GREY, Size, file_stem, new_figure, save, style
 from condexp.results.run_view import SYMBOLS, headline
 from condexp.store.reader import Run
 
-HEIGHT = {Size.TEXT: 3.0, Size.COLUMN: 5.0}  # inches
+HEIGHT = {Size.TEXT: 3.2, Size.COLUMN: 5.4}  # inches
 
 
 def spectrum(
@@ -39,7 +46,7 @@ def spectrum(
         matrix: One with a spectrum of its own; of ``hessian`` and ``ggn`` the largest eigenvalues.
 
     Returns:
-        The paths of the PDF, the PNG and the CSV of what was drawn.
+        The paths of the PDF, PNG, SVG and CSV of what was drawn.
 
     Raises:
         InputError: If there is no such layer or matrix, or spectra were not saved.
@@ -86,7 +93,7 @@ def _draw_scree(axes: Axes, values: pd.DataFrame, floors: NDArray[np.float64]) -
     handles, _ = axes.get_legend_handles_labels()
     floor = Line2D([], [], color=GREY, linestyle="--", linewidth=0.6, label="noise floor")
     floor_there = bool(np.isfinite(floors).any())
-    axes.legend(handles=[*handles, floor] if floor_there else handles, fontsize=6)
+    legend_below(axes, handles=[*handles, floor] if floor_there else handles, ncols=2)
 
 
 def _draw_fan(axes: Axes, values: pd.DataFrame) -> None:
@@ -106,4 +113,4 @@ def _draw_fan(axes: Axes, values: pd.DataFrame) -> None:
     axes.set(xlabel="step", ylabel=r"$\lambda$")
     ends = [(colors[0], r"$\lambda_1$, the largest"), (colors[-1], "the smallest")]
     handles = [Line2D([], [], color=color, label=label) for color, label in ends]
-    axes.figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    legend_below(axes, handles=handles, ncols=2)

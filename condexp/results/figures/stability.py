@@ -11,7 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from condexp.results.claims.stability import cells, measure, spread
-from condexp.results.figures.curves import LINES, color_of, draw_seeds, scale_logarithmically
+from condexp.results.figures.curves import (
+    LINES,
+    band_handles,
+    color_of,
+    draw_seeds,
+    scale_logarithmically,
+)
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import BLACK, GREY, Size, new_figure, save, style
 from condexp.store.reader import Run
@@ -31,6 +37,8 @@ NOTE = (
 CURVE_INCHES, CELL_INCHES = 1.9, 0.32
 LONG_NAME = 12  # letters of a row's name that leave room for two in a column's line
 RANGE_SIZE = {Size.TEXT: 7.5, Size.COLUMN: 6.5}  # points
+SIDE_INCHES = 1.4  # beside the cells: labels, gaps and the colour bar
+NUMBER_WIDTH = 3.6  # of −11.8, in letters' height
 OWN_SCALE = 0.3  # share of the common decades under which a panel gets its own
 
 
@@ -45,7 +53,7 @@ def stability(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, .
         size: How wide it is printed.
 
     Returns:
-        The paths of the PDF, the PNG and the CSV of what was drawn.
+        The paths of the PDF, PNG, SVG and CSV of what was drawn.
     """
     frame = measure(runs)
     words = [condition.split(", ") for condition in frame["condition"].unique()]
@@ -74,13 +82,14 @@ def _row_of(common: Sequence[str]) -> Callable[[str, str], str]:
 
 def _draw_curves(panels: Sequence[Axes], frame: pd.DataFrame, norms: Sequence[str]) -> None:
     rows, rates = list(frame["row"].unique()), sorted(frame["lr"].unique())
-    steps = np.unique(frame["step"].to_numpy()).astype(float)
-    axis = StepAxis.of(steps, float(steps[-1]))
+    axis = StepAxis.of_curves(frame["step"])
     for axes, norm in zip(panels, norms, strict=True):
         own = frame[frame["norm"] == norm]
         for (row, rate), cell in own.groupby(["row", "lr"]):
             values = 10 ** cell.pivot(index="step", columns="seed", values="log10_lambda_max")
-            draw_seeds(axes, values, color_of(rates.index(rate)), index=rows.index(row))
+            number = rates.index(rate)
+            above = (len(rates) - 1 - number) / 2  # panels are small, and dashes are to be seen
+            draw_seeds(axes, values, color_of(number), index=rows.index(row), above=above)
         axes.set(title=NORM_TITLES[norm], xlabel="step")
         axis.apply(axes)
     _share_scale(panels)
@@ -106,6 +115,8 @@ def _draw_maps(
     panels: Sequence[Axes], runs: pd.DataFrame, norms: Sequence[str], size: Size
 ) -> None:
     rows, rates = list(runs["row"].unique()), sorted(runs["lr"].unique())
+    cell_points = 72 * (size.width - SIDE_INCHES) / (len(norms) * len(rates))
+    letters = min(6.5, cell_points / NUMBER_WIDTH)
     means = runs.groupby(["norm", "row", "lr"])["log10_lambda_max"].mean()
     scale = Normalize(means.min(), means.max())
     for axes, norm in zip(panels, norms, strict=True):
@@ -123,7 +134,7 @@ def _draw_maps(
                 color="white" if scale(value) < 0.6 else BLACK,
                 ha="center",
                 va="center",
-                fontsize=6.5,
+                fontsize=letters,
             )
         width = own.groupby(["condition", "seed"])["log10_lambda_max"].agg(spread).mean()
         if own[["row", "lr"]].drop_duplicates().shape[0] > 1:  # one cell has no range
@@ -161,7 +172,7 @@ def _draw_legend(figure: Figure, frame: pd.DataFrame, size: Size) -> None:
     longest = max(map(len, frame["row"]))
     ncols = (3 if longest < LONG_NAME else 2) * (1 if size is Size.COLUMN else 2)
     figure.legend(
-        handles=[*rates, *inits],
+        handles=[*rates, *inits, *band_handles(frame["seed"])],
         loc="outside lower center",
         ncols=ncols,
         handlelength=2.5,

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 from numpy.typing import NDArray
+
+from condexp.results.figures.ticks import Spaced, step_locator
 
 Array = NDArray[np.float64]
 
@@ -55,6 +58,19 @@ class StepAxis:
             edges = np.concatenate([steps - half, steps + half])
         return cls(logarithmic, steps, np.expm1(edges) if logarithmic else edges, last)
 
+    @classmethod
+    def of_curves(cls, steps: "pd.Series[float]") -> "StepAxis":
+        """Choose the axis for curves whose points lie at these steps.
+
+        Args:
+            steps: Steps of all curves, in any order, any number of times.
+
+        Returns:
+            The axis, up to the last of them.
+        """
+        every = np.unique(steps.to_numpy(np.float64))
+        return cls.of(every.astype(np.float64), float(every.max(initial=0.0)))
+
     def apply(self, axes: Axes) -> None:
         """Set scale, limits and ticks of a panel.
 
@@ -66,11 +82,13 @@ class StepAxis:
         if self.logarithmic:
             axes.set_xscale("function", functions=(np.log1p, np.expm1))
             decades = 10.0 ** np.arange(0, np.floor(np.log10(high)) + 1)
-            ticks = np.outer(decades, (1, 3) if high < 1000 else (1,)).ravel()
-            axes.xaxis.set_major_locator(FixedLocator([0.0, *ticks]))
+            ticks = [np.outer(decades, (1, 3)).ravel()] if high < 1000 else []
+            ticks += [decades[place::every] for every in (1, 2, 3, 4) for place in range(every)]
+            locator = Spaced([FixedLocator([0.0, *own]) for own in ticks])
             axes.xaxis.set_minor_locator(NullLocator())
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+            locator = step_locator(5)
+        axes.xaxis.set_major_locator(locator)
         axes.set_xlim(low, high)
 
 

@@ -38,9 +38,10 @@ class Size(StrEnum):
     @property
     def width(self) -> float:
         """Inches: of one column of a paper, or of its two columns together."""
-        return 3.4 if self is Size.COLUMN else 7.2
+        return 3.3 if self is Size.COLUMN else 7.2
 
 
+TICK_POINTS = 6.5
 _RC: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine has it
     "font.size": 7.5,
@@ -49,8 +50,8 @@ _RC: Any = {
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
+    "xtick.labelsize": TICK_POINTS,
+    "ytick.labelsize": TICK_POINTS,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "xtick.major.size": 2.5,
@@ -65,9 +66,11 @@ _RC: Any = {
     "pdf.fonttype": 42,  # editable text
     "svg.hashsalt": "condexp",
 }
+EXTENSIONS = ("pdf", "png", "svg", "csv")
 _METADATA = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
 }
 
 
@@ -115,7 +118,7 @@ def file_stem(*parts: str) -> str:
 
 
 def save(figure: Figure, data: pd.DataFrame, folder: Path, stem: str) -> tuple[Path, ...]:
-    """Write a figure as PDF and PNG, and the numbers it was drawn from as CSV.
+    """Write a figure as PDF, PNG and SVG, and the numbers it was drawn from as CSV.
 
     The files hold no date and no version, so that the same data give the same bytes.
 
@@ -126,7 +129,7 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, stem: str) -> tuple[P
         stem: Name of the files without the extension.
 
     Returns:
-        The paths of the PDF, PNG and CSV.
+        The paths of the PDF, PNG, SVG and CSV.
 
     Raises:
         BlankFigureError: If no panel shows anything: an empty figure is not written.
@@ -141,7 +144,7 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, stem: str) -> tuple[P
     text = StringIO()
     write_frame(data, text)
     contents["csv"] = text.getvalue().encode(errors="replace")
-    paths = {extension: folder / f"{stem}.{extension}" for extension in ("pdf", "png", "csv")}
+    paths = {extension: folder / f"{stem}.{extension}" for extension in EXTENSIONS}
     for extension, path in paths.items():
         with saving(path) as file:
             file.write(contents[extension])

@@ -11,13 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from condexp.results.claims import validation as claim
-from condexp.results.figures.curves import BOUND, BOUND_LABEL, color_of, label_decades
+from condexp.results.figures.curves import (
+    BOUND,
+    BOUND_LABEL,
+    MARKERS,
+    color_of,
+    label_decades,
+)
 from condexp.results.figures.style import GREY, Size, new_figure, save, style
 from condexp.store.reader import Run
 from condexp.store.schema.matrices import NETWORK
 
 SYMBOLS = {"lambda_max": r"\lambda_{\max}", "kappa_0.5": r"\kappa_{0.5}"}
-MARKERS = "osD^vP*"
 NOTE = (
     "Least $r$: the smallest correlation of the logarithms, over the conditions (mean over seeds), "
     "without the crosses."
@@ -47,7 +52,7 @@ def validation(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path, 
         size: How wide it is printed.
 
     Returns:
-        The paths of the PDF, the PNG and the CSV of what was drawn.
+        The paths of the PDF, PNG, SVG and CSV of what was drawn.
     """
     frame = claim.measure(runs)
     numbers = claim.correlations(frame)

@@ -42,7 +42,7 @@ def test_what_is_infinite_for_want_of_rows_is_at_the_top(tmp_path: Path) -> None
         open_run(write_run(tmp_path / norm, model__norm=norm, layers=LAYERS[:2]))
         for norm in ("none", "batch")
     ]
-    _, _, table = find_figure("conditioning")(runs, tmp_path, size=Size.TEXT)
+    *_, table = find_figure("conditioning")(runs, tmp_path, size=Size.TEXT)
     rows = pd.read_csv(table)
     assert not rows["enough_rows"].all()
     assert len(rows) == 4  # layers that were left out once are in it

@@ -6,7 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from condexp.results.figures.curves import COLORS, color_of, draw_seeds, scale_logarithmically
+from condexp.results.figures.curves import (
+    COLORS,
+    band_handles,
+    color_of,
+    draw_seeds,
+    legend_below,
+    scale_logarithmically,
+)
 from condexp.results.figures.style import BLUE, GREY, new_figure, style
 
 
@@ -16,7 +23,7 @@ def test_mean_and_range_of_the_seeds_that_have_a_step(logarithmic: bool, mean: l
     with style():
         axes = new_figure(3, 2).subplots()
         draw_seeds(axes, values, COLORS[0], "curve", logarithmic=logarithmic)
-    (line,), (band,) = axes.lines, axes.collections
+    (line,), (band, _) = axes.lines, axes.collections
     assert np.asarray(line.get_xdata()).tolist() == [0, 5]
     np.testing.assert_allclose(np.asarray(line.get_ydata()), mean)
     heights = np.asarray(band.get_paths()[0].vertices)[:, 1]
@@ -78,3 +85,40 @@ def test_a_curve_shows_beside_the_one_that_covers_it() -> None:
     below, over = axes.lines
     assert below.get_linewidth() > over.get_linewidth()
     assert below.get_markersize() > over.get_markersize()
+
+
+def test_a_step_without_a_finite_value_breaks_line_and_band_and_its_neighbours_stay() -> None:
+    lost = [1.0, 2.0, math.inf, 4.0, math.inf, *[3.0] * 30]
+    values = pd.DataFrame({1: lost, 2: [2 * value for value in lost]})
+    with style():
+        axes = new_figure(3, 2).subplots()
+        draw_seeds(axes, values, BLUE)
+    (line,) = axes.lines
+    shown = np.asarray(line.get_ydata())
+    assert np.flatnonzero(np.isnan(shown)).tolist() == [2, 4]
+    assert line.get_markevery() == [3]  # no line leads to it
+    band, lone = axes.collections
+    assert len(band.get_paths()) == 2 + 1  # of one point has no width, and its own mark
+    ((x, low), (_, high)) = np.asarray(lone.get_paths()[0].vertices)
+    assert (x, low, high) == (3, 4, 8)
+
+
+def test_a_legend_below_a_panel_covers_nothing() -> None:
+    with style():
+        figure = new_figure(3.3, 2.5)
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], label="a curve")
+        axes.set_xlabel("step")
+        legend_below(axes, ncols=1)
+        figure.draw_without_rendering()
+    legend = axes.get_legend()
+    assert legend is not None
+    box, label = legend.get_window_extent(), axes.xaxis.label.get_window_extent()
+    assert box.y1 <= label.y0 < axes.get_window_extent().y0
+    assert box.y0 >= 0
+
+
+def test_bands_are_explained_where_there_are_some() -> None:
+    assert band_handles(pd.Series([1, 1])) == []
+    (handle,) = band_handles(pd.Series([1, 2]))
+    assert handle.get_label() == "range over seeds"

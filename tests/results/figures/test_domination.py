@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from condexp.results.figures.domination import domination
-from condexp.results.figures.style import Size
+from condexp.results.figures.style import EXTENSIONS, Size
 from condexp.store.reader import Run, open_run
 from tests.results.figures.drawing import check_same_bytes_in_any_order
 from tests.results.stored import write_run
@@ -46,10 +46,11 @@ def test_no_line_leads_across_the_release_but_the_loss(
     assert steps == [[0, 1, 2], [5]] * 3 + [[4, 4]]
     names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert names == [rf"$\alpha = {factor}$" for factor in (1, 10, 100)] + [
-        r"release: weights $/\,\alpha$"
+        r"release: weights $/\,\alpha$",
+        "range over seeds",
     ]
 
 
 def test_runs_that_are_never_released_have_no_mark(tmp_path: Path) -> None:
     run = open_run(write_run(tmp_path / "run"))
-    assert len(domination([run], tmp_path, size=Size.COLUMN)) == 3
+    assert len(domination([run], tmp_path, size=Size.COLUMN)) == len(EXTENSIONS)

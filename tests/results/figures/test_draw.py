@@ -9,6 +9,7 @@ from condexp.cli.main import main
 from condexp.errors import InputError
 from condexp.results.figures import NAMES, find_figure
 from condexp.results.figures.draw import draw
+from condexp.results.figures.style import EXTENSIONS
 from condexp.results.select import common_folder
 from tests.results.stored import write_early_failure, write_run
 
@@ -37,7 +38,7 @@ def test_a_figure_of_many_runs_lies_beside_them(
     grid: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["figure", "domination", str(grid)]) == 0
-    assert {"domination.pdf", "domination.png", "domination.csv"} <= names(grid)
+    assert {f"domination.{extension}" for extension in EXTENSIONS} <= names(grid)
     said = capsys.readouterr().out
     assert f"wrote {grid / 'domination.png'}" in said
     assert f"left out, as it has no number to draw: {grid / 'failed'}" in said
@@ -60,10 +61,10 @@ def test_conditions_size_and_folder(
 def test_an_overview_is_of_each_run_by_itself(grid: Path, tmp_path: Path) -> None:
     where = [grid / "run1", grid / "run2"]
     drawn = draw("overview", where, output=tmp_path)
-    assert [path.parent.name for path in drawn.files] == ["run1"] * 3 + ["run2"] * 3
+    assert [path.parent.name for path in drawn.files] == ["run1"] * 4 + ["run2"] * 4
     beside = draw("overview", where[:1], size="column").files
     assert {path.parent for path in beside} == {where[0]}
-    assert imread(beside[1]).shape[1] == round(3.4 * 220)
+    assert imread(beside[1]).shape[1] == round(3.3 * 220)
 
 
 def test_no_run_with_a_snapshot(grid: Path) -> None:

@@ -13,7 +13,7 @@ from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.errors import InputError
 from condexp.results import claims
 from condexp.results.figures import NAMES, find_figure
-from condexp.results.figures.style import Size
+from condexp.results.figures.style import EXTENSIONS, Size
 from condexp.store.reader import Run, open_run
 from tests.results.stored import write_run
 
@@ -68,12 +68,12 @@ def drawn(
     return request.param, runs, find_figure(request.param)(runs, root / "drawn", size=Size.COLUMN)
 
 
-def test_three_files_the_same_from_the_same_runs(
+def test_four_files_the_same_from_the_same_runs(
     drawn: tuple[str, list[Run], Sequence[Path]], tmp_path: Path
 ) -> None:
     name, runs, paths = drawn
-    assert [path.name for path in paths] == [f"{name}.pdf", f"{name}.png", f"{name}.csv"]
-    assert imread(paths[1]).shape[1] == round(3.4 * 220)
+    assert [path.name for path in paths] == [f"{name}.{extension}" for extension in EXTENSIONS]
+    assert imread(paths[1]).shape[1] == round(3.3 * 220)
     again = find_figure(name)(runs, tmp_path, size=Size.COLUMN)
     for first, second in zip(paths, again, strict=True):
         assert first.read_bytes() == second.read_bytes()
@@ -81,7 +81,7 @@ def test_three_files_the_same_from_the_same_runs(
 
 def test_text_is_wider(tmp_path: Path) -> None:
     runs = conditioning_grid(tmp_path / "runs")[:2]
-    _, png, _ = find_figure("conditioning")(runs, tmp_path, size=Size.TEXT)
+    _, png, *_ = find_figure("conditioning")(runs, tmp_path, size=Size.TEXT)
     assert imread(png).shape[1] == round(7.2 * 220)
 
 
@@ -89,7 +89,7 @@ def test_the_csv_holds_what_the_verdict_is_from(
     drawn: tuple[str, list[Run], Sequence[Path]],
 ) -> None:
     name, runs, paths = drawn
-    table, measured = pd.read_csv(paths[2]), claims.CLAIMS[name].measure(runs)
+    table, measured = pd.read_csv(paths[3]), claims.CLAIMS[name].measure(runs)
     if name == "validation":
         pd.testing.assert_frame_equal(table, measured, check_dtype=False)
     elif name == "conditioning":
@@ -110,6 +110,35 @@ def test_a_last_layer_without_spectra_names_the_option(tmp_path: Path) -> None:
     run = open_run(write_run(tmp_path / "run"))
     with pytest.raises(InputError, match=r"analysis\.save_spectra=true"):
         find_figure("last_layer")([run], tmp_path, size=Size.TEXT)
+
+
+@pytest.mark.parametrize(("size", "num_pages"), [(Size.COLUMN, 5), (Size.TEXT, 3)])
+def test_networks_that_a_page_has_no_room_for_are_on_another(
+    tmp_path: Path, size: Size, num_pages: int
+) -> None:
+    names = [f"net{number}" for number in range(5)]
+    runs = [
+        open_run(
+            write_run(
+                tmp_path / f"{name}{last_bn}",
+                save_spectra=True,
+                model__name=name,
+                model__last_bn=last_bn,
+            )
+        )
+        for name in names
+        for last_bn in (False, True)
+    ]
+    paths = find_figure("last_layer")(runs, tmp_path, size=size)
+    assert len(paths) == num_pages * len(EXTENSIONS)
+    drawn: list[str] = []
+    for number in range(num_pages):
+        stem = f"last_layer-{number + 1}" if number else "last_layer"
+        _, png, _, table = paths[4 * number : 4 * number + 4]
+        assert png.name == f"{stem}.png"
+        assert imread(png).shape[0] <= 9 * 220
+        drawn += pd.read_csv(table)["condition"].str.partition(" on ")[0].unique().tolist()
+    assert drawn == names
 
 
 @pytest.mark.parametrize("name", GRIDS)

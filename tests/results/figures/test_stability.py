@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from condexp.results.figures.stability import _share_scale, stability
-from condexp.results.figures.style import Size, new_figure
+from condexp.results.figures.style import EXTENSIONS, Size, new_figure
 from condexp.store.reader import Run, open_run
 from condexp.store.run_folder.status import State
 from tests.results.figures.drawing import check_same_bytes_in_any_order
@@ -64,8 +64,8 @@ def test_cells_say_what_became_of_the_runs(
 def test_cells_without_runs_stay_empty(runs: list[Run], tmp_path: Path) -> None:
     some = [run for run in runs if "none-lecun-1" not in run.path.name]
     assert len(some) == len(runs) - 2
-    assert len(stability(some, tmp_path, size=Size.COLUMN)) == 3
-    assert len(stability(runs[:1], tmp_path, size=Size.COLUMN)) == 3
+    assert len(stability(some, tmp_path, size=Size.COLUMN)) == len(EXTENSIONS)
+    assert len(stability(runs[:1], tmp_path, size=Size.COLUMN)) == len(EXTENSIONS)
 
 
 def test_curves_that_the_common_scale_would_make_a_line_have_their_own() -> None:
