@@ -131,6 +131,6 @@ def sharpness_table(run: Run) -> pd.DataFrame:
             "analysis.sharpness.every_steps, or at snapshots with hessian in analysis.matrices."
         )
     # A snapshot of the trained network comes after the last update: that one's rate.
-    rates = metrics["lr"].reindex(frame["step"], method="ffill").to_numpy(dtype=float)
+    rates = metrics["lr"].dropna().reindex(frame["step"], method="ffill").to_numpy(dtype=float)
     edge = Edge.of(run.config)
     return frame.assign(edge=float("nan") if edge is None else edge.at(rates))
