@@ -25,14 +25,8 @@ from condexp.store.schema.fields import COVERAGE_NAMES
 # The groups that say what was computed; where and on what it ran stands in provenance.json.
 GROUPS = ("model", "dataset", "optimizer", "scheduler", "loss", "trainer", "analysis")
 NOT_SETTING = (
-    "experiment",
-    "profile",
-    "run",
-    "store",
-    "logger",
-    "data_sha256",
-    "extended_from",
-    "checkpoints",
+    *("experiment", "profile", "run", "store", "logger"),
+    *("data_sha256", "extended_from", "checkpoints"),
 )
 
 

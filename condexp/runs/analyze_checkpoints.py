@@ -64,8 +64,7 @@ def analyze_checkpoints(config: Config, paths: Sequence[Path]) -> RunResult:
         return result
     order = tuple(files)
     plan = Plan(len(files), prepared.plan.steps_per_epoch, order, order)
-    count = f"{len(files)} checkpoint{'s' * (len(files) != 1)}"
-    title = f"{prepared.spec.attributes['title']}, {count}"
+    title = f"{prepared.spec.attributes['title']}, {len(files)} checkpoint{'s' * (len(files) > 1)}"
     setting = RecordSetting(
         title=title,
         config=plain,
