@@ -188,9 +188,10 @@ class CheckedFile(ExactFile):
             raise
         self.path = path
         if self.trailer is not None:
-            self._is_good = np.zeros(len(self.trailer.blocks), dtype=bool)
+            self._is_good = bytearray(len(self.trailer.blocks))
             for start, end in self.trailer.written:  # nothing to compare there
-                self._is_good[-(-start // BLOCK) : end // BLOCK] = True
+                first, last = -(-start // BLOCK), end // BLOCK
+                self._is_good[first:last] = b"\1" * max(0, last - first)
             if self.trailer.committed is not None and self.trailer.size <= SMALL:
                 self._content = self._all_good(self.trailer)
 
@@ -232,16 +233,21 @@ class CheckedFile(ExactFile):
         Raises:
             DamageError: If one is not as written.
         """
-        first, end = start // BLOCK, start + len(data)
-        known = self._is_good[first : -(-end // BLOCK)]
-        if known.all():
+        first = start // BLOCK
+        last = min(-(-(start + len(data)) // BLOCK), len(trailer.blocks))
+        if 0 not in self._is_good[first:last]:
             return
-        found = np.array([
-            crc32(data[at : at + BLOCK]) if at >= 0 else 0
-            for at in range(first * BLOCK - start, len(data), BLOCK)
-        ])[: len(known)]
-        unsure = ~known & (found != trailer.blocks[first : first + len(known)])
-        for block in (first + np.flatnonzero(unsure)).tolist():
+        begin = -(-start // BLOCK)  # the first block of which the beginning was asked for
+        expected = trailer.blocks[begin:last].tolist()
+        places = range(begin * BLOCK - start, len(data), BLOCK)[: len(expected)]
+        found = [crc32(data[at : at + BLOCK]) for at in places]
+        unsure = [*range(first, min(begin, last))]
+        if found != expected:
+            pairs = enumerate(zip(found, expected, strict=True), begin)
+            unsure += [block for block, (one, other) in pairs if one != other]
+        for block in unsure:
+            if self._is_good[block]:
+                continue
             # Not all of it was asked for, a run writes a part of it, or it is damaged.
             low, high = block * BLOCK, min((block + 1) * BLOCK, trailer.size)
             content: bytes | bytearray = os.pread(self.fileno(), high - low, low)
@@ -251,7 +257,7 @@ class CheckedFile(ExactFile):
                 where = f"bytes {low} to {high - 1}"
                 self.damage = f"{self.path} is damaged: {where} do not match their checksum"
                 raise DamageError(self.damage)
-        known[:] = True
+        self._is_good[first:last] = b"\1" * (last - first)
 
 
 def _as_created(content: bytes | bytearray, low: int, written: Ranges) -> bytearray:

@@ -4,6 +4,7 @@ HDF5 follows links into other files, takes arrays from them, loads filters that 
 invents arrays of any size. A results file needs none of that.
 """
 
+import io
 import math
 from typing import Any
 
@@ -24,11 +25,19 @@ MAX_READ = 1 << 27  # at once; a compressed array may be a thousand times its fi
 WHOLE: dict[type, Any] = {slice: slice(None), tuple: ()}  # how all of an array is asked for
 MAX_CODES, MAX_CODE_LETTERS = 32, 32
 MAX_ATTRIBUTES = 64
+# What stands for a text of any length in an array.
+REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])
 MAX_ATTRIBUTE_BYTES = 1 << 16
 
 
 class StructuredGroup(h5py.Group):  # type: ignore[misc]  # h5py has no types
-    """A group that gives only what a results file may hold."""
+    """A group that gives only what a results file may hold.
+
+    Attributes:
+        content: The bytes of the file, where they can be asked for.
+    """
+
+    content: io.RawIOBase | None = None
 
     # In place of h5py's method, which follows links.
     def __getitem__(self, name: Any) -> Any:
@@ -56,10 +65,12 @@ class StructuredGroup(h5py.Group):  # type: ignore[misc]  # h5py has no types
         item = h5o.open(self.id, head.encode())
         if isinstance(item, h5g.GroupID):
             group = StructuredGroup(item)
+            group.content = self.content
             return group[rest] if rest else group
         if rest or not isinstance(item, h5d.DatasetID):
             raise KeyError(f"object {rest!r} doesn't exist in {self.name}")
         array = StructuredArray(item)
+        array.content = self.content
         _check_array(array)
         return array
 
@@ -71,7 +82,13 @@ class StructuredGroup(h5py.Group):  # type: ignore[misc]  # h5py has no types
 
 
 class StructuredArray(h5py.Dataset):  # type: ignore[misc]
-    """An array that is read piece by piece where it is large."""
+    """An array that is read piece by piece where it is large.
+
+    Attributes:
+        content: The bytes of its file, where they can be asked for.
+    """
+
+    content: io.RawIOBase | None = None
 
     def __getitem__(self, args: Any, new_dtype: Any = None) -> Any:
         """Return a part of the array.
@@ -86,11 +103,12 @@ class StructuredArray(h5py.Dataset):  # type: ignore[misc]
         Raises:
             ValueError: If they are too many to be read at once.
         """
-        num_bytes = num_selected(self.shape, args) * self.dtype.itemsize
+        shape, kind = self.shape, self.dtype  # each is asked of HDF5
+        num_bytes = num_selected(shape, args) * kind.itemsize
         if num_bytes > MAX_READ:  # its name costs more than all this
             refuse_large(self.name, num_bytes, MAX_READ)
         if type(args) in WHOLE and args == WHOLE[type(args)]:
-            values = np.empty(self.shape, self.dtype)  # in half the time of h5py's own way
+            values = np.empty(shape, kind)  # in half the time of h5py's own way
             self.id.read(h5s.ALL, h5s.ALL, values)
             return values[()]
         return super().__getitem__(args, new_dtype)
@@ -210,16 +228,32 @@ def texts(array: h5py.Dataset) -> tuple[str, ...]:
     if not array.shape:
         return (visible(_decoded(array[()])),)
     # Many texts may be one, stored once: no more are taken at a time than would fit if all were.
+    num = len(array)
     at_once = max(1, MAX_READ // h5i.get_file_id(array.id).get_filesize())
+    if at_once < num and _num_letters(array) <= MAX_READ:
+        at_once = num
     found: list[str] = []
     longest = 0
-    for first in range(0, len(array), at_once):
-        cut = slice(first, first + at_once) if at_once < len(array) else slice(None)
+    for first in range(0, num, at_once):
+        cut = slice(first, first + at_once) if at_once < num else slice(None)
         part = [visible(_decoded(text)) for text in array[cut]]
         longest = max(longest, *map(len, part))
-        refuse_large(array.name, 4 * len(array) * longest, MAX_TEXT_BYTES)
+        if 4 * num * longest > MAX_TEXT_BYTES:
+            refuse_large(array.name, 4 * num * longest, MAX_TEXT_BYTES)
         found += part
     return tuple(found)
+
+
+def _num_letters(array: h5py.Dataset) -> int:
+    """Return what texts take in memory, from their lengths; where these are unknown, too much."""
+    place, content = array.id.get_offset(), getattr(array, "content", None)
+    num_bytes = REFERENCE.itemsize * len(array)
+    if content is None or place is None or array.id.get_storage_size() != num_bytes:
+        return MAX_READ + 1
+    stored = bytearray(num_bytes)
+    content.seek(place)
+    content.readinto(stored)
+    return int(np.frombuffer(stored, REFERENCE)["length"].sum(dtype=np.int64))
 
 
 def attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
