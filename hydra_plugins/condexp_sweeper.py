@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -15,10 +16,12 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from condexp.config.sweep_jobs import JobComposer
+
 if TYPE_CHECKING:
     from condexp.runs.sweep.job import JobTask
 
-MAX_JOBS = 5_000  # composing and checking one takes 0.1 s, and all are checked before one starts
+MAX_JOBS = 5_000  # all are checked before one starts
 PRESETS = {"experiment", "profile"}
 
 
@@ -124,7 +127,11 @@ class CondexpSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         check_parallel(self.config.hydra.launcher.get("n_jobs"))
         jobs = _chosen(self._jobs(arguments), self.config.run.get("index"))
-        composed = (loader.load_sweep_config(self.config, list(job)) for job in jobs)
+        compose = JobComposer(
+            partial(loader.load_sweep_config, self.config),
+            OverridesParser.create(config_loader=loader).parse_overrides,
+        )
+        composed = map(compose, jobs)
         with closing(planning(composed, len(jobs))) as followed:
             plan = plan_sweep(jobs, followed)
         if any(job.config.run.dry_run for job in plan):

@@ -5,6 +5,7 @@ Hydra composes; this module validates the *composed* configuration, so a typo th
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -18,6 +19,8 @@ from condexp.config.by_name import PACKAGES, find
 from condexp.errors import InputError, check_limits, choose, suggestion
 
 T = TypeVar("T")
+MAX_CHECKED = 1 << 10
+_checked: dict[tuple[str, str], tuple[Any, Any]] = {}
 
 
 def parse_config(
@@ -46,13 +49,29 @@ def parse_config(
     seed = values.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
         raise InputError(f"seed={seed!r}: give a whole number from 0 to 2^31 - 1.")
-    groups = {key: _typed_group(key, values.get(key)) for key in GROUPS}
-    groups["run"].root = str(Path(groups["run"].root).expanduser())  # no shell saw a file's ~
+    checked = {key: _checked_group(key, values.get(key)) for key in GROUPS}
+    groups = {key: group for key, (group, _) in checked.items()}
     config = Config(experiment=experiment, profile=profile, seed=seed, plain={}, **groups)
     _check_together(config)
-    plain = {key: OmegaConf.to_container(OmegaConf.structured(groups[key])) for key in GROUPS}
+    plain = {key: values for key, (_, values) in checked.items()}
     config.plain = {"experiment": experiment, "profile": profile, "seed": seed, **plain}
     return config
+
+
+def _checked_group(group: str, values: object) -> tuple[Any, Any]:
+    """Return a group as its dataclass and as plain values, its own each time.
+
+    A sweep's jobs have most groups in common: what was checked once is copied.
+    """
+    key = group, repr(values)
+    if key not in _checked:
+        if len(_checked) >= MAX_CHECKED:
+            _checked.clear()
+        made = _typed_group(group, values)
+        if group == "run":
+            made.root = str(Path(made.root).expanduser())  # no shell saw a file's ~
+        _checked[key] = made, OmegaConf.to_container(OmegaConf.structured(made))
+    return deepcopy(_checked[key])
 
 
 def _typed_group(group: str, values: object) -> Any:
