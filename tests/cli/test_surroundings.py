@@ -174,6 +174,18 @@ def test_a_module_of_the_users_named_like_pythons_is_not_taken_for_it(
     assert main(["model=import", "model.target=types:Net", "run.dry_run=true"]) == 2
 
 
+def test_the_module_takes_no_file_of_the_users_for_a_librarys(tmp_path: Path) -> None:
+    for name in ("numpy", "profile", "random", "xarray"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not Python')")
+    for option in ([], ["-P"]):
+        command = [sys.executable, *option, "-m", "condexp", "show", "nowhere"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith("condexp: no run at nowhere")
+        # What -m itself imports comes before anything of ours: only -P keeps Python from it.
+        (tmp_path / "types.py").write_text("raise SystemExit('not Python')")
+
+
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_run_that_cannot_be_read_is_one_line_and_exit_1(
     condexp: Command, tmp_path: Path, lost: bool

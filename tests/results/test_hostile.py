@@ -19,6 +19,7 @@ from tests.results.hostile import make_hostile
 from tests.results.stored import write_run
 from tests.store.hdf5.processes import exit_code, forked
 
+GUARD_SECONDS = 300
 GOOD = (901, 902, 903)
 GIGABYTE = 1 << 20  # in the unit of ru_maxrss
 
@@ -132,6 +133,7 @@ def test_ten_thousand_crafted_runs(good: Path, tmp_path: Path) -> None:
 
     def read() -> None:
         for seed in range(1000, 11_000):
+            signal.alarm(GUARD_SECONDS)  # from here on: a hang is a case's, all take many minutes
             folder = make_hostile(tmp_path / f"run-{seed}", good, seed)
             try:
                 read_all(folder)
