@@ -53,7 +53,16 @@ class DamageError(InputError):
     """What is stored cannot be read, or is not what was written: no argument would mend it.
 
     A command that reads runs exits with 1, as if one of several could not be read.
+
+    Args:
+        message: What is wrong, and what is still good.
+        arrays: Paths of the arrays of a results file that are damaged where others are not; a
+            group's stands for all below it.
     """
+
+    def __init__(self, message: str, arrays: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.arrays = tuple(arrays)
 
 
 def suggestion(given: str, allowed: Iterable[str]) -> str:

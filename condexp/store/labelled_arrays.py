@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from condexp.analysis.vocabulary import CERTIFICATES, LAYER_MEASURES, Matrix
-from condexp.errors import InputError
+from condexp.errors import InputError, choose
 from condexp.store.hdf5.row_checks import RowChecker
 from condexp.store.hdf5.structure import MAX_READ, attribute, texts
 from condexp.store.schema.fields import COVERAGE_NAMES, ESTIMATED, Axis
@@ -42,23 +42,34 @@ def num_committed(file: h5py.File, axis: Axis) -> int:
     return num
 
 
-def read_table(file: h5py.File, name: str, only: Collection[str] = ()) -> xr.Dataset:
+def read_table(
+    file: h5py.File, name: str, only: Collection[str] = (), left_out: Collection[str] = ()
+) -> xr.Dataset:
     """Return the committed rows of a group, its scales, epochs and coverage as coordinates.
 
     Args:
         file: The results file.
         name: The group.
-        only: Measures that are enough; all where empty.
+        only: Measures that are enough; all where empty. A matrix's status comes with its rank,
+            which tells it from an estimate's.
+        left_out: Arrays that are not read; with a matrix's rank its status.
 
     Returns:
         Its arrays, labelled; statuses and dtypes by name.
 
     Raises:
-        InputError: If they are too many for the memory.
+        InputError: If one that is left out is none, or they are too many for the memory.
+        DamageError: If one is damaged.
     """
     num, group = num_committed(file, Axis.SNAPSHOT), file[name]
-    stored = {each: group[each] for each in group if _is_wanted(each, only)}
-    beside = {each: file[each] for each in ("epoch", *COVERAGE_NAMES) if each in file}
+    around = [each for each in ("epoch", *COVERAGE_NAMES) if each in file]
+    for each in left_out:
+        choose("variable", each, [*group, *around])
+    left_out = {*left_out, *(each.replace("_rank", "_status") for each in left_out)}
+    only = {*only, *(each.replace("_status", "_rank") for each in only)}
+    names = [each for each in group if _is_wanted(each, only) and each not in left_out]
+    stored = {each: group[each] for each in names}
+    beside = {each: file[each] for each in around if each not in left_out}
     size = sum(map(_num_bytes, stored.values()))
     if size > TABLE_BYTES:
         raise InputError(
@@ -131,12 +142,12 @@ def _labelled(dataset: h5py.Dataset, rows: NDArray[Any] | None) -> xr.Variable:
     # A scale has no scale of its own: it is named as its dimension.
     own = dataset.name.rpartition("/")[2]
     dims = [axis.keys()[0] if len(axis) else own for axis in dataset.dims]
+    named = {name: attribute(dataset, name) for name in ("units", "long_name")}
+    if h5py.check_string_dtype(dataset.dtype):
+        return xr.Variable(dims, np.array(texts(dataset), dtype=np.str_), named)
     cut = dataset[:] if rows is None else rows
     if codes := h5py.check_enum_dtype(dataset.dtype):
         cut = np.array(sorted(codes, key=codes.__getitem__)).take(cut)
-    elif h5py.check_string_dtype(dataset.dtype):
-        cut = np.array(texts(dataset), dtype=np.str_)
     elif own == "reused":
         cut = cut.astype(bool)
-    named = {name: attribute(dataset, name) for name in ("units", "long_name")}
     return xr.Variable(dims, cut, named)

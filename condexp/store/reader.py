@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from condexp.analysis.vocabulary import Matrix
-from condexp.errors import InputError, choose
+from condexp.errors import DamageError, InputError, choose
 from condexp.store.hdf5.open import open_file, read_file_shape
 from condexp.store.hdf5.row_checks import RowChecker, check_all_rows, read_plain_rows
 from condexp.store.hdf5.structure import attributes, count, texts
@@ -25,6 +25,7 @@ from condexp.store.run_folder.completeness import read_checked_status
 from condexp.store.run_folder.config_file import parse_config, read_config
 from condexp.store.run_folder.status import CONFIG_NAME, STATUS_NAME, find_results
 from condexp.store.schema.fields import (
+    COVERAGE_NAMES,
     PLAIN_NAMES,
     WITHOUT_SPECTRA,
     Axis,
@@ -152,7 +153,12 @@ class Run:
         joined.insert(2, "epoch", joined.index.to_numpy() / steps_per_epoch)
         return joined
 
-    def measures(self, p: Sequence[float] = (), only: Collection[str] = ()) -> xr.Dataset:
+    def measures(
+        self,
+        p: Sequence[float] = (),
+        only: Collection[str] = (),
+        drop_variables: Collection[str] = (),
+    ) -> xr.Dataset:
         """Return every measure of every layer at the committed snapshots.
 
         Args:
@@ -160,6 +166,8 @@ class Run:
                 computed from the stored spectra.
             only: Variables that are enough, for speed over many runs: of what has a row a step,
                 others are not read. All where empty.
+            drop_variables: Arrays that are not read, such as damaged ones; with a ``<matrix>_rank``
+                its ``<matrix>_status`` is left out as well.
 
         Returns:
             Dimensions ``step``, ``layer`` and, for ``<matrix>_kappa`` and the ends of its interval,
@@ -170,10 +178,15 @@ class Run:
             ``gradient_residual`` nor coverage.
 
         Raises:
-            InputError: If a fraction is none, or was not measured and spectra were not saved.
+            InputError: If a fraction is none, or was not measured and spectra were not saved; if a
+                variable to drop is none, or both are given.
+            DamageError: If an array is damaged; names it, and how the others are read.
         """
-        with open_file(self.file) as file:
-            table = read_table(file, "layers", only).assign_attrs(self._netcdf_attrs)
+        if p and drop_variables:
+            raise InputError(
+                "measures: p needs every variable, and drop_variables leaves out some: give one"
+            )
+        table = self._layers(only, drop_variables).assign_attrs(self._netcdf_attrs)
         if not p:
             return table
 
@@ -181,6 +194,26 @@ class Run:
             return self.spectrum(matrix, self.layers[layer]).to_numpy()[: table.sizes["step"]]
 
         return with_fractions(table, p, spectrum, int(self.attrs.get("num_signals", 1)))
+
+    def _layers(self, only: Collection[str], dropped: Collection[str]) -> xr.Dataset:
+        """Return the arrays of ``/layers``.
+
+        Raises:
+            DamageError: If one is damaged; says how the others are read.
+        """
+        try:
+            with open_file(self.file) as file:
+                return read_table(file, "layers", only, dropped)
+        except DamageError as damage:
+            beside = {"epoch", *COVERAGE_NAMES}
+            lost = [each for each in damage.arrays if each.startswith("layers/") or each in beside]
+            names = [path.removeprefix("layers/") for path in lost]
+            needed = any("/" not in each and each not in beside for each in damage.arrays)
+            if needed or not names or {*names} & {*dropped}:
+                raise  # leaving them out would be of no use
+            kept = ", ".join(map(repr, [*dropped, *names]))
+            way_out = f"measures(drop_variables=[{kept}]) reads the others"
+            raise DamageError(f"{damage}: {way_out}", damage.arrays) from damage
 
     def network(self, p: Sequence[float] = ()) -> xr.Dataset:
         """Return the matrices of all layers together at the committed snapshots.

@@ -16,6 +16,7 @@ from condexp.store.hdf5.checked_file import CheckedFile
 from condexp.store.hdf5.row_checks import row_blocks
 from condexp.store.hdf5.structure import StructuredFile, attribute, texts
 from condexp.store.schema.fields import FORMAT, READABLE, DatasetSpec, FileShape, Kind
+from condexp.store.schema.layout import SEALED
 
 
 @contextmanager
@@ -39,6 +40,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
             file = StructuredFile(stream, "r")
         except Exception as error:
             raise DamageError(f"{path} is not an HDF5 file: {error}") from error
+        file.content = stream
         with file:
             try:
                 given = _stated_format(file)
@@ -108,37 +110,61 @@ def _checked(path: Path) -> Iterator[CheckedFile]:
             raise
         cause = raised
     if stream.damage is not None:
-        raise DamageError(f"{stream.damage}. {_damaged_parts(stream.path)}") from cause
+        arrays, rest = _look_through(stream.path)
+        raise DamageError(f"{stream.damage}. {rest}", arrays) from cause
 
 
-def _damaged_parts(path: Path) -> str:
-    """Say which arrays of a damaged file are damaged, and that the others are not.
+def _look_through(path: Path) -> tuple[list[str], str]:
+    """Find which arrays of a damaged file are damaged, and that the others are not.
 
     Returns:
-        A sentence.
+        Paths of those that are, a group's for all below it; none where others cannot be found. And
+        a sentence.
     """
     found: dict[str, bool] = {}
-
-    def look(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
-            try:
-                dict(item.attrs)
-                for _ in row_blocks(item, len(item)) if item.ndim else [item[()]]:
-                    pass
-            except InputError:
-                found[name] = False
-            else:
-                found[name] = True
-
     try:
         with CheckedFile(path) as stream, StructuredFile(stream, "r") as file:
-            file.visititems(look)
-    except Exception:  # it is damaged, and what leads to its arrays as well
-        return "What leads to its arrays is damaged: none can be trusted"
-    bad = [f"/{name}" for name, good in found.items() if not good]
+            file.content = stream
+            whole = SEALED in file.attrs
+            _try_all(file, found, {h5py.h5o.get_info(file.id).addr})
+    except Exception:  # what leads to its arrays is damaged
+        return [], "What leads to its arrays is damaged: none can be trusted"
+    bad = [name for name, good in found.items() if not good]
     if not bad:
-        return "It is a place between the arrays: all of them are undamaged"
-    return f"Damaged: {', '.join(bad)}; the other {len(found) - len(bad)} arrays are undamaged"
+        return [], "It is a place between the arrays: all of them are undamaged"
+    kept = "undamaged" if whole else "undamaged but for their rows, which are compared when read"
+    named = ", ".join(f"/{name}" for name in bad)
+    return bad, f"Damaged: {named}; the other {len(found) - len(bad)} arrays are {kept}"
+
+
+def _try_all(group: h5py.Group, found: dict[str, bool], seen: set[int], where: str = "") -> None:
+    """Find out of each array below a group whether it can be read; of a group, where it cannot.
+
+    Raises:
+        DamageError: If what is in the group cannot be read.
+    """
+    for name in [*group]:
+        path = where + name
+        try:
+            item = group[name]
+            place = h5py.h5o.get_info(item.id).addr
+            if place in seen:
+                found[path] = False
+                continue  # it would go on for ever
+            seen.add(place)
+            dict(item.attrs)
+            if isinstance(item, h5py.Group):
+                _try_all(item, found, seen, f"{path}/")
+                continue
+            if h5py.check_string_dtype(item.dtype) is not None:
+                texts(item)
+            else:
+                for _ in row_blocks(item, len(item)) if item.ndim else [item[()]]:
+                    pass
+        except Exception:
+            found[path] = False
+        else:
+            found[path] = True
 
 
 def read_file_shape(file: h5py.File) -> FileShape:

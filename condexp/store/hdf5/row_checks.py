@@ -169,7 +169,8 @@ class RowChecker:
         if bad:
             raise DamageError(
                 f"the results are damaged: /{path}, snapshot{'s' * (len(bad) > 1)} "
-                f"{', '.join(map(str, bad))}; what is read without this error is undamaged"
+                f"{', '.join(map(str, bad))}; what is read without this error is undamaged",
+                [path],
             )
 
 

@@ -1,7 +1,7 @@
 """Check a results file against its format: names, shapes, scales, schedule and checksums."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -66,24 +66,34 @@ def _first_problem(path: Path, _version: tuple[int, ...]) -> str | None:
 
     A report asks of the same runs for each of its figures.
     """
-    try:
-        with open_file(path) as file:
-            for problem in _schema(file):
-                return f"{path} is damaged: {problem}"
-    except InputError as damage:
-        return str(damage)
+    lost: tuple[str, ...] = ()
+    for _ in range(2):  # what is damaged is told of where it is read, and not looked at here
+        try:
+            with open_file(path) as file:
+                for problem in _schema(file, lost):
+                    return f"{path} is damaged: {problem}"
+        except DamageError as damage:
+            if not damage.arrays:
+                return str(damage)
+            if lost:
+                return None  # what the sizes are read from is among it
+            lost = damage.arrays
+        except InputError as error:
+            return str(error)
     return None
 
 
 def _arrays(
-    group: h5py.Group, seen: set[int], where: str = ""
+    group: h5py.Group, seen: set[int], lost: Collection[str] = (), where: str = ""
 ) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield path and array of all that lie below a group.
+    """Yield path and array of all that lie below a group, but for those that are lost.
 
     Raises:
         ValueError: If one has two names, so that this could go on for ever.
     """
     for name in group:
+        if where + name in lost:
+            continue
         item = group[name]
         place = h5py.h5o.get_info(item.id).addr
         if place in seen:
@@ -92,19 +102,25 @@ def _arrays(
         if isinstance(item, h5py.Dataset):
             yield where + name, item
         else:
-            yield from _arrays(item, seen, f"{where}{name}/")
+            yield from _arrays(item, seen, lost, f"{where}{name}/")
 
 
-def _schema(file: h5py.File) -> Iterator[str]:
-    """Yield where a dataset is not what the file's own sizes call for."""
-    expected = {dataset.path: dataset for dataset in datasets(read_file_shape(file))}
-    found = dict(_arrays(file, {h5py.h5o.get_info(file.id).addr}))
+def _schema(file: h5py.File, lost: Collection[str] = ()) -> Iterator[str]:
+    """Yield where a dataset, but for those that are lost, is not what the sizes call for."""
+    expected = {
+        dataset.path: dataset
+        for dataset in datasets(read_file_shape(file))
+        if not any(f"{dataset.path}/".startswith(f"{path}/") for path in lost)
+    }
+    found = dict(_arrays(file, {h5py.h5o.get_info(file.id).addr}, lost))
     for path in sorted(expected.keys() - found.keys()):
         yield f"/{path} is missing"
     for path in sorted(found.keys() - expected.keys()):
         yield f"/{path} does not belong to the format"
     for path in sorted(expected.keys() & found.keys()):
         yield from _dataset(found, expected[path])
+    if "config" in lost:
+        return
     if hashlib.sha256(file["config"][()]).hexdigest() != file.attrs.get("config_sha256"):
         yield "/config is not the configuration that the attribute config_sha256 names"
 
