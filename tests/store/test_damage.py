@@ -18,6 +18,8 @@ import xarray as xr
 from condexp.analysis.vocabulary import Matrix
 from condexp.errors import DamageError, InputError
 from condexp.store.disk import locked
+from condexp.store.hdf5 import structure
+from condexp.store.hdf5.open import open_file
 from condexp.store.hdf5.seal import seal_results
 from condexp.store.hdf5.structure import MAX_READ, texts
 from condexp.store.hdf5.validate import validate_results
@@ -305,3 +307,17 @@ def test_one_long_text_many_times(tmp_path: Path) -> None:
     path.write_bytes(content)
     with h5py.File(path) as file, pytest.raises(ValueError, match="too much to be read at once"):
         texts(file["texts"])
+
+
+def test_texts_are_read_at_once_where_their_lengths_allow_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_run(tmp_path / "results.h5", SPEC)
+    with open_file(path) as file:
+        names = texts(file["column"])
+        assert len(names) > 10
+        monkeypatch.setattr(structure, "MAX_READ", 2000)  # a file of any size is larger
+        assert structure._num_letters(file["column"]) == sum(map(len, names))
+        assert texts(file["column"]) == names
+        monkeypatch.setattr(structure, "_num_letters", lambda _: 2001)  # then one after the other
+        assert texts(file["column"]) == names

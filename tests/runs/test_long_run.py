@@ -1,0 +1,70 @@
+"""A run of very many steps begins as soon as a short one, and its metrics stay in the file."""
+
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from condexp.training.events import StepRecord
+from tests.in_process import run
+from tests.observer import Silent
+
+TINY = (
+    *("dataset.subset.train=40", "dataset.subset.test=20", "trainer.batch_size=10"),
+    *("model.depth=2", "model.width=8", "trainer.epochs=null", "trainer.eval.every_epochs=1000"),
+    *("analysis=none", "trainer.checkpoint.every_epochs=null"),
+)
+BEGUN, ENDED = 300, 2300  # steps
+
+
+class Counted(Silent):
+    """Stops a run at a step; forgets what it was told."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.last = last
+        self.traced: dict[int, int] = {}
+
+    def on_step(self, record: StepRecord, /) -> None:
+        if record.step in {BEGUN, ENDED}:
+            self.traced[record.step] = tracemalloc.get_traced_memory()[0]
+        if record.step == self.last:
+            raise KeyboardInterrupt
+
+
+def calls_before_the_first_step(root: Path, num_steps: int) -> int:
+    count = 0
+
+    def counting(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(counting)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(root, *TINY, f"trainer.steps={num_steps}", observer=Counted(0))
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def test_it_begins_as_soon_as_a_short_one(tmp_path: Path) -> None:
+    run(tmp_path / "warm", *TINY, "trainer.steps=2")  # imports are done
+    short, long = (
+        calls_before_the_first_step(tmp_path / str(num), num) for num in (1_000, 1_000_000)
+    )
+    assert long < 1.2 * short
+
+
+def test_its_metrics_do_not_grow_the_process(tmp_path: Path) -> None:
+    observer = Counted(ENDED)
+    tracemalloc.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, *TINY, "trainer.steps=1000000", observer=observer)
+    finally:
+        tracemalloc.stop()
+    grown = observer.traced[ENDED] - observer.traced[BEGUN]
+    assert grown < 40 * (ENDED - BEGUN), f"{grown} bytes"  # a record that is kept takes 200
