@@ -70,7 +70,8 @@ class Footprint:
 
     Attributes:
         num_samples: Samples of that call.
-        block: The layer's Fisher block after that call; None where ``fisher`` is not measured.
+        block: The layer's Fisher block after that call; None where neither ``fisher`` nor ``ekfac``
+            is measured.
         laid_out: Count of numbers that are laid out of the input at once; 0 for a linear map.
         uses: Number of calls of the layer.
         is_table: Whether its rows are unit vectors, which are counted.
@@ -119,10 +120,8 @@ def footprints(
     selected, network = select_layers(model, options).layers, NetworkFisher()
     found: dict[str, Footprint] = {}
     for layer in catalogue.layers:
-        block = None
-        if options.wants(Matrix.FISHER):
-            chosen = selected[layer.name]
-            block = fisher_block(layer.name, chosen, options, network, PassMode.SEVERAL_PASSES)
+        about = selected[layer.name], options, network, PassMode.SEVERAL_PASSES
+        block = fisher_block(layer.name, *about)
         found[layer.name] = Footprint(num_samples, block)
     measured = {name: selected[name] for name in found}
     with watched(measured, lambda name, use, _source: found[name].note(use, options)):
@@ -174,7 +173,8 @@ class LayerCost:
             Matrix.GRAD_OUTPUT: Sides(layer.groups, self.num_rows * signals, outputs),
             Matrix.FISHER: Sides(1, self.num_samples * signals, weights),
         }
-        product = {Matrix.INPUT, Matrix.GRAD_OUTPUT} if Matrix.KFAC in self.matrices else set()
+        products = {Matrix.KFAC, Matrix.EKFAC} & {*self.matrices}
+        product = {Matrix.INPUT, Matrix.GRAD_OUTPUT} if products else set()
         if not layer.has_factors:
             del every[Matrix.INPUT], every[Matrix.GRAD_OUTPUT]
         return {matrix: every[matrix] for matrix in every if matrix in {*product, *self.matrices}}
@@ -224,7 +224,7 @@ class LayerCost:
 
     @property
     def fisher_bytes(self) -> int:
-        """Bytes that ``fisher`` keeps of the rows; 0 where it is not measured."""
+        """Bytes that ``fisher`` and ``ekfac`` keep of the rows; 0 where they are not measured."""
         block = self.footprint.block
         if block is None:
             return 0

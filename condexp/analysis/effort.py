@@ -9,6 +9,8 @@ from condexp.analysis.linalg.gram import product_flops
 from condexp.analysis.linalg.ratios import is_wide
 from condexp.analysis.vocabulary import SINGULAR_VALUES, Matrix
 
+_EIGENVECTORS = 3.0  # what eigenvectors cost, in eigenvalues
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -64,11 +66,25 @@ def _layer(cost: LayerCost) -> Effort:
         products = 2.0 * sides.groups * sides.num_rows * sides.num_features * side
         share = cost.footprint.product_share if matrix is Matrix.INPUT else 1.0
         total += Effort(products * (1.0 if sides.is_dual else share))
+    if Matrix.EKFAC in cost.matrices and layer.has_factors:
+        total += _ekfac(cost)
     outputs, inputs = layer.d_out // layer.groups, layer.fan_in or layer.d_in
     for _ in SINGULAR_VALUES & set(cost.matrices):
         side = min(outputs, inputs)
         total += _solved(side, layer.groups, wide=is_wide(side))
         total += Effort(2.0 * layer.groups * side * outputs * inputs)
+    return total
+
+
+def _ekfac(cost: LayerCost) -> Effort:
+    # Eigenvectors of both factors, and the projections of all rows and gradients.
+    inputs, grads = cost.sides[Matrix.INPUT], cost.sides[Matrix.GRAD_OUTPUT]
+    total = Effort(2.0 * inputs.groups * grads.num_rows * inputs.num_features * grads.num_features)
+    for sides in (inputs, grads):
+        side = min(sides.num_rows, sides.num_features)
+        total += Effort(4.0 * sides.groups * sides.num_rows * sides.num_features * side)
+        solved = _solved(side, sides.groups, wide=False)
+        total += Effort(solves=_EIGENVECTORS * solved.solves, largest=solved.largest)
     return total
 
 

@@ -28,7 +28,7 @@ from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import MeasurementHooks
-from condexp.analysis.vocabulary import SIGNAL_MATRICES
+from condexp.analysis.vocabulary import SIGNAL_MATRICES, Matrix
 from condexp.analysis.watch import tell
 from condexp.errors import InputError
 
@@ -203,7 +203,9 @@ class Measurement:
         num_samples = None
         if isinstance(self.batches, Sequence):
             num_samples = sum(len(inputs) for inputs, _ in self.batches if _has_samples(inputs))
-        return Memory(self.options.memory_limit, num_samples, self._pass_mode)
+        has_grams = self.options.wants(Matrix.FISHER)
+        limit = self.options.memory_limit
+        return Memory(limit, num_samples, self._pass_mode, has_grams=has_grams)
 
     def _pass(self, run: _Run, number: int, inputs: Tensor, targets: Any) -> None:
         if not _has_samples(inputs):

@@ -56,9 +56,10 @@ class AnalysisOptions:
     """The options of one analysis, which need no further checks; plain strings are converted.
 
     Args:
-        matrices: Matrices to measure: ``input``, ``grad_output``, ``kfac``, ``fisher``, ``weight``,
-            ``weight_grad``, ``hessian``, ``ggn``, in any order.
-        fisher_type: Labels that are back-propagated for ``grad_output``, ``kfac`` and ``fisher``.
+        matrices: Matrices to measure: ``input``, ``grad_output``, ``kfac``, ``ekfac``, ``fisher``,
+            ``weight``, ``weight_grad``, ``hessian``, ``ggn``, in any order.
+        fisher_type: Labels that are back-propagated for ``grad_output``, ``kfac``, ``ekfac`` and
+            ``fisher``.
             ``empirical``: the data's; ``mc``: drawn from the model's softmax (for ``nn.MSELoss``
             from the normal distribution around its output); ``exact``: all, which gives the
             Gauss–Newton matrix. The weights' own gradients are of the data's loss always.
@@ -80,9 +81,9 @@ class AnalysisOptions:
         kappa_p: Fractions p of the κ_p that ``auto`` has to resolve.
         seed: Seed of the labels that ``mc`` draws.
         mc_samples: Number of labels that ``mc`` draws for each sample.
-        memory_limit: Bytes that ``fisher`` may keep and work in; None for no limit. Layers are
-            measured in groups that fit. ``hessian`` and ``ggn`` are refused where the vectors that
-            they keep take more.
+        memory_limit: Bytes that ``fisher`` and ``ekfac`` may keep and work in; None for no limit.
+            Layers are measured in groups that fit. ``hessian`` and ``ggn`` are refused where the
+            vectors that they keep take more.
         top_k: Number of eigenvalues of ``hessian`` and ``ggn``, the largest ones.
         eigenvalue_tolerance: Residual ‖Ax − θx‖ at which one of these is done, relative to the
             largest modulus.
@@ -133,6 +134,8 @@ class AnalysisOptions:
             raise InputError(
                 "weight_sharing='reduce' takes a mean over patches: it needs conv_input='patches'."
             )
+        if Matrix.EKFAC in self.matrices:
+            self._refuse_other_factors()
         put("precision", _chosen(Precision, "precision", self.precision))
         chosen = _chosen(NetworkPrecision, "network_precision", self.network_precision)
         put("network_precision", chosen)
@@ -160,6 +163,29 @@ class AnalysisOptions:
             raise InputError(
                 f"memory_limit must be a positive number of bytes, got {self.memory_limit}; "
                 "None sets no limit."
+            )
+
+    def _refuse_other_factors(self) -> None:
+        """Refuse ``ekfac`` where the factors are of other rows than the weight's gradient.
+
+        Raises:
+            InputError: If they are.
+        """
+        if self.center:
+            raise InputError(
+                "matrix 'ekfac' and center=True exclude each other: it is the diagonal of the "
+                "Fisher block, whose gradients are not centred, in the eigenbasis of its own "
+                "factors; measure with center=False."
+            )
+        if self.conv_input is ConvInput.CHANNELS:
+            raise InputError(
+                "matrix 'ekfac' needs conv_input='patches': the eigenvectors of pixels (channels) "
+                "are no basis of the weight."
+            )
+        if self.reduces:
+            raise InputError(
+                "matrix 'ekfac' needs weight_sharing='expand': the means over positions do not "
+                "span the samples' gradients, so that they leave its basis open."
             )
 
     @classmethod

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from condexp.analysis.curvature.measure import Curvature
+from condexp.analysis.fisher.block import FisherMeasures
+from condexp.analysis.fisher.ekfac import Closeness
 from condexp.analysis.layers.info import LayerInfo, NotAnalysed
 from condexp.analysis.linalg.curvature_spectrum import CurvatureSpectrum
 from condexp.analysis.linalg.estimate import Estimate
@@ -18,6 +20,7 @@ from condexp.analysis.linalg.kronecker import KroneckerSpectrum
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.snapshot_file import load_record, save_record
 from condexp.analysis.vocabulary import (
+    CLOSENESS,
     CURVATURE_MATRICES,
     CURVATURE_MEASURES,
     LAYER_MEASURES,
@@ -86,15 +89,13 @@ class PlainMeasures:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerSnapshot(PlainMeasures, WeightMeasures):
+class LayerSnapshot(PlainMeasures, WeightMeasures, FisherMeasures):
     """The spectra and measures of one layer; a matrix that was not asked for is None.
 
     Args:
         input: Σ_x, ``groups · d_in`` eigenvalues.
         grad_output: Σ_∇h, ``d_out`` eigenvalues.
         kfac: Σ_x ⊗ Σ_∇h.
-        fisher: The exact Fisher block, 1/N Σ vec(G_n) vec(G_n)ᵀ over samples (and signals):
-            min(rows, d_in · d_out) eigenvalues.
         input_mean_fraction: ‖mean(a)‖² / E‖a‖².
         gradient_residual: Certificate: relative difference between the weight's gradient and what
             the recorded rows make of it (``docs/theory.md`` §7); NaN where no gradient arrived.
@@ -107,7 +108,6 @@ class LayerSnapshot(PlainMeasures, WeightMeasures):
     input: Spectrum | None
     grad_output: Spectrum | None
     kfac: KroneckerSpectrum | None
-    fisher: Spectrum | None
     input_mean_fraction: float
     gradient_residual: float = math.nan
     incomplete: str | None = None
@@ -145,6 +145,8 @@ class LayerSnapshot(PlainMeasures, WeightMeasures):
             grad_output=self.grad_output and self.grad_output.as_incomplete(),
             kfac=kfac,
             fisher=self.fisher and self.fisher.as_incomplete(),
+            ekfac=self.ekfac and self.ekfac.as_incomplete(),
+            **vars(Closeness()),
             weight=self.weight and self.weight.as_incomplete(),
             weight_grad=self.weight_grad and self.weight_grad.as_incomplete(),
             dead_fraction=nan,
@@ -215,6 +217,9 @@ class Snapshot:
             by ``hessian/`` and the layer's name, or nothing for the network; parameters one after
             the other. The last column is that of ``lambda_min``.
             There is none of a matrix that was computed whole.
+        block_diagonal_cosine: ‖B‖_F / ‖F‖_F, the cosine of F = ``fisher`` and the matrix B of the
+            layers' blocks alone; NaN without it.
+        block_diagonal_relative_error: ‖F − B‖_F / ‖F‖_F, likewise.
     """
 
     records: tuple[LayerSnapshot, ...]
@@ -227,6 +232,8 @@ class Snapshot:
     hessian: CurvatureSpectrum | None = None
     ggn: CurvatureSpectrum | None = None
     eigenvectors: Mapping[str, Tensor] = field(default_factory=dict)
+    block_diagonal_cosine: float = math.nan
+    block_diagonal_relative_error: float = math.nan
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -257,6 +264,8 @@ class Snapshot:
             info = record.info
             row: dict[str, object] = {"type": info.type, "d_in": info.d_in, "d_out": info.d_out}
             row |= {name: getattr(record, name) for name in LAYER_MEASURES}
+            if record.ekfac is not None and record.fisher is not None:
+                row |= {name: getattr(record, name) for name in CLOSENESS}
             for matrix in WHOLE_MATRICES:
                 if (spectrum := getattr(record, matrix)) is not None:
                     row |= {f"{matrix}_{m}": getattr(spectrum, m) for m in SPECTRUM_MEASURES}

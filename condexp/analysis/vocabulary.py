@@ -1,5 +1,6 @@
 """Names of all that can be measured, without torch: configuration and files need them."""
 
+from collections.abc import Collection
 from enum import StrEnum
 
 FRACTIONS = ("input_mean_fraction", "dead_fraction", "full_fraction")
@@ -7,6 +8,12 @@ FRACTIONS = ("input_mean_fraction", "dead_fraction", "full_fraction")
 
 LAYER_MEASURES = ("weight_norm", "grad_norm", "domination", "effective_lr", *FRACTIONS)
 """The measures of a layer that are no spectrum's, by attribute name."""
+
+CLOSENESS = ("kfac_cosine", "kfac_relative_error", "ekfac_cosine", "ekfac_relative_error")
+"""How close the Kronecker approximations of a layer's Fisher block are to it, by attribute name."""
+
+NETWORK_CLOSENESS = ("block_diagonal_cosine", "block_diagonal_relative_error")
+"""How close the layers' Fisher blocks are to the network's matrix, likewise."""
 
 CERTIFICATES = ("gradient_residual",)
 """What a layer's measures are certified by, by attribute name."""
@@ -54,6 +61,7 @@ class Matrix(StrEnum):
     INPUT = "input"
     GRAD_OUTPUT = "grad_output"
     KFAC = "kfac"
+    EKFAC = "ekfac"
     FISHER = "fisher"
     WEIGHT = "weight"
     WEIGHT_GRAD = "weight_grad"
@@ -62,8 +70,12 @@ class Matrix(StrEnum):
 
 
 DEFAULT_MATRICES = (Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC)
-SIGNAL_MATRICES = frozenset({Matrix.GRAD_OUTPUT, Matrix.KFAC, Matrix.FISHER})
+SIGNAL_MATRICES = frozenset({Matrix.GRAD_OUTPUT, Matrix.KFAC, Matrix.EKFAC, Matrix.FISHER})
 """The matrices that ``fisher_type`` decides: ``weight_grad`` is of the data's loss always."""
+OF_FACTORS = (Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC, Matrix.EKFAC)
+"""The matrices that a weight without factors does not have: see :class:`.LayerInfo`."""
+SAMPLE_MATRICES = (Matrix.EKFAC, Matrix.FISHER)
+"""The matrices that are made of every sample's own gradient: rows have to belong to samples."""
 CURVATURE_MATRICES = (Matrix.HESSIAN, Matrix.GGN)
 """The matrices that are known by their products: the upper eigenvalues, and moments with errors."""
 WHOLE_MATRICES = tuple(matrix for matrix in Matrix if matrix not in CURVATURE_MATRICES)
@@ -71,6 +83,15 @@ WHOLE_MATRICES = tuple(matrix for matrix in Matrix if matrix not in CURVATURE_MA
 GRADIENT_MATRICES = SIGNAL_MATRICES | {*CURVATURE_MATRICES, Matrix.WEIGHT_GRAD}
 SINGULAR_VALUES = frozenset({Matrix.WEIGHT, Matrix.WEIGHT_GRAD})
 """With the spectrum of one the other's is cheap, so ``domination`` is stored where one is asked."""
+
+
+def has_closeness(matrices: Collection[str]) -> bool:
+    """Return whether approximations of the Fisher blocks are compared with them.
+
+    Args:
+        matrices: The matrices that are measured.
+    """
+    return set(SAMPLE_MATRICES) <= set(matrices)
 
 
 class ConvInput(StrEnum):

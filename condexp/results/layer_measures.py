@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from condexp.analysis.linalg.ratios import p_limit
 from condexp.analysis.vocabulary import (
     CERTIFICATES,
+    CLOSENESS,
     CURVATURE_MATRICES,
     CURVATURE_MEASURES,
     LAYER_MEASURES,
+    NETWORK_CLOSENESS,
     SPECTRUM_MEASURES,
 )
 from condexp.errors import InputError, suggestion
@@ -129,8 +131,8 @@ class LayerMeasures:
             The measures.
         """
         scales = {"p": np.empty(0)} | {n: arrays[n] for n in ("step", "p") if n in arrays}
-        measured = ("fisher", *CURVATURE_MATRICES)
-        own = {n: array[:, None] for n, array in arrays.items() if n.partition("_")[0] in measured}
+        starts = tuple(f"{each}_" for each in ("fisher", *CURVATURE_MATRICES, "block_diagonal"))
+        own = {n: array[:, None] for n, array in arrays.items() if n.startswith(starts)}
         own |= {name: arrays[name] for name in COVERAGE_NAMES if name in arrays}
         one = np.ones(1, dtype=np.int64)
         # A Fisher spectrum knows its rows by its length: the sizes of a layer play no part.
@@ -151,7 +153,8 @@ class LayerMeasures:
     @cached_property
     def measures(self) -> dict[str, Measure]:
         """Every measure that was read, by name: those of the layer, then those of each matrix."""
-        found = {name: Measure(name) for name in (*LAYER_MEASURES, *CERTIFICATES)}
+        of_layer = (*LAYER_MEASURES, *CERTIFICATES, *CLOSENESS, *NETWORK_CLOSENESS)
+        found = {name: Measure(name) for name in of_layer}
         for matrix in self.matrices:
             for suffix in SPECTRUM_MEASURES:
                 found[f"{matrix}_{suffix}"] = Measure(f"{matrix}_{suffix}", matrix)

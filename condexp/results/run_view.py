@@ -15,12 +15,12 @@ from condexp.analysis.vocabulary import CURVATURE_MATRICES, SINGULAR_VALUES
 from condexp.errors import InputError
 from condexp.results.config_keys import flatten, lookup, setting_text
 from condexp.results.layer_measures import LayerMeasures
+from condexp.results.network_lines import curvature_lines, network_line, short_measures
 from condexp.results.report_origins import describe_threads
 from condexp.results.sharpness import sharpness_line
 from condexp.results.tables.fitted import Fitted
 from condexp.results.tables.numbers import Mark, format_number, format_seconds
 from condexp.store.reader import Run
-from condexp.store.schema.fields import COVERAGE_NAMES
 
 # The groups that say what was computed; where and on what it ran stands in provenance.json.
 GROUPS = ("model", "dataset", "optimizer", "scheduler", "loss", "trainer", "analysis")
@@ -98,19 +98,15 @@ SYMBOLS = {
     "input": "Σx",
     "grad_output": "Σ∇h",
     "kfac": "KFAC",
+    "ekfac": "EKFAC",
     "weight": "WWᵀ",
     "weight_grad": "∇W∇Wᵀ",
     "fisher": "Fisher",
     "hessian": "Hessian",
     "ggn": "GGN",
 }
-CURVATURE_SYMBOLS = {
-    "λ_max": "lambda_max",
-    "λ_min": "lambda_min",
-    "trace": "trace",
-    "‖·‖_F": "frobenius_norm",
-    "negative share": "negative_share",
-}
+ERRORS = {f"{each}_relative_error": f"{each.upper()}\nerror" for each in ("kfac", "ekfac")}
+HEADERS = {**ERRORS, "domination": "domi-\nnation"}
 # What an infinity meant before intervals were stored.
 INFINITE_1 = "∞: the matrix is rank-deficient, or its eigenvalue is under the noise floor"
 EXPLANATIONS = {
@@ -171,11 +167,11 @@ def layer_table(
 ) -> RenderableType:
     """Lay out every analysed layer at one snapshot.
 
-    By default λ_max and κ_p (the first p measured) of both factors and of their Kronecker
-    product, and the domination; where Fisher blocks were measured, of the product and of them, and
-    one line below on the network's. What is no number says why: ``rows`` where κ_p is infinite for
-    want of rows (docs/theory.md §1), ``∞`` where the matrix is rank-deficient, or the spectrum's
-    status. ``≥`` stands before a κ_p that is known from below only.
+    By default λ_max and κ_p (the first p measured) of both factors and of their Kronecker product,
+    and the domination; where Fisher blocks were measured, of the product and of them, with the
+    errors of its approximations, and one line below on the network's. What is no number says why:
+    ``rows`` where κ_p is infinite for want of rows (docs/theory.md §1), ``∞`` where the matrix is
+    rank-deficient, or the spectrum's status. ``≥``: a κ_p that is known from below only.
 
     Args:
         run: The run.
@@ -230,7 +226,7 @@ def layer_table(
     if "fisher" in data.matrices:
         network = LayerMeasures.read_network(run, fractions)
         below.append(network_line(network, row))
-        seen |= {network.marks(name)[row, 0] for name in _names(network, ("fisher",))}
+        seen |= {network.marks(name)[row, 0] for name in short_measures(network, ("fisher",))}
     if run.curvature:
         below += curvature_lines(LayerMeasures.read_network(run), row)
     texts = EXPLANATIONS if data.has_intervals else EXPLANATIONS | {Mark.INFINITE: INFINITE_1}
@@ -270,71 +266,16 @@ def worst_first(data: LayerMeasures) -> tuple[str | None, list[int]]:
 
 def _usual(data: LayerMeasures) -> list[str]:
     # More columns do not fit a terminal; the blocks are there to be compared.
-    usual = ("kfac", "fisher") if "fisher" in data.matrices else ("input", "grad_output", "kfac")
-    names = _names(data, [m for m in usual if m in data.matrices])
+    usual: tuple[str, ...] = ("input", "grad_output", "kfac")
+    if {"fisher", "ekfac"} & set(data.matrices):
+        usual = ("kfac", "fisher" if "fisher" in data.matrices else "ekfac")
+    names = short_measures(data, [m for m in usual if m in data.matrices])
+    names += [name for name in ERRORS if name in data.measures]
     if not names:
         few = ("lambda_max", "trace", "negative_share")
         wanted = (f"{matrix}_{measure}" for matrix in CURVATURE_MATRICES for measure in few)
         names = [name for name in wanted if name in data.measures]
     return [*names, "domination"] if SINGULAR_VALUES & set(data.matrices) else names
-
-
-def _names(data: LayerMeasures, matrices: Sequence[str]) -> list[str]:
-    suffixes = ["lambda_max", *(f"kappa_{p}" for p in data.fractions[:1])]
-    return [f"{matrix}_{suffix}" for matrix in matrices for suffix in suffixes]
-
-
-def network_line(network: LayerMeasures, row: int) -> Text:
-    """Say what the Fisher matrix of all layers together is like.
-
-    Args:
-        network: Its measures, as those of one layer.
-        row: The snapshot.
-
-    Returns:
-        λ_max and κ at the first p, and of what share of the network.
-    """
-    symbols = ["λ_max", *(f"κ_{p}" for p in network.fractions[:1])]
-    parts = []
-    for symbol, name in zip(symbols, _names(network, ("fisher",)), strict=True):
-        value, mark = network.values(name)[row, 0], network.marks(name)[row, 0]
-        sign = "" if mark in {Mark.AT_LEAST, Mark.ESTIMATED} else "= "
-        parts.append(f"{symbol} {sign}{format_number(value, mark)}")
-    return Text(f"network: Fisher {', '.join(parts)}{_covered(network, row)}")
-
-
-def curvature_lines(network: LayerMeasures, row: int) -> list[Text]:
-    """Say what the Hessian and the Gauss–Newton matrix of all parameters are like.
-
-    Args:
-        network: The network's measures, as those of one layer.
-        row: The snapshot.
-
-    Returns:
-        A line each, with the errors of its numbers.
-    """
-    lines = []
-    for matrix in CURVATURE_MATRICES:
-        parts = []
-        for symbol, measure in CURVATURE_SYMBOLS.items():
-            if f"{matrix}_{measure}" in network.measures:
-                value = float(network.values(f"{matrix}_{measure}")[row, 0])
-                error = float(network.values(f"{matrix}_{measure}_error")[row, 0])
-                parts.append(f"{symbol} = {value:.4g} ± {format_number(error)}")
-        if parts:
-            lines.append(Text(f"network: {matrix} {', '.join(parts)}"))
-    return lines
-
-
-def _covered(network: LayerMeasures, row: int) -> str:
-    """Return what share of the network this is, where it is not all of it."""
-    shares = [network.arrays.get(name) for name in COVERAGE_NAMES]
-    texts = [
-        f"{100 * float(share[row]):.3g} % of the {of}"
-        for share, of in zip(shares, ("parameters", "squared gradient"), strict=True)
-        if share is not None and share[row] < 1
-    ]
-    return f"; of {' and '.join(texts)}" if texts else ""
 
 
 def _expand(data: LayerMeasures, name: str) -> list[str]:
@@ -361,7 +302,7 @@ def _row(data: LayerMeasures, step: int | None) -> int:
 def _header(data: LayerMeasures, name: str) -> str:
     measure = data.find(name)
     if measure.matrix is None:
-        return "domi-\nnation" if name == "domination" else name.replace("_", "\n", 1)
+        return HEADERS.get(name, name.replace("_", "\n", 1))
     suffix = name.removeprefix(f"{measure.matrix}_")
     if measure.p is not None:
         end = measure.array.removeprefix(f"{measure.matrix}_kappa").lstrip("_")

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from condexp.analysis.costs import LayerCost
+from condexp.analysis.fisher.ekfac import refuse_wide
 from condexp.analysis.fisher.memory import check_fits
 from condexp.analysis.loss.cotangents import FisherLabels, refuse_batch_statistics
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.vocabulary import CURVATURE_MATRICES, FisherType, Matrix
+from condexp.analysis.vocabulary import CURVATURE_MATRICES, SAMPLE_MATRICES, FisherType, Matrix
 from condexp.config import Config
 from condexp.config.analysis import AnalysisConfig
 from condexp.data.dataset import Dataset
@@ -258,22 +259,28 @@ def check_curvature(config: Config, options: AnalysisOptions, plan: Plan) -> Non
 
 
 def check_memory(options: AnalysisOptions, costs: Sequence[LayerCost]) -> None:
-    """Refuse an exact Fisher matrix that does not fit ``analysis.memory_limit``.
+    """Refuse what is made of samples' gradients where it does not fit ``analysis.memory_limit``.
 
     Args:
         options: What is to be measured.
         costs: The layers.
 
     Raises:
-        InputError: If it does not fit.
+        InputError: If it does not fit, or a factor is too wide for ``ekfac``.
     """
-    if options.wants(Matrix.FISHER):
+    if options.wants(Matrix.EKFAC):
+        for cost in costs:
+            factors = [s for m, s in cost.sides.items() if m is not Matrix.FISHER]
+            if factors and not any(sides.is_diagonal for sides in factors):
+                refuse_wide(cost.layer.name, *((s.num_rows, s.num_features) for s in factors))
+    if options.wants(*SAMPLE_MATRICES):
         check_fits(
             options.memory_limit,
             [cost.fisher_bytes for cost in costs],
             costs[0].num_samples,
             costs[0].num_signals,
             in_batches=costs[0].in_batches,
+            has_grams=options.wants(Matrix.FISHER),
         )
 
 

@@ -11,7 +11,7 @@ from condexp.analysis.layers.info import Catalogue
 from condexp.analysis.layers.select import trace_layers
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
-from condexp.analysis.vocabulary import FisherType, Matrix, Precision
+from condexp.analysis.vocabulary import SAMPLE_MATRICES, FisherType, Matrix, Precision
 from condexp.config import Config
 from condexp.data.dataset import Dataset
 from condexp.errors import InputError
@@ -133,10 +133,11 @@ def certify_model(config: Config, dataset: Dataset, options: AnalysisOptions) ->
         A snapshot of the gradients, and of Fisher blocks where they are asked for: its records tell
         whose recorded rows reproduce the gradient of the weight, and whose belong to samples.
     """
-    matrices = {Matrix.GRAD_OUTPUT} | ({Matrix.FISHER} & set(options.matrices))
+    of_samples = options.wants(*SAMPLE_MATRICES)
+    matrices = (Matrix.GRAD_OUTPUT, *((Matrix.FISHER,) if of_samples else ()))
     choices = replace(
         options,
-        matrices=tuple(matrices),
+        matrices=matrices,
         fisher_type=FisherType.EMPIRICAL,
         precision=Precision.FLOAT32,
         memory_limit=None,

@@ -3,7 +3,13 @@
 import math
 from pathlib import Path
 
-from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES
+from condexp.analysis.vocabulary import (
+    CLOSENESS,
+    LAYER_MEASURES,
+    NETWORK_CLOSENESS,
+    SPECTRUM_MEASURES,
+    has_closeness,
+)
 from condexp.errors import InputError, choose
 from condexp.results.collect import collect
 from condexp.runs.prepare import PreparedRun
@@ -30,8 +36,11 @@ def check_objective(prepared: PreparedRun) -> None:
     of_matrix = [f"{m}_{each}" for m in spec.matrices for each in (*SPECTRUM_MEASURES, *kappas)]
     layers = [*ALIASES, *(layer.name for layer in spec.layers)]
     measured = bool(spec.snapshot_steps)
-    names = [f"{layer}.{each}" for layer in layers for each in (*of_matrix, *LAYER_MEASURES)]
+    compared = has_closeness(spec.matrices)
+    of_layer = (*of_matrix, *LAYER_MEASURES, *(CLOSENESS if compared else ()))
+    names = [f"{layer}.{each}" for layer in layers for each in of_layer]
     names += [f"{NETWORK}.{each}" for each in of_matrix if each.startswith("fisher_")]
+    names += [f"{NETWORK}.{each}" for each in NETWORK_CLOSENESS if compared]
     if name not in names or not measured:
         shown = [*SCORES, "<layer>.<measure>" if measured else ""]
         try:

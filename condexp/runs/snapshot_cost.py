@@ -61,7 +61,7 @@ class SnapshotMemory:
     Attributes:
         kept: Kept of all layers until it is complete.
         at_work: At work on a layer, at most.
-        fisher: That the exact Fisher matrix takes.
+        fisher: That the exact Fisher matrix and ``ekfac`` take.
         least: That it takes under the lowest ``memory_limit``.
     """
 
@@ -90,11 +90,16 @@ def snapshot_memory(prepared: PreparedRun) -> SnapshotMemory:
     # Those of a single batch wait for their eigenvalues, which are solved for together.
     at_work += min(WAITING_BYTES, sum(cost.matrix_bytes for cost in costs if not cost.in_batches))
     kept = sum(cost.kept_bytes for cost in costs)
-    if not spec.extent.network_length:
+    rows = [cost.fisher_bytes for cost in costs]
+    if not any(rows):
         return SnapshotMemory(kept, at_work)
-    rows, batches = [cost.fisher_bytes for cost in costs], costs[0].in_batches
-    least = needed_bytes(rows, spec.num_samples, spec.num_signals, in_batches=batches)
-    grams = needed_bytes([], spec.num_samples, spec.num_signals, in_batches=batches)
+    batches, has_grams = costs[0].in_batches, spec.extent.network_length > 0
+
+    def needed(rows: list[int]) -> int:
+        about = rows, spec.num_samples, spec.num_signals
+        return needed_bytes(*about, in_batches=batches, has_grams=has_grams)
+
+    least, grams = needed(rows), needed([])
     # Without a limit the layers take their signals together; one signal passes layer by layer.
     takes = grams + (sum(rows) if batches or spec.num_signals > 1 else max(rows))
     limit = prepared.options.memory_limit

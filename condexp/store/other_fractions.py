@@ -43,7 +43,8 @@ def with_fractions(
     Returns:
         The table with ``p`` as given. Numbers at a fraction that was measured are those; between
         two of them an interval is no wider than both leave it. ``kfac`` of a grouped convolution is
-        NaN, for its stored eigenvalues do not tell the groups apart.
+        NaN, for its stored eigenvalues do not tell the groups apart, and so is ``ekfac``, which has
+        none.
 
     Raises:
         InputError: If a fraction is not in (0, 1], or the spectra were not saved.
@@ -84,7 +85,8 @@ def _of_layer(
     factors: list[list[KnownEigenvalues | None]] = []
     if not set(p) <= set(known):
         parts = (Matrix.INPUT, Matrix.GRAD_OUTPUT) if matrix is Matrix.KFAC else (matrix,)
-        if matrix is not Matrix.KFAC or int(own["groups"]) == 1:
+        is_known = matrix is not Matrix.EKFAC
+        if is_known and (matrix is not Matrix.KFAC or int(own["groups"]) == 1):
             factors = [_eigenvalues(own, part, place, spectrum, num_signals) for part in parts]
     for column, fraction in enumerate(p):
         if fraction in known:

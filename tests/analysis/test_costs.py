@@ -23,7 +23,7 @@ from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.vocabulary import WHOLE_MATRICES, Matrix
 
 MATRICES: dict[str, tuple[Matrix, ...]] = {
-    "all": WHOLE_MATRICES,
+    "all": tuple(matrix for matrix in WHOLE_MATRICES if matrix is not Matrix.EKFAC),
     "input": (Matrix.INPUT,),
     "grad_output": (Matrix.GRAD_OUTPUT,),
     "kfac": (Matrix.KFAC,),
@@ -209,6 +209,6 @@ def test_what_fisher_keeps(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(LayerCall, "__post_init__", note)
     monkeypatch.setattr(FisherBlock, "_compute", add_up)  # when all samples are in
     hooks = measured(net, options, sizes)
-    assert all(block.spectrum() is None for block in hooks.statistics.blocks.values())
+    assert all(block.measures().fisher is None for block in hooks.statistics.blocks.values())
     for cost in costs(net, options, sum(sizes), max(sizes)):
         assert held[cost.layer.name] == cost.fisher_bytes > 0

@@ -9,7 +9,7 @@ from torch import nn
 
 import condexp
 from condexp.analysis.snapshot import BnMode, LayerSnapshot
-from condexp.analysis.vocabulary import LAYER_MEASURES, WHOLE_MATRICES
+from condexp.analysis.vocabulary import CLOSENESS, LAYER_MEASURES, WHOLE_MATRICES
 from condexp.errors import InputError
 from tests import cases
 
@@ -25,7 +25,7 @@ def test_every_measure_is_a_number_of_the_record() -> None:
     fields = [field.name for field in dataclasses.fields(LayerSnapshot) if field.type is float]
     fields.remove("gradient_residual")  # a certificate of the others
     # One is worked out when it is read.
-    assert sorted([*fields, "domination"]) == sorted(LAYER_MEASURES)
+    assert sorted([*fields, "domination"]) == sorted((*LAYER_MEASURES, *CLOSENESS))
 
 
 def test_snapshot_is_a_mapping_by_name() -> None:

@@ -26,7 +26,8 @@ from condexp.training.events import EvalRecord, SnapshotRecord, StepRecord
 
 NUM_SAMPLES = 4
 FRACTIONS = (0.5, 1.0)
-MATRICES = tuple(matrix for matrix in WHOLE_MATRICES if matrix is not Matrix.FISHER)
+WITH_BLOCKS = tuple(matrix for matrix in WHOLE_MATRICES if matrix is not Matrix.EKFAC)
+MATRICES = tuple(matrix for matrix in WITH_BLOCKS if matrix is not Matrix.FISHER)
 LAYERS = (
     LayerInfo("conv", "Conv2d", d_in=9, d_out=4, groups=1, positions=16, uses=1),
     LayerInfo("hidden", "Linear", d_in=8, d_out=4, groups=1, positions=1, uses=1),

@@ -5,13 +5,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.errors import InputError
 from condexp.results.collect import collect
 from condexp.results.tables.table import make_table
 from condexp.store.reader import Run
 from condexp.store.run_folder.status import State, Status, write_status
-from tests.results.stored import LAYERS, lambda_max, write_early_failure, write_run
+from tests.results.stored import LAYERS, WITH_BLOCKS, lambda_max, write_early_failure, write_run
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +91,7 @@ def test_what_the_rows_can_fill(frame: pd.DataFrame) -> None:
 
 def test_fisher_blocks_and_the_network(tmp_path: Path) -> None:
     for seed in (1, 2):
-        write_run(tmp_path / str(seed), seed=seed, matrices=WHOLE_MATRICES)
+        write_run(tmp_path / str(seed), seed=seed, matrices=WITH_BLOCKS)
     frame = collect(tmp_path)
     # At the last snapshot, step 5: 2^-1, 2^-2, 2^-3, 0, a spectrum of as many values as samples.
     assert frame["network.fisher_lambda_max"].tolist() == [0.5, 0.5]
@@ -113,7 +112,7 @@ def test_fisher_blocks_and_the_network(tmp_path: Path) -> None:
 
 
 def test_runs_with_and_without_a_fisher_matrix_in_one_table(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", matrices=WHOLE_MATRICES)
+    write_run(tmp_path / "a", matrices=WITH_BLOCKS)
     write_run(tmp_path / "b", seed=2)
     frame = collect(tmp_path)
     assert frame["network.fisher_lambda_max"].isna().tolist() == [False, True]

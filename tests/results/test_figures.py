@@ -11,7 +11,6 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.errors import InputError
 from condexp.results.figures import NAMES, find_figure
 from condexp.results.figures.heatmap import label_layers, map_height
@@ -21,7 +20,7 @@ from condexp.results.figures.style import EXTENSIONS, new_figure, style
 from condexp.results.layer_names import short_names
 from condexp.store.reader import Run, open_run
 from condexp.store.run_folder.status import State
-from tests.results.stored import LAYERS, write_run
+from tests.results.stored import LAYERS, WITH_BLOCKS, write_run
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +190,7 @@ def test_the_overview_shows_the_fisher_blocks_and_one_layer_as_lines(
 ) -> None:
     drawn: list[Figure] = []
     monkeypatch.setitem(overview.__globals__, "save", lambda figure, *_: drawn.append(figure))
-    blocks = write_run(tmp_path / "blocks", matrices=WHOLE_MATRICES)
+    blocks = write_run(tmp_path / "blocks", matrices=WITH_BLOCKS)
     overview([open_run(blocks)], tmp_path)
     assert "Fisher block" in [axes.get_title(loc="left") for axes in drawn[0].axes]
     single = write_run(tmp_path / "single", layers=LAYERS[:1])

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.cli.main import main
 from condexp.errors import InputError
 from condexp.results.claims import CLAIMS
@@ -18,7 +17,7 @@ from condexp.results.report import EXPERIMENTS, write_report
 from condexp.results.tables.formats import markdown_frame
 from condexp.store.reader import open_run
 from condexp.store.run_folder.status import State
-from tests.results.stored import write_early_failure, write_run
+from tests.results.stored import WITH_BLOCKS, write_early_failure, write_run
 
 ORIGIN: dict[str, Any] = {
     "argv": ["condexp", "-m", "experiment=table1", "model.kwargs={a: 1}"],
@@ -55,7 +54,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_early_failure(root / "table1" / "failed")
     for seed in (1, 2):
         folder = root / "fig_validation" / str(seed)
-        write_run(folder, seed=seed, matrices=WHOLE_MATRICES, profile="cpu")
+        write_run(folder, seed=seed, matrices=WITH_BLOCKS, profile="cpu")
     return root
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.errors import InputError
 from condexp.results.layer_measures import LayerMeasures
 from condexp.results.run_view import headline, layer_table, summary
@@ -12,7 +11,7 @@ from condexp.results.tables.numbers import Mark
 from condexp.store.last_rows import read_last_rows
 from condexp.store.reader import Run, open_run
 from condexp.store.run_folder.status import State, read_status, write_status
-from tests.results.stored import make_config, text_of, write_run
+from tests.results.stored import WITH_BLOCKS, make_config, text_of, write_run
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def test_the_usual_columns(run: Run) -> None:
 
 
 def test_fisher_blocks_stand_beside_their_approximation(tmp_path: Path) -> None:
-    blocks = open_run(write_run(tmp_path / "run", matrices=WHOLE_MATRICES))
+    blocks = open_run(write_run(tmp_path / "run", matrices=WITH_BLOCKS))
     # KFAC as above; the block has as many eigenvalues as samples, four.
     assert cells(blocks, "conv")[3:] == ["9.77e-4", "64", "0.0312", "2", "0.125"]
     text = text_of(layer_table(blocks), width=80)
@@ -75,7 +74,7 @@ def test_infinite_condition_numbers_say_why(run: Run) -> None:
 
 def test_what_is_known_from_below_only_says_so(tmp_path: Path) -> None:
     # With every row that one needs, so that no κ is infinite for want of them.
-    stored = write_run(tmp_path / "run", bounded=["fc"], matrices=WHOLE_MATRICES, coverage=0.75)
+    stored = write_run(tmp_path / "run", bounded=["fc"], matrices=WITH_BLOCKS, coverage=0.75)
     bound = open_run(stored)
     names = ["input_kappa", "input_kappa_low", "input_kappa_high_0.5"]
     assert cells(bound, "fc", None, names)[3:] == ["≥", "2", "≥", "8", "2", "8", "∞"]

@@ -28,6 +28,8 @@ LAYERS = (
     LayerInfo("shared.ünit", "Linear", d_in=6, d_out=6, groups=1, positions=1, uses=2),
     LayerInfo("fc", "Linear", d_in=6, d_out=4, groups=1, positions=1, uses=1),
 )
+MATRICES = tuple(matrix for matrix in WHOLE_MATRICES if matrix is not Matrix.EKFAC)
+"""Those of a file of version 3."""
 KAPPA_P = (0.5, 0.9, 1.0)
 BAD = (
     SpectrumStatus.ZERO,
@@ -44,7 +46,7 @@ def make_spec(num_snapshots: int = 8, every: int = 3, **changes: Any) -> FileSpe
     fields: dict[str, Any] = {
         "layers": LAYERS,
         "not_analysed": (NotAnalysed("bn", "BatchNorm2d: no matrix weight"),),
-        "matrices": WHOLE_MATRICES,
+        "matrices": MATRICES,
         "kappa_p": KAPPA_P,
         "save_spectra": True,
         "snapshot_steps": tuple(range(0, num_steps, every)),

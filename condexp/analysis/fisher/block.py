@@ -5,6 +5,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from condexp.analysis.fisher.ekfac import (
+    Closeness,
+    KroneckerDiagonal,
+    kronecker_diagonal,
+    refuse_wide,
+)
 from condexp.analysis.fisher.network import NetworkFisher
 from condexp.analysis.layers.calls import LayerCall, PassMode, joined_grads, joined_inputs
 from condexp.analysis.layers.kinds import Layer
@@ -14,6 +20,7 @@ from condexp.analysis.linalg.gram import (
     WORKING_NUMBERS,
     Batch,
     GradientShape,
+    Grams,
     form_gradients,
     grams,
     grams_of_gradients,
@@ -21,7 +28,7 @@ from condexp.analysis.linalg.gram import (
 from condexp.analysis.linalg.precision import coarser, exact_products
 from condexp.analysis.linalg.spectrum import Spectrum
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.vocabulary import ConvInput, Precision
+from condexp.analysis.vocabulary import ConvInput, Matrix, Precision
 from condexp.errors import InputError
 
 
@@ -48,17 +55,33 @@ class FisherState:
     obstacle: str | None
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FisherMeasures(Closeness):
+    """What is measured of a layer's Fisher block.
+
+    Args:
+        fisher: The exact Fisher block, 1/N Σ vec(G_n) vec(G_n)ᵀ over samples (and signals):
+            min(rows, d_in · d_out) eigenvalues.
+        ekfac: EKFAC: its diagonal in the eigenbasis of Σ_x ⊗ Σ_∇h, d_in · d_out values.
+    """
+
+    fisher: Spectrum | None = None
+    ekfac: Spectrum | None = None
+
+
 class FisherBlock(SampleCalls):
     """The Fisher block of one layer, ``1/N Σ vec(G_n) vec(G_n)ᵀ`` with ``G_n = Σ_t g aᵀ``.
 
     The samples' gradients are formed as the g arrive where that takes no more memory than the rows
-    (T ≥ d_in); otherwise input and gradients are kept until the pass is complete. ``auto`` works in
-    float64: by the time the whole network's spectrum shows that it needs it, the rows are gone.
+    (T ≥ d_in) and these are not needed for ``ekfac``; otherwise input and gradients are kept until
+    the pass is complete. ``auto`` works in float64: by the time the whole network's spectrum shows
+    that it needs it, the rows are gone.
 
     Args:
         name: The layer's name.
         layer: The layer.
-        options: ``bias``, ``precision`` and ``memory_limit`` are read. Convolutions are looked at
+        options: ``bias``, ``precision``, ``memory_limit`` and which of ``fisher`` and ``ekfac`` is
+            asked for are read. Convolutions are looked at
             by patches always, for these are what the weight is multiplied with.
         network: The network's Fisher matrix, to which the layer's Gram matrix is added.
         pass_mode: Under ``SEVERAL_PASSES``, whose samples make one matrix, the rows are kept until
@@ -73,7 +96,9 @@ class FisherBlock(SampleCalls):
         network: NetworkFisher,
         pass_mode: PassMode,
     ) -> None:
-        super().__init__(name, "'fisher'")
+        self._wants_fisher = options.wants(Matrix.FISHER)
+        self._wants_ekfac = options.wants(Matrix.EKFAC) and layer.has_factors
+        super().__init__(name, "'fisher'" if self._wants_fisher else "'ekfac'")
         self._layer, self._network, self._pass_mode = layer, network, pass_mode
         self._options = replace(options, conv_input=ConvInput.PATCHES)
         single = options.precision is Precision.FLOAT32
@@ -87,7 +112,10 @@ class FisherBlock(SampleCalls):
         self._passes: list[list[LayerCall]] = []  # the calls of complete passes
         self._gradients: list[Tensor] = []
         self._num_samples = self._num_rows = 0
+        self._is_complete = False
         self._spectrum: Spectrum | None = None
+        self._diagonal: KroneckerDiagonal | None = None
+        self._norm = 0.0  # ‖F‖_F
         self._recomputed = False
 
     @property
@@ -118,10 +146,10 @@ class FisherBlock(SampleCalls):
         Raises:
             InputError: If the block is complete, or the pass before is not.
         """
-        if self._spectrum is not None or use in self._calls:
+        if self._is_complete or use in self._calls:
             raise InputError(
-                f"layer {self.name!r} was called again: the samples of 'fisher' make one matrix, "
-                "so record one forward pass and its backward pass, on all samples at once."
+                f"layer {self.name!r} was called again: the samples of {self._needed_by} make one "
+                "matrix, so record one forward pass and its backward pass, on all samples at once."
             )
         call = LayerCall(self.name, operation, self._options, inputs, output_shape, num_samples)
         if use == 0 and self._num_samples == 0:
@@ -155,7 +183,7 @@ class FisherBlock(SampleCalls):
 
     def _takes_less_formed(self, call: LayerCall) -> bool:
         """Return whether the samples' gradients take no more memory than the rows."""
-        return call.positions >= self._shape.d_in
+        return call.positions >= self._shape.d_in and not self._wants_ekfac
 
     def _form(self, call: LayerCall, grad: Tensor) -> Tensor:
         """Return the gradients of all samples by one use, ``[N, d]``."""
@@ -211,24 +239,38 @@ class FisherBlock(SampleCalls):
         self._passes += state.passes
         self.row_dtype = coarser(self.row_dtype, state.row_dtype)
 
-    def spectrum(self, loss_rounding: float = 0.0) -> Spectrum | None:
-        """Return the spectrum, min(rows, d) eigenvalues; None where no gradient arrived.
+    def measures(self, loss_rounding: float = 0.0, *, has_null: bool = False) -> FisherMeasures:
+        """Return what was asked for; no spectra where no gradient arrived.
 
         Args:
             loss_rounding: See :meth:`.LossRounding.relative_square`; it raises the noise floor by
                 2·loss_rounding·λ_1.
+            has_null: Whether Σ_∇h has a null vector in exact arithmetic.
         """
-        if self._spectrum is None:
+        if not self._is_complete:
             self.close()
-            if self._spectrum is None and self._num_samples and self.obstacle is None:
+            if not self._is_complete and self._num_samples and self.obstacle is None:
                 self._compute()
         if self.obstacle is not None:
+            return self._of_incomplete()
+        fisher = self._spectrum and _raised(self._spectrum, loss_rounding)
+        if self._diagonal is None:
+            return FisherMeasures(fisher=fisher)
+        about = self.num_weights, self._num_rows, self.row_dtype
+        ekfac = self._diagonal.spectrum(*about, has_null_vector=has_null)
+        closeness = Closeness() if fisher is None else self._diagonal.closeness(self._norm)
+        ekfac = _raised(ekfac, loss_rounding)
+        return FisherMeasures(**vars(closeness), fisher=fisher, ekfac=ekfac)
+
+    def _of_incomplete(self) -> FisherMeasures:
+        fisher = ekfac = None
+        if self._wants_fisher:
             self._network.leave_out(self._num_rows, self.num_weights)
             length = min(self._num_rows, self.num_weights)
-            return Spectrum.of_incomplete(length, self._num_rows, self.dtype)
-        if self._spectrum is None:
-            return None
-        return self._spectrum.with_floor_raised(2 * loss_rounding * self._spectrum.lambda_max)
+            fisher = Spectrum.of_incomplete(length, self._num_rows, self.dtype)
+        if self._wants_ekfac:
+            ekfac = Spectrum.of_incomplete(self.num_weights, self._num_rows, torch.float64)
+        return FisherMeasures(fisher=fisher, ekfac=ekfac)
 
     def kept_bytes(self, num_signals: int, *, inputs: bool) -> int:
         """Return the bytes that the calls of this pass will keep until it is complete.
@@ -262,15 +304,24 @@ class FisherBlock(SampleCalls):
         budget = WORKING_NUMBERS if limit is None else max(1, min(WORKING_NUMBERS, limit // 32))
         with exact_products(self._layer.weight.device):
             if self._forms:
-                found = grams_of_gradients(_joined(self._gradients), self.dtype)
+                self._set_fisher(grams_of_gradients(_joined(self._gradients), self.dtype))
             else:
                 if self._layer.operation.num_entries:
                     self._leave_out_unused_entries()
                 batches = [
                     self._batch(calls, [call.grads for call in calls]) for calls in self._passes
                 ]
-                found = grams(batches, self.dtype, budget)
-        self._passes, self._gradients = [], []
+                if self._wants_fisher:
+                    self._set_fisher(grams(batches, self.dtype, budget))
+                if self._wants_ekfac:
+                    shape, signals = batches[0].shape, len(batches[0].signals)
+                    rows = sum(b.num_samples * b.shape.positions for b in batches)
+                    refuse_wide(self.name, (rows, shape.d_in), (rows * signals, shape.d_out))
+                    self._diagonal = kronecker_diagonal(batches)
+        self._passes, self._gradients, self._is_complete = [], [], True
+
+    def _set_fisher(self, found: Grams) -> None:
+        self._norm = float(torch.linalg.vector_norm(found.smaller)) / self._num_samples
         self._spectrum = Spectrum.from_matrix(
             found.smaller / self._num_samples,
             dtype=self.dtype,
@@ -292,6 +343,10 @@ class FisherBlock(SampleCalls):
         used = torch.unique(torch.cat([call.inputs.flatten() for call in calls]))
         used = used[used >= 0]
         self._passes = [[call.with_entries(used) for call in calls] for calls in self._passes]
+
+
+def _raised(spectrum: Spectrum, loss_rounding: float) -> Spectrum:
+    return spectrum.with_floor_raised(2 * loss_rounding * spectrum.lambda_max)
 
 
 def _joined(gradients: list[Tensor]) -> Tensor:

@@ -18,6 +18,7 @@ from condexp.analysis.layers.calls import LayerCall, PassMode
 from condexp.analysis.layers.kinds import Layer
 from condexp.analysis.linalg.gram import Batch, GradientShape, form_gradients
 from condexp.analysis.options import AnalysisOptions
+from condexp.analysis.vocabulary import Matrix
 
 
 class FormedFisherBlock(FisherBlock):
@@ -66,7 +67,7 @@ def fisher_block(
     options: AnalysisOptions,
     network: NetworkFisher,
     pass_mode: PassMode,
-) -> FisherBlock:
+) -> FisherBlock | None:
     """Return the Fisher block of a layer; see :class:`.FisherBlock`.
 
     Args:
@@ -77,8 +78,10 @@ def fisher_block(
         pass_mode: Likewise.
 
     Returns:
-        The block, of the kind that the layer needs.
+        The block, of the kind that the layer needs; None where nothing of it is asked for.
     """
+    if not (options.wants(Matrix.FISHER) or (options.wants(Matrix.EKFAC) and layer.has_factors)):
+        return None
     kind = FisherBlock if layer.has_factors else FormedFisherBlock
     return kind(name, layer, options, network, pass_mode)
 

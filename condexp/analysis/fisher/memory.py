@@ -1,4 +1,4 @@
-"""Memory of the exact Fisher matrix, and groups of layers that stay under a limit."""
+"""Memory of exact Fisher blocks, and groups of layers that stay under a limit."""
 
 from collections.abc import Collection, Mapping
 
@@ -16,10 +16,13 @@ class Memory:
         limit: Bytes that may be used; None for no limit.
         num_samples: N over all batches, where it is known beforehand.
         pass_mode: Under ``SEVERAL_PASSES`` the rows of all batches are kept until the snapshot.
+        has_grams: Whether Gram matrices are formed: ``fisher``, and not ``ekfac`` alone.
     """
 
-    def __init__(self, limit: int | None, num_samples: int | None, pass_mode: PassMode) -> None:
-        self._limit, self._num_samples = limit, num_samples
+    def __init__(
+        self, limit: int | None, num_samples: int | None, pass_mode: PassMode, *, has_grams: bool
+    ) -> None:
+        self._limit, self._num_samples, self._has_grams = limit, num_samples, has_grams
         self._in_batches = pass_mode is PassMode.SEVERAL_PASSES
 
     def groups(
@@ -55,27 +58,30 @@ class Memory:
             num_samples,
             num_signals,
             in_batches=self._in_batches,
+            has_grams=self._has_grams,
         )
         if self._in_batches or num_signals == 1:
             return [list(blocks)]
-        return _packed(kept, self._limit - _gram_bytes(num_samples, num_signals))
+        grams = self._has_grams * _gram_bytes(num_samples, num_signals)
+        return _packed(kept, self._limit - grams)
 
 
 def needed_bytes(
-    kept: Collection[int], num_samples: int, num_signals: int, *, in_batches: bool
+    kept: Collection[int], num_samples: int, num_signals: int, *, in_batches: bool, has_grams: bool
 ) -> int:
-    """Return the memory that the exact Fisher matrix needs at least.
+    """Return the memory that ``fisher`` and ``ekfac`` need at least.
 
     Args:
         kept: Bytes that each layer keeps of all samples whose rows are kept.
         num_samples: N over all batches.
         num_signals: Number of back-propagations of each.
         in_batches: Whether there are several batches, all of whose rows are kept until the end.
+        has_grams: See :class:`Memory`.
 
     Returns:
         The number of bytes.
     """
-    grams = _gram_bytes(num_samples, num_signals)
+    grams = has_grams * _gram_bytes(num_samples, num_signals)
     if in_batches:
         return grams + sum(kept)
     # With one signal every layer is done as soon as its gradient has come.
@@ -89,8 +95,9 @@ def check_fits(
     num_signals: int,
     *,
     in_batches: bool,
+    has_grams: bool,
 ) -> None:
-    """Refuse an exact Fisher matrix that does not fit.
+    """Refuse ``fisher`` or ``ekfac`` that does not fit.
 
     Args:
         limit: Bytes that may be used; None for no limit.
@@ -98,14 +105,18 @@ def check_fits(
         num_samples: N over all batches.
         num_signals: Number of back-propagations of each.
         in_batches: Whether there are several batches.
+        has_grams: See :class:`Memory`.
 
     Raises:
         InputError: If more is needed than allowed.
     """
-    needed = needed_bytes(kept, num_samples, num_signals, in_batches=in_batches)
+    needed = needed_bytes(
+        kept, num_samples, num_signals, in_batches=in_batches, has_grams=has_grams
+    )
     if limit is not None and needed > limit:
+        what = "the exact Fisher matrix" if has_grams else "ekfac"
         raise InputError(
-            f"the exact Fisher matrix of {num_samples} samples × {num_signals} signals needs "
+            f"{what} of {num_samples} samples × {num_signals} signals needs "
             f"{_size(needed)}, memory_limit allows {_size(limit)}: take fewer "
             "samples, fewer signals (mc_samples, or fisher_type='empirical'), fewer layers, "
             "or a higher limit."

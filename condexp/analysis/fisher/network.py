@@ -1,5 +1,6 @@
 """The exact Fisher matrix of all layers together (``docs/theory.md`` §3)."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -17,6 +18,7 @@ class NetworkFisher:
 
     def __init__(self) -> None:
         self._gram: Tensor | None = None
+        self._blocks_square = 0.0  # Σ ‖F_k‖_F² of the layers' blocks
         self._num_weights = 0
         self._dtype = self._row_dtype = torch.float64
         self._num_left_out = 0
@@ -38,6 +40,7 @@ class NetworkFisher:
         num_weights: int,
         dtype: torch.dtype,
         row_dtype: torch.dtype,
+        blocks_square: float | None = None,
     ) -> None:
         """Add one layer, or several whose sum is known.
 
@@ -47,6 +50,7 @@ class NetworkFisher:
             num_weights: Number d of its weights.
             dtype: Precision of its products.
             row_dtype: Precision of its rows.
+            blocks_square: Of several, the sum of their squared Frobenius norms.
 
         Raises:
             InputError: If its samples are not those of the layers before.
@@ -59,6 +63,7 @@ class NetworkFisher:
             )
         self._gram = gram if self._gram is None else self._gram + gram
         self._num_weights += num_weights
+        self._blocks_square += _square(gram) if blocks_square is None else blocks_square
         self._dtype = coarser(self._dtype, dtype)
         self._row_dtype = coarser(self._row_dtype, row_dtype)
 
@@ -73,7 +78,16 @@ class NetworkFisher:
             self.leave_out(other._num_left_out, missing)
         if other._gram is not None:
             gram = other._gram if self._gram is None else other._gram.to(self._gram.device)
-            self.add("of a process", gram, other._num_weights, other._dtype, other._row_dtype)
+            about = other._num_weights, other._dtype, other._row_dtype, other._blocks_square
+            self.add("of a process", gram, *about)
+
+    @property
+    def block_diagonal_cosine(self) -> float:
+        """‖B‖_F / ‖F‖_F of the layers' blocks B: ⟨F, B⟩ = ‖B‖²; NaN where F is not known, or 0."""
+        whole = 0.0 if self._gram is None or self._num_left_out else _square(self._gram)
+        if not 0 < whole < math.inf:
+            return math.nan
+        return min(1.0, math.sqrt(self._blocks_square / whole))
 
     def spectrum(self, loss_rounding: float = 0.0) -> Spectrum | None:
         """Return the spectrum, min(rows, weights) eigenvalues; None where there was no layer.
@@ -102,3 +116,7 @@ class NetworkFisher:
         )
         spectrum = spectrum.with_floor_raised(2 * loss_rounding * spectrum.lambda_max)
         return replace(spectrum, blocks=spectrum.blocks[:, : self._num_weights])
+
+
+def _square(gram: Tensor) -> float:
+    return float(torch.linalg.vector_norm(gram)) ** 2

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import OF_FACTORS, Matrix
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class LayerInfo:
         A ``fisher`` spectrum has fewer where it has fewer rows; of ``hessian`` and ``ggn`` the
         largest ones alone are known. 0: there is no such matrix.
         """
-        if matrix in {Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC} and not self.has_factors:
+        if matrix in OF_FACTORS and not self.has_factors:
             return 0
         match matrix:
             case Matrix.INPUT:
                 return self.groups * self.d_in
             case Matrix.GRAD_OUTPUT:
                 return self.d_out
-            case Matrix.KFAC:
+            case Matrix.KFAC | Matrix.EKFAC:
                 return self.d_in * self.d_out
             case Matrix.FISHER | Matrix.HESSIAN | Matrix.GGN:
                 return self.num_weights or self.d_in * self.d_out

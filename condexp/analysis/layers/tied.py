@@ -6,9 +6,7 @@ from dataclasses import replace
 from condexp.analysis.layers.info import NotAnalysed
 from condexp.analysis.layers.kinds import Layer
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.vocabulary import CURVATURE_MATRICES, SINGULAR_VALUES, Matrix
-
-_FACTORS = (Matrix.INPUT, Matrix.GRAD_OUTPUT, Matrix.KFAC)
+from condexp.analysis.vocabulary import CURVATURE_MATRICES, OF_FACTORS, SINGULAR_VALUES, Matrix
 
 
 def united(selected: Mapping[str, Layer]) -> tuple[dict[str, Layer], dict[str, str]]:
@@ -61,7 +59,7 @@ def without_factors(
     for first, layer in layers.items():
         if not layer.also:
             continue
-        if options.wants(*_FACTORS):
+        if options.wants(*OF_FACTORS):
             ways = " and ".join(kind.function for kind in layer.kinds)
             reason = f"its weight is used by {ways}, whose sum is no Kronecker product"
             yield NotAnalysed(first, f"{reason}: only 'fisher' and 'weight' matrices are measured")

@@ -85,8 +85,8 @@ def p_limit(
 ) -> float:
     """Share of a spectrum that this many rows can fill: κ_p is +inf by construction past it.
 
-    The blocks of ``input`` and ``grad_output`` have rank min(rows, side) at most, ``kfac`` the
-    product of the two, ``weight`` is not limited by rows (docs/theory.md §1).
+    The blocks of ``input`` and ``grad_output`` have rank min(rows, side) at most, ``kfac`` and
+    ``ekfac`` the product of the two, ``weight`` is not limited by rows (docs/theory.md §1).
 
     Args:
         matrix: Name of the matrix, as in the results file.
@@ -108,6 +108,7 @@ def p_limit(
         "input": fill_in,
         "grad_output": fill_out,
         "kfac": fill_in * fill_out,
+        "ekfac": fill_in * fill_out,
         "weight": 1.0,
         "weight_grad": min(1.0, num_rows / min(d_in, side_out)),
         "fisher": 1.0,  # its spectrum has no more eigenvalues than there are rows

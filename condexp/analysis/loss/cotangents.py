@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from condexp.analysis.loss.denominator import as_module
 from condexp.analysis.options import AnalysisOptions
-from condexp.analysis.vocabulary import FisherType, Matrix
+from condexp.analysis.vocabulary import SAMPLE_MATRICES, FisherType
 from condexp.errors import InputError
 
 PlainLoss = nn.CrossEntropyLoss | nn.MSELoss
@@ -153,14 +153,17 @@ def refuse_batch_statistics(model: nn.Module, options: AnalysisOptions) -> None:
         options: ``fisher_type`` and ``matrices`` are read.
 
     Raises:
-        InputError: For ``exact``, and for ``fisher`` with ``mc``, in training mode.
+        InputError: For ``exact``, and for ``fisher`` and ``ekfac`` with ``mc``, in training mode.
     """
     exact = options.fisher_type is FisherType.EXACT
-    if options.fisher_type is FisherType.EMPIRICAL or not (exact or options.wants(Matrix.FISHER)):
+    if options.fisher_type is FisherType.EMPIRICAL or not (
+        exact or options.wants(*SAMPLE_MATRICES)
+    ):
         return
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            what = "" if exact else "matrix 'fisher' with "
+            asked = [str(m) for m in SAMPLE_MATRICES if options.wants(m)]
+            what = "" if exact else f"matrix {asked[-1]!r} with "
             raise InputError(
                 f"{what}fisher_type={str(options.fisher_type)!r} is not defined while "
                 f"{name or type(module).__name__!r} normalises by batch statistics: each sample's "

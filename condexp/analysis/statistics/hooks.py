@@ -30,7 +30,7 @@ from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.layer import LayerStatistics
 from condexp.analysis.statistics.network import NetworkStatistics
-from condexp.analysis.vocabulary import FisherType, Matrix
+from condexp.analysis.vocabulary import SAMPLE_MATRICES, FisherType
 from condexp.errors import InputError
 
 
@@ -234,7 +234,7 @@ class MeasurementHooks:
     @property
     def _needs_sample_test(self) -> bool:
         exact = self.options.fisher_type is FisherType.EXACT
-        rows = self.options.wants(Matrix.FISHER) or self.options.reduces
+        rows = self.options.wants(*SAMPLE_MATRICES) or self.options.reduces
         return rows or exact or bool(self._tables.doubtful)
 
     @property

@@ -8,7 +8,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from condexp.analysis.fisher.block import FisherBlock
+from condexp.analysis.fisher.block import FisherBlock, FisherMeasures
 from condexp.analysis.layers.calls import ForwardPass, PassMode
 from condexp.analysis.layers.info import LayerInfo
 from condexp.analysis.layers.kinds import Layer
@@ -343,13 +343,15 @@ class LayerStatistics:
             grad_output = grad_output.with_floor_raised(
                 self._underflow / self._num_samples, hides_zeros=True
             )
-        if grad_output is not None and self.has_zero_sums and max(self._uses.values()) == 1:
+        has_null = self.has_zero_sums and max(self._uses.values()) == 1
+        if grad_output is not None and has_null:
             grad_output = grad_output.with_null_vector()
         kfac, power = None, self._row_power()
         if inputs is not None and grad_output is not None and wants(Matrix.KFAC):
             kfac = KroneckerSpectrum(inputs, grad_output)
         of_weight = self._weight.measures(learning_rate, loss_rounding=loss_rounding, power=power)
-        fisher = None if self.fisher is None else self.fisher.spectrum(of_signals)
+        block, nothing = self.fisher, FisherMeasures()
+        of_fisher = nothing if block is None else block.measures(of_signals, has_null=has_null)
         residual, fails = self._weight.certificate.check()
         way_out = f"leave it out with exclude=[{self.name!r}]"
         record = LayerSnapshot(
@@ -357,7 +359,7 @@ class LayerStatistics:
             input=inputs if wants(Matrix.INPUT) else None,
             grad_output=grad_output if wants(Matrix.GRAD_OUTPUT) else None,
             kfac=kfac,
-            fisher=fisher,
+            **vars(of_fisher),
             input_mean_fraction=self._mean_fraction(),
             **vars(of_weight),
             gradient_residual=residual,

@@ -27,7 +27,7 @@ from condexp.analysis.statistics.moment import SolveQueue
 from condexp.analysis.statistics.ranks import AT_ONCE, deal, rounds, solving_cost, sum_bytes
 from condexp.analysis.statistics.reduced import ReducedStatistics, ReducedTableStatistics
 from condexp.analysis.statistics.table import TableStatistics
-from condexp.analysis.vocabulary import Matrix
+from condexp.analysis.vocabulary import SAMPLE_MATRICES
 from condexp.analysis.watch import tell
 from condexp.errors import InputError
 
@@ -194,6 +194,7 @@ class NetworkStatistics:
             network.merge(of_rank_too)
         fisher = network.spectrum(rounding if self._options.is_empirical else 0.0)
         complete = all(record.gradient_is_whole for record in records.values())
+        cosine = network.block_diagonal_cosine if complete else math.nan
         return Snapshot(
             tuple(records[name] for name in names if name in records),
             self.num_samples,
@@ -202,6 +203,8 @@ class NetworkStatistics:
             self._not_analysed(records),
             self._coverage(records, gradients),
             self._selection.shared,
+            block_diagonal_cosine=cosine,
+            block_diagonal_relative_error=math.sqrt(1 - cosine**2),
         )
 
     def _not_analysed(self, measured: Collection[str]) -> tuple[NotAnalysed, ...]:
@@ -229,9 +232,8 @@ class NetworkStatistics:
         return Coverage(measured / total, power / whole if whole > 0 else math.nan)
 
     def _new(self, name: str) -> LayerStatistics:
-        layer, options, fisher = self._selected[name], self._options, None
-        if options.wants(Matrix.FISHER):
-            fisher = fisher_block(name, layer, options, self._fisher, self._pass_mode)
+        layer, options = self._selected[name], self._options
+        fisher = fisher_block(name, layer, options, self._fisher, self._pass_mode)
         kind = TableStatistics if layer.operation.num_entries else LayerStatistics
         if options.reduces:
             kind = ReducedTableStatistics if layer.operation.num_entries else ReducedStatistics
@@ -271,7 +273,7 @@ class NetworkStatistics:
             name: solving_cost(self._selected[name], infos[name], self.num_samples)
             for name in names
         }
-        alone = self._options.wants(Matrix.FISHER)  # its rows take more than all sums
+        alone = self._options.wants(*SAMPLE_MATRICES)  # its rows take more than all sums
         sizes = {name: AT_ONCE if alone else sum_bytes(infos[name]) for name in names}
         united: dict[str, LayerStatistics] = {}
         for portions in rounds(deal(costs, communicator.world_size), sizes):

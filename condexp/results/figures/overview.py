@@ -40,6 +40,7 @@ MATRIX_TITLES = {
     "input": r"input $\Sigma_x$",
     "grad_output": r"output gradient $\Sigma_{\nabla h}$",
     "kfac": r"K-FAC block $\Sigma_x \otimes \Sigma_{\nabla h}$",
+    "ekfac": "EKFAC block",
     "weight": r"weight $W W^{T}$",
     "weight_grad": "weight gradient",
     "fisher": "Fisher block",

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from condexp.analysis.vocabulary import (
+    CLOSENESS,
     CURVATURE_MATRICES,
     CURVATURE_MEASURES,
     LAYER_MEASURES,
+    NETWORK_CLOSENESS,
     SPECTRUM_MEASURES,
+    has_closeness,
 )
 from condexp.errors import InputError, choose, suggestion
 from condexp.store.schema.matrices import KAPPAS, NETWORK
@@ -78,4 +81,5 @@ def chosen_measures(
     kappas = [f"{kappa}_{float(p)}" for kappa in KAPPAS for p in fractions]
     known = [f"{matrix}_{kind}" for matrix in whole for kind in (*SPECTRUM_MEASURES, *kappas)]
     known += [f"{matrix}_{kind}" for matrix in curvature for kind in CURVATURE_MEASURES]
+    known += (*CLOSENESS, *NETWORK_CLOSENESS) if has_closeness(matrices) else ()
     return [choose("logger.measures", name, (*known, *LAYER_MEASURES)) for name in given]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from condexp.analysis.vocabulary import CURVATURE_MATRICES, FRACTIONS, Matrix
+from condexp.analysis.vocabulary import CLOSENESS, CURVATURE_MATRICES, FRACTIONS, Matrix
 from condexp.results.page.curvature_data import pack_curvature, pack_sharpness
 from condexp.results.page.packing import Packed, pack_codes, pack_numbers
 from condexp.results.page.rows import MARKS, Rows
@@ -27,6 +27,7 @@ from condexp.results.run_view import EXPLANATIONS, SYMBOLS
 from condexp.store.reader import Run
 from condexp.store.schema.fields import (
     CERTIFICATE_NAMES,
+    CLOSENESS_NAMES,
     CURVATURE_NAMES,
     MATRIX_NAMES,
     MEASURE_NAMES,
@@ -35,7 +36,7 @@ from condexp.store.schema.fields import (
 
 LINEAR = frozenset({
     *("rank", "effective_rank", "stable_rank", *FRACTIONS),
-    *("negative_share", "num_products"),
+    *("negative_share", "num_products", *CLOSENESS),
 })
 ENDS = ("kappa_low", "kappa_high")
 ERROR = "_error"
@@ -114,7 +115,7 @@ def _quantities(rows: Rows) -> list[dict[str, Any]]:
         suffix = measure.array.removeprefix(f"{measure.matrix}_")
         if measure.matrix is not None and (suffix in ENDS or suffix.endswith(ERROR)):
             continue
-        names = MEASURE_NAMES | CERTIFICATE_NAMES | CURVATURE_NAMES
+        names = MEASURE_NAMES | CERTIFICATE_NAMES | CLOSENESS_NAMES | CURVATURE_NAMES
         log = suffix not in LINEAR
         if measure.matrix in CURVATURE_MATRICES:  # of either sign
             log &= not (rows.values(key) < 0).any()

@@ -9,15 +9,14 @@ import numpy as np
 import pandas as pd
 
 from condexp.results.layer_measures import LayerMeasures
+from condexp.results.network_lines import curvature_lines, network_line
 from condexp.results.page.rows import Rows
 from condexp.results.page.run_data import pack_run
 from condexp.results.report_origins import commands, describe_machines, read_provenance
 from condexp.results.run_view import (
     EXPLANATIONS,
     SYMBOLS,
-    curvature_lines,
     headline,
-    network_line,
     setting_rows,
     worst_first,
 )

@@ -67,6 +67,8 @@ def snapshot_row(
     readers = _readers(kappa_p)
     rows = []
     for column in columns:
+        # A network's measures lie beside those of its layers, under the same names.
+        measured = [record.snapshot] if column.group == NETWORK else layers
         if column.name in own:
             values = np.asarray(own[column.name])
         elif column.measure == "domination" and not SINGULAR_VALUES & extent.lengths.keys():
@@ -74,10 +76,8 @@ def snapshot_row(
             values = np.full(len(layers), np.nan)
         elif column.matrix is None:
             measure = column.measure
-            values = np.array([getattr(layer, measure, np.nan) for layer in layers])
+            values = np.array([getattr(each, measure, np.nan) for each in measured])
         else:
-            # A network's spectrum lies beside those of its layers, under the same name.
-            measured = [record.snapshot] if column.group == NETWORK else layers
             spectra = [getattr(each, column.matrix, None) for each in measured]
             if column.matrix in CURVATURE_MATRICES and column.measure in OF_CURVATURE:
                 values = np.stack([_numbers(column, each) for each in spectra])

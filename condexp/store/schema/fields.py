@@ -12,8 +12,8 @@ VERSION = 3
 """The version that is written: 2 has intervals of κ, certificates and coverage, 3 checksums of all
 that is read."""
 WITH_CURVATURE = 4
-"""The version of a file that has a Hessian, its sharpness or a Gauss–Newton matrix, otherwise as
-3."""
+"""The version of a file that has a Hessian, its sharpness, a Gauss–Newton matrix or EKFAC, and is
+otherwise as 3."""
 WRITTEN = (VERSION, WITH_CURVATURE)
 READABLE = (1, 2, *WRITTEN)
 
@@ -44,13 +44,14 @@ REDUCED_CONVENTION = SCALE_CONVENTION.replace(
     "grad_output: 1/N sum of g g^T, g summed over positions before, ",
 )
 
-# Only measures are kept of it: the spectrum of a product may have 10^7 eigenvalues.
-WITHOUT_SPECTRA = frozenset({Matrix.KFAC})
+# Only measures are kept of them: the spectrum of a product may have 10^7 eigenvalues.
+WITHOUT_SPECTRA = frozenset({Matrix.KFAC, Matrix.EKFAC})
 
 MATRIX_NAMES = {
     Matrix.INPUT: "second moment of the layer's input",
     Matrix.GRAD_OUTPUT: "second moment of the gradient at the layer's output",
     Matrix.KFAC: "Kronecker product of input and grad_output",
+    Matrix.EKFAC: "diagonal of fisher in the eigenbasis of kfac",
     Matrix.FISHER: "Fisher block, the second moment of the samples' weight gradients",
     Matrix.WEIGHT: "W W^T",
     Matrix.WEIGHT_GRAD: "(dL/dW)(dL/dW)^T",
@@ -95,6 +96,16 @@ CURVATURE_NAMES = {
 }
 CERTIFICATE_NAMES = {
     "gradient_residual": "distance of the recorded rows from the weight's gradient, relative",
+}
+CLOSENESS_NAMES = {
+    "kfac_cosine": "cosine of kfac and fisher as vectors",
+    "kfac_relative_error": "Frobenius norm of kfac less fisher over that of fisher",
+    "ekfac_cosine": "cosine of ekfac and fisher as vectors",
+    "ekfac_relative_error": "Frobenius norm of ekfac less fisher over that of fisher",
+}
+NETWORK_CLOSENESS_NAMES = {
+    "block_diagonal_cosine": "cosine of the layers' blocks and the network's matrix as vectors",
+    "block_diagonal_relative_error": "Frobenius norm of what is beside the blocks over the whole",
 }
 COVERAGE_NAMES = {
     "coverage_parameters": "measured share of the network's parameters",

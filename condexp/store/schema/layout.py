@@ -111,6 +111,7 @@ class FileSpec:
             if matrix in self._whole
         }
         curvature = tuple(m for m in CURVATURE_MATRICES if m in self.matrices)
+        beyond_factors = curvature or self.sharpness or Matrix.EKFAC in lengths
         return FileShape(
             layers=tuple(layer.name for layer in self.layers),
             lengths=lengths,
@@ -121,7 +122,7 @@ class FileSpec:
             num_train_steps=self.num_train_steps,
             num_evals=len(self.eval_steps),
             num_not_analysed=len(self.not_analysed),
-            version=WITH_CURVATURE if curvature or self.sharpness else VERSION,
+            version=WITH_CURVATURE if beyond_factors else VERSION,
             curvature=curvature,
             top_k=self.top_k if curvature else 0,
             layer_blocks=self.layer_blocks and bool(curvature and self.layers),

@@ -9,12 +9,15 @@ from condexp.analysis.vocabulary import (
     LAYER_MEASURES,
     SPECTRUM_MEASURES,
     Matrix,
+    has_closeness,
 )
 from condexp.store.schema.fields import (
     CERTIFICATE_NAMES,
+    CLOSENESS_NAMES,
     CURVATURE_NAMES,
     MATRIX_NAMES,
     MEASURE_NAMES,
+    NETWORK_CLOSENESS_NAMES,
     WITHOUT_SPECTRA,
     Axis,
     DatasetSpec,
@@ -66,6 +69,8 @@ def measures(extent: FileShape) -> Iterator[DatasetSpec]:
     names = {measure: MEASURE_NAMES[measure] for measure in LAYER_MEASURES}
     if extent.version > 1:
         names |= CERTIFICATE_NAMES
+    if has_closeness(extent.lengths):
+        names |= CLOSENESS_NAMES
     for measure, name in names.items():
         yield DatasetSpec(f"layers/{measure}", shape, Kind.FLOAT, dims, name, axis=Axis.SNAPSHOT)
     for matrix in extent.lengths:
@@ -141,6 +146,9 @@ def network(extent: FileShape) -> Iterator[DatasetSpec]:
     name = "fraction p of kappa"
     yield DatasetSpec(f"{NETWORK}/p", (extent.num_p,), Kind.FLOAT, ("p",), name)
     yield from _matrix(NETWORK, matrix, (num,), ("step",), extent)
+    for name, meaning in NETWORK_CLOSENESS_NAMES.items() if has_closeness(extent.lengths) else ():
+        path = f"{NETWORK}/{name}"
+        yield DatasetSpec(path, (num,), Kind.FLOAT, ("step",), meaning, axis=Axis.SNAPSHOT)
     if extent.save_spectra:
         path, shape, dims = f"{NETWORK}/{matrix}_eigenvalue", (num, length), ("step", "eig")
         name = _eigenvalue_name(matrix)

@@ -10,11 +10,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.errors import InputError
 from condexp.results.claims.validation import correlations, judge, measure
 from condexp.store.reader import open_run
-from tests.results.stored import write_run
+from tests.results.stored import WITH_BLOCKS, write_run
 
 
 def planted(
@@ -195,7 +194,7 @@ def test_seeds_that_chose_the_settings_are_not_judged() -> None:
 
 def test_the_stored_numbers(tmp_path: Path) -> None:
     folders = [
-        write_run(tmp_path / f"{norm}{seed}", matrices=WHOLE_MATRICES, seed=seed, model__norm=norm)
+        write_run(tmp_path / f"{norm}{seed}", matrices=WITH_BLOCKS, seed=seed, model__norm=norm)
         for norm in ("none", "batch")
         for seed in (1, 2)
     ]
@@ -230,6 +229,6 @@ def test_runs_that_lack_fisher_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_same_experiment_twice_is_refused(tmp_path: Path) -> None:
-    runs = [open_run(write_run(tmp_path / n, matrices=WHOLE_MATRICES)) for n in ("a", "b")]
+    runs = [open_run(write_run(tmp_path / n, matrices=WITH_BLOCKS)) for n in ("a", "b")]
     with pytest.raises(InputError, match="the same experiment"):
         measure(runs)

@@ -9,20 +9,19 @@ import pytest
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import imread
 
-from condexp.analysis.vocabulary import WHOLE_MATRICES
 from condexp.errors import InputError
 from condexp.results import claims
 from condexp.results.figures import NAMES, find_figure
 from condexp.results.figures.style import EXTENSIONS, Size
 from condexp.store.reader import Run, open_run
-from tests.results.stored import write_run
+from tests.results.stored import WITH_BLOCKS, write_run
 
 Grid = Callable[[Path], list[Run]]
 
 
 def validation_grid(root: Path) -> list[Run]:
     return [
-        open_run(write_run(root / f"{norm}{s}", matrices=WHOLE_MATRICES, seed=s, model__norm=norm))
+        open_run(write_run(root / f"{norm}{s}", matrices=WITH_BLOCKS, seed=s, model__norm=norm))
         for norm in ("none", "batch")
         for s in (1, 2)
     ]
@@ -158,7 +157,7 @@ def test_lower_bounds_are_open_triangles_and_named(
         open_run(
             write_run(
                 tmp_path / f"{number}",
-                matrices=WHOLE_MATRICES,
+                matrices=WITH_BLOCKS,
                 save_spectra=True,
                 bounded=["conv", "fc"],
                 num_signals=9,

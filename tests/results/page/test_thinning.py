@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser
 
 from condexp.analysis.layers.info import LayerInfo
-from condexp.analysis.vocabulary import WHOLE_MATRICES, Matrix
+from condexp.analysis.vocabulary import Matrix
 from condexp.results.page.packing import round_to_bits
 from condexp.results.page.thinning import (
     SPECTRUM_VALUES,
@@ -25,7 +25,7 @@ from condexp.store.reader import Run, open_run
 from condexp.store.schema.fields import Axis
 from condexp.store.schema.layout import SEALED, FileSpec
 from tests.results.page.looking import opened
-from tests.results.stored import write_run
+from tests.results.stored import WITH_BLOCKS, write_run
 
 LARGEST = np.finfo(np.float64).max
 
@@ -90,7 +90,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Run:
     spec = FileSpec(
         layers=tuple(layers), not_analysed=(), save_spectra=True, num_samples=64,
         steps_per_epoch=100,
-        matrices=tuple(each for each in WHOLE_MATRICES if each is not Matrix.FISHER),
+        matrices=tuple(each for each in WITH_BLOCKS if each is not Matrix.FISHER),
         num_train_steps=5000,
         kappa_p=(0.5, 0.8, 0.9, 1.0), snapshot_steps=tuple(range(0, 5000, 100)), eval_steps=(5000,),
         config_yaml="{}", attributes={"title": "a large run", "center": False},

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES, WHOLE_MATRICES, Matrix
+from condexp.analysis.vocabulary import LAYER_MEASURES, SPECTRUM_MEASURES, Matrix
 from condexp.store.hdf5.create import create_results
 from condexp.store.hdf5.row_checks import row_checksums
 from condexp.store.hdf5.validate import validate_results
@@ -17,6 +17,7 @@ from condexp.store.schema.layout import FileSpec
 from condexp.training.events import SnapshotRecord
 from tests.store.records import (
     KAPPA_P,
+    MATRICES,
     counters,
     eval_record,
     feed,
@@ -39,7 +40,7 @@ def test_every_number_of_every_record_is_in_its_place(tmp_path: Path) -> None:
             for column, layer in enumerate(record.snapshot.records):
                 for name in (*LAYER_MEASURES, "gradient_residual"):
                     equal(layers[name][row, column], getattr(layer, name))
-                for matrix in WHOLE_MATRICES:
+                for matrix in MATRICES:
                     spectrum = getattr(layer, matrix)
                     for name in (*SPECTRUM_MEASURES, "noise_floor"):
                         equal(layers[f"{matrix}_{name}"][row, column], getattr(spectrum, name))

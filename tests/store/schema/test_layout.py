@@ -17,7 +17,6 @@ from condexp.analysis.layers.info import LayerInfo
 from condexp.analysis.vocabulary import (
     LAYER_MEASURES,
     SPECTRUM_MEASURES,
-    WHOLE_MATRICES,
     Matrix,
     SpectrumStatus,
 )
@@ -28,7 +27,7 @@ from condexp.store.hdf5.validate import validate_results
 from condexp.store.hdf5.writer import ResultsWriter
 from condexp.store.schema.fields import MATRIX_NAMES, MEASURE_NAMES, STATUS_CODES, Axis
 from condexp.store.schema.layout import COUNTERS, FileSpec, datasets, file_size
-from tests.store.records import KAPPA_P, LAYERS, feed, make_spec, write_run
+from tests.store.records import KAPPA_P, LAYERS, MATRICES, feed, make_spec, write_run
 from tests.waiting import wait_for_another_second
 
 
@@ -157,7 +156,7 @@ def test_a_fisher_spectrum_has_as_many_eigenvalues_as_rows_or_weights(
 
 def test_version_1_is_laid_out_as_ever() -> None:
     """Places and words of format 1 as they were before it held Fisher matrices."""
-    without = tuple(matrix for matrix in WHOLE_MATRICES if matrix is not Matrix.FISHER)
+    without = tuple(matrix for matrix in MATRICES if matrix is not Matrix.FISHER)
     words = "\n".join(
         f"{d.path} {d.shape} {d.kind.partition(' ')[0]} {d.dims} {d.long_name} {d.units} {d.axis}"
         for d in datasets(replace(make_spec(matrices=without).extent, version=1))
