@@ -18,12 +18,16 @@ def run(args: list[str]) -> int:
     parser = make_parser(
         "export",
         "every number of a run as CSV: step, epoch, layer, measure, p, value. Losses and errors "
-        "have no layer; kappa has a p; a status is 1 ok, 2 zero, 3 unreliable, 4 nonfinite",
+        "have no layer; kappa has a p; a status is 1 ok, 2 zero, 3 unreliable, 4 nonfinite, "
+        "5 incomplete",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="results.h5 or a run folder")
     parser.add_argument("--output", type=Path, metavar="CSV", help="default: standard output")
     parser.add_argument(
-        "--spectra", action="store_true", help="also the eigenvalues, numbered in a column eig"
+        "--spectra",
+        action="store_true",
+        help="also the eigenvalues, numbered in a column eig; of hessian and ggn their errors, and "
+        "the density by point, in units of density_scale",
     )
     options = parser.parse_args(args)
     from condexp.results.console import say

@@ -30,6 +30,7 @@ from condexp.store.schema.matrices import NETWORK, is_curvature_row
 
 COLUMNS = ("step", "epoch", "layer", "measure", "p", "value")
 COLUMNS_WITH_SPECTRA = ("step", "epoch", "layer", "measure", "p", "eig", "value")
+COLUMNS_WITH_DENSITIES = ("step", "epoch", "layer", "measure", "p", "eig", "point", "value")
 BLOCK_ROWS = 100_000
 MAX_ROW_BYTES = 1 << 25  # as text, with the names of its layers, many times that
 
@@ -48,7 +49,8 @@ def write_csv(run: Run, stream: TextIO, *, spectra: bool = False) -> None:
     Raises:
         InputError: If spectra are asked for and the file has none; nothing was written.
     """
-    names = list(COLUMNS_WITH_SPECTRA if spectra else COLUMNS)
+    with_spectra = COLUMNS_WITH_DENSITIES if run.curvature else COLUMNS_WITH_SPECTRA
+    names = list(with_spectra if spectra else COLUMNS)
     blocks = long_form(run, spectra=spectra)
     first = next(blocks, pd.DataFrame())
     write_frame(first.reindex(columns=names), stream)
@@ -91,11 +93,13 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
     Args:
         run: A run, finished or not.
         spectra: Also the eigenvalues, measure ``<matrix>_eigenvalue``, after the measures; they
-            have a column ``eig``, the 0-based index, the largest first.
+            have a column ``eig``, the 0-based index, the largest first. Of ``hessian`` and ``ggn``
+            also ``<matrix>_eigenvalue_error`` and ``<matrix>_density``, whose column ``point`` is
+            the place in units of ``<matrix>_density_scale``.
 
     Yields:
-        Frames with the columns step, epoch, layer, measure, p, value, and eig between the last two
-        where there are eigenvalues; what a row does not have is NaN or absent.
+        Frames with the columns step, epoch, layer, measure, p, value, and eig and point between the
+        last two where there are such rows; what a row does not have is NaN or absent.
 
     Raises:
         InputError: If spectra are asked for and the file has none.
@@ -105,10 +109,8 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
         if is_live(file) and (problems := validate_results(run.file)):
             raise DamageError(problems[0])
         snapshots = columns(read_file_shape(file), Axis.SNAPSHOT)
-        # Of a Hessian's rows of numbers the scalars are exported alone.
-        snapshots = tuple(c for c in snapshots if not is_curvature_row(c.name))
-        eigenvalues = [column for column in snapshots if column.measure == "eigenvalue"]
-        if spectra and not eigenvalues:
+        rows = [c for c in snapshots if c.measure == "eigenvalue" or is_curvature_row(c.name)]
+        if spectra and not rows:
             raise InputError(
                 f"{run.file} holds no spectra: they are kept with analysis.save_spectra=true"
             )
@@ -120,10 +122,10 @@ def long_form(run: Run, *, spectra: bool = False) -> Iterator[pd.DataFrame]:
         yield from _metrics(file, Axis.EVAL, evals)
         yield from _coverage(file, [c for c in snapshots if c.name in COVERAGE_NAMES])
         for group in ("layers", NETWORK):
-            own = [column for column in snapshots if column.group == group]
-            yield from _measures(file, group, [c for c in own if c.measure != "eigenvalue"])
-        for column in eigenvalues if spectra else ():
-            yield from _eigenvalues(file, column)
+            own = [c for c in snapshots if c.group == group and c not in rows]
+            yield from _measures(file, group, own)
+        for column in rows if spectra else ():
+            yield from _rows_of_numbers(file, column)
 
 
 def _metrics(file: File, axis: Axis, names: tuple[str, ...]) -> Iterator[pd.DataFrame]:
@@ -168,20 +170,24 @@ def _measures(file: File, group: str, measures: list[DatasetSpec]) -> Iterator[p
         )
 
 
-def _eigenvalues(file: File, spectra: DatasetSpec) -> Iterator[pd.DataFrame]:
-    """Yield the spectra of one matrix and length, layer by layer."""
-    names, length = texts(file["layers/layer"]), spectra.shape[-1]
-    layers = [names[index] for index in spectra.members] or [NETWORK]
+def _rows_of_numbers(file: File, column: DatasetSpec) -> Iterator[pd.DataFrame]:
+    """Yield the spectra, or what else has many numbers of a matrix, layer by layer."""
+    names, length = texts(file["layers/layer"]), column.shape[-1]
+    layers = [names[index] for index in column.members] or list(names)
+    if column.group == NETWORK:
+        layers = [NETWORK]
+    numbers = {"eig": np.arange(length)}
+    if column.dims[-1] == "point":
+        numbers = {"point": file[f"{column.group}/point"][:]}
     for member, layer in enumerate(layers):
         for rows in _blocks(file, Axis.SNAPSHOT, length):
-            own = (rows, member) if spectra.members else rows
             yield _frame(
                 file["step"][rows],
                 file["epoch"][rows],
-                file[spectra.path][own],
+                file[column.path][rows if column.group == NETWORK else (rows, member)],
                 layer=[layer] * length,
-                measure=[f"{spectra.matrix}_eigenvalue"] * length,
-                eig=range(length),
+                measure=[f"{column.matrix}_{column.measure}"] * length,
+                **numbers,
             )
 
 

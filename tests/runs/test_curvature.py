@@ -1,9 +1,11 @@
 """Hessian and Gauss–Newton matrix of a run: in its file, read back, drawn and told."""
 
+from io import StringIO
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 import condexp
@@ -123,3 +125,23 @@ def test_commands(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_refusals(tmp_path: Path, way: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         run(tmp_path, *TINY, "analysis.matrices=[hessian]", *way)
+
+
+def test_export_has_every_eigenvalue_and_the_density(
+    stored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many rows as the file has numbers, each at its step, layer, index or point."""
+    run_ = condexp.open_run(stored)
+    assert main(["export", str(stored), "--spectra"]) == 0
+    frame = pd.read_csv(StringIO(capsys.readouterr().out))
+    for source, layer in ((run_.network(), "network"), (run_.measures(), run_.layers[1])):
+        table = source if layer == "network" else source.sel(layer=layer)
+        for name in ("hessian_eigenvalue", "ggn_eigenvalue_error", "hessian_density"):
+            along = "point" if name.endswith("density") else "eig"
+            for step in run_.steps:
+                chosen = (frame[["measure", "layer", "step"]] == [name, layer, step]).all(axis=1)
+                found = frame[chosen].set_index(along)["value"]
+                expected = table[name].sel(step=step)
+                np.testing.assert_array_equal(found, expected)
+                if along == "point":
+                    np.testing.assert_allclose(found.index, table["point"], rtol=1e-12)
