@@ -8,7 +8,7 @@ LAUNCHER ?= $(if $(filter paper,$(PROFILE)),basic,local)
 TABLES := table1 table2 table3
 FIGURES := fig-validation fig-stability fig-domination fig-conditioning fig-last-layer
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-engines lint typecheck docs dist bench gpu test-gpu bench-gpu $(TABLES) $(FIGURES) vit-conditioning paper clean
+.PHONY: help setup run test test-slow test-engines lint typecheck docs dist bench gpu test-gpu bench-gpu $(TABLES) $(FIGURES) vit-conditioning block-structure paper clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -95,6 +95,10 @@ $(TABLES): $(VENV)/.installed
 $(FIGURES): $(VENV)/.installed
 	@$(run_grids); name=$(subst -,_,$@); \
 	$(BIN)/condexp figure $${name#fig_} $(STORED) --output outputs/$$name && exit $$code
+
+block-structure: ## beyond the paper: how far K-FAC, EKFAC and the layers' blocks are from the exact Fisher matrix
+block-structure: $(VENV)/.installed
+	@$(run_grids); $(BIN)/condexp figure closeness $(STORED) --output outputs/block_structure && exit $$code
 
 vit-conditioning: ## beyond the paper: κ by layer of a vision transformer, LayerNorm, BatchNorm or none
 vit-conditioning: $(VENV)/.installed

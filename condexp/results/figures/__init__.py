@@ -25,6 +25,7 @@ NAMES = (
     "domination",
     "conditioning",
     "last_layer",
+    "closeness",
 )
 OF_GRIDS = ("stability", "domination", "conditioning", "last_layer")
 OF_ONE_RUN = ("overview", "spectrum", "density")

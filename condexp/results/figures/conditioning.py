@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from condexp.results.claims import conditioning as claim
 from condexp.results.figures.curves import (
@@ -19,14 +18,13 @@ from condexp.results.figures.curves import (
     draw_seeds,
     label_decades,
     mark_bounds,
+    name_layers,
 )
 from condexp.results.figures.style import GREY, Size, new_figure, save, style
-from condexp.results.layer_names import short_names
 from condexp.store.reader import Run
 
 PANEL_HEIGHT = 2.4  # inches, with the names of layers
 INFINITE_AT = 0.97  # height, as a share of the panel, of the marks for infinite values
-MOST_NAMES = {Size.TEXT: 30, Size.COLUMN: 25}  # layers that there is room to name
 OPEN: Any = {"markerfacecolor": "white", "linestyle": "", "markeredgewidth": 0.7}
 HOLLOW: Any = {**OPEN, "marker": "o", "markersize": 3.5}
 LOOKS: Mapping[str, Any] = {
@@ -97,7 +95,7 @@ def _draw_fraction(
             for index, norm in enumerate(norms):
                 own = last[(last["condition"] == condition) & (last["norm"] == norm)]
                 marks |= _draw(axes, own, index, above=len(norms) - 1 - index)
-            _name_layers(axes, last[last["condition"] == condition], size)
+            name_layers(axes, last[last["condition"] == condition], size)
         for axes in grid.flat[: len(conditions)]:
             label_decades(axes.yaxis)
         for axes in grid[:, 0]:
@@ -146,19 +144,6 @@ def _draw(axes: Axes, own: pd.DataFrame, index: int, *, above: int) -> set[str]:
             axes.plot(beside, top, **look, color=color, transform=axes.get_xaxis_transform())
             marks.add(mark)
     return marks
-
-
-def _name_layers(axes: Axes, own: pd.DataFrame, size: Size) -> None:
-    """Name the layers along the axis, or count them where there is no room or no common name."""
-    names = own.groupby("index")["layer"].unique()
-    axes.set_xlim(names.index.min() - 0.4, names.index.max() + 0.6)
-    alike = bool((names.map(len) == 1).all())
-    if alike and len(names) <= MOST_NAMES[size]:
-        axes.set_xticks(names.index, short_names([name for (name,) in names]), rotation=90)
-        axes.tick_params(axis="x", labelsize=5.5)
-    else:
-        axes.set_xlabel("layer, in the order of execution, the first is 0")
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
 
 
 def _order(norm: str) -> tuple[int, str]:

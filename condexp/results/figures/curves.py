@@ -23,8 +23,10 @@ from condexp.results.figures.style import (
     PURPLE,
     SKY_BLUE,
     VERMILION,
+    Size,
 )
 from condexp.results.figures.ticks import Spaced
+from condexp.results.layer_names import short_names
 
 COLORS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY_BLUE, BLACK)
 LINES: Sequence[Any] = ("-", "--", ":", "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -35,6 +37,7 @@ FEW = 20  # points that are marked one by one
 BAND_ALPHA = 0.2
 LABEL_INCHES = 0.4  # of ticks and label below a panel
 FEW_DECADES = 10**2.5
+MOST_NAMES = {Size.TEXT: 30, Size.COLUMN: 25}  # layers that there is room to name
 
 
 def color_of(index: int) -> str:
@@ -199,3 +202,22 @@ def label_decades(axis: Axis) -> None:
         axis.set_major_formatter("{x:g}")
     axis.set_major_locator(Spaced(choices))
     axis.set_minor_locator(NullLocator())
+
+
+def name_layers(axes: Axes, own: pd.DataFrame, size: Size) -> None:
+    """Name the layers along the axis, or count them where there is no room or no common name.
+
+    Args:
+        axes: The panel.
+        own: What is drawn in it: ``layer`` names and their ``index``, from 0.
+        size: How wide the figure is printed.
+    """
+    names = own.groupby("index")["layer"].unique()
+    axes.set_xlim(names.index.min() - 0.4, names.index.max() + 0.6)
+    alike = bool((names.map(len) == 1).all())
+    if alike and len(names) <= MOST_NAMES[size]:
+        axes.set_xticks(names.index, short_names([name for (name,) in names]), rotation=90)
+        axes.tick_params(axis="x", labelsize=5.5)
+    else:
+        axes.set_xlabel("layer, in the order of execution, the first is 0")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
