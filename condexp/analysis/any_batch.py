@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from condexp.analysis.curvature.measure import measure_curvature
 from condexp.analysis.curvature.passes import LossPass
+from condexp.analysis.float64_network import widened
 from condexp.analysis.layers.samples import count_samples
-from condexp.analysis.measurement import back_propagate_loss, undisturbed
+from condexp.analysis.measurement import back_propagate_loss, certify, undisturbed
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import MeasurementHooks
+from condexp.analysis.vocabulary import CURVATURE_MATRICES
 from condexp.errors import InputError
 
 AnyLoss = Callable[[Any, Any], Tensor]
@@ -68,6 +70,10 @@ def analyze_any(
     snapshot = hooks.snapshot()
     if not options.wants_curvature:
         return snapshot
+    wide = widened(batch)
+    certified = LossPass(lambda: _outputs(model, _cloned(wide)), lambda f: _loss(loss_fn, f, wide))
+    wanted = [matrix for matrix in CURVATURE_MATRICES if options.wants(matrix)]
+    certify(model, loss_fn, certified, wanted, options.seed)
     with undisturbed(model):
         one = LossPass(lambda: _outputs(model, _cloned(batch)), lambda f: _loss(loss_fn, f, batch))
         return snapshot.with_curvature(measure_curvature(model, [one], options))

@@ -1,5 +1,6 @@
 """Measurement of batches: the passes of the loss, and extra backward passes of other labels."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -10,6 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
 from condexp.analysis.communicator import SINGLE_PROCESS, Communicator
+from condexp.analysis.curvature.certificate import (
+    NUM_SAMPLES,
+    WrongDerivativeError,
+    certify_products,
+)
 from condexp.analysis.curvature.measure import (
     Curvature,
     Vectors,
@@ -28,11 +34,12 @@ from condexp.analysis.model_state import preserved_state
 from condexp.analysis.options import AnalysisOptions
 from condexp.analysis.snapshot import Snapshot
 from condexp.analysis.statistics.hooks import MeasurementHooks
-from condexp.analysis.vocabulary import SIGNAL_MATRICES, Matrix
+from condexp.analysis.vocabulary import CURVATURE_MATRICES, SIGNAL_MATRICES, Matrix
 from condexp.analysis.watch import tell
 from condexp.errors import InputError
 
 LossFunction = Callable[[Any, Any], Tensor]
+logger = logging.getLogger("condexp")
 
 
 @contextmanager
@@ -68,6 +75,59 @@ def back_propagate_loss(
         loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
     else:  # touches no .grad, and calls no hook of an optimizer
         torch.autograd.grad(loss, hooks.trained, retain_graph=retain_graph, allow_unused=True)
+
+
+def certify_few(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    inputs: Tensor,
+    targets: Any,
+    matrices: Sequence[Matrix],
+    seed: int,
+) -> None:
+    """Certify the products of curvature matrices in float64, on the first samples of a batch.
+
+    Args:
+        model: The network.
+        loss_fn: The loss.
+        inputs: ``[N, ...]``.
+        targets: Targets of these.
+        matrices: Which.
+        seed: Of the certificate's vector.
+    """
+    few = slice(NUM_SAMPLES)
+    if isinstance(targets, Tensor) and targets.ndim and len(targets) == len(inputs):
+        inputs, targets = inputs[few], targets[few]
+    inputs, targets = widened(inputs), widened(targets)
+    one = LossPass(lambda: model(inputs.clone()), lambda f: loss_fn(f, targets))
+    certify(model, loss_fn, one, matrices, seed)
+
+
+def certify(
+    model: nn.Module, loss_fn: object, batch: LossPass, matrices: Sequence[Matrix], seed: int
+) -> None:
+    """Certify the products of curvature matrices in float64.
+
+    A network that has no float64 pass has no certificate, and the log says so.
+
+    Args:
+        model: The network.
+        loss_fn: The loss.
+        batch: A pass of the network on widened inputs and targets.
+        matrices: Which.
+        seed: Of the certificate's vector.
+
+    Raises:
+        WrongDerivativeError: If a product is wrong.
+    """
+    try:
+        with float64_network(model, loss_fn), undisturbed(model):
+            certify_products(model, batch, matrices, seed)
+    except WrongDerivativeError:
+        raise
+    except (InputError, RuntimeError) as error:  # what is wrong beside it, the search says
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        logger.info("second derivatives are not certified, for want of a float64 pass: %s", said)
 
 
 @dataclass(frozen=True)
@@ -136,6 +196,8 @@ class Measurement:
                 "matrices 'hessian' and 'ggn' are measured by one process alone, and "
                 f"{self.communicator.world_size} train together."
             )
+        wanted = [matrix for matrix in CURVATURE_MATRICES if self.options.wants(matrix)]
+        self._certify(wanted)
         with undisturbed(self.model):
             return measure_curvature(self.model, self._loss_passes(), self.options, self.start)
 
@@ -145,10 +207,20 @@ class Measurement:
         Returns:
             λ_max and its error.
         """
+        self._certify([Matrix.HESSIAN])
         in_float64 = float64_network(self.model, self.loss_fn)
         start = (self.start or {}).get(SHARPNESS)
         with in_float64 if self.options.in_float64 else nullcontext(), undisturbed(self.model):
             return measure_sharpness(self.model, self._loss_passes(), self.options, start)
+
+    def _certify(self, matrices: Sequence[Matrix]) -> None:
+        """Certify the products of a few samples; once, as long as searches go on from vectors."""
+        names = [name.partition("/")[0] for name in self.start or ()]
+        known = {Matrix.HESSIAN if name == SHARPNESS else Matrix(name) for name in names}
+        batch = next(iter(self.batches), None)
+        todo = [matrix for matrix in matrices if matrix not in known]
+        if batch is not None and todo:
+            certify_few(self.model, self.loss_fn, *batch, todo, self.options.seed)
 
     def _loss_passes(self) -> list[LossPass]:
         batches = [(inputs, targets) for inputs, targets in self.batches]

@@ -38,8 +38,20 @@ class LossPass:
     weight: float = 1.0
 
 
-class _Graph:
-    """The graphs of one batch, kept for any number of products."""
+class BatchGraph:
+    """The graphs of one batch, kept for any number of products.
+
+    Args:
+        batch: The batch.
+        parameters: All parameters of the blocks.
+        matrices: What products are wanted of.
+
+    Attributes:
+        point: The outputs, where ``ggn`` is wanted.
+
+    Raises:
+        InputError: If the graph has a gap that torch does not tell of.
+    """
 
     def __init__(
         self, batch: LossPass, parameters: Sequence[Tensor], matrices: set[Matrix]
@@ -68,21 +80,52 @@ class _Graph:
             f, parameters, self._signal, create_graph=True, allow_unused=True
         )
         _refuse_gaps(self._pulled)
-        self._point = f.detach().requires_grad_()
-        loss = self._batch.loss(self._point)
-        (self._slope,) = torch.autograd.grad(loss, self._point, create_graph=True)
+        self.point = f.detach().requires_grad_()
+        loss = self._batch.loss(self.point)
+        (self._slope,) = torch.autograd.grad(loss, self.point, create_graph=True)
 
     def product(
         self, matrix: Matrix, block: Sequence[Tensor], vector: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Return one product of a block, a tensor a parameter."""
-        chosen = [self._index[id(parameter)] for parameter in block]
+        """Return one product of a block.
+
+        Args:
+            matrix: Of which matrix.
+            block: The block's parameters.
+            vector: A tensor a parameter.
+
+        Returns:
+            Likewise.
+        """
         if matrix is Matrix.HESSIAN:
-            return _pull([self._gradients[i] for i in chosen], vector, block)
-        # Jv by two transposed products: of u ↦ Jᵀu, which is linear, the transpose at any u.
-        pushed = _pull([self._pulled[i] for i in chosen], vector, [self._signal])
-        curved = _pull([self._slope], pushed, [self._point])
-        return _pull([self._outputs], curved, block)
+            gradients = [self._gradients[self._index[id(parameter)]] for parameter in block]
+            return _pull(gradients, vector, block)
+        return _pull([self._outputs], [self.curve(self.push(block, vector))], block)
+
+    def push(self, block: Sequence[Tensor], vector: Sequence[Tensor]) -> Tensor:
+        """Return Jv, with J the Jacobian of the outputs.
+
+        Args:
+            block: The block's parameters.
+            vector: v, a tensor a parameter.
+
+        Returns:
+            Of the outputs' shape.
+        """
+        # By two transposed products: of u ↦ Jᵀu, which is linear, the transpose at any u.
+        pulled = [self._pulled[self._index[id(parameter)]] for parameter in block]
+        return _pull(pulled, vector, [self._signal])[0]
+
+    def curve(self, pushed: Tensor) -> Tensor:
+        """Return the product of the loss's Hessian by the outputs with a vector.
+
+        Args:
+            pushed: Of the outputs' shape.
+
+        Returns:
+            Of the same.
+        """
+        return _pull([self._slope], [pushed], [self.point])[0]
 
 
 def _refuse_gaps(gradients: Sequence[Tensor | None]) -> None:
@@ -153,7 +196,7 @@ class CurvatureProducts:
     ) -> None:
         self._model, self._batches, self._parameters = model, batches, parameters
         self._matrices = set(matrices)
-        self._kept: _Graph | None = None
+        self._kept: BatchGraph | None = None
         self.num_products = 0
 
     def of(self, matrix: Matrix, block: Sequence[Tensor]) -> Product:
@@ -171,7 +214,7 @@ class CurvatureProducts:
         def product(columns: Tensor) -> Tensor:
             result = torch.zeros_like(columns)
             tell("product with a vector", self.num_products, 0)
-            with _twice_differentiable():
+            with twice_differentiable():
                 for graph, weight in self._graphs():
                     for number in range(columns.shape[1]):
                         pieces = torch.split(columns[:, number], sizes)
@@ -184,21 +227,24 @@ class CurvatureProducts:
 
         return product
 
-    def _graphs(self) -> Iterator[tuple[_Graph, float]]:
+    def _graphs(self) -> Iterator[tuple[BatchGraph, float]]:
         if len(self._batches) == 1:
             if self._kept is None:
-                self._kept = _Graph(self._batches[0], self._parameters, self._matrices)
+                self._kept = BatchGraph(self._batches[0], self._parameters, self._matrices)
             yield self._kept, self._batches[0].weight
             return
         for batch in self._batches:
             # Random states and buffers are put back, so that the next pass is the same.
             with preserved_state(self._model):
-                yield _Graph(batch, self._parameters, self._matrices), batch.weight
+                yield BatchGraph(batch, self._parameters, self._matrices), batch.weight
 
 
 @contextmanager
-def _twice_differentiable() -> Iterator[None]:
+def twice_differentiable() -> Iterator[None]:
     """Choose attention that can be differentiated twice; say so where something cannot.
+
+    Yields:
+        Nothing.
 
     Raises:
         InputError: If torch cannot differentiate a pass or its gradient.
