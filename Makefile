@@ -8,7 +8,7 @@ LAUNCHER ?= $(if $(filter paper,$(PROFILE)),basic,local)
 TABLES := table1 table2 table3
 FIGURES := fig-validation fig-stability fig-domination fig-conditioning fig-last-layer
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-engines lint typecheck docs dist bench gpu test-gpu bench-gpu $(TABLES) $(FIGURES) vit-conditioning block-structure paper clean
+.PHONY: help setup run test test-slow test-engines lint typecheck docs dist bench gpu test-gpu bench-gpu $(TABLES) $(FIGURES) vit-conditioning block-structure edge-of-stability paper clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -103,6 +103,11 @@ block-structure: $(VENV)/.installed
 vit-conditioning: ## beyond the paper: κ by layer of a vision transformer, LayerNorm, BatchNorm or none
 vit-conditioning: $(VENV)/.installed
 	@$(run_grids); $(BIN)/condexp figure conditioning $(STORED) --output outputs/vit_conditioning && exit $$code
+
+edge-of-stability: ## beyond the paper: λ_max of the Hessian against 2/lr under full-batch gradient descent
+edge-of-stability: GRIDS = edge_of_stability edge_of_stability_vgg
+edge-of-stability: $(VENV)/.installed
+	@$(run_grids); $(BIN)/condexp figure sharpness $(STORED) --output outputs/edge_of_stability && exit $$code
 
 paper: $(VENV)/.installed ## all of these, and outputs/REPORT.md with a verdict on each claim
 	@code=0; for target in $(TABLES) $(FIGURES); do \
