@@ -66,12 +66,17 @@ def alternate(
     return times["ours"], times["reference"]
 
 
-def rounds(ways: Mapping[str, Callable[[], None]], num_rounds: int) -> dict[str, tuple[float, ...]]:
+def rounds(
+    ways: Mapping[str, Callable[[], None]],
+    num_rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, tuple[float, ...]]:
     """Time several ways in turn, after one unmeasured call of each.
 
     Args:
         ways: Each returns when its work is done.
         num_rounds: How often each is timed; every round begins with another one.
+        clock: Gives seconds: those that pass, or ``time.process_time``, those of all its threads.
 
     Returns:
         Seconds of each call.
@@ -83,9 +88,9 @@ def rounds(ways: Mapping[str, Callable[[], None]], num_rounds: int) -> dict[str,
     for number in range(num_rounds):
         first = number % len(names)
         for name in (*names[first:], *names[:first]):
-            start = time.perf_counter()
+            start = clock()
             ways[name]()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return {name: tuple(seconds) for name, seconds in times.items()}
 
 

@@ -142,7 +142,12 @@ def _layer_table(title: str, costs: "Sequence[LayerCost]") -> RenderableType:
 
 def _sizes(prepared: "PreparedRun") -> Iterator[str]:
     """Yield lines on the schedule, the cost of a snapshot and the files."""
-    from condexp.runs.snapshot_cost import size, snapshot_cost, snapshot_memory
+    from condexp.runs.snapshot_cost import (
+        curvature_costs,
+        size,
+        snapshot_cost,
+        snapshot_memory,
+    )
     from condexp.store.schema.layout import file_size
 
     plan, spec, memory = prepared.plan, prepared.spec, snapshot_memory(prepared)
@@ -158,6 +163,7 @@ def _sizes(prepared: "PreparedRun") -> Iterator[str]:
     )
     if cost := snapshot_cost(prepared):
         yield cost
+    yield from curvature_costs(prepared)
     yield f"results file {size(file_size(spec))}, run folder {prepared.folder}"
 
 

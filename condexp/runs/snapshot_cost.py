@@ -1,7 +1,7 @@
 """What a snapshot will take, said before it is taken: time, by rates measured here, and memory."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -9,10 +9,15 @@ import torch
 
 from condexp.analysis.effort import Effort, snapshot_effort
 from condexp.analysis.fisher.memory import needed_bytes
+from condexp.analysis.linalg.curvature_spectrum import SearchEffort
+from condexp.analysis.linalg.krylov import MOST_PRODUCTS
+from condexp.analysis.linalg.tracking import num_bytes
 from condexp.analysis.statistics.moment import WAITING_BYTES
+from condexp.analysis.vocabulary import CURVATURE_MATRICES
 from condexp.runs.prepare import PreparedRun
 from condexp.training.choices import Source
 
+PRODUCT_STEPS = "2.5 to 3.5"  # measured on ResNet-20: python -m benchmarks sharpness
 _LARGEST = 768  # side of the matrices that are measured: they take some hundredths of a second
 _TWICE_AS_QUICK = 4096  # side of a matrix whose eigenvalues are solved at twice that rate
 
@@ -123,11 +128,47 @@ def snapshot_cost(prepared: PreparedRun) -> str:
     effort = snapshot_effort(costs, side, own_passes=own_passes)
     seconds = Rates.measured().seconds(effort)
     threads = torch.get_num_threads()
+    beside = "beside products with a vector, " if options.wants_curvature else ""
     return (
-        f"a snapshot takes about {_duration(seconds)} ({_operations(effort)}, {threads} "
+        f"{beside}a snapshot takes about {_duration(seconds)} ({_operations(effort)}, {threads} "
         f"thread{'s' if threads > 1 else ''}) and {size(snapshot_memory(prepared).total)}; "
         f"all {num} about {_duration(num * seconds)}"
     )
+
+
+def curvature_costs(prepared: PreparedRun) -> Iterator[str]:
+    """Say in a line each what products with a vector take: of matrices, and of sharpness.
+
+    Args:
+        prepared: The checked experiment.
+
+    Yields:
+        The lines; none where nothing is measured by products.
+    """
+    options, plan = prepared.options, prepared.plan
+    num_weights = sum(c.layer.d_out * (c.layer.fan_in or c.layer.d_in) for c in prepared.costs)
+    matrices = [str(matrix) for matrix in CURVATURE_MATRICES if options.wants(matrix)]
+    if matrices and plan.snapshot_steps:
+        effort = SearchEffort(
+            options.top_k,
+            options.eigenvalue_tolerance,
+            options.num_random_vectors,
+            options.num_lanczos_steps,
+        )
+        blocks = len(matrices) * (1 + len(prepared.costs) * options.layer_blocks)
+        estimates = options.num_random_vectors * options.num_lanczos_steps
+        yield (
+            f"{' and '.join(matrices)}: {blocks} blocks a snapshot, each {estimates} products with "
+            f"a vector and up to {MOST_PRODUCTS} for eigenvalues, fewer from the second snapshot "
+            f"on; a product takes {PRODUCT_STEPS} steps, the vectors "
+            f"{size(effort.num_bytes(num_weights))}"
+        )
+    if plan.sharpness_every is not None:
+        times = -(-plan.num_steps // plan.sharpness_every)
+        yield (
+            f"sharpness: {times} times 2 to 6 products with a vector, of {PRODUCT_STEPS} steps "
+            f"each, more the first time; the vectors {size(num_bytes(num_weights))}"
+        )
 
 
 def _operations(effort: Effort) -> str:

@@ -117,3 +117,11 @@ def test_size_of_the_file(asked: str, tmp_path: Path) -> None:
     # Exact in the arrays; the descriptions of the arrays are estimated.
     actual = (tmp_path / "results.h5").stat().st_size
     assert file_size(spec) == pytest.approx(actual, rel=0.15)
+
+
+def test_products_with_a_vector_are_told(report: Report) -> None:
+    text = " ".join(report("analysis.sharpness.every_steps=10", "analysis.matrices=[ggn]").split())
+    assert "ggn: 7 blocks a snapshot, each 128 products with a vector and up to 200 for" in text
+    assert "sharpness: 17 times 2 to 6 products with a vector, of 2.5 to 3.5 steps each" in text
+    assert "beside products with a vector, a snapshot takes" in text
+    assert "products" not in report()

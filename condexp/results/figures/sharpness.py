@@ -1,13 +1,13 @@
 """λ_max of the Hessian over training, against the edge where gradient descent becomes unstable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from condexp.results.config_keys import differences, lookup
+from condexp.results.config_keys import flatten, lookup, setting_text
 from condexp.results.figures.curves import FEW, color_of, label_decades
 from condexp.results.figures.steps import StepAxis
 from condexp.results.figures.style import BLUE, GREY, Size, new_figure, save, style
@@ -17,6 +17,8 @@ from condexp.store.reader import Run
 from condexp.store.run_folder.identity import identity_config
 
 PANEL, MARGIN = 1.9, 0.8  # inches
+OF_A_PANEL = ("seed", "optimizer.lr")
+FIRST = ("model.name", "model.norm")  # by which panels are named, if that is enough
 MOST_BESIDE = {Size.TEXT: 3, Size.COLUMN: 2}
 
 
@@ -132,16 +134,23 @@ def _titles(runs: Sequence[Run]) -> list[str]:
     """Name the panel of each run.
 
     Returns:
-        How it differs from others in more than learning rate and seed; alone, what it is.
+        How its panel differs from the others, in as few keys as tell them apart, the model's first:
+        runs that differ in learning rate and seed alone share one. Alone, what it is.
     """
-    configs = []
-    for run in runs:
-        config = dict(identity_config(run.config))
-        config.pop("seed", None)
-        given = config.get("optimizer")
-        if isinstance(given, Mapping):
-            config["optimizer"] = {key: value for key, value in given.items() if key != "lr"}
-        configs.append(config)
     if len(runs) == 1:
         return [headline(runs[0])]
-    return differences(configs)
+    flat = [dict(flatten(identity_config(run.config))) for run in runs]
+    values = [{k: setting_text(v) for k, v in each.items() if k not in OF_A_PANEL} for each in flat]
+    keys = dict.fromkeys((*FIRST, *(key for each in values for key in each)))
+    chosen: list[str] = []
+    distinct = 1
+    for key in sorted(
+        keys, key=lambda key: (*(key != first for first in FIRST), list(keys).index(key))
+    ):
+        found = len({tuple(each.get(other) for other in (*chosen, key)) for each in values})
+        if found > distinct:
+            chosen, distinct = [*chosen, key], found
+    return [
+        " ".join(f"{k.removesuffix('.name')}={each[k]}" for k in chosen if k in each)
+        for each in values
+    ]
