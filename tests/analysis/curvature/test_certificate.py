@@ -102,7 +102,7 @@ def test_float32_networks_and_sharpness_are_certified() -> None:
 
 def test_once_as_long_as_a_search_goes_on() -> None:
     model, inputs, targets = one_layer(Right), cases.normal(12, 6), cases.labels(12, 4)
-    options = AnalysisOptions(("hessian",), layer_blocks=False, **FEW)
+    options = AnalysisOptions((Matrix.HESSIAN,), layer_blocks=False, **FEW)
     first = analyze_batches(model, CROSS_ENTROPY, [(inputs, targets)], options)
     calls: list[int] = []
     model.register_forward_hook(lambda *_: calls.append(1))
