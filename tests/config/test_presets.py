@@ -254,13 +254,17 @@ def test_a_profile_changes_sizes_data_and_lengths_only(experiment: str, profile:
 
 
 def test_smoke_grids_are_small() -> None:
-    """Eight jobs a make target, whose experiments begin with the same words."""
+    """Eight jobs a make target, whose experiments begin with the same words; claim 1 has twelve.
+
+    It is looked at in three networks and with two kinds of labels, each in two runs at least.
+    """
     jobs = {
         name: prod(map(len, sweep(composed(f"experiment={name}/smoke")).values()))
         for name in EXPERIMENTS
     }
     for name in EXPERIMENTS:
-        assert sum(jobs[other] for other in EXPERIMENTS if other.startswith(name)) <= 8
+        most = 12 if name == "fig_validation" else 8
+        assert sum(jobs[other] for other in EXPERIMENTS if other.startswith(name)) <= most
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
