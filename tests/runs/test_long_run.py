@@ -1,5 +1,6 @@
 """A run of very many steps begins as soon as a short one, and its metrics stay in the file."""
 
+import gc
 import sys
 import tracemalloc
 from pathlib import Path
@@ -28,6 +29,7 @@ class Counted(Silent):
 
     def on_step(self, record: StepRecord, /) -> None:
         if record.step in {BEGUN, ENDED}:
+            gc.collect()  # what only waits for it is not kept
             self.traced[record.step] = tracemalloc.get_traced_memory()[0]
         if record.step == self.last:
             raise KeyboardInterrupt

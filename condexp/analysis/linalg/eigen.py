@@ -15,7 +15,12 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from condexp.analysis.linalg.device import has_fast_float64, solve_stacked, solver_error
+from condexp.analysis.linalg.device import (
+    has_fast_float64,
+    solve_stacked,
+    solver_error,
+    upper_norms,
+)
 from condexp.analysis.linalg.pair_products import Numbers
 
 T = TypeVar("T")
@@ -227,12 +232,13 @@ def _torch_eigenvalues(matrices: Tensor) -> Numbers:
 
 
 def _numpy_eigenvalues(matrices: Tensor) -> Numbers:
-    # A copy in any case: of one column, NumPy takes a reversed view for contiguous.
-    return np.linalg.eigvalsh(matrices.numpy())[..., ::-1].copy()
+    # Of the upper triangle, too, which is the lower one of the transposed matrix. A copy in any
+    # case: of one column, NumPy takes a reversed view for contiguous.
+    return np.linalg.eigvalsh(matrices.mT.numpy())[..., ::-1].copy()
 
 
 def _norms(matrices: Tensor) -> Numbers:
-    norms: Numbers = torch.linalg.vector_norm(matrices, dim=(-2, -1)).numpy()
+    norms: Numbers = upper_norms(matrices).numpy()
     return norms
 
 

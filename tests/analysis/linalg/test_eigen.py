@@ -10,6 +10,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from condexp.analysis.linalg import eigen
+from condexp.analysis.linalg.device import solve_stacked
 from condexp.analysis.linalg.eigen import _Workers, descending_eigenvalues, pin_threads, solve_all
 
 SHAPES = [(1, 40, 40)] * 9 + [
@@ -135,3 +136,19 @@ def test_a_solver_that_returns_nonsense_is_not_believed(
 
 def _never_converges(_given: object) -> object:
     raise np.linalg.LinAlgError("it did not converge")
+
+
+@pytest.mark.parametrize("side", [3, 40])
+def test_a_product_that_is_symmetric_to_its_rounding_only(side: int) -> None:
+    """Of XᵀX in float32 the entries i, j and j, i may differ: some processors sum them apart."""
+    rows = torch.randn(90, side, generator=torch.Generator().manual_seed(1)).double()
+    whole = rows.T @ rows
+    symmetric = whole.triu() + whole.triu(1).T
+    rounded = symmetric + 1e-5 * torch.ones_like(whole).tril(-1)
+    expected = np.linalg.eigvalsh(symmetric.numpy())[::-1]
+    stack = torch.stack([rounded, rounded])
+    found = [*solve_all([stack, stack]), descending_eigenvalues(stack), *solve_stacked([stack])]
+    for values in found:
+        assert values is not None
+        np.testing.assert_allclose(values.numpy(), np.stack([expected, expected]), rtol=1e-12)
+    np.testing.assert_allclose(eigen._numpy_eigenvalues(rounded), expected, rtol=1e-12)

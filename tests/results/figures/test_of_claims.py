@@ -185,5 +185,6 @@ def test_every_claim_has_its_figure() -> None:
         "compare",
         "density",
         "sharpness",
+        "closeness",
     }
     assert [claim.number for claim in claims.CLAIMS.values()] == [1, 2, 3, 4, 5]
