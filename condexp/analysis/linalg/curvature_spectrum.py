@@ -13,6 +13,7 @@ from condexp.analysis.linalg.krylov import (
     Eigenpairs,
     Product,
     Quadrature,
+    asymmetry_of,
     lanczos_quadrature,
     random_columns,
     top_eigenpairs,
@@ -196,7 +197,7 @@ def _exact(whole: Tensor, effort: SearchEffort, dtype: torch.dtype) -> Curvature
         return _of_status(SpectrumStatus.NONFINITE, min(effort.top_k, num), num, dtype)
     values = torch.linalg.eigvalsh((whole + whole.T) / 2).flip(0)
     largest = float(values.abs().max())
-    asymmetry = float(torch.linalg.matrix_norm(whole - whole.T, 2)) / 2
+    asymmetry = asymmetry_of(whole)
     if asymmetry > ASYMMETRIC * largest:
         return _of_status(SpectrumStatus.UNRELIABLE, min(effort.top_k, num), num, dtype)
     error = rounding(largest, asymmetry, dtype)

@@ -77,9 +77,7 @@ def top_eigenpairs(
         small = basis.T @ images
         if not bool(small.isfinite().all()):
             return _nonfinite(start, count, made)
-        symmetric = (small + small.T) / 2
-        values, mixing = torch.linalg.eigh(symmetric)
-        values, mixing = values.flip(0), mixing.flip(1)
+        values, mixing = ritz_pairs(small)
         largest, size = float(values.abs().max()), len(values)
         wanted = [*range(min(count, size)), size - 1]
         remainders = images @ mixing[:, wanted] - basis @ mixing[:, wanted] * values[wanted]
@@ -99,7 +97,7 @@ def top_eigenpairs(
         vectors=basis @ mixing[:, done],
         residuals=residuals[done].cpu(),
         largest=largest,
-        asymmetry=float(torch.linalg.matrix_norm(small - small.T, 2)) / 2,
+        asymmetry=asymmetry_of(small),
         num_products=made,
     )
 
@@ -118,6 +116,28 @@ def random_columns(num: int, count: int, like: Tensor, generator: torch.Generato
     """
     drawn = torch.randint(0, 2, (num, count), generator=generator, dtype=torch.int8)
     return drawn.to(like.device).double() * 2 - 1
+
+
+def ritz_pairs(small: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve a matrix on a small space, symmetric up to rounding.
+
+    Args:
+        small: VᵀAV, ``[m, m]``.
+
+    Returns:
+        Its eigenvalues ``[m]``, descending, and its eigenvectors ``[m, m]``, a column each.
+    """
+    values, mixing = torch.linalg.eigh((small + small.T) / 2)
+    return values.flip(0), mixing.flip(1)
+
+
+def asymmetry_of(small: Tensor) -> float:
+    """Return ‖S − Sᵀ‖₂ / 2, the rounding of a matrix S that is symmetric in theory.
+
+    Args:
+        small: S, ``[m, m]``.
+    """
+    return float(torch.linalg.matrix_norm(small - small.T, 2)) / 2
 
 
 def orthonormal(basis: Tensor, columns: Tensor, generator: torch.Generator) -> Tensor:

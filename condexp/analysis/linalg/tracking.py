@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from condexp.analysis.linalg.krylov import Product, orthonormal, random_columns
+from condexp.analysis.linalg.krylov import (
+    Product,
+    asymmetry_of,
+    orthonormal,
+    random_columns,
+    ritz_pairs,
+)
 
 TOLERANCES = (0.05, 0.1)
 """Residuals at which the largest and the second eigenvalue are done, relative to the largest. A
@@ -84,8 +90,7 @@ def track_largest(
         small = basis.T @ images
         if not bool(small.isfinite().all()):
             return Tracked(math.nan, math.nan, math.nan, math.nan, start, made)
-        values, mixing = torch.linalg.eigh((small + small.T) / 2)
-        values, mixing = values.flip(0), mixing.flip(1)
+        values, mixing = ritz_pairs(small)
         largest, size = float(values.abs().max()), len(values)
         top = mixing[:, :NUM_VECTORS]
         rest = images @ top - basis @ top * values[:NUM_VECTORS]
@@ -102,7 +107,7 @@ def track_largest(
         value=float(values[0]),
         residual=float(residuals[0]),
         largest=largest,
-        asymmetry=float(torch.linalg.matrix_norm(small - small.T, 2)) / 2,
+        asymmetry=asymmetry_of(small),
         vectors=basis @ top,
         num_products=made,
     )
