@@ -144,7 +144,8 @@ def metrics_table(run: Run) -> RenderableType:
         A line with state, step and time, a table of the training and the test set, and the last
         sharpness where it was measured.
     """
-    evals = run.metrics.dropna(subset=["train_loss", "test_loss"], how="all")
+    metrics = run.metrics
+    evals = metrics.dropna(subset=["train_loss", "test_loss"], how="all")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for header in ("loss", "error %", "best error %"):
@@ -153,8 +154,8 @@ def metrics_table(run: Run) -> RenderableType:
         errors = evals[f"{split}_error"]
         values = [_last(evals[f"{split}_loss"]), _last(errors), float(errors.min())]
         table.add_row(split, *map(format_number, values))
-    below = [Text(line)] if (line := sharpness_line(run)) else []
-    return Group(Text(_progress(run)), table, *below)
+    below = [Text(line)] if (line := sharpness_line(run, metrics)) else []
+    return Group(Text(_progress(run, metrics)), table, *below)
 
 
 def layer_table(
@@ -310,17 +311,17 @@ def _header(data: LayerMeasures, name: str) -> str:
     return f"{SYMBOLS.get(measure.matrix, measure.matrix)}\n{suffix.replace('lambda_', 'λ ')}"
 
 
-def _progress(run: Run) -> str:
+def _progress(run: Run, metrics: pd.DataFrame) -> str:
     status = run.status
     parts = []
     if status:
         # A live run's status may be seconds behind its results.
-        step = max(int(status["step"]), len(run.metrics.dropna(subset="lr")))
+        step = max(int(status["step"]), len(metrics.dropna(subset="lr")))
         parts.append(f"{status['state']}, step {step} of {status['num_steps']}")
         threads = describe_threads(run.path)
         where = f" on {threads}" if threads else ""
         parts.append(f"time {format_seconds(status['seconds'])}{where}")
-    losses = run.metrics["loss"].dropna()
+    losses = metrics["loss"].dropna()
     if len(losses):
         parts.append(f"batch loss {format_number(float(losses.iloc[-1]))}")
     if status.get("error"):

@@ -80,16 +80,17 @@ def has_sharpness(run: Run) -> bool:
     return "sharpness" in run.metrics or "hessian" in run.curvature
 
 
-def sharpness_line(run: Run) -> str:
+def sharpness_line(run: Run, metrics: pd.DataFrame) -> str:
     """Say what the last sharpness was that was measured between the snapshots.
 
     Args:
         run: The run.
+        metrics: Its metrics.
 
     Returns:
         A line; empty where there is none.
     """
-    if "sharpness" not in run.metrics or not len(table := sharpness_table(run)):
+    if "sharpness" not in metrics or not len(table := sharpness_table(run)):
         return ""
     last = table.iloc[-1]
     text = f"sharpness at step {last['step']:.0f}: λ_max = {last['lambda_max']:.4g} ± "
