@@ -16,7 +16,7 @@ from condexp.results.claims.conditions import (
     unfinished,
 )
 from condexp.results.claims.requires import require
-from condexp.results.claims.verdict import ClaimTable, Verdict, every, value_text, with_interval
+from condexp.results.claims.verdict import ClaimTable, Verdict, every, fixed_text, with_interval
 from condexp.results.config_keys import lookup
 from condexp.results.tables.paired import LEVEL, median, paired_difference, signed_rank_p
 from condexp.results.tables.paired import differences as pairwise
@@ -158,8 +158,8 @@ def _tables(numbers: pd.DataFrame) -> Iterator[ClaimTable]:
             {
                 "condition": row["condition"],
                 "norm, p": f"{row['norm']}, {row['p']:g}",
-                "log₁₀ κ without": value_text(row["log₁₀ κ none"]),
-                "with": value_text(row["log₁₀ κ with"]),
+                "log₁₀ κ without": fixed_text(row["log₁₀ κ none"]),
+                "with": fixed_text(row["log₁₀ κ with"]),
                 "difference": with_interval(row["difference"], row["low"], row["high"]),
                 "∞ only without, only with": f"{row['∞ only without']}, {row['∞ only with']}",
             }

@@ -8,7 +8,7 @@ import pandas as pd
 
 from condexp.results.claims.conditions import CHOOSING_SEEDS, describe, judged, unfinished
 from condexp.results.claims.requires import require
-from condexp.results.claims.verdict import ClaimTable, Verdict, every, value_text, with_interval
+from condexp.results.claims.verdict import ClaimTable, Verdict, every, fixed_text, with_interval
 from condexp.results.config_keys import lookup
 from condexp.results.tables.paired import PairedDifference, paired_difference
 from condexp.store.reader import Run
@@ -116,7 +116,7 @@ def _table(numbers: pd.DataFrame) -> pd.DataFrame:
             "α": f"{row['factor']:g}",
             "pairs": row["pairs"],
             "loss (≥ 5)": with_interval(row["loss ratio"], row["loss low"], row["loss high"]),
-            "domination (below)": f"{value_text(row['domination ratio'], 5)} "
+            "domination (below)": f"{fixed_text(row['domination ratio'], 5)} "
             f"({row['factor'] ** -DOMINATED_POWER:.5f})",
             "loss after the release (≤ 3)": with_interval(
                 row["loss ratio after release"], row["after low"], row["after high"]

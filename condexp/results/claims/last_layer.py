@@ -16,7 +16,7 @@ from condexp.results.claims.conditions import (
     unfinished,
 )
 from condexp.results.claims.requires import require
-from condexp.results.claims.verdict import ClaimTable, Verdict, every, value_text, with_interval
+from condexp.results.claims.verdict import ClaimTable, Verdict, every, fixed_text, with_interval
 from condexp.results.config_keys import lookup
 from condexp.results.layer_measures import LayerMeasures
 from condexp.results.tables.paired import (
@@ -235,10 +235,10 @@ def _tables(numbers: pd.DataFrame, known: pd.DataFrame) -> Iterator[ClaimTable]:
             {
                 "condition": row["condition"],
                 "quantity": row["quantity"],
-                "plain": value_text(row["plain"]),
-                "LastBN": value_text(row["LastBN"]),
+                "plain": fixed_text(row["plain"]),
+                "LastBN": fixed_text(row["LastBN"]),
                 "plain − LastBN": with_interval(row["difference"], row["low"], row["high"]),
-                "p by ranks, pairs": f"{value_text(row['p (ranks)'], 3)}, {row['pairs']}",
+                "p by ranks, pairs": f"{fixed_text(row['p (ranks)'], 3)}, {row['pairs']}",
             }
             for row in numbers[chosen].to_dict("records")
         ]

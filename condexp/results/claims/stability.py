@@ -7,7 +7,7 @@ import pandas as pd
 
 from condexp.results.claims.conditions import CHOOSING_SEEDS, describe, judged, unfinished
 from condexp.results.claims.requires import require
-from condexp.results.claims.verdict import ClaimTable, Verdict, every, value_text
+from condexp.results.claims.verdict import ClaimTable, Verdict, every, fixed_text
 from condexp.results.config_keys import lookup
 from condexp.results.tables.paired import PairedDifference, paired_difference
 from condexp.store.reader import Run
@@ -137,7 +137,7 @@ def _mean_and_ends(values: "pd.Series[float]") -> str:
     known = values.dropna()
     if not len(known):
         return "–"
-    mean, low, high = map(value_text, (known.mean(), known.min(), known.max()))
+    mean, low, high = map(fixed_text, (known.mean(), known.min(), known.max()))
     return f"{mean} ({low} to {high})"
 
 

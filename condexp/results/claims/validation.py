@@ -16,7 +16,7 @@ from condexp.results.claims.conditions import (
     unfinished,
 )
 from condexp.results.claims.requires import require
-from condexp.results.claims.verdict import ClaimTable, Verdict, every, value_text, with_interval
+from condexp.results.claims.verdict import ClaimTable, Verdict, every, fixed_text, with_interval
 from condexp.results.layer_measures import LayerMeasures
 from condexp.results.tables.paired import differences, median, paired_difference
 from condexp.store.reader import Run
@@ -182,8 +182,8 @@ def _tables(numbers: pd.DataFrame, missing: Mapping[str, object]) -> Iterator[Cl
             "condition": row["condition"],
             "measure": row["measure"],
             "r of the logarithms": with_interval(row["r"], row["r low"], row["r high"]),
-            "slope": value_text(row["slope"]),
-            "fisher / kfac": value_text(row["ratio"]),
+            "slope": fixed_text(row["slope"]),
+            "fisher / kfac": fixed_text(row["ratio"]),
             "out of bounds": ", ".join(failed) or rest,
         })
     table = pd.DataFrame(rows)
@@ -196,7 +196,7 @@ def _tables(numbers: pd.DataFrame, missing: Mapping[str, object]) -> Iterator[Cl
     halves = numbers.pivot(index=["condition", "measure"], columns="snapshots")
     named_halves = halves[halves.index.isin([SYMBOLS[name] for name in MEASURES], level="measure")]
     both = {
-        f"{label}, {when}": named_halves[(column, when)].map(value_text)
+        f"{label}, {when}": named_halves[(column, when)].map(fixed_text)
         for column, label in (("r", "r"), ("ratio", "fisher / kfac"))
         for when in ("early", "late")
     }

@@ -86,13 +86,13 @@ def with_interval(value: float, low: float, high: float, digits: int = 2) -> str
     >>> with_interval(1.25, 0.9, 1.6), with_interval(math.inf, math.nan, math.nan)
     ('1.25 [0.90, 1.60]', '∞')
     """
-    number = value_text(value, digits)
+    number = fixed_text(value, digits)
     if math.isnan(low) or math.isnan(high):
         return number
-    return f"{number} [{value_text(low, digits)}, {value_text(high, digits)}]"
+    return f"{number} [{fixed_text(low, digits)}, {fixed_text(high, digits)}]"
 
 
-def value_text(value: float, digits: int = 2) -> str:
+def fixed_text(value: float, digits: int = 2) -> str:
     """Write a number with so many digits behind the point.
 
     Args:

@@ -69,9 +69,9 @@ def conditioning(runs: Sequence[Run], folder: Path, *, size: Size) -> tuple[Path
     frame = claim.measure(runs)
     last = frame[frame["step"] == frame.groupby("run")["step"].transform("max")]
     paths: list[Path] = []
-    for p, own in last.groupby("p", sort=False):
+    for p in last["p"].unique():
         name = "conditioning" if p == claim.P else f"conditioning_kappa_{p}"
-        paths += _draw_fraction(own, float(str(p)), folder, name, size)
+        paths += _draw_fraction(last[last["p"] == p], p, folder, name, size)
     return tuple(paths)
 
 
